@@ -1,0 +1,74 @@
+"""How much did each frame contribute to this prediction?
+
+Element Shapley Values of video and other sequence classifiers, in JAX: exact where that is
+possible, sampled where it is not. `explain` is the front door; rooms such as `data` and `models`
+are imported when first used, and importing the package does nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esv_jax import data, metrics, models, plots, results
+    from esv_jax.attribution import Attribution
+    from esv_jax.batching import explain_batch, video_key
+    from esv_jax.boundary import plan_cost
+    from esv_jax.estimators import Constructive, Exact
+    from esv_jax.front_door import explain
+    from esv_jax.games import AverageConsensus, MultiScale, VariableLength
+    from esv_jax.subsequences import SubsequencePlan
+
+__version__ = "0.1.0"
+
+_ROOMS = ("data", "metrics", "models", "plots", "results")
+_NAMES = {
+    "Attribution": "attribution",
+    "AverageConsensus": "games",
+    "Constructive": "estimators",
+    "Exact": "estimators",
+    "MultiScale": "games",
+    "SubsequencePlan": "subsequences",
+    "VariableLength": "games",
+    "explain": "front_door",
+    "explain_batch": "batching",
+    "plan_cost": "boundary",
+    "video_key": "batching",
+}
+
+__all__ = [
+    "Attribution",
+    "AverageConsensus",
+    "Constructive",
+    "Exact",
+    "MultiScale",
+    "SubsequencePlan",
+    "VariableLength",
+    "__version__",
+    "data",
+    "explain",
+    "explain_batch",
+    "metrics",
+    "models",
+    "plan_cost",
+    "plots",
+    "results",
+    "video_key",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a room or a public name when it is first asked for."""
+    if name in _ROOMS:
+        return importlib.import_module(f"esv_jax.{name}")
+    if name in _NAMES:
+        value = getattr(importlib.import_module(f"esv_jax.{_NAMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'esv_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

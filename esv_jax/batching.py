@@ -1,0 +1,222 @@
+"""`explain_batch`: many sequences, few compiled programs, the same bits in any company."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from esv_jax.attribution import Attribution
+from esv_jax.boundary import (
+    EstimatorChoice,
+    as_floating,
+    check_randomness,
+    checked_prior,
+    checked_sequence,
+    choose_estimator,
+)
+from esv_jax.checks import expect, message
+from esv_jax.estimators import Estimator, Exact
+from esv_jax.games import Game
+
+_TOGETHER_BYTES = 64e6  # working memory of the sequences that one compiled call takes together
+_MAX_TOGETHER = 32
+_LENGTH_STEP = 8  # sampled sequences are padded to multiples of this many elements
+
+
+def explain_batch(
+    game: Game,
+    xs: Any,
+    lengths: Any = None,
+    *,
+    prior: Any,
+    estimator: EstimatorChoice = "auto",
+    key: Array | None = None,
+    uids: Sequence[str | int] | None = None,
+    marginals: bool = False,
+    max_bytes: float | None = None,
+) -> Attribution:
+    """Explain many sequences of different lengths.
+
+    Sequences of one length (one bucket of lengths where sampled) go through one compiled program
+    of fixed shape, a fixed number at a time, so a sequence's result does not depend on what it
+    is batched with: the same bits in any order and any company, on the same backend.
+
+    Args:
+      game, prior, estimator, max_bytes: as for `explain`; "auto" is settled length by length.
+      xs: (B, N, ...) sequences, padded at their ends; the padding is ignored.
+      lengths: (B,) elements in each, 1..N; default N for all.
+      key: needed where subsequences are drawn. Sequence i uses `video_key(key, uids[i])`.
+      uids: stable names of the sequences; default a checksum of their content.
+      marginals: whether to return mean marginals by scale, (B, N, N, C).
+    Returns:
+      `Attribution` with a leading batch axis and `lengths`; zero beyond a sequence's length.
+      `result[i]` is one sequence, its padding removed. `std_error` and `coverage` are there where
+      any sequence was sampled; `exact` says whether all were exact.
+    Raises:
+      ValueError, TypeError: as `explain`, naming the sequence; lengths or uids that do not fit.
+    Cost: see `plan_cost`, per sequence. One compilation per length (exact) or per multiple of
+      eight elements (sampled).
+    """
+    host = np.asarray(as_floating("xs", xs))
+    expect(
+        host.ndim >= 2 and host.shape[0] >= 1 and host.shape[1] >= 1,
+        "xs",
+        "shape (B, N, ...) with B, N >= 1",
+        host.shape,
+        "For one sequence, use explain.",
+    )
+    n_sequences, widest = host.shape[:2]
+    lengths = _checked_lengths(lengths, n_sequences, widest)
+    if uids is not None:
+        expect(len(uids) == n_sequences, "uids", f"{n_sequences} names", len(uids))
+    prior = checked_prior(game, jnp.asarray(host[0]), prior)
+
+    groups: dict[tuple[Estimator, int], list[int]] = {}
+    for n in np.unique(lengths):
+        shape = jax.ShapeDtypeStruct((int(n), *host.shape[2:]), host.dtype)
+        chosen = choose_estimator(game, shape, estimator, None, max_bytes)
+        check_randomness(chosen, int(n), key, None)
+        padded = int(n) if isinstance(chosen, Exact) else -(-int(n) // _LENGTH_STEP) * _LENGTH_STEP
+        groups.setdefault((chosen, padded), []).extend(np.flatnonzero(lengths == n).tolist())
+
+    order: list[int] = []
+    parts: list[Attribution] = []
+    for (chosen, padded), members in groups.items():
+        example = jax.ShapeDtypeStruct((padded, *host.shape[2:]), host.dtype)
+        together = _together(chosen, game, example)
+        run = _compiled_rows(chosen, marginals)
+        for start in range(0, len(members), together):
+            rows = members[start : start + together]
+            block = np.zeros((together, *example.shape), host.dtype)
+            for place, i in enumerate(rows):
+                n = lengths[i]
+                checked_sequence(game, host[i, :n], f"xs[{i}]")
+                block[place, :n] = host[i, :n]
+            sizes = np.full(together, padded)
+            sizes[: len(rows)] = lengths[rows]
+            keys = None
+            if key is not None and chosen.needs_key:
+                names = [_checksum(host[i, : lengths[i]]) if uids is None else uids[i] for i in rows]
+                names += [""] * (together - len(rows))
+                keys = jnp.stack([video_key(key, name) for name in names])
+            part = run(game, jnp.asarray(block), prior, keys, jnp.asarray(sizes))
+            parts.append(_padded(part, len(rows), widest))
+            order += rows
+    return _joined(parts, np.argsort(order), lengths, prior)
+
+
+def video_key(key: Array, uid: str | int) -> Array:
+    """The key of one sequence of a set: `key` folded with a checksum of its name.
+
+    Depends on the name alone (not on order, batch or process), so that results do neither.
+    """
+    return jax.random.fold_in(key, zlib.crc32(str(uid).encode()))
+
+
+def _checksum(x: np.ndarray) -> str:
+    return f"content-{zlib.crc32(np.ascontiguousarray(x).tobytes()):08x}"
+
+
+def _checked_lengths(lengths: Any, n_sequences: int, widest: int) -> np.ndarray:
+    if lengths is None:
+        return np.full(n_sequences, widest)
+    lengths = np.asarray(lengths)
+    expect(
+        lengths.shape == (n_sequences,), "lengths", f"shape (B,) = ({n_sequences},)", lengths.shape
+    )
+    if not np.issubdtype(lengths.dtype, np.integer):
+        raise TypeError(message("lengths", "integers", f"dtype {lengths.dtype}"))
+    wrong = np.flatnonzero((lengths < 1) | (lengths > widest))
+    if len(wrong):
+        raise ValueError(
+            message(f"lengths[{wrong[0]}]", f"1..{widest}, elements in xs", lengths[wrong[0]])
+        )
+    return lengths.astype(int)
+
+
+def _together(estimator: Estimator, game: Game, example: Any) -> int:
+    """Sequences per compiled call, from their shape alone."""
+    if not isinstance(estimator, Exact):
+        return 1
+    fit = int(_TOGETHER_BYTES // estimator.cost(game, example).n_bytes)
+    return min(max(fit, 1), _MAX_TOGETHER)
+
+
+@functools.cache
+def _compiled_rows(estimator: Estimator, marginals: bool) -> Any:
+    """The jit-compiled call of an estimator on a block of padded sequences."""
+
+    def run(
+        game: Game, xs: Array, prior: Array, keys: Array | None, sizes: Array
+    ) -> Attribution:
+        def one(x: Array, key: Array | None, size: Array) -> Attribution:
+            result = estimator(game, x, prior, key=key, length=size)
+            result = dataclasses.replace(result, n_evaluations=jnp.asarray(result.n_evaluations))
+            return result if marginals else dataclasses.replace(result, marginals=None)
+
+        if xs.shape[0] == 1:  # keeps control flow that vmap would have to run both ways
+            single = one(xs[0], None if keys is None else keys[0], sizes[0])
+            return jax.tree.map(lambda leaf: leaf[None], single)
+        return jax.vmap(one)(xs, keys, sizes)
+
+    return jax.jit(run)
+
+
+def _padded(part: Attribution, n_rows: int, widest: int) -> Attribution:
+    """The first rows of a block, padded with zeros (or cut) to `widest` elements."""
+
+    def fit(leaf: Array | None, *axes: int) -> np.ndarray | None:
+        if leaf is None:
+            return None
+        out = np.asarray(leaf)[:n_rows]
+        for axis in axes:
+            out = np.take(out, range(min(out.shape[axis], widest)), axis)
+            grow = [(0, 0)] * out.ndim
+            grow[axis] = (0, widest - out.shape[axis])
+            out = np.pad(out, grow)
+        return out
+
+    return Attribution(
+        values=fit(part.values, 1),
+        scores=fit(part.scores),
+        prior=part.prior,
+        marginals=fit(part.marginals, 1, 2),
+        std_error=fit(part.std_error, 1),
+        coverage=fit(part.coverage, 1, 2),
+        n_evaluations=fit(part.n_evaluations),
+        exact=part.exact,
+    )
+
+
+def _joined(
+    parts: list[Attribution], order: np.ndarray, lengths: np.ndarray, prior: Array
+) -> Attribution:
+    """Parts in the order of the sequences; what only some parts have is zero in the others."""
+
+    def join(name: str) -> Array | None:
+        leaves = [getattr(part, name) for part in parts]
+        shapes = [leaf.shape[1:] for leaf in leaves if leaf is not None]
+        if not shapes:
+            return None
+        dtype = next(leaf.dtype for leaf in leaves if leaf is not None)
+        filled = [
+            np.zeros((len(part.values), *shapes[0]), dtype) if leaf is None else leaf
+            for part, leaf in zip(parts, leaves, strict=True)
+        ]
+        return jnp.asarray(np.concatenate(filled)[order])
+
+    names = ("values", "scores", "marginals", "std_error", "coverage", "n_evaluations")
+    return Attribution(
+        prior=prior,
+        lengths=jnp.asarray(lengths),
+        exact=all(part.exact for part in parts),
+        **{name: join(name) for name in names},
+    )

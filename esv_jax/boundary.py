@@ -1,0 +1,168 @@
+"""The questions asked of a game, a sequence and a prior before any work, and what it will cost."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from esv_jax.checks import (
+    expect,
+    expect_finite,
+    expect_floating,
+    expect_key,
+    expect_shape,
+    is_concrete,
+    message,
+    nearest,
+)
+from esv_jax.estimators import Constructive, Estimator, Exact
+from esv_jax.games import Cost, Game
+from esv_jax.subsequences import MAX_ELEMENTS, SubsequencePlan
+
+MAX_AUTO_EXACT = 20  # elements; beyond, "auto" samples even where the memory would do
+_PRIOR_TOLERANCE = 1e-3
+
+EstimatorChoice = Estimator | Literal["auto"]
+
+
+def checked_sequence(game: Game, x: Any, name: str = "x") -> Array:
+    """x as a floating-point array that the game can take, at least float32."""
+    x = as_floating(name, x)
+    expect(x.ndim >= 1, name, "elements along the first axis", f"shape {x.shape}")
+    expect(x.shape[0] >= 1, name, "at least one element (n >= 1)", "n = 0")
+    game.check(x)
+    expect_finite(name, x, "Drop or fill such elements first.")
+    return x
+
+
+def as_floating(name: str, x: Any) -> Array:
+    """x as a JAX array of float32 or wider."""
+    x = expect_floating(name, x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def checked_prior(game: Game, x: Any, prior: Any) -> Array:
+    """The prior as scores (C,) in the game's dtype; a probability vector under softmax."""
+    c = game.n_classes(x)
+    if prior is None:
+        raise ValueError(
+            message(
+                "prior",
+                f"scores of the empty sequence, shape (C,) = ({c},)",
+                "None",
+                "Commonly the class frequencies of the training set; np.full(C, 1 / C) if unknown.",
+            )
+        )
+    prior = expect_floating("prior", prior)
+    expect_shape("prior", prior, (c,), f"(C,) = ({c},), one score per class of the game")
+    expect_finite("prior", prior)
+    if game.link == "softmax" and is_concrete(prior):
+        host = np.asarray(prior, np.float64)
+        expect(bool(host.min() >= 0), "prior", "probabilities >= 0", host.min())
+        way_out = "Under link='identity' the prior is in logit units and need not."
+        total = host.sum()
+        expect(
+            bool(abs(total - 1) <= _PRIOR_TOLERANCE), "prior", "a sum of 1", f"{total:.6g}", way_out
+        )
+    return prior.astype(game.dtype(x))
+
+
+def check_randomness(
+    estimator: Estimator, n: int, key: Array | None, plan: SubsequencePlan | None
+) -> None:
+    """Raise where a sampled estimator has nothing to draw with, or a plan does not fit."""
+    if plan is not None:
+        expect(
+            isinstance(plan, SubsequencePlan),
+            "plan",
+            "a SubsequencePlan",
+            type(plan).__name__,
+            "Make one with SubsequencePlan.from_membership.",
+            TypeError,
+        )
+        expect(
+            estimator.needs_key,
+            "plan",
+            "an estimator that samples",
+            repr(estimator),
+            "Use Constructive().",
+        )
+        expect(plan.n == n, "plan", f"subsequences of the {n} elements of x", f"of {plan.n}")
+    elif estimator.needs_key:
+        expect_key("key", key)
+
+
+def choose_estimator(
+    game: Game,
+    x: Any,
+    estimator: EstimatorChoice,
+    plan: SubsequencePlan | None,
+    max_bytes: float | None,
+) -> Estimator:
+    """Settle "auto", and refuse what does not fit with the numbers and the way out."""
+    n = x.shape[0]
+    limit = free_bytes() if max_bytes is None else max_bytes
+    if isinstance(estimator, str):
+        if estimator != "auto":
+            hint = nearest(estimator, ["auto"])
+            raise ValueError(
+                message("estimator", "'auto' or an estimator such as Exact()", repr(estimator), hint)
+            )
+        fits = n <= MAX_AUTO_EXACT and Exact().cost(game, x).n_bytes <= limit
+        estimator = Exact() if fits and plan is None else Constructive()
+    if not callable(estimator) or isinstance(estimator, type):
+        raise TypeError(
+            message("estimator", "'auto' or an estimator such as Exact()", repr(estimator))
+        )
+    sampled = "Sample instead (estimator=Constructive(), key=jax.random.key(0)), or explain fewer"
+    if isinstance(estimator, Exact):
+        subset = f"{sampled} elements (data.segment_centres picks them evenly)."
+        expect(
+            n <= MAX_ELEMENTS,
+            "x",
+            f"at most {MAX_ELEMENTS} elements for exact values",
+            f"{n}, which have {2**n - 1:,} subsequences",
+            subset,
+        )
+        way_out = subset
+    else:
+        way_out = "Lower max_subsequences, or raise max_bytes."
+    cost = estimator.cost(game, x)
+    expect(
+        cost.n_bytes <= limit,
+        "x",
+        f"a computation within {limit / 1e9:,.3g} GB of memory",
+        f"{n} elements, which take {cost}",
+        way_out,
+    )
+    return estimator
+
+
+def plan_cost(game: Game, x: Any, estimator: EstimatorChoice = "auto") -> Cost:
+    """What `explain` will take for a sequence, before any work; printable.
+
+    Args:
+      game: what is explained.
+      x: the sequence, or `jax.ShapeDtypeStruct` of its shape and dtype.
+      estimator: as for `explain`.
+    Returns:
+      `Cost`: subsequences, model evaluations, bytes at the peak and operations, each about.
+    Raises:
+      ValueError: where nothing that is asked for fits.
+    """
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        x = checked_sequence(game, x)
+    return choose_estimator(game, x, estimator, None, float("inf")).cost(game, x)
+
+
+def free_bytes() -> float:
+    """Memory that a computation may take: the device's free memory, or half of the machine's."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return float(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,332 @@
+"""Features of many videos in one HDF5 file, in the layout of play-fair.
+
+    <split>/features        (V,) variable-length rows, each one video's (n, D) array, flattened
+    <split>/features.attrs  feature_dim = D
+    <split>/uids            (V,) strings
+    <split>/labels/<name>   (V,) numbers or strings, one dataset per kind of label
+    <split>/lengths         (V,) elements of each video; written here, absent from older files
+
+Reading is lazy: only names, labels and lengths are held, features come video by video.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from esv_jax.checks import expect, expect_int, message, nearest
+from esv_jax.extras import require
+
+Label = int | float | bool | str
+
+_BLOCK = 256  # rows in an HDF5 chunk, and rows held at once when lengths have to be read
+
+
+class UnknownUidError(KeyError):
+    """A uid that the store does not hold. A KeyError whose text is not quoted."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class FeatureStore:
+    """Features and labels by uid, read from a file when asked for.
+
+        with FeatureStore("trn.hdf") as store:
+            for uid in store:
+                features, labels = store[uid]  # (n, D) float32, {"action": 127, ...}
+
+    Several stores may read one file at the same time. Closed on leaving `with`, or by `close()`.
+
+    Attributes:
+      path: the file. split: the group read.
+      uids: names of the V videos, in file order. feature_dim: D.
+    """
+
+    def __init__(self, path: str | PathLike[str], split: str | None = None) -> None:
+        """Open a file and read its names and labels.
+
+        Args:
+          path: HDF5 file in the layout above.
+          split: which group; may be left out where there is only one.
+        Raises:
+          FileNotFoundError: no such file.
+          ValueError: no HDF5 file (or one cut short), an unknown or ambiguous split, a missing
+            dataset or attribute, datasets of different length, duplicate uids.
+          ImportError: h5py is not installed.
+        Cost: reads uids and labels of all videos, no features.
+        """
+        h5py = require("h5py", "files")
+        self.path = Path(path)
+        expect(
+            self.path.is_file(), "path", "an HDF5 file", f"{str(path)!r}", kind=FileNotFoundError
+        )
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            got = f"one that cannot be opened ({error})"
+            way_out = "It may be cut short or of another format."
+            raise ValueError(message(self.path.name, "an HDF5 file", got, way_out)) from error
+        try:
+            self._read_index(h5py, split)
+        except (OSError, RuntimeError) as error:
+            self.close()
+            got = f"damage ({error})"
+            raise ValueError(message(self.path.name, "readable names and labels", got)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_index(self, h5py: Any, split: str | None) -> None:
+        """Choose the group, ask whether it is complete, and read all but the features."""
+        name = self.path.name
+        groups = [key for key, item in self._file.items() if isinstance(item, h5py.Group)]
+        listed = ", ".join(map(repr, groups)) or "none"
+        if split is None:
+            way_out = "Choose one with split=." if groups else "No group, no features."
+            expect(len(groups) == 1, name, "one group", listed, way_out)
+            split = groups[0]
+        if split not in groups:
+            way_out = nearest(str(split), groups)
+            raise ValueError(message("split", f"a group of {name}: {listed}", repr(split), way_out))
+        self.split = split
+        group, where = self._file[split], f"{name}, group {split!r}"
+        for key in ("features", "uids"):
+            expect(key in group, where, f"a dataset {key!r}", ", ".join(group) or "an empty group")
+
+        self._rows = group["features"]
+        kind = h5py.check_vlen_dtype(self._rows.dtype)
+        rows_fit = kind is not None and np.issubdtype(kind, np.floating) and self._rows.ndim == 1
+        got = f"dtype {self._rows.dtype} and shape {self._rows.shape}"
+        expect(rows_fit, f"{where}, features", "(V,) variable-length rows of floats", got)
+        has_width = "feature_dim" in self._rows.attrs
+        expect(has_width, f"{where}, features", "an attribute 'feature_dim'", "none")
+        self.feature_dim = int(self._rows.attrs["feature_dim"])
+        expect(self.feature_dim >= 1, f"{where}, feature_dim", "at least 1", self.feature_dim)
+
+        self.uids: tuple[str, ...] = tuple(str(uid) for uid in _column(group["uids"]))
+        self._row_of = {uid: row for row, uid in enumerate(self.uids)}
+        self._labels = {key: _column(item) for key, item in group.get("labels", {}).items()}
+        columns: dict[str, Any] = {f"labels/{key}": item for key, item in self._labels.items()}
+        columns["uids"] = self.uids
+        self._lengths: np.ndarray | None = None
+        if "lengths" in group:
+            self._lengths = group["lengths"][:].astype(np.int64)
+            columns["lengths"] = self._lengths
+        for key, column in columns.items():
+            expected = f"{self._rows.shape[0]}, one per row of features"
+            expect(len(column) == self._rows.shape[0], f"{where}, {key}", expected, len(column))
+        if len(self._row_of) < len(self.uids):
+            twice = next(uid for row, uid in enumerate(self.uids) if self._row_of[uid] != row)
+            raise ValueError(message(f"{where}, uids", "distinct uids", f"{twice!r} twice"))
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.uids)
+
+    def __contains__(self, uid: object) -> bool:
+        return uid in self._row_of
+
+    def __getitem__(self, uid: str) -> tuple[np.ndarray, dict[str, Label]]:
+        """Features (n, D) float32 and labels by name of one video.
+
+        Raises:
+          UnknownUidError: (a KeyError) no such video; names the nearest uid.
+          TypeError: the uid is no string.
+          ValueError: a row that cannot be read or does not divide into elements of width D; a
+            closed store.
+        Cost: reads one row.
+        """
+        if not isinstance(uid, str):
+            got = f"{type(uid).__name__} {uid!r}"
+            raise TypeError(message("uid", "a string", got, f"Use {str(uid)!r}."))
+        if uid not in self._row_of:
+            expected = f"one of the {len(self)} uids of {self.path.name}"
+            raise UnknownUidError(message("uid", expected, repr(uid), nearest(uid, self.uids)))
+        row = self._row_of[uid]
+        values = self._read(slice(row, row + 1))[0]
+        features = values.reshape(self._n_elements(row, values), self.feature_dim)
+        labels = {name: column[row] for name, column in self._labels.items()}
+        return np.array(features, dtype=np.float32), labels
+
+    def lengths(self) -> np.ndarray:
+        """Elements of every video, (V,) int64, in the order of `uids`.
+
+        Raises:
+          ValueError: as `store[uid]`, where rows have to be read.
+        Cost: nothing where the file has the dataset `lengths`; otherwise the first call reads all
+          features once, block by block, since HDF5 tells a row's length only with the row.
+        """
+        if self._lengths is None:
+            lengths = np.empty(len(self), dtype=np.int64)
+            for start in range(0, len(self), _BLOCK):
+                for row, values in enumerate(self._read(slice(start, start + _BLOCK)), start):
+                    lengths[row] = self._n_elements(row, values)
+            self._lengths = lengths
+        return self._lengths.copy()
+
+    def _read(self, rows: slice) -> np.ndarray:
+        """Flattened features of some rows."""
+        expect(bool(self._file), "store", "an open file", "a closed one", "Open it again.")
+        try:
+            return self._rows[rows]
+        except (OSError, RuntimeError, KeyError) as error:
+            where = f"{self.path.name}, features of {self.uids[rows.start]!r} or soon after"
+            raise ValueError(message(where, "readable rows", f"damage ({error})")) from error
+
+    def _n_elements(self, row: int, values: np.ndarray) -> int:
+        """n of one row, once it is known to divide into n elements of width D."""
+        n, rest = divmod(len(values), self.feature_dim)
+        where = f"{self.path.name}, features of {self.uids[row]!r}"
+        expected = f"a positive multiple of feature_dim = {self.feature_dim} values"
+        expect(n > 0 and rest == 0, where, expected, len(values))
+        return n
+
+    def close(self) -> None:
+        """Close the file. Closing twice is harmless."""
+        self._file.close()
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def write_features(
+    path: str | PathLike[str],
+    features: Iterable[tuple[str, Any, Mapping[str, Label]]],
+    feature_dim: int,
+    split: str = "validation",
+    *,
+    overwrite: bool = False,
+) -> int:
+    """Write features video by video, and return how many videos there were.
+
+    The file appears under its name only when complete: rows go to a temporary file beside it,
+    which is removed if anything fails on the way.
+
+    Args:
+      path: file to make, in a folder that exists.
+      features: `(uid, features, labels)` of each video: a string, an (n, D) floating-point array
+        with n >= 1 (stored as float32), and numbers or strings by name, of the same names and
+        kinds for every video. May be a generator; one video is held at a time.
+      feature_dim: D.
+      split: group to write.
+      overwrite: whether a file of that name may be replaced.
+    Returns:
+      V, the number of videos written.
+    Raises:
+      FileExistsError: the file exists and `overwrite` is False.
+      FileNotFoundError: no such folder.
+      TypeError: a uid, array or label of the wrong kind.
+      ValueError: no videos, a shape other than (n, D), values that are not finite in float32,
+        a uid twice, labels that differ in name or kind from those of the first video.
+      ImportError: h5py is not installed.
+    Cost: one pass over `features`; memory for one video and the uids.
+    """
+    h5py = require("h5py", "files")
+    path = Path(path)
+    feature_dim = expect_int("feature_dim", feature_dim, minimum=1)
+    expect(bool(split) and "/" not in split, "split", "a group name without '/'", repr(split))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(message("path", "an existing folder", repr(str(path.parent))))
+    if path.exists() and not overwrite:
+        way_out = "Pass overwrite=True to replace it."
+        raise FileExistsError(message("path", "a new file", f"the existing {str(path)!r}", way_out))
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with h5py.File(part, "x", libver="latest") as file:
+            n_videos = _write_rows(h5py, file.create_group(split), features, feature_dim)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return n_videos
+
+
+def _write_rows(h5py: Any, group: Any, features: Iterable[Any], feature_dim: int) -> int:
+    """Append each video to the datasets of `group`, made when the first one comes."""
+    string, label_group = h5py.string_dtype(), group.create_group("labels")
+
+    def dataset(parent: Any, name: str, dtype: Any) -> Any:
+        return parent.create_dataset(name, (0,), maxshape=(None,), chunks=(_BLOCK,), dtype=dtype)
+
+    rows = dataset(group, "features", h5py.vlen_dtype(np.float32))
+    rows.attrs["feature_dim"] = feature_dim
+    uids, lengths = dataset(group, "uids", string), dataset(group, "lengths", np.int64)
+    columns: dict[str, Any] = {}
+    kinds: dict[str, type] = {}
+    seen: set[str] = set()
+    for uid, x, labels in features:
+        if not isinstance(uid, str):
+            raise TypeError(message("uid", "a string", f"{type(uid).__name__} {uid!r}"))
+        expect(uid not in seen, "uid", "distinct uids", f"{uid!r} twice")
+        x = _as_float32(uid, x, feature_dim)
+        came = {name: _label_kind(uid, name, value) for name, value in labels.items()}
+        if not seen:
+            kinds = came
+            for name, kind in kinds.items():
+                columns[name] = dataset(label_group, name, string if kind is str else kind)
+        expected = f"{_describe(kinds)}, as in the first video"
+        expect(came == kinds, f"labels of {uid!r}", expected, _describe(came))
+        row = len(seen)
+        entries = [(rows, x.ravel()), (lengths, len(x)), (uids, uid)]
+        for column, value in entries + [(columns[name], labels[name]) for name in columns]:
+            column.resize((row + 1,))
+            column[row] = value
+        seen.add(uid)
+    expect(bool(seen), "features", "at least one video", "none")
+    return len(seen)
+
+
+def _as_float32(uid: str, x: Any, feature_dim: int) -> np.ndarray:
+    """`x` as (n, D) float32, refused where it is something else."""
+    where, x = f"features of {uid!r}", np.asarray(x)
+    if not np.issubdtype(x.dtype, np.floating):
+        raise TypeError(message(where, "a floating-point array", f"dtype {x.dtype}", "Cast it."))
+    fits = x.ndim == 2 and x.shape[0] >= 1 and x.shape[1] == feature_dim
+    expect(fits, where, f"shape (n, {feature_dim}) with n >= 1", x.shape)
+    with np.errstate(over="ignore"):
+        x = x.astype(np.float32)
+    bad = np.argwhere(~np.isfinite(x))
+    if len(bad):
+        got = f"{x[tuple(bad[0])]} at {tuple(bad[0].tolist())}"
+        raise ValueError(message(where, "finite float32 values", got))
+    return x
+
+
+def _label_kind(uid: str, name: str, value: Any) -> type:
+    """The kind of dataset that holds a label: bool, int, float or str."""
+    for kind, matches in (
+        (bool, bool | np.bool_),
+        (int, int | np.integer),
+        (float, float | np.floating),
+        (str, str),
+    ):
+        if isinstance(value, matches):
+            return kind
+    got = f"{type(value).__name__} {value!r}"
+    raise TypeError(message(f"label {name!r} of {uid!r}", "a number or a string", got))
+
+
+def _describe(kinds: Mapping[str, type]) -> str:
+    return ", ".join(f"{name}: {kind.__name__}" for name, kind in sorted(kinds.items())) or "none"
+
+
+def _column(dataset: Any) -> list[Any]:
+    """Values of a one-dimensional dataset as Python numbers and strings."""
+    return [v.decode() if isinstance(v, bytes) else v for v in dataset[:].tolist()]

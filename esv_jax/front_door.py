@@ -1,0 +1,98 @@
+"""`explain`: one sequence in, its Element Shapley Values out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from esv_jax.attribution import Attribution
+from esv_jax.boundary import (
+    EstimatorChoice,
+    check_randomness,
+    checked_prior,
+    checked_sequence,
+    choose_estimator,
+)
+from esv_jax.checks import is_concrete, message
+from esv_jax.estimators import Estimator
+from esv_jax.games import Game
+from esv_jax.subsequences import SubsequencePlan
+
+
+def explain(
+    game: Game,
+    x: Any,
+    *,
+    prior: Any,
+    estimator: EstimatorChoice = "auto",
+    key: Array | None = None,
+    plan: SubsequencePlan | None = None,
+    marginals: bool = True,
+    max_bytes: float | None = None,
+) -> Attribution:
+    """How much each element of one sequence contributed to each class score.
+
+    Args:
+      game: what is explained, e.g. `MultiScale(heads)`.
+      x: the sequence, (n, D) features or (n, ...) frames, floating point, finite, n >= 1.
+      prior: scores of the empty sequence, (C,). Under the softmax link a probability vector
+        (commonly the class frequencies of the training set), under the identity link logits.
+      estimator: "auto" is `Exact()` up to 20 elements where it fits the memory, `Constructive()`
+        beyond; or an estimator with your settings.
+      key: `jax.random.key(seed)`, needed where subsequences are drawn; consumed.
+      plan: subsequences to replay in place of drawing them (under "auto" by `Constructive()`).
+      marginals: whether to return mean marginals by scale, (n, n, C).
+      max_bytes: memory that may be taken; default what the device has free, or half of the
+        machine's where it does not say.
+    Returns:
+      `Attribution` in the wider of x's and the model's dtype. `explain` may be called under
+      `jit`, `vmap` and `grad`; questions about values are then not asked.
+    Raises:
+      ValueError: shapes that disagree, values that are not finite, a prior that is none, a missing
+        key, a sequence too long for `Exact` (with the numbers, and the way out), an element that
+        a plan never covers.
+      TypeError: x that is not floating point, a key of the old style.
+    Cost: stated beforehand by `plan_cost`. The first call for a shape compiles.
+    """
+    x = checked_sequence(game, x)
+    prior = checked_prior(game, x, prior)
+    estimator = choose_estimator(game, x, estimator, plan, max_bytes)
+    check_randomness(estimator, x.shape[0], key, plan)
+    draws = estimator.needs_key and plan is None
+    result = compiled(estimator, marginals)(game, x, prior, key if draws else None, plan)
+    _check_covered(result)
+    return result
+
+
+@functools.cache
+def compiled(estimator: Estimator, marginals: bool) -> Any:
+    """The jit-compiled call of an estimator on one sequence, made once per estimator."""
+
+    def run(
+        game: Game, x: Array, prior: Array, key: Array | None, plan: SubsequencePlan | None
+    ) -> Attribution:
+        result = estimator(game, x, prior, key=key, plan=plan)
+        return result if marginals else dataclasses.replace(result, marginals=None)
+
+    return jax.jit(run)
+
+
+def _check_covered(result: Attribution) -> None:
+    """A replayed plan may miss an element wholly; that is the caller's to know."""
+    if result.coverage is None or not is_concrete(result.coverage):
+        return
+    missed = np.flatnonzero(~(np.asarray(result.coverage) > 0).any(0))
+    if len(missed) and np.isnan(np.asarray(result.values)).any():
+        raise ValueError(
+            message(
+                "plan",
+                "subsequences with and without every element, at some scale",
+                f"none for element {missed[0]}",
+                "Add such subsequences, or use Constructive(unseen='zero').",
+            )
+        )

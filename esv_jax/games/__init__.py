@@ -1,0 +1,19 @@
+"""What is explained: a model together with a rule for the scores of subsequences."""
+
+from esv_jax.games.average_consensus import AverageConsensus
+from esv_jax.games.multi_scale import MultiScale, direct_logits
+from esv_jax.games.protocol import Cost, Game, Tile
+from esv_jax.games.rowwise import fold_rows, sample_rows
+from esv_jax.games.variable_length import VariableLength
+
+__all__ = [
+    "AverageConsensus",
+    "Cost",
+    "Game",
+    "MultiScale",
+    "Tile",
+    "VariableLength",
+    "direct_logits",
+    "fold_rows",
+    "sample_rows",
+]

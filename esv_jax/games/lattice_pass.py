@@ -1,0 +1,249 @@
+"""f^ms of every subsequence of a sequence, in one loop over the lattice's tiles.
+
+Three ideas carry it. The first layer of a head is a sum over positions, so it is computed once
+per (element, position) and looked up. The look-ups of a subsequence split into its top's and its
+low's, so hidden pre-activations are outer sums of two small tables. And the recurrence needs only
+the level of tops before: parents of a top are whole slabs of the workspace, parents within a top
+are one triangular product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from esv_jax.games.protocol import Carry, Tile
+from esv_jax.games.recurrence import low_solution, own_share, parent_share
+from esv_jax.models.heads import HeadStack
+from esv_jax.subsequences import Lattice
+
+
+def fold_multi_scale(
+    heads: HeadStack,
+    x: Array,
+    lattice: Lattice,
+    visit: Callable[[Carry, Tile], Carry],
+    carry: Carry,
+) -> Carry:
+    """Visit f^ms (logits) of all 2**n subsequences, tile after tile.
+
+    Computes Eq. (9) of Price & Damen (2020) bottom-up; equals their Eq. (8).
+
+    Args:
+      heads: of scales 1..n_max, in x's dtype.
+      x: (n, D), after the heads' input ReLU where they have one.
+      lattice: of n elements.
+      visit: carry = visit(carry, tile) with `Tile.logits` (R, B, C).
+      carry: initial.
+    Cost: sum over s <= n_max of binomial(n, s) head evaluations, each H * C multiply-adds and
+      more for further hidden layers; about n_top / 2 + R more per subsequence and class for the
+      recurrence. Memory: `lattice.n_slots * R * C` numbers of workspace.
+    """
+    tables = _first_layer_tables(heads, x, lattice)
+    solution = jnp.asarray(low_solution(lattice, heads.n_max), x.dtype)
+    if lattice.n_top == 0:
+        logits = _solve(solution[0], _own(heads, tables, lattice, 0, None))
+        nothing = jnp.zeros((1, 0), bool)
+        return visit(carry, Tile(logits, 0, nothing, jnp.ones(1, bool)))
+
+    scale = np.arange(lattice.n_top + 1)[:, None] + lattice.low_scale[None, :]
+    share = jnp.asarray(parent_share(scale, heads.n_max), x.dtype)  # (n_top + 1, R)
+    width, n_lows, c = lattice.tile_width, lattice.n_lows, heads.n_classes
+
+    def step(
+        state: tuple[Array, Carry], tile: dict[str, Array]
+    ) -> tuple[tuple[Array, Carry], None]:
+        workspace, carry = state
+        level = tile["level"]
+        own = _own(heads, tables, lattice, level, tile["top_one_hot"])
+        from_tops = lax.switch(
+            level,
+            [_sum_of_slabs(k, workspace, tile["parents"]) for k in range(lattice.n_top + 1)],
+        )
+        logits = _solve(solution[level], own + share[level][:, None, None] * from_tops)
+        workspace = lax.dynamic_update_slice(workspace, logits, (0, tile["start"], 0))
+        visited = Tile(logits, level, tile["member"], tile["valid"])
+        return (workspace, visit(carry, visited)), None
+
+    # Even and odd levels take turns in the workspace; the last slot stays zero, for padding.
+    workspace = jnp.zeros((n_lows, max(lattice.n_slots, width) + 1, c), x.dtype)
+    tiles = {
+        "level": jnp.asarray(lattice.tile_level),
+        "start": jnp.asarray(lattice.tile_start),
+        "parents": jnp.asarray(lattice.tile_parents),
+        "member": jnp.asarray(lattice.tile_member),
+        "valid": jnp.asarray(lattice.tile_valid),
+        "top_one_hot": jnp.asarray(_top_one_hot(lattice, heads.n_max)),
+    }
+    (_, carry), _ = lax.scan(step, (workspace, carry), tiles)
+    return carry
+
+
+def _sum_of_slabs(count: int, workspace: Array, parents: Array) -> Callable[[], Array]:
+    """Sum (R, B, C) over the first `count` parents of each top of a tile."""
+
+    def total() -> Array:
+        if count == 0:
+            shape = (workspace.shape[0], parents.shape[0], workspace.shape[2])
+            return jnp.zeros(shape, workspace.dtype)
+        return sum(workspace[:, parents[:, k]] for k in range(count))  # type: ignore[return-value]
+
+    return total
+
+
+def _solve(solution: Array, given: Array) -> Array:
+    """One triangular product (R, R) x (R, B, C) carries the recurrence through the lows."""
+    n_lows, width, c = given.shape
+    product = jnp.matmul(solution, given.reshape(n_lows, width * c), precision="highest")
+    return product.reshape(given.shape)
+
+
+class _FirstLayer(NamedTuple):
+    """First-layer pre-activations, by the elements already taken in the top (its level u).
+
+    Attributes:
+      low: one array per number p of elements in the low: (levels, binomial(n_low, p), H), what
+        the low's elements add at positions u.. of scale u + p, and the bias.
+      top: (levels, K, n_low + 1, H): what one element of the top adds at one position, of scale
+        u + p; K counts (position, element) pairs. None without a top.
+    """
+
+    low: list[Array]
+    top: Array | None
+
+
+def _first_layer_tables(heads: HeadStack, x: Array, lattice: Lattice) -> _FirstLayer:
+    """Look-up tables of the first layer; see `_FirstLayer`.
+
+    Element e can stand at position j of a length-s subsequence only if j <= e <= n - s + j: per
+    (s, j) that is a window of n - s + 1 elements. All windows' products form one table of rows.
+    """
+    n, n_low, n_top = lattice.n, lattice.n_low, lattice.n_top
+    n_scales = min(heads.n_max, n)
+    start = np.zeros(n_scales + 2, int)  # of each scale's rows
+    rows = []
+    for s in range(1, n_scales + 1):
+        window = jnp.stack([x[j : j + n - s + 1] for j in range(s)])  # (s, n - s + 1, D)
+        product = jnp.einsum("jrd,jdh->jrh", window, heads.w1[s - 1, :s], precision="highest")
+        rows.append(product.reshape(-1, heads.hidden_dim))
+        start[s + 1] = start[s] + s * (n - s + 1)
+    nothing = start[n_scales + 1]  # a row of zeros
+    table = jnp.concatenate([*rows, jnp.zeros((1, heads.hidden_dim), x.dtype)])
+
+    def row(s: np.ndarray, position: np.ndarray, element: np.ndarray) -> np.ndarray:
+        """Row of the table, `nothing` where there is no such head, position or place."""
+        offset = element - position
+        there = (s >= 1) & (s <= n_scales) & (offset >= 0) & (offset <= n - s) & (position < s)
+        s = np.clip(s, 1, n_scales)
+        return np.where(there, start[s] + position * (n - s + 1) + offset, nothing)
+
+    levels = np.arange(min(n_top, n_scales) + 1)
+    low = []
+    for p in range(n_low + 1):
+        member = lattice.low_member[lattice.low_scale == p]
+        element = n_top + np.nonzero(member)[1].reshape(len(member), p)
+        s = levels + p
+        bias = heads.b1[np.clip(s, 1, n_scales) - 1]  # (levels, H)
+        added = jnp.broadcast_to(bias[:, None], (len(levels), len(member), heads.hidden_dim))
+        for k in range(p):
+            at = row(s[:, None], (levels + k)[:, None], element[None, :, k])
+            added = added + table[at]
+        low.append(added)
+    if n_top == 0:
+        return _FirstLayer(low, None)
+    position, offset = _top_pairs(n_top, int(levels[-1]))  # (levels, K) each, -1 for padding
+    s = levels[:, None, None] + np.arange(n_low + 1)[None, None, :]
+    at = row(s, position[..., None], (position + offset)[..., None])
+    at = np.where(position[..., None] < 0, nothing, at)
+    return _FirstLayer(low, table[at])
+
+
+def _top_pairs(n_top: int, last_level: int) -> tuple[np.ndarray, np.ndarray]:
+    """(position, element - position) pairs possible in a top of each level; -1 for padding."""
+    widest = max(max(u * (n_top - u + 1) for u in range(last_level + 1)), 1)
+    position = np.full((last_level + 1, widest), -1)
+    offset = np.full((last_level + 1, widest), -1)
+    for u in range(last_level + 1):
+        pairs = np.indices((u, n_top - u + 1)).reshape(2, -1)
+        position[u, : pairs.shape[1]], offset[u, : pairs.shape[1]] = pairs
+    return position, offset
+
+
+def _top_one_hot(lattice: Lattice, n_max: int) -> np.ndarray:
+    """Which pairs of `_top_pairs` each top uses: (T, B, K) bool, zero beyond level n_max."""
+    n_top = lattice.n_top
+    last_level = min(n_top, n_max, lattice.n)
+    n_pairs = _top_pairs(n_top, last_level)[0].shape[1]
+    out = np.zeros((*lattice.tile_code.shape, n_pairs), bool)
+    position = np.cumsum(lattice.tile_member, axis=-1) - 1  # (T, B, n_top)
+    level = lattice.tile_level[:, None, None]
+    pair = position * (n_top - level + 1) + np.arange(n_top) - position
+    used = lattice.tile_member & (level <= last_level)
+    t, b, _ = np.nonzero(used)
+    out[t, b, pair[used]] = True
+    return out
+
+
+def _own(
+    heads: HeadStack,
+    tables: _FirstLayer,
+    lattice: Lattice,
+    level: Array | int,
+    top_one_hot: Array | None,
+) -> Array:
+    """Each subsequence's own head, f^s(X) times its share in f^ms(X): (R, B, C).
+
+    Zero where a subsequence is longer than every head, or empty. Heads of one scale are evaluated
+    together: the lows of p elements, beside all tops of the tile, are of scale level + p.
+    """
+    dtype, width = heads.w2.dtype, lattice.tile_width
+    share = jnp.asarray(own_share(np.arange(lattice.n + 1), heads.n_max), dtype)
+    n_scales = min(heads.n_max, lattice.n)
+    last_level = tables.low[0].shape[0] - 1
+    index = jnp.minimum(level, last_level)
+
+    def from_top() -> Array:
+        assert tables.top is not None and top_one_hot is not None
+        table = tables.top[index]
+        product = jnp.matmul(
+            top_one_hot.astype(dtype), table.reshape(table.shape[0], -1), precision="highest"
+        )
+        return product.reshape(width, *table.shape[1:])  # (B, n_low + 1, H)
+
+    shape = (width, lattice.n_low + 1, heads.hidden_dim)
+    top = None
+    if lattice.n_top:
+        top = lax.cond(level <= last_level, from_top, lambda: jnp.zeros(shape, dtype))
+
+    parts = []
+    for p in range(lattice.n_low + 1):
+        n_rows = math.comb(lattice.n_low, p)
+
+        def evaluated(p: int = p, n_rows: int = n_rows) -> Array:
+            scale = jnp.maximum(level + p, 1)
+            hidden = tables.low[p][index][:, None]
+            if top is not None:
+                hidden = hidden + top[None, :, p]
+            hidden = jax.nn.relu(hidden).reshape(n_rows * width, heads.hidden_dim)
+            for layer in heads.hidden:
+                product = jnp.matmul(hidden, layer.w[scale - 1], precision="highest")
+                hidden = jax.nn.relu(product + layer.b[scale - 1][None, :])
+            logits = jnp.matmul(hidden, heads.w2[scale - 1], precision="highest")
+            logits = (logits + heads.b2[scale - 1][None, :]) * share[scale]
+            return logits.reshape(n_rows, width, heads.n_classes)
+
+        def absent(n_rows: int = n_rows) -> Array:
+            return jnp.zeros((n_rows, width, heads.n_classes), dtype)
+
+        if lattice.n_top == 0:
+            parts.append(evaluated() if 1 <= p <= n_scales else absent())
+        else:
+            has_head = (level + p >= 1) & (level + p <= n_scales)
+            parts.append(lax.cond(has_head, evaluated, absent))
+    return jnp.concatenate(parts)

@@ -1,0 +1,236 @@
+"""The multi-scale model: heads of fixed length, combined so that any length has a score."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from esv_jax.checks import expect, expect_choice
+from esv_jax.games.lattice_pass import fold_multi_scale
+from esv_jax.games.protocol import Carry, Cost, Tile, Unseen
+from esv_jax.links import LINKS, Link
+from esv_jax.models.heads import HeadStack
+from esv_jax.records import register_record, static_field
+from esv_jax.subsequences import Lattice, Samples
+from esv_jax.subsequences.samples import count_distinct
+
+
+@register_record
+@dataclasses.dataclass(frozen=True)
+class MultiScale:
+    """f^ms(X): the mean over scales s = 1..min(n, n_max) of the mean of f^s over X's parts.
+
+    Source: Price & Damen (2020), Eq. (8), computed by the recurrence of Eq. (9) on logits.
+
+    Attributes:
+      heads: of scales 1..n_max, from `models.stack_heads` or training.
+      link: "softmax" (default) or "identity".
+    Raises:
+      TypeError: if `heads` is not a `HeadStack`. ValueError: on another link.
+    """
+
+    heads: HeadStack
+    link: Link = static_field(default="softmax")
+
+    def __post_init__(self) -> None:
+        expect(
+            isinstance(self.heads, HeadStack),
+            "heads",
+            "a HeadStack",
+            type(self.heads).__name__,
+            "Make one with models.stack_heads.",
+            TypeError,
+        )
+        expect_choice("link", self.link, LINKS)
+
+    def check(self, x: Array) -> None:
+        """Raise where x is not (n, D) with the heads' D."""
+        d = self.heads.feature_dim
+        expect(
+            x.ndim == 2 and x.shape[1] == d,
+            "x",
+            f"shape (n, D) with the heads' D = {d}",
+            x.shape,
+            "For a batch, use explain_batch." if x.ndim == 3 else "",
+        )
+
+    def dtype(self, x: Array) -> jnp.dtype:
+        """The wider of x's and the heads'."""
+        return jnp.promote_types(x.dtype, self.heads.w2.dtype)
+
+    def n_classes(self, x: Array) -> int:
+        """C."""
+        return self.heads.n_classes
+
+    def _prepared(self, x: Array) -> tuple[HeadStack, Array]:
+        """Heads and features in one dtype, features past the input ReLU."""
+        dtype = self.dtype(x)
+        heads = jax.tree.map(lambda leaf: leaf.astype(dtype), self.heads)
+        x = jax.nn.relu(x) if heads.input_relu else x
+        return heads, x.astype(dtype)
+
+    def fold_lattice(
+        self, x: Array, lattice: Lattice, visit: Callable[[Carry, Tile], Carry], carry: Carry
+    ) -> Carry:
+        """See `Game.fold_lattice` and `fold_multi_scale`."""
+        heads, x = self._prepared(x)
+        return fold_multi_scale(heads, x, lattice, visit, carry)
+
+    def sample_logits(self, x: Array, samples: Samples, unseen: Unseen) -> tuple[Array, Array]:
+        """f^ms by the recurrence over sampled subsequences; see `Game.sample_logits`.
+
+        The mean over a subsequence's parents is that over its **sampled** parents. One without
+        any has, under "skip", its own head alone, and is unknown beyond n_max; under "zero" the
+        missing mean is 0. Source: Price & Damen (2020), Algorithm 1 (with Eq. 9's factors).
+        Cost: per scale m head evaluations (s <= n_max) and two products of m x m.
+        """
+        heads, x = self._prepared(x)
+        n, m = samples.member.shape[0], samples.member.shape[1]
+        n_scales = min(heads.n_max, n)
+        # Scales run in two loops, with heads and beyond; the state is the scale before.
+        state = (
+            jnp.zeros((m, heads.n_classes), x.dtype),
+            jnp.zeros((m, n), bool),
+            jnp.zeros(m, bool),
+        )
+
+        def combine(
+            state: tuple[Array, Array, Array],
+            s: Array,
+            own: Array | None,
+            member: Array,
+            valid: Array,
+        ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
+            logits, before, known = state
+            size = s.astype(x.dtype)
+            common = jnp.matmul(
+                member.astype(x.dtype), before.T.astype(x.dtype), precision="highest"
+            )
+            is_parent = (common > size - 1.5) & known[None, :] & valid[:, None]  # |A and B| = |B|
+            is_parent = is_parent & (s > 1)
+            count = is_parent.sum(1)
+            total = jnp.matmul(is_parent.astype(x.dtype), logits, precision="highest")
+            mean = total / jnp.maximum(count, 1).astype(x.dtype)[:, None]
+            seen = (count > 0)[:, None]
+            if own is None:
+                result, is_known = mean, valid & (seen[:, 0] | (unseen == "zero"))
+            else:
+                result, is_known = (own + (size - 1) * mean) / size, valid
+                if unseen == "skip":
+                    result = jnp.where(seen, result, own)
+            result = jnp.where(is_known[:, None], result, 0)
+            return (result, member, is_known), (result, is_known)
+
+        def with_head(state: Any, scale: dict[str, Any]) -> Any:
+            own = _sampled_head(scale["head"], x, scale["member"])
+            return combine(state, scale["s"], own, scale["member"], scale["valid"])
+
+        def without_head(state: Any, scale: dict[str, Any]) -> Any:
+            return combine(state, scale["s"], None, scale["member"], scale["valid"])
+
+        short = {
+            "s": jnp.arange(1, n_scales + 1),
+            "member": samples.member[:n_scales],
+            "valid": samples.valid[:n_scales],
+            "head": jax.tree.map(lambda leaf: leaf[:n_scales], heads),
+        }
+        state, (logits, known) = lax.scan(with_head, state, short)
+        if n > n_scales:
+            long = {
+                "s": jnp.arange(n_scales + 1, n + 1),
+                "member": samples.member[n_scales:],
+                "valid": samples.valid[n_scales:],
+            }
+            _, (more_logits, more_known) = lax.scan(without_head, state, long)
+            logits = jnp.concatenate([logits, more_logits])
+            known = jnp.concatenate([known, more_known])
+        return logits, known
+
+    def lattice_cost(self, x: Any, lattice: Lattice) -> Cost:
+        """See `Game.lattice_cost`."""
+        heads, n = self.heads, lattice.n
+        d, h, c, itemsize = heads.feature_dim, heads.hidden_dim, heads.n_classes, x.dtype.itemsize
+        n_scales = min(heads.n_max, n)
+        evaluations = sum(math.comb(n, s) for s in range(1, n_scales + 1))
+        per_head = 2 * h * (c + h * len(heads.hidden))
+        windows = sum(s * (n - s + 1) for s in range(1, n_scales + 1))
+        recurrence = 2**n * c * (2 * lattice.n_lows + lattice.n_top)
+        flops = evaluations * per_head + 2 * windows * d * h + recurrence + 2**n * c * 8
+        slab = lattice.n_lows * c
+        workspace = (lattice.n_slots + 1 + 8 * lattice.tile_width) * slab if lattice.n_top else 0
+        hidden = lattice.n_lows * lattice.tile_width * h
+        sums = (lattice.n_top + 1) * (lattice.n_lows + lattice.n_top * (lattice.n_low + 1)) * c
+        n_bytes = (workspace + 4 * slab + 2 * hidden + 2 * sums + windows * h) * itemsize
+        return Cost(2**n, evaluations, n_bytes, flops)
+
+    def sample_cost(self, x: Any, m: int) -> Cost:
+        """See `Game.sample_cost`."""
+        heads, n = self.heads, x.shape[0]
+        d, h, c = heads.feature_dim, heads.hidden_dim, heads.n_classes
+        width = max(m, n)
+        n_scales = min(heads.n_max, n)
+        evaluations = sum(min(width, math.comb(n, s)) for s in range(1, n_scales + 1))
+        flops = evaluations * 2 * h * (c + h * len(heads.hidden))
+        flops += 2 * n_scales * heads.n_max * n * d * h + n * width * width * 2 * (c + n)
+        n_bytes = (2 * n * width * c + 3 * width * width) * x.dtype.itemsize + n * width * n
+        return Cost(n * width, evaluations, n_bytes, flops)
+
+    def n_evaluations(self, samples: Samples) -> Array:
+        """Distinct subsequences of the scales that have a head."""
+        n_scales = min(self.heads.n_max, samples.member.shape[-3])
+        return count_distinct(
+            Samples(samples.member[..., :n_scales, :, :], samples.valid[..., :n_scales, :])
+        )
+
+
+def _sampled_head(head: HeadStack, x: Array, member: Array) -> Array:
+    """One scale's head on padded subsequences: (m, C).
+
+    Args:
+      head: arrays of one scale, without the leading axis; positions beyond it are zero.
+      x: (n, D). member: (m, n) bool.
+    """
+    n_positions = head.w1.shape[0]
+    place = jnp.cumsum(member, axis=1)  # (m, n)
+    products = jnp.einsum("nd,pdh->pnh", x, head.w1, precision="highest")
+    hidden = jnp.broadcast_to(head.b1[None, :], (member.shape[0], head.b1.shape[0]))
+    for p in range(n_positions):
+        index = (place <= p).sum(1)  # the element at position p; n where there is none
+        present = index < x.shape[0]
+        added = products[p][jnp.minimum(index, x.shape[0] - 1)]
+        hidden = hidden + jnp.where(present[:, None], added, 0)
+    hidden = jax.nn.relu(hidden)
+    for layer in head.hidden:
+        product = jnp.matmul(hidden, layer.w, precision="highest")
+        hidden = jax.nn.relu(product + layer.b[None, :])
+    return jnp.matmul(hidden, head.w2, precision="highest") + head.b2[None, :]
+
+
+def direct_logits(heads: HeadStack, x: Array) -> Array:
+    """f^ms(X) of the whole sequence by its definition, Eq. (8), (C,): the plain way.
+
+    The mean over scales of the mean over **all** subsequences of that scale, each put through
+    its head. Useful as a twin of the recurrence and to predict from short sequences.
+
+    Args:
+      heads: of scales 1..n_max. x: (n, D), before any input ReLU.
+    Cost: sum over s <= n_max of binomial(n, s) head evaluations, one at a time per scale.
+    """
+    x = jax.nn.relu(x) if heads.input_relu else x
+    n_scales = min(heads.n_max, x.shape[0])
+    means = []
+    for s in range(1, n_scales + 1):
+        index = np.array(list(itertools.combinations(range(x.shape[0]), s)))
+        member = np.zeros((len(index), x.shape[0]), bool)
+        np.put_along_axis(member, index, True, axis=1)
+        head = jax.tree.map(lambda leaf, s=s: leaf[s - 1], heads)
+        means.append(_sampled_head(head, x, jnp.asarray(member)).mean(0))
+    return jnp.stack(means).mean(0)

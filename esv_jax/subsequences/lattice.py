@@ -1,0 +1,163 @@
+"""All subsequences of n elements, laid out so that the recurrence of Eq. (9) needs few products.
+
+A subsequence is split in two: its **top**, the part among the first `n_top` elements, and its
+**low**, the part among the last `n_low`. Rows are kept as (low, top) pairs:
+
+* tops come level by level (level = elements in the top), in tiles of equal width, so that one
+  loop over tiles visits every subsequence after all its parents;
+* a top's parents (one bit cleared) lie in the level before; only two levels are alive at a time,
+  at even and odd levels' places of one workspace;
+* within a top the 2**n_low lows are in scale order, and their share of the recurrence is one
+  small triangular matrix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+from esv_jax.checks import expect_int
+from esv_jax.subsequences.codes import membership, popcount, scale_ordered_codes
+
+MAX_ELEMENTS = 24  # 2**24 subsequences; the workspace of 174 classes is then 4 GB
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lattice:
+    """Host tables of the 2**n subsequences of n elements; identity is equality (cached per n).
+
+    Element i < n_top is bit i of the top; element n_top + i is bit i of the low. R = 2**n_low,
+    T tiles of B tops each.
+
+    Attributes:
+      n, n_low, n_top: elements in all, in the low, in the top.
+      low_codes: (R,) codes over the low elements, in scale order.
+      low_member: (R, n_low) bool.
+      low_scale: (R,) elements in each low.
+      tile_level: (T,) elements in each top of the tile.
+      tile_start: (T,) workspace slot of the tile's first top.
+      tile_code: (T, B) codes over the top elements; padding repeats the level's first top.
+      tile_member: (T, B, n_top) bool.
+      tile_valid: (T, B) bool, False for padding.
+      tile_parents: (T, B, n_top) workspace slots of a top's parents, padded with `n_slots`.
+      n_slots: tops the workspace must hold; slot `n_slots` is one more, for padding.
+    """
+
+    n: int
+    n_low: int
+    n_top: int
+    low_codes: np.ndarray
+    low_member: np.ndarray
+    low_scale: np.ndarray
+    tile_level: np.ndarray
+    tile_start: np.ndarray
+    tile_code: np.ndarray
+    tile_member: np.ndarray
+    tile_valid: np.ndarray
+    tile_parents: np.ndarray
+    n_slots: int
+
+    @property
+    def n_lows(self) -> int:
+        """R, the number of lows."""
+        return len(self.low_codes)
+
+    @property
+    def n_tiles(self) -> int:
+        """T, the number of tiles."""
+        return self.tile_code.shape[0]
+
+    @property
+    def tile_width(self) -> int:
+        """B, tops in a tile."""
+        return self.tile_code.shape[1]
+
+    def codes(self) -> np.ndarray:
+        """Codes of the rows tile by tile, (T, R, B); -1 where the tile is padded."""
+        low = self.low_codes[None, :, None] << self.n_top
+        return np.where(self.tile_valid[:, None, :], self.tile_code[:, None, :] | low, -1)
+
+
+def default_split(n: int) -> tuple[int, int]:
+    """(n_low, tile width) that ran fastest on a CPU at n elements; any split is correct."""
+    if n <= 8:
+        return n, 1
+    n_low = 7 if n <= 12 else 6
+    return n_low, _tile_width(n - n_low, least=4 if n <= 12 else 12, most=40)
+
+
+def _tile_width(n_top: int, least: int, most: int) -> int:
+    """Width between `least` and `most` that wastes the fewest rows on padding levels."""
+    sizes = [math.comb(n_top, level) for level in range(n_top + 1)]
+    most = min(most, max(sizes))
+    widths = range(min(least, most), most + 1)
+    return min(widths, key=lambda width: (sum(-(-size // width) * width for size in sizes), -width))
+
+
+@functools.cache
+def make_lattice(n: int, n_low: int | None = None, tile_width: int | None = None) -> Lattice:
+    """The lattice of n elements, built once per (n, n_low, tile_width).
+
+    Args:
+      n: elements, 1..24.
+      n_low: elements in the low, 1..n; default by `default_split`.
+      tile_width: tops per tile; default by `default_split`.
+    Raises:
+      ValueError: if a size is out of range.
+    Cost: 2**n_top rows of small integers on the host.
+    """
+    expect_int("n", n, 1)
+    if n > MAX_ELEMENTS:
+        raise ValueError(f"n: expected at most {MAX_ELEMENTS} elements to enumerate, got {n}.")
+    low, width = default_split(n)
+    if n_low is not None:
+        low = min(expect_int("n_low", n_low, 1), n)
+        width = _tile_width(n - low, 4, 40)
+    if tile_width is not None:
+        width = expect_int("tile_width", tile_width, 1)
+    n_top = n - low
+
+    tops = scale_ordered_codes(n_top)
+    level_of = popcount(tops)
+    sizes = np.bincount(level_of, minlength=n_top + 1)
+    padded = -(-sizes // width) * width
+    odd_start = int(padded[0::2].max())
+    n_slots = odd_start + int(padded[1::2].max(initial=0))
+    level_start = np.where(np.arange(n_top + 1) % 2 == 0, 0, odd_start)
+
+    slot = np.zeros(2**n_top, np.int64)  # by code
+    tiles_code, tiles_valid, tiles_level, tiles_start = [], [], [], []
+    for level in range(n_top + 1):
+        codes = tops[level_of == level]
+        slot[codes] = level_start[level] + np.arange(len(codes))
+        filled = np.full(padded[level], codes[0])
+        filled[: len(codes)] = codes
+        tiles_code.append(filled.reshape(-1, width))
+        tiles_valid.append((np.arange(padded[level]) < len(codes)).reshape(-1, width))
+        tiles_level += [level] * (padded[level] // width)
+        tiles_start += list(range(level_start[level], level_start[level] + padded[level], width))
+    code = np.concatenate(tiles_code)
+    member = membership(code, n_top)
+    bits = 1 << np.arange(n_top)
+    present = np.argsort(~member, axis=-1, kind="stable")  # set bits first, in temporal order
+    parent = slot[code[..., None] & ~bits[present]] if n_top else np.zeros((*code.shape, 0), int)
+    is_set = np.arange(n_top) < member.sum(-1)[..., None]
+    low_codes = scale_ordered_codes(low)
+    return Lattice(
+        n=n,
+        n_low=low,
+        n_top=n_top,
+        low_codes=low_codes,
+        low_member=membership(low_codes, low),
+        low_scale=popcount(low_codes),
+        tile_level=np.array(tiles_level),
+        tile_start=np.array(tiles_start),
+        tile_code=code,
+        tile_member=member,
+        tile_valid=np.concatenate(tiles_valid),
+        tile_parents=np.where(is_set, parent, n_slots).astype(np.int32),
+        n_slots=n_slots,
+    )

@@ -1,0 +1,1 @@
+"""Plain twins: loops and sets in float64, never imported by the package."""
