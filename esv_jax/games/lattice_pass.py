@@ -10,7 +10,7 @@ are one triangular product.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,13 +19,14 @@ import numpy as np
 from jax import Array, lax
 
 from esv_jax.games.protocol import Carry, Tile
-from esv_jax.games.recurrence import low_solution, own_share, parent_share
+from esv_jax.games.recurrence import low_incidence, own_share, parent_share
 from esv_jax.models.heads import HeadStack
 from esv_jax.subsequences import Lattice
 
 
 def fold_multi_scale(
     heads: HeadStack,
+    first_layers: Sequence[Array],
     x: Array,
     lattice: Lattice,
     visit: Callable[[Carry, Tile], Carry],
@@ -37,6 +38,7 @@ def fold_multi_scale(
 
     Args:
       heads: of scales 1..n_max, in x's dtype.
+      first_layers: `heads.w1` without its padding, (s, D, H) per scale.
       x: (n, D), after the heads' input ReLU where they have one.
       lattice: of n elements.
       visit: carry = visit(carry, tile) with `Tile.logits` (R, B, C).
@@ -45,15 +47,15 @@ def fold_multi_scale(
       more for further hidden layers; about n_top / 2 + R more per subsequence and class for the
       recurrence. Memory: `lattice.n_slots * R * C` numbers of workspace.
     """
-    tables = _first_layer_tables(heads, x, lattice)
-    solution = jnp.asarray(low_solution(lattice, heads.n_max), x.dtype)
+    tables = _first_layer_tables(heads, first_layers, x, lattice)
+    scale = np.arange(lattice.n_top + 1)[:, None] + np.arange(lattice.n_low + 1)[None, :]
+    share = jnp.asarray(parent_share(scale, heads.n_max), x.dtype)  # (n_top + 1, n_low + 1)
+    incidence = [jnp.asarray(table, x.dtype) for table in low_incidence(lattice)]
     if lattice.n_top == 0:
-        logits = _solve(solution[0], _own(heads, tables, lattice, 0, None))
+        logits = _solve(incidence, share[0], _own(heads, tables, lattice, 0, None), None)
         nothing = jnp.zeros((1, 0), bool)
         return visit(carry, Tile(logits, 0, nothing, jnp.ones(1, bool)))
 
-    scale = np.arange(lattice.n_top + 1)[:, None] + lattice.low_scale[None, :]
-    share = jnp.asarray(parent_share(scale, heads.n_max), x.dtype)  # (n_top + 1, R)
     width, n_lows, c = lattice.tile_width, lattice.n_lows, heads.n_classes
 
     def step(
@@ -66,7 +68,7 @@ def fold_multi_scale(
             level,
             [_sum_of_slabs(k, workspace, tile["parents"]) for k in range(lattice.n_top + 1)],
         )
-        logits = _solve(solution[level], own + share[level][:, None, None] * from_tops)
+        logits = _solve(incidence, share[level], own, from_tops)
         workspace = lax.dynamic_update_slice(workspace, logits, (0, tile["start"], 0))
         visited = Tile(logits, level, tile["member"], tile["valid"])
         return (workspace, visit(carry, visited)), None
@@ -97,11 +99,29 @@ def _sum_of_slabs(count: int, workspace: Array, parents: Array) -> Callable[[], 
     return total
 
 
-def _solve(solution: Array, given: Array) -> Array:
-    """One triangular product (R, R) x (R, B, C) carries the recurrence through the lows."""
-    n_lows, width, c = given.shape
-    product = jnp.matmul(solution, given.reshape(n_lows, width * c), precision="highest")
-    return product.reshape(given.shape)
+def _solve(
+    incidence: list[Array], share: Array, own: list[Array], from_tops: Array | None
+) -> Array:
+    """The recurrence through the lows of a tile, size after size: (R, B, C).
+
+    Args:
+      incidence: `low_incidence`, one 0/1 matrix per size p >= 1 of the low.
+      share: (n_low + 1,) share of one parent at each size, for this tile's level.
+      own: per size, each subsequence's own head times its share, (binomial(n_low, p), B, C).
+      from_tops: (R, B, C) sums over the parents that lack an element of the top, if any.
+    """
+    done: list[Array] = []
+    start = 0
+    for p, part in enumerate(own):
+        rows, width, c = part.shape
+        parents = jnp.zeros((), part.dtype) if from_tops is None else from_tops[start : start + rows]
+        if p:
+            before = done[-1].reshape(-1, width * c)
+            within = jnp.matmul(incidence[p - 1], before, precision="highest")
+            parents = parents + within.reshape(part.shape)
+        done.append(part + share[p] * parents)
+        start += rows
+    return jnp.concatenate(done)
 
 
 class _FirstLayer(NamedTuple):
@@ -118,7 +138,9 @@ class _FirstLayer(NamedTuple):
     top: Array | None
 
 
-def _first_layer_tables(heads: HeadStack, x: Array, lattice: Lattice) -> _FirstLayer:
+def _first_layer_tables(
+    heads: HeadStack, first_layers: Sequence[Array], x: Array, lattice: Lattice
+) -> _FirstLayer:
     """Look-up tables of the first layer; see `_FirstLayer`.
 
     Element e can stand at position j of a length-s subsequence only if j <= e <= n - s + j: per
@@ -130,7 +152,7 @@ def _first_layer_tables(heads: HeadStack, x: Array, lattice: Lattice) -> _FirstL
     rows = []
     for s in range(1, n_scales + 1):
         window = jnp.stack([x[j : j + n - s + 1] for j in range(s)])  # (s, n - s + 1, D)
-        product = jnp.einsum("jrd,jdh->jrh", window, heads.w1[s - 1, :s], precision="highest")
+        product = jnp.einsum("jrd,jdh->jrh", window, first_layers[s - 1], precision="highest")
         rows.append(product.reshape(-1, heads.hidden_dim))
         start[s + 1] = start[s] + s * (n - s + 1)
     nothing = start[n_scales + 1]  # a row of zeros
@@ -196,8 +218,10 @@ def _own(
     lattice: Lattice,
     level: Array | int,
     top_one_hot: Array | None,
-) -> Array:
-    """Each subsequence's own head, f^s(X) times its share in f^ms(X): (R, B, C).
+) -> list[Array]:
+    """Each subsequence's own head, f^s(X) times its share in f^ms(X), by size p of the low.
+
+    Arrays (binomial(n_low, p), B, C).
 
     Zero where a subsequence is longer than every head, or empty. Heads of one scale are evaluated
     together: the lows of p elements, beside all tops of the tile, are of scale level + p.
@@ -246,4 +270,4 @@ def _own(
         else:
             has_head = (level + p >= 1) & (level + p <= n_scales)
             parts.append(lax.cond(has_head, evaluated, absent))
-    return jnp.concatenate(parts)
+    return parts

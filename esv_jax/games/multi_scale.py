@@ -33,12 +33,15 @@ class MultiScale:
     Attributes:
       heads: of scales 1..n_max, from `models.stack_heads` or training.
       link: "softmax" (default) or "identity".
+      first_layers: (s, D, H) for s = 1..n_max, made from `heads`: their first layers without
+        padding. Sliced here, once, because compiled code would copy them at every call.
     Raises:
       TypeError: if `heads` is not a `HeadStack`. ValueError: on another link.
     """
 
     heads: HeadStack
     link: Link = static_field(default="softmax")
+    first_layers: tuple[Array, ...] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         expect(
@@ -50,6 +53,9 @@ class MultiScale:
             TypeError,
         )
         expect_choice("link", self.link, LINKS)
+        w1 = self.heads.w1
+        layers = tuple(w1[s - 1, :s] for s in range(1, self.heads.n_max + 1))
+        object.__setattr__(self, "first_layers", layers)
 
     def check(self, x: Array) -> None:
         """Raise where x is not (n, D) with the heads' D."""
@@ -82,7 +88,8 @@ class MultiScale:
     ) -> Carry:
         """See `Game.fold_lattice` and `fold_multi_scale`."""
         heads, x = self._prepared(x)
-        return fold_multi_scale(heads, x, lattice, visit, carry)
+        first_layers = [layer.astype(x.dtype) for layer in self.first_layers]
+        return fold_multi_scale(heads, first_layers, x, lattice, visit, carry)
 
     def sample_logits(self, x: Array, samples: Samples, unseen: Unseen) -> tuple[Array, Array]:
         """f^ms by the recurrence over sampled subsequences; see `Game.sample_logits`.

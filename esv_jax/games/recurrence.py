@@ -1,4 +1,4 @@
-"""The coefficients of the multi-scale recurrence, Eq. (9), and its solution within a top."""
+"""The coefficients of the multi-scale recurrence, Eq. (9)."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ def parent_share(s: np.ndarray, n_max: int) -> np.ndarray:
     return np.where(s <= 1, 0.0, np.where(s <= n_max, (s - 1) * per_parent**2, per_parent))
 
 
-def low_solution(lattice: Lattice, n_max: int) -> np.ndarray:
-    """Matrices that carry the recurrence through the lows of a top, (n_top + 1, R, R) float64.
+def low_incidence(lattice: Lattice) -> list[np.ndarray]:
+    """For sizes p = 1..n_low of the low, which lows of size p - 1 are parents of which of size p.
 
-    Within a top of u elements the recurrence reads f = g + diag(share) N f, where N sums over a
-    low's parents and g holds what comes from heads and from other tops. N is nilpotent, so
-    f = (I - diag(share) N)^-1 g, one triangular product for all scales of the top.
+    0/1 matrices (binomial(n_low, p), binomial(n_low, p - 1)): row j sums over the parents of the
+    j-th low of its size that lack one element of the low.
     """
-    low, scale = lattice.low_codes, lattice.low_scale
-    is_parent = (low[:, None] & low[None, :]) == low[None, :]
-    is_parent &= scale[:, None] == scale[None, :] + 1
-    identity = np.eye(len(low))
-    share = parent_share(np.arange(lattice.n_top + 1)[:, None] + scale[None, :], n_max)
-    return np.linalg.inv(identity - share[:, :, None] * is_parent)
+    low, size = lattice.low_codes, lattice.low_scale
+    tables = []
+    for p in range(1, lattice.n_low + 1):
+        child, parent = low[size == p], low[size == p - 1]
+        tables.append((child[:, None] & parent[None, :]) == parent[None, :])
+    return tables

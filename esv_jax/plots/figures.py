@@ -1,0 +1,66 @@
+"""Figures without a window: made on their own canvas, written to a file at once."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from esv_jax.checks import expect, message
+from esv_jax.extras import require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SUFFIXES = (".png", ".svg", ".pdf")
+_GAP_INCHES = 0.08  # the layout's own, above, below and between panels
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that no window, backend or global list knows of."""
+    figure = require("matplotlib.figure", "plots").Figure(
+        figsize=(width, height), layout="constrained", facecolor="white"
+    )
+    require("matplotlib.backends.backend_agg", "plots").FigureCanvasAgg(figure)
+    return figure
+
+
+def fit_height(fig: Any, axes: Sequence[Any], inches: float) -> None:
+    """Make `fig` as high as the panels stacked in it, `inches` together, and their texts need."""
+    around = [ax.get_tightbbox().height - ax.get_window_extent().height for ax in axes]
+    around += [text.get_window_extent().height for text in fig.texts]
+    fig.set_figheight(inches + sum(around) / fig.dpi + _GAP_INCHES * (len(axes) + 1))
+
+
+def save_figure(fig: Figure, path: str | os.PathLike[str], *, dpi: float = 150) -> Path:
+    """Write a figure as PNG, SVG or PDF, complete or not at all; an existing file is replaced.
+
+    Args:
+      fig: the figure; of axes from `plot_elements`, `ax.figure`.
+      path: the file; its suffix (.png, .svg, .pdf) chooses the format. Its folder exists.
+      dpi: pixels per inch of a PNG.
+    Returns:
+      The path.
+    Raises:
+      ValueError: another suffix.
+      FileNotFoundError, OSError: a folder that is missing, a file that cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    expect(suffix in _SUFFIXES, "path", f"a name ending in {', '.join(_SUFFIXES)}", f"{path}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(message("path", "an existing folder", f"no {path.parent}"))
+    content = io.BytesIO()
+    fig.savefig(content, format=suffix[1:], dpi=dpi, bbox_inches="tight", pad_inches=0.1)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(content.getvalue())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise type(error)(message("path", "a place to write to", f"{path} ({error})")) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

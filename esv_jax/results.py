@@ -1,0 +1,340 @@
+"""One self-describing file for the explanations of many sequences: netCDF-4, opened by xarray.
+
+Dimensions: video, element (padded to the longest sequence), class, scale. ESVs are NaN beyond a
+sequence's length. The attributes say what made the file: versions, device, time, settings.
+Needs the `files` extra.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from esv_jax.attribution import Attribution
+from esv_jax.checks import expect, message, nearest
+from esv_jax.extras import require
+
+if TYPE_CHECKING:
+    import xarray
+
+FORMAT = "esv_jax results, version 1"
+_CHUNK_BYTES = 2**18  # read and decompressed together: whole videos, at least one
+
+_ELEMENT, _SCORE, _VIDEO = ("video", "element", "class"), ("video", "class"), ("video",)
+_LAYOUT = {  # name: dimensions, meaning
+    "esv": (_ELEMENT, "Element Shapley Value: share of score - prior"),
+    "std_error": (_ELEMENT, "standard error of the ESV"),
+    "marginals": (("video", "scale", "element", "class"), "mean marginal contribution at a scale"),
+    "scores": (_SCORE, "score of the whole sequence"),
+    "prior": (_SCORE, "score of the empty sequence"),
+    "length": (_VIDEO, "number of elements"),
+    "label": (_VIDEO, "true class, -1 where unknown"),
+    "prediction": (_VIDEO, "class of the highest score"),
+    "exact": (_VIDEO, "whether every subsequence was evaluated"),
+    "n_evaluations": (_VIDEO, "model evaluations of distinct subsequences"),
+    "efficiency_gap": (_VIDEO, "largest |sum of ESVs - (score - prior)| of all classes"),
+    "element_index": (("video", "element"), "index in the original sequence, -1 beyond its length"),
+}
+
+
+def save(
+    path: str | os.PathLike[str],
+    attributions: Sequence[Attribution],
+    *,
+    uids: Sequence[str],
+    class_names: Sequence[str] | None = None,
+    labels: Sequence[int] | None = None,
+    element_index: Sequence[Sequence[int]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    marginals: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write the explanations of V sequences to one file, complete or not at all.
+
+    Values are stored in single precision; `coverage` is not stored.
+
+    Args:
+      path: the file, e.g. "results.nc", in a folder that exists.
+      attributions: V records of one sequence each, (n_i, C), with the same C.
+      uids: V distinct names of the sequences.
+      class_names: C names; default the numbers 0..C-1.
+      labels: V true classes, 0..C-1, or -1 where unknown.
+      element_index: V rows of n_i indices of the elements in the original sequences.
+      settings: what the explanations were made with (estimator, model, seed, ...), as JSON allows.
+      marginals: whether to store mean marginals by scale, max(n)**2 * C values per sequence.
+      overwrite: whether an existing file may be replaced.
+    Returns:
+      The path.
+    Raises:
+      ValueError: no records, records of a batch or of differing C, arguments of the wrong length,
+        repeated uids, marginals that a record lacks.
+      TypeError: settings that JSON cannot hold.
+      FileExistsError, FileNotFoundError, OSError: a path that is taken, whose folder is missing,
+        or that cannot be written.
+    """
+    xarray = require("xarray", "files")
+    require("h5netcdf", "files")
+    path = _expect_writable(Path(path), overwrite)
+    records = _expect_records(attributions, marginals)
+    names = [str(uid) for uid in uids]
+    expect(len(names) == len(records), "uids", f"{len(records)} names", len(names))
+    name, times = Counter(names).most_common(1)[0]
+    expect(times == 1, "uids", "distinct names", f"{name!r} {times} times")
+    n, n_classes = max(record.n for record in records), records[0].n_classes
+    classes = range(n_classes) if class_names is None else [str(name) for name in class_names]
+    expect(len(classes) == n_classes, "class_names", f"{n_classes} names", len(classes))
+    variables = {}
+    for name, array in (_of_records(records) | _given(records, labels, element_index)).items():
+        dims, text = _LAYOUT[name]
+        variables[name] = (dims[-array.ndim :], array, {"long_name": text, "units": "1"})
+    dataset = xarray.Dataset(
+        variables,
+        coords={
+            "video": ("video", np.array(names, object), {"long_name": "uid of the sequence"}),
+            "element": np.arange(n),
+            "class": np.array(classes, np.int64 if class_names is None else object),
+            "scale": np.arange(1, n + 1),
+        },
+        attrs=_provenance(attributions[0], settings),
+    )
+    encoding = {name: _encoding(dataset[name].values) for name in variables}
+    with _replacing(path) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+    return path
+
+
+def open(path: str | os.PathLike[str]) -> xarray.Dataset:
+    """The dataset in a file written by `save`; variables are read when they are used.
+
+    Close it, or use it as a context manager: `with results.open(path) as dataset: ...`.
+
+    Raises:
+      ValueError: a file that is missing, empty, truncated, or not one of ours.
+    """
+    xarray, h5py = require("xarray", "files"), require("h5py", "files")
+    expected = f"a file written by results.save ({FORMAT})"
+    expect(Path(path).is_file(), str(path), expected, "no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            found = str(file.attrs.get("format"))
+        expect(found == FORMAT, str(path), expected, f"another file (format {found})")
+        return xarray.open_dataset(path, engine="h5netcdf")
+    except (OSError, KeyError) as error:
+        got = f"an empty, damaged or foreign file ({error})"
+        raise ValueError(message(str(path), expected, got)) from error
+
+
+def load_attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
+    """The record of one sequence, padding removed; the stored values, bit for bit.
+
+    Args:
+      dataset: what `open` gives, or a selection of its videos.
+      uid: the name of the sequence.
+    Returns:
+      `Attribution` with values (n, C) in single precision. `std_error` and `marginals` are None
+      where the file has none.
+    Raises:
+      ValueError: a uid that is not in the dataset.
+    """
+    names = dataset.indexes["video"]
+    if uid not in names:
+        got, way_out = repr(uid), nearest(str(uid), names.tolist())
+        raise ValueError(message("uid", f"one of {len(names)} in the file", got, way_out))
+    video = dataset.isel(video=names.get_loc(uid))
+    n = int(video["length"])
+
+    def stored(name: str) -> jax.Array | None:
+        if name not in video:
+            return None
+        array = video[name]
+        array = array.isel({dim: slice(n) for dim in ("element", "scale") if dim in array.dims})
+        return None if np.isnan(array.values).all() else jnp.asarray(array.values)
+
+    return Attribution(
+        values=jnp.asarray(video["esv"].values[:n]),
+        scores=jnp.asarray(video["scores"].values),
+        prior=jnp.asarray(video["prior"].values),
+        marginals=stored("marginals"),
+        std_error=stored("std_error"),
+        n_evaluations=int(video["n_evaluations"]),
+        exact=bool(video["exact"]),
+    )
+
+
+def summary(dataset: xarray.Dataset) -> str:
+    """A few lines about a dataset for people: what is in it, how it was made, how good it is."""
+    length, exact = dataset["length"].values, dataset["exact"].values
+    n_exact, n_videos = int(exact.sum()), len(exact)
+    how = {0: "sampled", n_videos: "exact"}.get(n_exact, f"{n_exact} of {n_videos} exact")
+    estimator = json.loads(dataset.attrs["settings"]).get("estimator", "not stated")
+    prediction, label = dataset["prediction"].values, dataset["label"].values
+    known = label >= 0
+    accuracy = "no labels"
+    if known.any():
+        rate = 100 * (prediction == label)[known].mean()
+        accuracy = f"{rate:.1f} % of {known.sum()} labelled videos"
+    evidence = (dataset["scores"] - dataset["prior"]).transpose("video", "class").values
+    evidence = np.take_along_axis(evidence, prediction[:, None], axis=1)
+    gap = dataset["efficiency_gap"].values
+    lines = {
+        "videos": f"{n_videos}",
+        "elements": f"{length.min()} / {np.median(length):g} / {length.max()} (min / median / max)",
+        "classes": f"{dataset.sizes['class']}",
+        "estimator": f"{estimator} ({how})",
+        "accuracy": accuracy,
+        "evidential score": f"{evidence.mean():.4f} (mean, predicted class)",
+        "efficiency gap": f"{gap.max():.2g} (largest, {dataset['video'].values[gap.argmax()]})",
+    }
+    width = max(map(len, lines)) + 2
+    return "\n".join(f"{name + ':':<{width}}{text}" for name, text in lines.items())
+
+
+def _expect_writable(path: Path, overwrite: bool) -> Path:
+    """Refuse a path that cannot be written, before any work is done."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(message("path", "an existing folder", f"no {path.parent}"))
+    expect(not path.is_dir(), "path", "a file", f"the folder {path}", "Add a file name.")
+    way_out = "Pass overwrite=True to replace it."
+    free = overwrite or not path.exists()
+    expect(free, "path", "a new file", f"the existing {path}", way_out, FileExistsError)
+    return path
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place once it is written."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise type(error)(message("path", "a place to write to", f"{path} ({error})")) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _expect_records(attributions: Sequence[Attribution], marginals: bool) -> list[Attribution]:
+    """The records on the host, in one transfer, without what is not stored."""
+    expect(len(attributions) > 0, "attributions", "at least one record", "none")
+    c = attributions[0].n_classes
+    stored = []
+    for i, record in enumerate(attributions):
+        name = f"attributions[{i}]"
+        batch = record.lengths is not None or np.ndim(record.values) != 2
+        expect(not batch, name, "one sequence", "a batch", "Index it first.")
+        expect(record.n_classes == c, name, f"{c} classes, as before", record.n_classes)
+        missing = marginals and record.marginals is None
+        expect(not missing, name, "marginals to store", "none", "Pass marginals=False.")
+        kept = record.marginals if marginals else None
+        stored.append(dataclasses.replace(record, coverage=None, marginals=kept))
+    return jax.device_get(stored)
+
+
+def _of_records(records: Sequence[Attribution]) -> dict[str, np.ndarray]:
+    """The variables that come from V records, padded to the longest."""
+    length = np.array([record.n for record in records])
+    n, c = int(length.max()), records[0].n_classes
+    esv = _padded([record.values for record in records], (n, c))
+    scores = np.array([record.scores for record in records], np.float32)
+    prior = np.array([record.prior for record in records], np.float32)
+    present = np.arange(n) < length[:, None]
+    total = esv.sum(1, np.float64, where=present[:, :, None])
+    variables = {
+        "esv": esv,
+        "scores": scores,
+        "prior": prior[0] if (prior == prior[0]).all() else prior,
+        "length": length,
+        "prediction": scores.argmax(1),
+        "exact": np.array([record.exact for record in records]),
+        "n_evaluations": np.array([int(record.n_evaluations) for record in records]),
+        "efficiency_gap": abs(total - (scores.astype(np.float64) - prior)).max(1),
+    }
+    if any(record.std_error is not None for record in records):
+        variables["std_error"] = _padded([record.std_error for record in records], (n, c))
+    if records[0].marginals is not None:
+        variables["marginals"] = _padded([record.marginals for record in records], (n, n, c))
+    return variables
+
+
+def _given(
+    records: Sequence[Attribution],
+    labels: Sequence[int] | None,
+    element_index: Sequence[Sequence[int]] | None,
+) -> dict[str, np.ndarray]:
+    """The variables that the caller gives beside the records."""
+    n_videos, n_classes = len(records), records[0].n_classes
+    label = _integers("labels", [-1] * n_videos if labels is None else labels, n_videos)
+    fits = label.min() >= -1 and label.max() < n_classes
+    expect(fits, "labels", f"-1..{n_classes - 1}", f"{label.min()}..{label.max()}")
+    if element_index is None:
+        return {"label": label}
+    rows = len(element_index)
+    expect(rows == n_videos, "element_index", f"{n_videos} rows", rows)
+    index = np.full((rows, max(record.n for record in records)), -1, np.int32)
+    for i, (row, record) in enumerate(zip(element_index, records, strict=True)):
+        index[i, : record.n] = _integers(f"element_index[{i}]", row, record.n)
+    return {"label": label, "element_index": index}
+
+
+def _integers(name: str, values: Sequence[int], n: int) -> np.ndarray:
+    array = np.asarray(values)
+    expect(array.shape == (n,), name, f"{n} integers", f"shape {array.shape}")
+    whole = np.issubdtype(array.dtype, np.integer)
+    expect(whole, name, "integers", f"dtype {array.dtype}", kind=TypeError)
+    return array.astype(np.int32)
+
+
+def _padded(rows: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """V arrays, each in a corner of one (V, *shape), NaN elsewhere and where there is none."""
+    padded = np.full((len(rows), *shape), np.nan, np.float32)
+    for row, place in zip(rows, padded, strict=True):
+        if row is not None:
+            place[tuple(slice(size) for size in row.shape)] = row
+    return padded
+
+
+def _provenance(attribution: Attribution, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        text = json.dumps(dict(settings or {}), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(message("settings", "what JSON can hold", error)) from error
+    values = attribution.values
+    device = min(values.devices(), key=str) if isinstance(values, jax.Array) else jax.devices()[0]
+    return {
+        "title": "Element Shapley Values",
+        "format": FORMAT,
+        "esv_jax_version": metadata.version("esv-jax"),
+        "jax_version": jax.__version__,
+        "python_version": platform.python_version(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": f"{device.platform}: {device.device_kind}",
+        "settings": text,
+    }
+
+
+def _encoding(array: np.ndarray) -> dict[str, Any]:
+    """Light compression, with a checksum, of arrays over videos; nothing for short ones."""
+    if array.ndim < 2:
+        return {}
+    n_videos = max(1, min(len(array), _CHUNK_BYTES // array[0].nbytes))
+    return {
+        "compression": "gzip",
+        "compression_opts": 1,
+        "shuffle": True,
+        "fletcher32": True,
+        "chunksizes": (n_videos, *array.shape[1:]),
+    }
