@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -114,7 +115,6 @@ class Attribution:
                 return None
             return leaf[index][tuple(slice(n) for _ in trimmed)]
 
-        counted = jnp.ndim(self.n_evaluations) == 1
         return dataclasses.replace(
             self,
             values=take(self.values, 0),
@@ -123,7 +123,7 @@ class Attribution:
             marginals=take(self.marginals, 0, 1),
             std_error=take(self.std_error, 0),
             coverage=take(self.coverage, 0, 1),
-            n_evaluations=self.n_evaluations[index] if counted else self.n_evaluations,  # type: ignore[index]
+            n_evaluations=jnp.asarray(self.n_evaluations)[index],
             lengths=None,
         )
 
@@ -135,7 +135,7 @@ class Attribution:
         """
         expect(self.lengths is None, "attribution", "one sequence", "a batch", "Index it first.")
         xarray = require("xarray", "files")
-        names = class_names or tuple(range(self.n_classes))
+        names: Sequence[Any] = class_names or range(self.n_classes)
         expect(len(names) == self.n_classes, "class_names", f"{self.n_classes} names", len(names))
         variables = {
             "values": (("element", "class"), self.values),

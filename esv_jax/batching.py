@@ -19,7 +19,6 @@ from esv_jax.boundary import (
     as_floating,
     check_randomness,
     checked_prior,
-    checked_sequence,
     choose_estimator,
 )
 from esv_jax.checks import expect, message
@@ -77,7 +76,9 @@ def explain_batch(
     lengths = _checked_lengths(lengths, n_sequences, widest)
     if uids is not None:
         expect(len(uids) == n_sequences, "uids", f"{n_sequences} names", len(uids))
+    game.check(jnp.asarray(host[0]))
     prior = checked_prior(game, jnp.asarray(host[0]), prior)
+    _check_finite(host, lengths)
 
     groups: dict[tuple[Estimator, int], list[int]] = {}
     for n in np.unique(lengths):
@@ -88,7 +89,8 @@ def explain_batch(
         groups.setdefault((chosen, padded), []).extend(np.flatnonzero(lengths == n).tolist())
 
     order: list[int] = []
-    parts: list[Attribution] = []
+    parts: list[dict[str, np.ndarray]] = []
+    all_exact = True
     for (chosen, padded), members in groups.items():
         example = jax.ShapeDtypeStruct((padded, *host.shape[2:]), host.dtype)
         together = _together(chosen, game, example)
@@ -97,20 +99,21 @@ def explain_batch(
             rows = members[start : start + together]
             block = np.zeros((together, *example.shape), host.dtype)
             for place, i in enumerate(rows):
-                n = lengths[i]
-                checked_sequence(game, host[i, :n], f"xs[{i}]")
-                block[place, :n] = host[i, :n]
+                block[place, : lengths[i]] = host[i, : lengths[i]]
             sizes = np.full(together, padded)
             sizes[: len(rows)] = lengths[rows]
             keys = None
             if key is not None and chosen.needs_key:
-                names = [_checksum(host[i, : lengths[i]]) if uids is None else uids[i] for i in rows]
+                names = [
+                    _checksum(host[i, : lengths[i]]) if uids is None else uids[i] for i in rows
+                ]
                 names += [""] * (together - len(rows))
                 keys = jnp.stack([video_key(key, name) for name in names])
             part = run(game, jnp.asarray(block), prior, keys, jnp.asarray(sizes))
             parts.append(_padded(part, len(rows), widest))
+            all_exact &= part.exact
             order += rows
-    return _joined(parts, np.argsort(order), lengths, prior)
+    return _joined(parts, np.argsort(order), lengths, prior=prior, exact=all_exact)
 
 
 def video_key(key: Array, uid: str | int) -> Array:
@@ -142,6 +145,22 @@ def _checked_lengths(lengths: Any, n_sequences: int, widest: int) -> np.ndarray:
     return lengths.astype(int)
 
 
+def _check_finite(host: np.ndarray, lengths: np.ndarray) -> None:
+    """Padding may hold anything; what is explained may not."""
+    finite = np.isfinite(host).all(axis=tuple(range(2, host.ndim)))
+    wrong = np.argwhere(~finite & (np.arange(host.shape[1]) < lengths[:, None]))
+    if len(wrong):
+        i, element = wrong[0]
+        raise ValueError(
+            message(
+                f"xs[{i}]",
+                "finite values",
+                f"NaN or infinity in element {element}",
+                "Drop or fill such elements first.",
+            )
+        )
+
+
 def _together(estimator: Estimator, game: Game, example: Any) -> int:
     """Sequences per compiled call, from their shape alone."""
     if not isinstance(estimator, Exact):
@@ -154,9 +173,7 @@ def _together(estimator: Estimator, game: Game, example: Any) -> int:
 def _compiled_rows(estimator: Estimator, marginals: bool) -> Any:
     """The jit-compiled call of an estimator on a block of padded sequences."""
 
-    def run(
-        game: Game, xs: Array, prior: Array, keys: Array | None, sizes: Array
-    ) -> Attribution:
+    def run(game: Game, xs: Array, prior: Array, keys: Array | None, sizes: Array) -> Attribution:
         def one(x: Array, key: Array | None, size: Array) -> Attribution:
             result = estimator(game, x, prior, key=key, length=size)
             result = dataclasses.replace(result, n_evaluations=jnp.asarray(result.n_evaluations))
@@ -170,53 +187,46 @@ def _compiled_rows(estimator: Estimator, marginals: bool) -> Any:
     return jax.jit(run)
 
 
-def _padded(part: Attribution, n_rows: int, widest: int) -> Attribution:
-    """The first rows of a block, padded with zeros (or cut) to `widest` elements."""
+_AXES: dict[str, tuple[int, ...]] = {  # fields of a block and their axes over elements or scales
+    "values": (1,),
+    "scores": (),
+    "marginals": (1, 2),
+    "std_error": (1,),
+    "coverage": (1, 2),
+    "n_evaluations": (),
+}
 
-    def fit(leaf: Array | None, *axes: int) -> np.ndarray | None:
+
+def _padded(part: Attribution, n_rows: int, widest: int) -> dict[str, np.ndarray]:
+    """The first rows of a block's fields, padded with zeros (or cut) to `widest` elements."""
+    fields = {}
+    for name, axes in _AXES.items():
+        leaf = getattr(part, name)
         if leaf is None:
-            return None
-        out = np.asarray(leaf)[:n_rows]
+            continue
+        rows = np.asarray(leaf)[:n_rows]
         for axis in axes:
-            out = np.take(out, range(min(out.shape[axis], widest)), axis)
-            grow = [(0, 0)] * out.ndim
-            grow[axis] = (0, widest - out.shape[axis])
-            out = np.pad(out, grow)
-        return out
-
-    return Attribution(
-        values=fit(part.values, 1),
-        scores=fit(part.scores),
-        prior=part.prior,
-        marginals=fit(part.marginals, 1, 2),
-        std_error=fit(part.std_error, 1),
-        coverage=fit(part.coverage, 1, 2),
-        n_evaluations=fit(part.n_evaluations),
-        exact=part.exact,
-    )
+            rows = np.take(rows, range(min(rows.shape[axis], widest)), axis)
+            grow = [(0, 0)] * rows.ndim
+            grow[axis] = (0, widest - rows.shape[axis])
+            rows = np.pad(rows, grow)
+        fields[name] = rows
+    return fields
 
 
 def _joined(
-    parts: list[Attribution], order: np.ndarray, lengths: np.ndarray, prior: Array
+    parts: list[dict[str, np.ndarray]], order: np.ndarray, lengths: np.ndarray, **others: Any
 ) -> Attribution:
     """Parts in the order of the sequences; what only some parts have is zero in the others."""
-
-    def join(name: str) -> Array | None:
-        leaves = [getattr(part, name) for part in parts]
-        shapes = [leaf.shape[1:] for leaf in leaves if leaf is not None]
-        if not shapes:
-            return None
-        dtype = next(leaf.dtype for leaf in leaves if leaf is not None)
-        filled = [
-            np.zeros((len(part.values), *shapes[0]), dtype) if leaf is None else leaf
-            for part, leaf in zip(parts, leaves, strict=True)
+    fields: dict[str, Any] = dict.fromkeys(_AXES)
+    for name in _AXES:
+        example = next((part[name] for part in parts if name in part), None)
+        if example is None:
+            continue
+        shape, dtype = example.shape[1:], example.dtype
+        rows = [
+            part[name] if name in part else np.zeros((len(part["values"]), *shape), dtype)
+            for part in parts
         ]
-        return jnp.asarray(np.concatenate(filled)[order])
-
-    names = ("values", "scores", "marginals", "std_error", "coverage", "n_evaluations")
-    return Attribution(
-        prior=prior,
-        lengths=jnp.asarray(lengths),
-        exact=all(part.exact for part in parts),
-        **{name: join(name) for name in names},
-    )
+        fields[name] = jnp.asarray(np.concatenate(rows)[order])
+    return Attribution(lengths=jnp.asarray(lengths), **fields, **others)

@@ -6,7 +6,6 @@ import os
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -18,7 +17,7 @@ from esv_jax.checks import (
     expect_shape,
     is_concrete,
     message,
-    nearest,
+    wider,
 )
 from esv_jax.estimators import Constructive, Estimator, Exact
 from esv_jax.games import Cost, Game
@@ -26,6 +25,7 @@ from esv_jax.subsequences import MAX_ELEMENTS, SubsequencePlan
 
 MAX_AUTO_EXACT = 20  # elements; beyond, "auto" samples even where the memory would do
 _PRIOR_TOLERANCE = 1e-3
+_AN_ESTIMATOR = "'auto' or an estimator such as Exact()"
 
 EstimatorChoice = Estimator | Literal["auto"]
 
@@ -43,7 +43,7 @@ def checked_sequence(game: Game, x: Any, name: str = "x") -> Array:
 def as_floating(name: str, x: Any) -> Array:
     """x as a JAX array of float32 or wider."""
     x = expect_floating(name, x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(wider(x.dtype))
 
 
 def checked_prior(game: Game, x: Any, prior: Any) -> Array:
@@ -109,16 +109,11 @@ def choose_estimator(
     limit = free_bytes() if max_bytes is None else max_bytes
     if isinstance(estimator, str):
         if estimator != "auto":
-            hint = nearest(estimator, ["auto"])
-            raise ValueError(
-                message("estimator", "'auto' or an estimator such as Exact()", repr(estimator), hint)
-            )
+            raise ValueError(message("estimator", _AN_ESTIMATOR, repr(estimator)))
         fits = n <= MAX_AUTO_EXACT and Exact().cost(game, x).n_bytes <= limit
         estimator = Exact() if fits and plan is None else Constructive()
     if not callable(estimator) or isinstance(estimator, type):
-        raise TypeError(
-            message("estimator", "'auto' or an estimator such as Exact()", repr(estimator))
-        )
+        raise TypeError(message("estimator", _AN_ESTIMATOR, repr(estimator)))
     sampled = "Sample instead (estimator=Constructive(), key=jax.random.key(0)), or explain fewer"
     if isinstance(estimator, Exact):
         subset = f"{sampled} elements (data.segment_centres picks them evenly)."

@@ -67,6 +67,15 @@ def expect_floating(name: str, value: Any, way_out: str = "") -> jax.Array:
     return jnp.asarray(value)
 
 
+def wider(*dtypes: Any) -> Any:
+    """The floating dtype that holds all of `dtypes`, at least float32; also under strict rules."""
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.dtype(jnp.float32)
+        for other in dtypes:
+            dtype = jnp.promote_types(dtype, other)
+    return dtype
+
+
 def expect_shape(
     name: str, value: Any, shape: tuple[int | None, ...], letters: str, way_out: str = ""
 ) -> None:

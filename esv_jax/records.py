@@ -30,7 +30,7 @@ def register_record(cls: T) -> T:
         return children, tuple(getattr(record, name) for name in static)
 
     def unflatten(aux: tuple[Any, ...], children: Any) -> Any:
-        record = object.__new__(cls)
+        record: Any = object.__new__(cls)
         for name, value in (*zip(traced, children, strict=True), *zip(static, aux, strict=True)):
             object.__setattr__(record, name, value)
         return record

@@ -7,14 +7,12 @@ Needs the `files` extra.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import platform
-import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +25,7 @@ import numpy as np
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, message, nearest
 from esv_jax.extras import require
+from esv_jax.files import atomic_path
 
 if TYPE_CHECKING:
     import xarray
@@ -81,40 +80,24 @@ def save(
       The path.
     Raises:
       ValueError: no records, records of a batch or of differing C, arguments of the wrong length,
-        repeated uids, marginals that a record lacks.
+        repeated uids, marginals that a record lacks, a folder in the place of a file.
       TypeError: settings that JSON cannot hold.
       FileExistsError, FileNotFoundError, OSError: a path that is taken, whose folder is missing,
         or that cannot be written.
     """
     xarray = require("xarray", "files")
     require("h5netcdf", "files")
-    path = _expect_writable(Path(path), overwrite)
-    records = _expect_records(attributions, marginals)
-    names = [str(uid) for uid in uids]
-    expect(len(names) == len(records), "uids", f"{len(records)} names", len(names))
-    name, times = Counter(names).most_common(1)[0]
-    expect(times == 1, "uids", "distinct names", f"{name!r} {times} times")
-    n, n_classes = max(record.n for record in records), records[0].n_classes
-    classes = range(n_classes) if class_names is None else [str(name) for name in class_names]
-    expect(len(classes) == n_classes, "class_names", f"{n_classes} names", len(classes))
-    variables = {}
-    for name, array in (_of_records(records) | _given(records, labels, element_index)).items():
-        dims, text = _LAYOUT[name]
-        variables[name] = (dims[-array.ndim :], array, {"long_name": text, "units": "1"})
-    dataset = xarray.Dataset(
-        variables,
-        coords={
-            "video": ("video", np.array(names, object), {"long_name": "uid of the sequence"}),
-            "element": np.arange(n),
-            "class": np.array(classes, np.int64 if class_names is None else object),
-            "scale": np.arange(1, n + 1),
-        },
-        attrs=_provenance(attributions[0], settings),
-    )
-    encoding = {name: _encoding(dataset[name].values) for name in variables}
-    with _replacing(path) as temporary:
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        records = _expect_records(attributions, marginals)
+        coords = _coordinates(records, uids, class_names)
+        variables = {}
+        for name, array in (_of_records(records) | _given(records, labels, element_index)).items():
+            dims, text = _LAYOUT[name]
+            variables[name] = (dims[-array.ndim :], array, {"long_name": text, "units": "1"})
+        dataset = xarray.Dataset(variables, coords, _provenance(attributions[0], settings))
+        encoding = {name: _encoding(dataset[name].values) for name in variables}
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
-    return path
+    return Path(path)
 
 
 def open(path: str | os.PathLike[str]) -> xarray.Dataset:
@@ -203,30 +186,6 @@ def summary(dataset: xarray.Dataset) -> str:
     return "\n".join(f"{name + ':':<{width}}{text}" for name, text in lines.items())
 
 
-def _expect_writable(path: Path, overwrite: bool) -> Path:
-    """Refuse a path that cannot be written, before any work is done."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(message("path", "an existing folder", f"no {path.parent}"))
-    expect(not path.is_dir(), "path", "a file", f"the folder {path}", "Add a file name.")
-    way_out = "Pass overwrite=True to replace it."
-    free = overwrite or not path.exists()
-    expect(free, "path", "a new file", f"the existing {path}", way_out, FileExistsError)
-    return path
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place once it is written."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise type(error)(message("path", "a place to write to", f"{path} ({error})")) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _expect_records(attributions: Sequence[Attribution], marginals: bool) -> list[Attribution]:
     """The records on the host, in one transfer, without what is not stored."""
     expect(len(attributions) > 0, "attributions", "at least one record", "none")
@@ -242,6 +201,25 @@ def _expect_records(attributions: Sequence[Attribution], marginals: bool) -> lis
         kept = record.marginals if marginals else None
         stored.append(dataclasses.replace(record, coverage=None, marginals=kept))
     return jax.device_get(stored)
+
+
+def _coordinates(
+    records: Sequence[Attribution], uids: Sequence[str], class_names: Sequence[str] | None
+) -> dict[str, Any]:
+    """What the places along the dimensions are called."""
+    names = [str(uid) for uid in uids]
+    expect(len(names) == len(records), "uids", f"{len(records)} names", len(names))
+    name, times = Counter(names).most_common(1)[0]
+    expect(times == 1, "uids", "distinct names", f"{name!r} {times} times")
+    n, n_classes = max(record.n for record in records), records[0].n_classes
+    classes = range(n_classes) if class_names is None else [str(name) for name in class_names]
+    expect(len(classes) == n_classes, "class_names", f"{n_classes} names", len(classes))
+    return {
+        "video": ("video", np.array(names, object), {"long_name": "uid of the sequence"}),
+        "element": np.arange(n),
+        "class": np.array(classes, np.int64 if class_names is None else object),
+        "scale": np.arange(1, n + 1),
+    }
 
 
 def _of_records(records: Sequence[Attribution]) -> dict[str, np.ndarray]:

@@ -11,8 +11,6 @@ Reading is lazy: only names, labels and lengths are held, features come video by
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -23,6 +21,7 @@ import numpy as np
 
 from esv_jax.checks import expect, expect_int, message, nearest
 from esv_jax.extras import require
+from esv_jax.files import atomic_path
 
 Label = int | float | bool | str
 
@@ -232,30 +231,22 @@ def write_features(
       V, the number of videos written.
     Raises:
       FileExistsError: the file exists and `overwrite` is False.
-      FileNotFoundError: no such folder.
+      FileNotFoundError, OSError: no such folder, a file that cannot be written.
       TypeError: a uid, array or label of the wrong kind.
       ValueError: no videos, a shape other than (n, D), values that are not finite in float32,
-        a uid twice, labels that differ in name or kind from those of the first video.
+        a uid twice, labels that differ in name or kind from those of the first video, a folder
+        in the place of the file.
       ImportError: h5py is not installed.
     Cost: one pass over `features`; memory for one video and the uids.
     """
     h5py = require("h5py", "files")
-    path = Path(path)
     feature_dim = expect_int("feature_dim", feature_dim, minimum=1)
     expect(bool(split) and "/" not in split, "split", "a group name without '/'", repr(split))
-    if not path.parent.is_dir():
-        raise FileNotFoundError(message("path", "an existing folder", repr(str(path.parent))))
-    if path.exists() and not overwrite:
-        way_out = "Pass overwrite=True to replace it."
-        raise FileExistsError(message("path", "a new file", f"the existing {str(path)!r}", way_out))
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with h5py.File(part, "x", libver="latest") as file:
-            n_videos = _write_rows(h5py, file.create_group(split), features, feature_dim)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return n_videos
+    with (
+        atomic_path(path, overwrite=overwrite) as temporary,
+        h5py.File(temporary, "w", libver="latest") as file,
+    ):
+        return _write_rows(h5py, file.create_group(split), features, feature_dim)
 
 
 def _write_rows(h5py: Any, group: Any, features: Iterable[Any], feature_dim: int) -> int:

@@ -16,6 +16,9 @@ class Estimator(Protocol):
 
     needs_key: ClassVar[bool]
 
+    def __hash__(self) -> int:
+        """Estimators of equal settings share compiled programs."""
+
     def __call__(
         self,
         game: Game,

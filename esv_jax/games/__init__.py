@@ -2,6 +2,7 @@
 
 from esv_jax.games.average_consensus import AverageConsensus
 from esv_jax.games.multi_scale import MultiScale, direct_logits
+from esv_jax.games.of_heads import make_game
 from esv_jax.games.protocol import Cost, Game, Tile
 from esv_jax.games.rowwise import fold_rows, sample_rows
 from esv_jax.games.variable_length import VariableLength
@@ -15,5 +16,6 @@ __all__ = [
     "VariableLength",
     "direct_logits",
     "fold_rows",
+    "make_game",
     "sample_rows",
 ]

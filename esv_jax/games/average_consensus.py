@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.checks import expect, expect_choice, expect_floating, expect_shape
+from esv_jax.checks import expect, expect_choice, expect_floating, expect_shape, wider
 from esv_jax.games.protocol import Carry, Cost, Tile, Unseen
 from esv_jax.games.rowwise import sample_rows, scan_tiles
 from esv_jax.links import LINKS, Link
@@ -51,13 +51,11 @@ class AverageConsensus:
     def check(self, x: Array) -> None:
         """Raise where x is not (n, D)."""
         width = self.w.shape[0]
-        expect(
-            x.ndim == 2 and x.shape[1] == width, "x", f"shape (n, D) with D = {width}", x.shape
-        )
+        expect(x.ndim == 2 and x.shape[1] == width, "x", f"shape (n, D) with D = {width}", x.shape)
 
     def dtype(self, x: Array) -> jnp.dtype:
         """The wider of x's and the weights'."""
-        return jnp.promote_types(x.dtype, self.w.dtype)
+        return wider(x.dtype, self.w.dtype)
 
     def n_classes(self, x: Array) -> int:
         """C."""

@@ -69,7 +69,7 @@ def fold_multi_scale(
             [_sum_of_slabs(k, workspace, tile["parents"]) for k in range(lattice.n_top + 1)],
         )
         logits = _solve(incidence, share[level], own, from_tops)
-        workspace = lax.dynamic_update_slice(workspace, logits, (0, tile["start"], 0))
+        workspace = lax.dynamic_update_slice_in_dim(workspace, logits, tile["start"], axis=1)
         visited = Tile(logits, level, tile["member"], tile["valid"])
         return (workspace, visit(carry, visited)), None
 
@@ -114,7 +114,9 @@ def _solve(
     start = 0
     for p, part in enumerate(own):
         rows, width, c = part.shape
-        parents = jnp.zeros((), part.dtype) if from_tops is None else from_tops[start : start + rows]
+        parents = (
+            jnp.zeros((), part.dtype) if from_tops is None else from_tops[start : start + rows]
+        )
         if p:
             before = done[-1].reshape(-1, width * c)
             within = jnp.matmul(incidence[p - 1], before, precision="highest")
@@ -162,26 +164,26 @@ def _first_layer_tables(
         """Row of the table, `nothing` where there is no such head, position or place."""
         offset = element - position
         there = (s >= 1) & (s <= n_scales) & (offset >= 0) & (offset <= n - s) & (position < s)
-        s = np.clip(s, 1, n_scales)
-        return np.where(there, start[s] + position * (n - s + 1) + offset, nothing)
+        scale = np.clip(s, 1, n_scales)
+        return np.where(there, start[scale] + position * (n - scale + 1) + offset, nothing)
 
     levels = np.arange(min(n_top, n_scales) + 1)
     low = []
     for p in range(n_low + 1):
         member = lattice.low_member[lattice.low_scale == p]
         element = n_top + np.nonzero(member)[1].reshape(len(member), p)
-        s = levels + p
-        bias = heads.b1[np.clip(s, 1, n_scales) - 1]  # (levels, H)
+        scale = levels + p
+        bias = heads.b1[np.clip(scale, 1, n_scales) - 1]  # (levels, H)
         added = jnp.broadcast_to(bias[:, None], (len(levels), len(member), heads.hidden_dim))
         for k in range(p):
-            at = row(s[:, None], (levels + k)[:, None], element[None, :, k])
+            at = row(scale[:, None], (levels + k)[:, None], element[None, :, k])
             added = added + table[at]
         low.append(added)
     if n_top == 0:
         return _FirstLayer(low, None)
     position, offset = _top_pairs(n_top, int(levels[-1]))  # (levels, K) each, -1 for padding
-    s = levels[:, None, None] + np.arange(n_low + 1)[None, None, :]
-    at = row(s, position[..., None], (position + offset)[..., None])
+    scales = levels[:, None, None] + np.arange(n_low + 1)[None, None, :]
+    at = row(scales, position[..., None], (position + offset)[..., None])
     at = np.where(position[..., None] < 0, nothing, at)
     return _FirstLayer(low, table[at])
 

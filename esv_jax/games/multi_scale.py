@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import expect, expect_choice
+from esv_jax.checks import expect, expect_choice, wider
 from esv_jax.games.lattice_pass import fold_multi_scale
 from esv_jax.games.protocol import Carry, Cost, Tile, Unseen
 from esv_jax.links import LINKS, Link
@@ -70,7 +70,7 @@ class MultiScale:
 
     def dtype(self, x: Array) -> jnp.dtype:
         """The wider of x's and the heads'."""
-        return jnp.promote_types(x.dtype, self.heads.w2.dtype)
+        return wider(x.dtype, self.heads.w2.dtype)
 
     def n_classes(self, x: Array) -> int:
         """C."""

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.checks import expect, expect_floating
+from esv_jax.checks import expect, expect_floating, wider
 
 
 def relative_error(approx: Any, exact: Any) -> Array:
@@ -68,7 +68,9 @@ def lad_slope(approx: Any, exact: Any) -> Array:
 
 def _pair(approx: Any, exact: Any) -> tuple[Array, Array]:
     approx, exact = expect_floating("approx", approx), expect_floating("exact", exact)
-    expect(approx.shape == exact.shape, "approx", f"the shape of exact, {exact.shape}", approx.shape)
+    expect(
+        approx.shape == exact.shape, "approx", f"the shape of exact, {exact.shape}", approx.shape
+    )
     expect(approx.ndim >= 1 and approx.shape[-1] >= 1, "approx", "shape (..., n)", approx.shape)
-    dtype = jnp.promote_types(approx.dtype, exact.dtype)
+    dtype = wider(approx.dtype, exact.dtype)
     return approx.astype(dtype), exact.astype(dtype)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esv_jax import checks, extras
+from esv_jax.files import atomic_path
 from esv_jax.models.config import TrainConfig
 from esv_jax.models.heads import HeadStack, HiddenLayer
 from esv_jax.models.trained import History, TrainedModel
@@ -37,6 +37,8 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> Path:
       model: what training gave.
     Returns:
       The path.
+    Raises:
+      ValueError, OSError: a folder in the place of a file, a file that cannot be written.
     """
     safetensors = extras.require("safetensors.numpy", "files")
     path = Path(path)
@@ -53,16 +55,8 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> Path:
     text = json.dumps(header, allow_nan=False)
     content = safetensors.save(_tensors(model), metadata={_HEADER: text})
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
     return path
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esv_jax.checks import expect, message
+from esv_jax.checks import expect
 from esv_jax.extras import require
+from esv_jax.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,22 +44,12 @@ def save_figure(fig: Figure, path: str | os.PathLike[str], *, dpi: float = 150) 
     Returns:
       The path.
     Raises:
-      ValueError: another suffix.
+      ValueError: another suffix, a folder in the place of a file.
       FileNotFoundError, OSError: a folder that is missing, a file that cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     expect(suffix in _SUFFIXES, "path", f"a name ending in {', '.join(_SUFFIXES)}", f"{path}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(message("path", "an existing folder", f"no {path.parent}"))
-    content = io.BytesIO()
-    fig.savefig(content, format=suffix[1:], dpi=dpi, bbox_inches="tight", pad_inches=0.1)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_bytes(content.getvalue())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise type(error)(message("path", "a place to write to", f"{path} ({error})")) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        fig.savefig(temporary, format=suffix[1:], dpi=dpi, bbox_inches="tight", pad_inches=0.1)
     return path

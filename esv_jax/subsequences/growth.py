@@ -59,7 +59,9 @@ def _extend(
 ) -> tuple[Array, Array]:
     """The next scale's sample (width, n) and its validity (width,)."""
     width, n = member.shape
-    own = jnp.stack([jnp.where(member, words[None, :, k], 0).sum(1, dtype=jnp.uint32) for k in (0, 1)])
+    own = jnp.stack(
+        [jnp.where(member, words[None, :, k], 0).sum(1, dtype=jnp.uint32) for k in (0, 1)]
+    )
     left, right = (own[k][:, None] + words[None, :, k] for k in (0, 1))  # (width, n) each
     left, right = _scramble(left, right, salt)
     allowed = valid[:, None] & ~member & present[None, :]

@@ -83,10 +83,11 @@ class Lattice:
 
 def default_split(n: int) -> tuple[int, int]:
     """(n_low, tile width) that ran fastest on a CPU at n elements; any split is correct."""
-    if n <= 8:
-        return n, 1
-    n_low = 7 if n <= 12 else 6
-    return n_low, _tile_width(n - n_low, least=4 if n <= 12 else 12, most=40)
+    if n <= 10:
+        return n, 1  # one tile, no loop
+    if n <= 13:
+        return n - 7, 7  # seven divides the size of every level but the first and the last
+    return 6, _tile_width(n - 6, least=24, most=42)
 
 
 def _tile_width(n_top: int, least: int, most: int) -> int:

@@ -1,0 +1,53 @@
+"""The command line: arguments to calls, errors to one line and exit code 2; no arithmetic."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from esv_jax import __version__
+from esv_jax.extras import require
+
+INTERRUPTED = 130  # the shell's own code for Ctrl-C
+BAD_INPUT = 2
+
+DESCRIPTION = """How much did each frame contribute to this prediction?
+
+Element Shapley Values of video and sequence models. Start with: esv-jax demo"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `esv-jax` with the given arguments (default: the process's) and return its exit code.
+
+    Errors of input, files or missing extras become one line on the standard error and code 2;
+    ESV_JAX_DEBUG=1 in the environment shows their tracebacks.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv == ["--version"]:
+        print(f"esv-jax {__version__}")
+        return 0
+    try:
+        tyro = require("tyro", "cli")
+        from esv_jax.cli.demo import Demo
+        from esv_jax.cli.explain import Explain
+        from esv_jax.cli.train import Train
+
+        commands = {"demo": Demo, "train": Train, "explain": Explain}
+        command = tyro.extras.subcommand_cli_from_dict(
+            commands, prog="esv-jax", description=DESCRIPTION, args=argv or ["--help"]
+        )
+        return command.run()
+    except KeyboardInterrupt:
+        print("\nesv-jax: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, TypeError, KeyError, OSError, ImportError, MemoryError) as error:
+        if os.environ.get("ESV_JAX_DEBUG"):
+            raise
+        print(f"esv-jax: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())

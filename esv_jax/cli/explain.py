@@ -1,0 +1,251 @@
+"""`esv-jax explain`: sequences and a model in; values, a table and figures out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from esv_jax import plots, results
+from esv_jax.attribution import Attribution
+from esv_jax.batching import explain_batch
+from esv_jax.checks import expect, message
+from esv_jax.cli.inputs import Inputs, class_index, open_inputs, pick_elements
+from esv_jax.cli.printing import progress, say, signed, table
+from esv_jax.estimators import Constructive, Estimator, Exact
+from esv_jax.extras import require
+from esv_jax.files import atomic_path, expect_writable, make_folder
+from esv_jax.games import make_game
+from esv_jax.models import TrainedModel, load_model, model_digest
+
+_SHOWN = 20  # rows of the printed table
+_TOGETHER = 32  # sequences between two steps of the progress bar, and lost at most to Ctrl-C
+
+Done = dict[int, tuple[Attribution, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Explain:
+    """Explain sequences of features: what did each element contribute to the prediction?
+
+    Example: esv-jax explain JapaneseVowels_TEST.ts --model m.safetensors --frames 16
+    """
+
+    data: tyro.conf.Positional[Path]
+    """Sequences: .ts, .npy (n, D) or (V, n, D), or an HDF5 feature store."""
+    model: Path
+    """Weights written by esv-jax train."""
+    out: Path = Path("results")
+    """Folder for results.nc, table.csv and figures/."""
+    frames: int | Literal["all"] = "all"
+    """Elements to explain, at segment centres; shorter sequences keep all theirs."""
+    target: Annotated[str, tyro.conf.arg(name="class")] = "gt"
+    """Class to show: gt (true; predicted where unknown), pred, a name or an id. All are stored."""
+    contrast: tuple[str, str] | None = None
+    """Two classes (gt, pred, names or ids): show the first minus the second."""
+    estimator: Literal["auto", "exact", "constructive"] = "auto"
+    """auto is exact where it fits."""
+    constructive: Constructive = Constructive()
+    """Settings of the sampled estimator."""
+    uids: tuple[str, ...] = ()
+    """Sequences to explain; default all."""
+    limit: int | None = None
+    """Explain the first so many."""
+    figures: int = 5
+    """Draw the first so many."""
+    label: str | None = None
+    """Which label of an HDF5 store is the class; default "action", or the only one."""
+    classes: Path | None = None
+    """CSV of class names (name,id), in place of the model's."""
+    seed: int = 0
+    """Seed of the sampled estimator; each sequence's draws depend on it and on the uid alone."""
+    overwrite: bool = False
+    """Replace what is in the output folder."""
+
+    def run(self) -> int:
+        """Explain, save, print."""
+        inputs = open_inputs(self.data, self.label, self.classes)
+        model = load_model(self.model)
+        names = inputs.class_names if self.classes is not None else model.class_names
+        assert names is not None
+        expect(
+            len(names) == len(model.class_names),
+            "classes",
+            f"{len(model.class_names)} names, as the model has classes",
+            len(names),
+        )
+        frames = None if self.frames == "all" else self.frames
+        expect(frames is None or frames >= 1, "frames", "a number >= 1 or all", self.frames)
+        chosen = inputs.positions(self.uids, self.limit)
+        expect(len(chosen) > 0, "data", "at least one sequence to explain", "none")
+        for name in (self.target, *(self.contrast or ())):
+            if name not in ("gt", "pred"):
+                class_index(name, names)  # a wrong name should not cost the whole run
+        store = self._prepared()
+
+        # Longest first: what does not fit is refused before anything is computed.
+        lengths = {i: min(inputs.length(i), frames or inputs.length(i)) for i in chosen}
+        queue = sorted(chosen, key=lambda i: -lengths[i])
+        done: Done = {}
+        stopped: BaseException | None = None
+        try:
+            with progress(len(queue), "Explaining", "seq") as bar:
+                for start in range(0, len(queue), _TOGETHER):
+                    together = queue[start : start + _TOGETHER]
+                    done |= self._explained(inputs, together, model, frames)
+                    bar.update(len(together))
+        except BaseException as error:
+            stopped = error
+        kept = [i for i in chosen if i in done]  # in the order of the data
+        if kept:
+            self._save(store, inputs, model, names, kept, done)
+            self._show(inputs, names, kept, done)
+            say(f"Results of {len(kept)} of {len(chosen)} sequences in {store}")
+        if stopped is not None:
+            raise stopped
+        return 0
+
+    def _prepared(self) -> Path:
+        """The results file, its place questioned before any work is done."""
+        store = self.out / "results.nc"
+        make_folder(self.out)
+        if store.exists() and not self.overwrite:
+            raise FileExistsError(
+                message("out", "a folder without results", f"{store}", "Add --overwrite.")
+            )
+        expect_writable(store)
+        return store
+
+    def _explained(
+        self, inputs: Inputs, rows: list[int], model: TrainedModel, frames: int | None
+    ) -> Done:
+        """Attributions of some sequences, with the indices of their elements."""
+        picked = [pick_elements(inputs.read(i), frames) for i in rows]
+        sizes = np.array([len(index) for _, index in picked])
+        expect(bool(sizes.min() > 0), "data", "at least one element per sequence", "none")
+        xs = np.zeros((len(rows), sizes.max(), picked[0][0].shape[1]), np.float32)
+        for row, (features, index) in zip(xs, picked, strict=True):
+            row[: len(index)] = features
+        chosen: Estimator | Literal["auto"] = "auto"
+        if self.estimator == "exact":
+            chosen = Exact()
+        elif self.estimator == "constructive":
+            chosen = self.constructive
+        batch = explain_batch(
+            make_game(model.heads),
+            xs,
+            sizes,
+            prior=model.prior,
+            estimator=chosen,
+            key=jax.random.key(self.seed),
+            uids=[inputs.uids[i] for i in rows],
+        )
+        return {i: (batch[k], picked[k][1]) for k, i in enumerate(rows)}
+
+    def _save(
+        self,
+        store: Path,
+        inputs: Inputs,
+        model: TrainedModel,
+        names: tuple[str, ...],
+        kept: list[int],
+        done: Done,
+    ) -> None:
+        settings = {
+            "command": "explain",
+            **json.loads(json.dumps(dataclasses.asdict(self), default=str)),
+            "model_digest": model_digest(model),
+        }
+        results.save(
+            store,
+            [done[i][0] for i in kept],
+            uids=[inputs.uids[i] for i in kept],
+            class_names=names,
+            labels=None if inputs.labels is None else [int(inputs.labels[i]) for i in kept],
+            element_index=[done[i][1].tolist() for i in kept],
+            settings=settings,
+            overwrite=True,
+        )
+
+    def _classes(self, inputs: Inputs, i: int, names: tuple[str, ...], att: Attribution) -> Any:
+        """The class to show, or the pair to contrast, of one sequence."""
+
+        def resolve(name: str) -> int:
+            if name == "gt" and inputs.labels is not None:
+                return int(inputs.labels[i])
+            if name in ("gt", "pred"):
+                return int(np.argmax(att.scores))
+            return class_index(name, names)
+
+        if self.contrast is not None:
+            return tuple(resolve(name) for name in self.contrast)
+        return resolve(self.target)
+
+    def _show(self, inputs: Inputs, names: tuple[str, ...], kept: list[int], done: Done) -> None:
+        """The table on screen, the long table as CSV, the first figures."""
+        rows = []
+        frames = []
+        for k, i in enumerate(kept):
+            att, index = done[i]
+            shown = self._classes(inputs, i, names, att)
+            uid = inputs.uids[i]
+            if isinstance(shown, tuple):
+                a, b = shown
+                values, title = np.asarray(att.contrast(a, b)), f"{names[a]} - {names[b]}"
+                evidence = float(att.evidential_score(a) - att.evidential_score(b))
+            else:
+                values, title = np.asarray(att.for_class(shown)), names[shown]
+                evidence = float(att.evidential_score(shown))
+            predicted = int(np.argmax(att.scores))
+            top, bottom = int(values.argmax()), int(values.argmin())
+            rows.append(
+                (
+                    uid,
+                    att.n,
+                    title,
+                    names[predicted],
+                    f"{float(att.scores[predicted]):.3f}",
+                    signed(evidence),
+                    f"{index[top]} ({signed(values[top])})",
+                    f"{index[bottom]} ({signed(values[bottom])})",
+                    "exact" if att.exact else "sampled",
+                )
+            )
+            frame = att.to_dataframe(names)
+            frame.insert(0, "uid", uid)
+            frame.insert(2, "element_index", index[frame["element"].to_numpy()])
+            frames.append(frame)
+            if k < self.figures:
+                self._draw(uid, att, shown, names, index)
+        pandas = require("pandas", "files")
+        with atomic_path(self.out / "table.csv") as path:
+            pandas.concat(frames).to_csv(path, index=False)
+        columns = ["uid", "n", "class", "predicted", "score", "evidence", "most", "least", "values"]
+        title = "Element Shapley Values"
+        if len(rows) > _SHOWN:
+            title += f" (first {_SHOWN} of {len(rows)}; all in table.csv)"
+        table(title, columns, rows[:_SHOWN])
+
+    def _draw(
+        self, uid: str, att: Attribution, shown: Any, names: tuple[str, ...], index: np.ndarray
+    ) -> None:
+        labels = [str(e) for e in index]
+        if isinstance(shown, tuple):
+            axes = plots.plot_contrast(
+                att, *shown, class_names=names, element_labels=labels, title=uid
+            )
+        else:
+            axes = plots.plot_elements(
+                att, shown, class_name=names[shown], element_labels=labels, title=uid
+            )
+        folder = self.out / "figures"
+        folder.mkdir(exist_ok=True)
+        safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in uid)
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        plots.save_figure(figure, folder / f"{safe}.png")

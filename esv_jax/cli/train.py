@@ -1,0 +1,109 @@
+"""`esv-jax train`: heads of every scale, or an average-consensus head, from labelled sequences."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from esv_jax import models
+from esv_jax.checks import expect
+from esv_jax.cli.inputs import Inputs, open_inputs
+from esv_jax.cli.printing import say, table
+from esv_jax.files import expect_writable, make_folder
+from esv_jax.models import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a model on labelled sequences of features.
+
+    Example: esv-jax train Vowels_TRAIN.ts --test Vowels_TEST.ts --out model.safetensors
+    """
+
+    data: tyro.conf.Positional[Path]
+    """Labelled sequences: .ts, .hdf, .hdf5 or .h5."""
+    out: Path = Path("model.safetensors")
+    """Where the weights go, with prior, class names and settings."""
+    test: Path | None = None
+    """Further labelled sequences, to report the accuracy on."""
+    validation: Path | None = None
+    """Labelled sequences to stop early by; default a share of the training sequences."""
+    kind: Literal["multi-scale", "average-consensus"] = "multi-scale"
+    """Heads of scales 1..n_max combined (TRN), or an average over elements (TSN)."""
+    checkpoint_dir: Path | None = None
+    """Folder for the training state; a run found there is continued."""
+    label: str | None = None
+    """Which label of an HDF5 store is the class; default "action", or the only one."""
+    classes: Path | None = None
+    """CSV of class names (name,id), for stores that only have numbers."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
+    """Settings of the training."""
+
+    def run(self) -> int:
+        """Train, save, report."""
+        make_folder(self.out.parent)
+        expect_writable(self.out)
+        train = _labelled(self.data, self.label, self.classes)
+        sequences, labels, names = _examples(train)
+        validation = None
+        if self.validation is not None:
+            held = _labelled(self.validation, self.label, self.classes)
+            validation = _examples(held)[:2]
+        fit = models.train_heads if self.kind == "multi-scale" else models.train_tsn
+        model = fit(
+            sequences,
+            labels,
+            len(names),
+            self.config,
+            class_names=names,
+            validation=validation,
+            checkpoint_dir=self.checkpoint_dir,
+            progress=True,
+        )
+        models.save_model(self.out, model)
+        self._report(model)
+        history = model.history
+        assert history is not None
+        if history.interrupted:
+            say(f"Interrupted after {history.n_epochs} epochs: the best so far is in {self.out}")
+            return 130
+        say(f"Weights in {self.out}")
+        return 0
+
+    def _report(self, model: models.TrainedModel) -> None:
+        history = model.history
+        assert history is not None
+        best = history.best_epoch - 1
+        accuracy = history.validation_accuracy[best]
+        if np.isfinite(accuracy):
+            say(f"Validation accuracy {accuracy:.1%}, epoch {best + 1} of {history.n_epochs}")
+        if self.test is None:
+            return
+        sequences, labels, _ = _examples(_labelled(self.test, self.label, self.classes))
+        result = models.evaluate(model.heads, sequences, labels, key=jax.random.key(0))
+        scales = [(s, f"{a:.1%}") for s, a in enumerate(result.scale_accuracy, start=1)]
+        table("Test accuracy", ["scale", "accuracy"], [*scales, ("all", f"{result.accuracy:.1%}")])
+
+
+def _labelled(path: Path, label: str | None, classes: Path | None) -> Inputs:
+    inputs = open_inputs(path, label, classes)
+    expect(
+        inputs.labels is not None,
+        "data",
+        "labelled sequences",
+        f"{path} without labels",
+        "An HDF5 store with several labels needs --label NAME.",
+    )
+    return inputs
+
+
+def _examples(inputs: Inputs) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
+    labels = inputs.labels
+    assert labels is not None
+    names = inputs.class_names or tuple(map(str, range(int(labels.max()) + 1)))
+    return [inputs.read(i) for i in range(len(inputs))], labels, names

@@ -1,0 +1,37 @@
+"""Basic motions: exact and sampled ESVs on real sequences of a hundred elements.
+
+Recordings of a smart watch while its wearer stands, walks, runs or plays badminton: 100 elements
+of 6 channels, 40 recordings to train on and 40 to test with (UEA archive; Bagnall et al., 2018).
+
+Claims:
+  1. Multi-scale heads of scales 1..8 recognise all but at most one of the test recordings (97.5 %)
+     when f^ms sees all of their elements.
+  2. Exact ESVs of the true class tell which of 16 elements matter: on average over the number
+     dropped, accuracy is higher when the most distracting elements go first than when elements
+     go in random order, and lower when the most supporting go first.
+  3. Exact ESVs sum to score - prior to within 1e-5.
+
+    python -m experiments.basic_motions
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from experiments import series
+
+EXPERIMENT = series.Experiment(
+    name="basic_motions",
+    problem="BasicMotions",
+    expected_accuracy=0.975,
+    about=__doc__ or "",
+)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    return series.main(EXPERIMENT, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Japanese vowels: exact and sampled ESVs on real sequences of varying length.
+
+Nine speakers say /ae/; an utterance is 7 to 29 elements of 12 cepstral coefficients, with 270 to
+train on and 370 to test with (Kudo, Toyama & Shimbo, 1999).
+
+Claims:
+  1. Multi-scale heads of scales 1..8 recognise at least 95 % of the test utterances when f^ms
+     sees all of their elements.
+  2. Exact ESVs of the true class tell which elements matter: on average over the number dropped,
+     accuracy is higher when the most distracting elements go first than when elements go in
+     random order, and lower when the most supporting go first.
+  3. Exact ESVs sum to score - prior to within 1e-5.
+
+    python -m experiments.japanese_vowels
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from experiments import series
+
+EXPERIMENT = series.Experiment(
+    name="japanese_vowels",
+    problem="JapaneseVowels",
+    expected_accuracy=0.95,
+    about=__doc__ or "",
+)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    return series.main(EXPERIMENT, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Files are written completely or not at all."""
+
+import errno
+import os
+import resource
+import stat
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from esv_jax.files import atomic_path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "file.txt"
+
+
+def write(path, text="new", **options):
+    with atomic_path(path, **options) as temporary:
+        temporary.write_text(text)
+
+
+def test_the_file_appears_complete_and_alone(path):
+    with atomic_path(path) as temporary:
+        assert temporary.parent == path.parent and temporary.read_bytes() == b""
+        assert temporary.name.startswith(".") and temporary.suffix == path.suffix
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_former_file_stays_until_the_new_one_is_complete(path):
+    path.write_text("old")
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    with atomic_path(path) as temporary, temporary.open("w") as file:
+        file.write("newer")
+    assert path.read_text() == "newer"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.parametrize("old", [None, "old"])
+def test_any_failure_leaves_what_was_there(path, old, error):
+    if old is not None:
+        path.write_text(old)
+    with pytest.raises(error), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert [entry.read_text() for entry in path.parent.iterdir()] == ([] if old is None else [old])
+
+
+def test_writers_that_replace_the_temporary_file_or_lose_it(path):
+    with atomic_path(path) as temporary:  # as a library that replaces files itself would do
+        other = temporary.with_name("other")
+        other.write_text("new")
+        os.replace(other, temporary)
+    assert path.read_text() == "new"
+    vanished = pytest.raises(FileNotFoundError, match="path: expected a place to write to")
+    with vanished, atomic_path(path) as temporary:
+        temporary.unlink()
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_any_new_file(path, mask):
+    before = os.umask(mask)
+    try:
+        write(path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+def test_the_content_is_on_the_disk_before_the_name_is(path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1]
+        )
+    write(path)
+    assert calls == ["fsync", "replace"]
+
+
+def test_a_link_stays_and_its_file_is_replaced(path, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    path.symlink_to(tmp_path / "elsewhere" / "real.txt")
+    for text in ("made", "replaced"):
+        write(path, text)
+        assert path.is_symlink() and (tmp_path / "elsewhere" / "real.txt").read_text() == text
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".txt", "é" * 127, ".hidden", "a b.nc", "no_suffix"])
+def test_names(tmp_path, name):
+    write(tmp_path / name)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_relative_names(path, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(path.parent)
+    with atomic_path(path.name) as temporary:
+        temporary.write_text("here")
+        monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert path.read_text() == "here"
+
+
+def test_writers_at_the_same_time_leave_one_whole_file(path):
+    texts = [letter * 50_000 for letter in "abcdefgh"]
+    threads = [threading.Thread(target=write, args=(path, text)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_text() in texts
+    assert list(path.parent.iterdir()) == [path]
+
+
+# Refusals
+
+
+def test_an_existing_file_is_kept_unless_it_may_be_replaced(path):
+    write(path, "first", overwrite=False)
+    text = r"path: expected a new file, got the existing '.*file\.txt'\. Pass overwrite=True"
+    with pytest.raises(FileExistsError, match=text):
+        write(path, overwrite=False)
+    assert path.read_text() == "first"
+
+
+def test_a_file_that_came_in_the_meantime_is_kept_too(path):
+    taken = pytest.raises(FileExistsError, match="path: expected a new file")
+    with taken, atomic_path(path, overwrite=False) as temporary:
+        temporary.write_text("mine")
+        path.write_text("of another")
+    assert path.read_text() == "of another"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    text = r"path: expected an existing folder, got no '.*gone'\. Make it first\."
+    with pytest.raises(FileNotFoundError, match=text):
+        write(tmp_path / "gone" / "file.txt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_and_devices_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"path: expected a file, got the folder '.*Add a file"):
+        write(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for name in (tmp_path / "pipe", os.devnull):
+        with pytest.raises(ValueError, match="path: expected a file, got the device or pipe"):
+            write(name)
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_a_place_without_permission_is_named_before_the_work_begins(path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    text = r"path: expected a place to write to, got '.*file\.txt' \(.*denied\)\. .*another place"
+    with pytest.raises(PermissionError, match=text), atomic_path(path):
+        pytest.fail("the block was entered")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError, match="path: expected a place to write to"):
+            write(tmp_path / "file.txt")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@contextmanager
+def no_file_longer_than(n_bytes):
+    """As on a disk that is full: writing further raises an OSError."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_said_and_leaves_what_was_there(path):
+    path.write_text("old")
+    text = r"path: expected a place to write to, got '.*file\.txt' \(.*File too large\)"
+    with pytest.raises(OSError, match=text), no_file_longer_than(10_000):
+        write(path, "x" * 100_000)
+    assert [entry.read_text() for entry in path.parent.iterdir()] == ["old"]
+
+
+def test_errors_about_other_files_pass_as_they_are(path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_path(path):
+        (path.parent / "input.mp4").read_bytes()
+    assert caught.value.filename == str(path.parent / "input.mp4")
+    assert not list(path.parent.iterdir())

@@ -1,0 +1,313 @@
+"""The house: imports point down, the pure floors stay pure, and importing does nothing."""
+
+import ast
+import functools
+import inspect
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import esv_jax
+
+PACKAGE = Path(esv_jax.__file__).parent
+
+# A module may import its own room, the rooms of lower floors, and those to its right.
+FLOORS = (
+    ("cli", "dashboard", "report"),  # people
+    ("sweep",),
+    ("front_door", "batching"),
+    ("boundary",),
+    ("results", "plots"),  # what becomes of explanations
+    ("estimators", "perturbation", "relevance", "gradients", "metrics"),
+    ("games",),
+    ("checkpoints", "models", "data"),  # neighbours: they have never heard of explanations
+    ("attribution", "subsequences", "links"),
+    ("records", "files", "extras", "checks"),
+)
+ROOMS = [room for floor in FLOORS for room in floor]
+
+# Told what they work on, in arguments: no files, plots, network, clock, logging or hidden state.
+PURE = {
+    *("estimators", "perturbation", "relevance", "gradients", "metrics", "games"),
+    *("attribution", "subsequences", "links", "records", "checks"),
+}
+OUTSIDE_PURE = {
+    *("os", "io", "sys", "pathlib", "tempfile", "shutil", "glob", "subprocess", "importlib"),
+    *("logging", "time", "datetime", "random", "secrets", "socket", "urllib", "http", "requests"),
+    *("h5py", "safetensors", "orbax", "matplotlib", "tqdm", "tyro", "rich"),
+    *(f"esv_jax.{room}" for room in ("files", "plots", "results", "data", "checkpoints")),
+}
+# Reading these runs code of the file; and a second framework is no dependency of ours.
+NOWHERE = {
+    *("pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"),
+    *("torch", "torchvision", "tensorflow"),
+}
+HEAVY = {
+    *("flax", "optax", "orbax", "chex", "h5py", "safetensors", "xarray", "pandas", "matplotlib"),
+    *("tyro", "tqdm", "rich", "av", "dash", "plotly", "torch", "tensorflow"),
+}
+EXTRAS = {"h5py", "h5netcdf", "safetensors", "xarray", "pandas", "matplotlib", "av", "tqdm"}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """Dotted name of a module, e.g. "esv_jax.data.ts"; of a package, that of its `__init__`."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """The room of a dotted name, or "" for the front door's nameplate."""
+    return module.removeprefix("esv_jax").strip(".").split(".")[0]
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def calls_in(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def imports_in(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every module imported anywhere: at the top, for types only, in functions, or by its name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"line {node.lineno}: a relative import"
+            if node.module == "esv_jax":
+                yield from ((f"esv_jax.{alias.name}", node.lineno) for alias in node.names)
+            else:
+                yield node.module, node.lineno
+    for called, node in calls_in(tree):
+        first = node.args[0] if node.args else None
+        by_name = called.split(".")[-1] in ("require", "import_module", "__import__")
+        if by_name and isinstance(first, ast.Constant):
+            yield first.value, node.lineno
+
+
+def is_among(module: str, names: set[str]) -> bool:
+    parts = module.split(".")
+    return any(".".join(parts[:k]) in names for k in range(1, len(parts) + 1))
+
+
+# Imports point down
+
+
+def upward_imports(source: str, room: str) -> list[str]:
+    """The imports of a module in `room` that point up, or to a room that is not on the plan."""
+    wrong = []
+    for module, line in imports_in(ast.parse(source)):
+        if module.split(".")[0] != "esv_jax" or module == "esv_jax.__version__":
+            continue
+        target = room_of(module)
+        if target not in ROOMS or ROOMS.index(target) < ROOMS.index(room):
+            wrong.append(f"line {line}: {module}")
+    return wrong
+
+
+def test_every_room_is_on_the_plan():
+    rooms = {entry.stem for entry in PACKAGE.iterdir() if entry.suffix == ".py"} - {"__init__"}
+    rooms |= {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/**/*.py")}
+    assert rooms <= set(ROOMS), "enter the new room in FLOORS"
+    assert len(set(ROOMS)) == len(ROOMS)
+    assert set(ROOMS) >= PURE
+    for folder in {path.parent for path in modules()}:
+        assert (folder / "__init__.py").is_file(), f"{folder.name} is no package"
+
+
+def test_imports_point_down():
+    wrong = [
+        f"{name_of(path)}, {what}"
+        for path in modules()
+        if path != PACKAGE / "__init__.py"  # the nameplate stands above every room
+        for what in upward_imports(path.read_text(encoding="utf-8"), room_of(name_of(path)))
+    ]
+    assert not wrong, "\n".join(["", *wrong])
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "is_wrong"),
+    [
+        ("games", "from esv_jax.estimators import Exact", True),
+        ("games", "def f():\n    from esv_jax.estimators.exact import Exact", True),
+        ("games", "if TYPE_CHECKING:\n    from esv_jax import results", True),
+        ("games", "importlib.import_module('esv_jax.plots')", True),
+        ("games", "import esv_jax.front_door as f", True),
+        ("games", "from esv_jax import Exact", True),
+        ("games", "import esv_jax", True),
+        ("data", "from esv_jax import models", True),
+        ("models", "from esv_jax import data, checks", False),
+        ("games", "from esv_jax.games.protocol import Game", False),
+        ("games", "from jax import Array", False),
+        ("cli", "from esv_jax import __version__", False),
+    ],
+)
+def test_what_counts_as_an_import_that_points_up(room, source, is_wrong):
+    assert bool(upward_imports(source, room)) == is_wrong
+
+
+def test_pure_rooms_touch_nothing_outside():
+    wrong = []
+    for path in modules():
+        if room_of(name_of(path)) in PURE:
+            tree = tree_of(path)
+            wrong += [
+                f"{name_of(path)}, line {line}: import of {module}"
+                for module, line in imports_in(tree)
+                if is_among(module, OUTSIDE_PURE)
+            ]
+            wrong += [
+                f"{name_of(path)}, line {node.lineno}: {called}()"
+                for called, node in calls_in(tree)
+                if called in ("open", "input", "print")
+            ]
+    assert not wrong, "\n".join(["", *wrong])
+
+
+# What is done nowhere
+
+
+def test_nothing_of_another_framework_and_nothing_that_runs_code_from_files():
+    wrong = []
+    for path in modules():
+        tree = tree_of(path)
+        wrong += [
+            f"{name_of(path)}, line {line}: import of {module}"
+            for module, line in imports_in(tree)
+            if is_among(module, NOWHERE)
+        ]
+        wrong += [
+            f"{name_of(path)}, line {node.lineno}: {called}()"
+            for called, node in calls_in(tree)
+            if called in ("eval", "exec", "compile")
+            or any(ast.unparse(word) == "allow_pickle=True" for word in node.keywords)
+        ]
+    assert not wrong, "\n".join(["", *wrong])
+
+
+def narrows_a_type(test: ast.expr) -> bool:
+    """Whether an asserted condition is only `a is not None`, or several of these."""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return all(map(narrows_a_type, test.values))
+    is_not = isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.IsNot)
+    return is_not and ast.unparse(test).endswith("is not None")
+
+
+def test_bad_input_is_refused_by_errors_and_only_people_are_spoken_to():
+    wrong = []
+    for path in modules():
+        tree = tree_of(path)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assert) and not narrows_a_type(node.test):
+                wrong.append(f"{name_of(path)}, line {node.lineno}: {ast.unparse(node)}")
+        if room_of(name_of(path)) == "cli":
+            continue
+        wrong += [
+            f"{name_of(path)}, line {node.lineno}: {called}()"
+            for called, node in calls_in(tree)
+            if called in ("print", "sys.exit", "exit", "quit", "os._exit", "SystemExit")
+        ]
+    assert not wrong, "\n".join(["", *wrong])
+
+
+# The nameplate
+
+
+def test_the_three_lists_of_public_names_agree():
+    tree = tree_of(PACKAGE / "__init__.py")
+    blocks = [node for node in tree.body if isinstance(node, ast.If)]
+    assert [ast.unparse(node.test) for node in blocks] == ["TYPE_CHECKING"]
+    rooms, names = set(), {}
+    for node in blocks[0].body:
+        assert isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names:
+            assert alias.asname is None
+            if node.module == "esv_jax":
+                rooms.add(alias.name)
+            else:
+                names[alias.name] = node.module.removeprefix("esv_jax.")
+    assert rooms == set(esv_jax._ROOMS) and rooms <= set(ROOMS)
+    assert names == esv_jax._NAMES
+    assert sorted([*rooms, *names, "__version__"]) == sorted(esv_jax.__all__)
+    assert dir(esv_jax) == sorted(esv_jax.__all__)
+
+
+def described(name: str, value: object) -> bool:
+    """Whether a public function, class or module says what it is, in its own words."""
+    if isinstance(value, type):
+        text = vars(value).get("__doc__")
+        return bool(text) and not text.startswith(f"{name}(")  # as dataclasses write it
+    if callable(value) or isinstance(value, types.ModuleType):
+        return bool(inspect.getdoc(value))
+    return True  # a constant or a type alias
+
+
+@pytest.mark.parametrize("name", sorted({*esv_jax.__all__} - {"__version__"}))
+def test_public_names_resolve_and_are_described(name):
+    value = getattr(esv_jax, name)
+    assert described(name, value)
+    if isinstance(value, types.ModuleType):
+        for inner in getattr(value, "__all__", ()):
+            assert described(inner, getattr(value, inner)), inner
+
+
+def test_a_wrong_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'esv_jax' has no attribute 'explian'"):
+        _ = esv_jax.explian
+
+
+# Importing does nothing
+
+QUIET = """
+import sys
+import jax
+before = dict(jax.config.values)
+{imports}
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized(), "a JAX backend was started"
+changed = [k for k, v in jax.config.values.items() if v != before.get(k)]
+assert not changed, f"jax.config was changed: {{changed}}"
+"""
+
+
+def run_quietly(code: str, folder: Path) -> None:
+    """Run `code` in a new interpreter; it may print nothing, warn of nothing, write nothing."""
+    unset = ("JAX_", "XLA_", "PYTHON")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
+    env |= {"HOME": str(folder), "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    env["PYTHONPATH"] = str(PACKAGE.parent)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(folder.iterdir())
+
+
+def test_importing_the_package_is_light_and_does_nothing(tmp_path):
+    loaded = f"loaded = {HEAVY} & {{name.split('.')[0] for name in sys.modules}}"
+    run_quietly(f"import sys, esv_jax\n{loaded}\nassert not loaded, loaded", tmp_path)
+    run_quietly(QUIET.format(imports="import esv_jax"), tmp_path)
+
+
+def test_importing_any_room_does_nothing_either(tmp_path):
+    """The extras are imported where they are used, except by the rooms that people see."""
+    names = [name_of(path) for path in modules()]
+    people = FLOORS[0]
+    below = [name for name in names if room_of(name) not in people]
+    above = [name for name in names if room_of(name) in people and "__main__" not in name]
+    imports = [f"import {name}" for name in below]
+    imports += [f"loaded = {EXTRAS} & {{*sys.modules}}", "assert not loaded, loaded"]
+    imports += [f"import {name}" for name in above]
+    run_quietly(QUIET.format(imports="\n".join(imports)), tmp_path)

@@ -1,0 +1,137 @@
+"""Agreement with the numbers of the original program."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esv_jax as ej
+from esv_jax.games import direct_logits
+
+HERE = Path(__file__).resolve().parent / "fixtures" / "esv"
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "fixtures" / "esv"
+
+
+def cases(pattern):
+    """Our copies, and what else lies beside the checkout."""
+    found = {path.name: path for path in SHARED.glob(pattern)} if SHARED.is_dir() else {}
+    found |= {path.name: path for path in HERE.glob(pattern)}
+    assert found, pattern
+    return [pytest.param(path, id=name[:-4]) for name, path in sorted(found.items())]
+
+
+PRECISIONS = [
+    pytest.param(jnp.float32, 1e-6, id="float32"),
+    pytest.param(jnp.float64, 1e-12, id="float64"),
+]
+
+
+@pytest.fixture(autouse=True)
+def precision(request):
+    dtype = request.node.callspec.params.get("dtype", jnp.float32)
+    with jax.enable_x64(dtype == jnp.float64):
+        yield
+
+
+def stack(file, dtype, n_max):
+    return ej.models.stack_heads(
+        [
+            {
+                name: file[f"{name.upper()}_{s}" if name[0] == "w" else f"{name}_{s}"].astype(dtype)
+                for name in ("w1", "b1", "w2", "b2")
+            }
+            for s in range(1, n_max + 1)
+        ]
+    )
+
+
+def replayed(file):
+    member, valid = file["membership"], file["row_valid"]
+    return ej.SubsequencePlan.from_membership(
+        [[member[t, s][valid[t, s]] for s in range(member.shape[1])] for t in range(len(member))]
+    )
+
+
+@pytest.mark.parametrize(("dtype", "atol"), PRECISIONS)
+@pytest.mark.parametrize("path", cases("esv_exact*.npz"))
+def test_exact(path, dtype, atol):
+    with np.load(path, allow_pickle=False) as file:
+        game = ej.MultiScale(stack(file, dtype, int(file["n_max"])))
+        x, prior = file["features"].astype(dtype), file["prior"]
+        att = ej.explain(game, x, prior=prior)
+        assert att.exact
+        assert att.values.dtype == dtype
+        np.testing.assert_allclose(att.values, file["esv_f64"], rtol=0, atol=atol)
+        np.testing.assert_allclose(att.scores, file["scores_f64"], rtol=0, atol=atol)
+        np.testing.assert_allclose(att.marginals, file["marginals"], rtol=0, atol=atol)
+        assert np.abs(att.efficiency_gap()).max() < 2 * atol
+
+
+@pytest.mark.parametrize(("dtype", "atol"), PRECISIONS)
+@pytest.mark.parametrize("path", cases("esv_sampled*.npz"))
+def test_sampled(path, dtype, atol):
+    with np.load(path, allow_pickle=False) as file:
+        game = ej.MultiScale(stack(file, dtype, int(file["n_max"])))
+        x, prior = file["features"].astype(dtype), file["prior"]
+        plan = replayed(file)
+        att = ej.explain(game, x, prior=prior, estimator=ej.Constructive(unseen="zero"), plan=plan)
+        np.testing.assert_allclose(att.values, file["esv_f64"], rtol=0, atol=atol)
+        np.testing.assert_allclose(att.scores, file["scores_f64"], rtol=0, atol=atol)
+        np.testing.assert_allclose(att.marginals, file["marginals"], rtol=0, atol=atol)
+        coverage = np.minimum(file["count_with"], file["count_without"])
+        # Scale 1 sets singletons against the prior, which the original counts once in all.
+        np.testing.assert_array_equal(att.coverage[1:], coverage[1:])
+        gap = file["efficiency_gap"]
+        np.testing.assert_allclose(att.efficiency_gap(), gap, rtol=0, atol=len(x) * atol)
+        if (coverage > 0).all() and "indep" not in path.name:  # nothing unseen: no policy matters
+            skip = ej.explain(game, x, prior=prior, estimator=ej.Constructive(), plan=plan)
+            np.testing.assert_allclose(skip.values, file["esv_f64"], rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(("dtype", "atol"), PRECISIONS)
+@pytest.mark.parametrize("path", cases("tsn_*.npz"))
+@pytest.mark.parametrize("kind", ["average_consensus", "variable_length"])
+def test_average_consensus(path, dtype, atol, kind):
+    with np.load(path, allow_pickle=False) as file:
+        w, b = jnp.asarray(file["W"], dtype), jnp.asarray(file["b"], dtype)
+
+        def apply(x, mask):
+            logits = jnp.matmul(jax.nn.relu(x), w, precision="highest") + b[None]
+            keep = mask.astype(dtype)[:, None]
+            return (logits * keep).sum(0) / keep.sum()
+
+        game = ej.AverageConsensus(w, b, input_relu=True)
+        game = game if kind == "average_consensus" else ej.VariableLength(apply)
+        x, prior = file["features"].astype(dtype), file["prior"]
+        if "membership" in file:
+            att = ej.explain(
+                game, x, prior=prior, estimator=ej.Constructive(unseen="zero"), plan=replayed(file)
+            )
+        else:
+            att = ej.explain(game, x, prior=prior)
+        if "esv_f64" in file:
+            np.testing.assert_allclose(att.values, file["esv_f64"], rtol=0, atol=max(atol, 1e-12))
+        np.testing.assert_allclose(att.values, file["esv"], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(att.scores, file["scores"], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(att.marginals, file["marginals"], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "atol"),
+    [pytest.param(jnp.float32, 2e-5, id="f32"), pytest.param(jnp.float64, 1e-12, id="f64")],
+)
+@pytest.mark.parametrize("path", cases("multiscale_*.npz"))
+def test_multi_scale_logits(path, dtype, atol):
+    with np.load(path, allow_pickle=False) as file:
+        heads = stack(file, dtype, int(file["n_max"]))
+        identity = ej.MultiScale(heads, link="identity")
+        for n in file["n_list"]:
+            x = jnp.asarray(file[f"features_{n}"], dtype)
+            expected = file[f"logits_f64_{n}"]
+            if n <= 8:  # the plain way is slow to compile beyond
+                np.testing.assert_allclose(direct_logits(heads, x), expected, rtol=0, atol=atol)
+            prior = np.zeros(heads.n_classes, dtype)
+            by_recurrence = ej.explain(identity, x, prior=prior).scores
+            np.testing.assert_allclose(by_recurrence, expected, rtol=0, atol=atol)
