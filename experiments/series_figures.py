@@ -73,8 +73,8 @@ def plot_discard(summary: Mapping[str, Any], path: Path, title: str) -> Path:
     axes[0].legend(loc="lower left", frameon=False, fontsize=8.5, labelcolor=_INK)
     figure.get_layout_engine().set(wspace=0.06)
     text = (
-        f"{title}: {summary['n_sequences']} test sequences, ordered by exact ESVs of the true "
-        "class; shaded: 95 % bootstrap intervals"
+        f"{title}: {summary['n_sequences']} test sequences, by exact ESVs of the true class; "
+        "shaded: 95 % intervals"
     )
     figure.suptitle(text, x=0.01, ha="left", fontsize=10.5, fontweight="bold", color=_INK)
     return ej.plots.save_figure(figure, path)

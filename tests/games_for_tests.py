@@ -30,8 +30,8 @@ class TableGame:
         return self.table.shape[1]
 
     def _rows(self, member):
-        bits = jnp.asarray(2 ** np.arange(member.shape[1]))
-        return self.table[(member * bits[None, :]).sum(1)]
+        bits = jnp.asarray(2 ** np.arange(member.shape[1]), jnp.int32)
+        return self.table[(member.astype(jnp.int32) * bits[None, :]).sum(1)]
 
     def fold_lattice(self, x, lattice, visit, carry):
         return fold_rows(lattice, self._rows, visit, carry)

@@ -80,7 +80,7 @@ def _extend(
             lambda: _smallest_distinct(left, right, allowed, width * n, m),
         )
     row, element = short // n, short % n
-    grown = member[row] | (jnp.arange(n)[None, :] == element[:, None])
+    grown = member[row] | (jnp.arange(n, dtype=element.dtype)[None, :] == element[:, None])
     is_there = jnp.arange(m) < distinct
     grown = grown & is_there[:, None]
     pad = width - m

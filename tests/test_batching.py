@@ -1,0 +1,172 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esv_jax as ej
+from esv_jax.batching import _compiled_rows
+from tests.games_for_tests import multi_scale_case
+
+
+@pytest.fixture
+def case(rng):
+    game, _, prior, _ = multi_scale_case(rng, 4, 3)
+    lengths = np.array([5, 2, 9, 5, 1, 9, 7])
+    xs = rng.normal(size=(7, 9, 3)).astype(np.float32)
+    for x, n in zip(xs, lengths, strict=True):
+        x[n:] = np.nan  # padding may hold anything
+    return game, xs, lengths, prior
+
+
+def test_each_sequence_is_explained_as_alone(case):
+    game, xs, lengths, prior = case
+    batch = ej.explain_batch(game, xs, lengths, prior=prior, marginals=True)
+    assert batch.exact
+    assert len(batch) == 7
+    for i, n in enumerate(lengths):
+        alone = ej.explain(game, xs[i, :n], prior=prior)
+        one = batch[i]
+        assert one.n == n
+        for name in ("values", "scores", "marginals"):
+            np.testing.assert_allclose(getattr(one, name), getattr(alone, name), atol=1e-6)
+        assert int(one.n_evaluations) == int(alone.n_evaluations)
+        assert not np.asarray(batch.values[i, n:]).any()
+    assert not np.asarray(batch.distracting(0))[1, 2:].any()
+
+
+@pytest.mark.parametrize("estimator", [ej.Exact(), ej.Constructive(6, 2)], ids=["exact", "sampled"])
+def test_company_and_order_do_not_matter(case, estimator):
+    """Bit for bit, whatever the batch."""
+    game, xs, lengths, prior = case
+    key, uids = jax.random.key(0), list("abcdefg")
+
+    def run(rows):
+        return ej.explain_batch(
+            game,
+            xs[rows],
+            lengths[rows],
+            prior=prior,
+            estimator=estimator,
+            key=key,
+            uids=[uids[i] for i in rows],
+        )
+
+    whole = run(np.arange(7))
+    for rows in (np.array([6, 2, 0]), np.array([3]), np.random.default_rng(0).permutation(7)):
+        part = run(rows)
+        for k, i in enumerate(rows):
+            np.testing.assert_array_equal(part[k].values, whole[int(i)].values)
+            np.testing.assert_array_equal(part[k].scores, whole[int(i)].scores)
+
+
+def test_many_of_one_length_in_any_company(rng):
+    game, _, prior, _ = multi_scale_case(rng, 4, 3)
+    xs = rng.normal(size=(70, 6, 3)).astype(np.float32)
+    whole = ej.explain_batch(game, xs, prior=prior)
+    shuffled = rng.permutation(70)
+    again = ej.explain_batch(game, xs[shuffled], prior=prior)
+    np.testing.assert_array_equal(again.values, np.asarray(whole.values)[shuffled])
+    few = ej.explain_batch(game, xs[:3], prior=prior)
+    np.testing.assert_array_equal(few.values, np.asarray(whole.values)[:3])
+
+
+def test_sampled_sequences_use_the_key_of_their_name(case):
+    game, xs, lengths, prior = case
+    estimator, key = ej.Constructive(6, 2), jax.random.key(5)
+    batch = ej.explain_batch(
+        game, xs, lengths, prior=prior, estimator=estimator, key=key, uids=list("abcdefg")
+    )
+    for i in (0, 2, 4):
+        own = ej.video_key(key, "abcdefg"[i])
+        x = xs[i, : lengths[i]]
+        alone = ej.explain(game, x, prior=prior, estimator=estimator, key=own)
+        np.testing.assert_allclose(batch[i].values, alone.values, atol=1e-6)
+        np.testing.assert_allclose(batch[i].std_error, alone.std_error, atol=1e-6)
+        np.testing.assert_array_equal(batch[i].coverage, alone.coverage)
+        assert int(batch[i].n_evaluations) == int(alone.n_evaluations)
+
+
+def test_unnamed_sequences_are_named_by_their_content(case):
+    game, xs, lengths, prior = case
+    estimator, key = ej.Constructive(4, 2), jax.random.key(5)
+
+    def run(rows):
+        return ej.explain_batch(
+            game, xs[rows], lengths[rows], prior=prior, estimator=estimator, key=key
+        )
+
+    np.testing.assert_array_equal(run([2, 0])[1].values, run([0])[0].values)
+
+
+def test_auto_is_settled_length_by_length(rng):
+    game, _, prior, _ = multi_scale_case(rng, 4, 2)
+    xs = rng.normal(size=(3, 26, 3)).astype(np.float32)
+    batch = ej.explain_batch(game, xs, [4, 26, 8], prior=prior, key=jax.random.key(0))
+    assert not batch.exact
+    std_error = np.asarray(batch.std_error)
+    assert not std_error[[0, 2]].any()
+    assert std_error[1].any()
+
+
+def test_compiled_programs_are_few(rng):
+    game, _, prior, _ = multi_scale_case(rng, 4, 2, d=7)  # shapes of no other test
+    xs = rng.normal(size=(12, 32, 7)).astype(np.float32)
+    estimator = ej.Constructive(3, 1)
+    run = _compiled_rows(estimator, False)
+    before = run._cache_size()
+    ej.explain_batch(
+        game, xs, np.arange(20, 32), prior=prior, estimator=estimator, key=jax.random.key(0)
+    )
+    assert run._cache_size() - before == 2  # 24 and 32
+    exact = _compiled_rows(ej.Exact(), False)
+    before = exact._cache_size()
+    for _ in range(3):
+        ej.explain_batch(game, xs[:, :5], [3, 4, 5] * 4, prior=prior, estimator=ej.Exact())
+    assert exact._cache_size() - before == 3
+
+
+def test_a_single_batch_axis_is_required(case):
+    game, xs, lengths, prior = case
+    with pytest.raises(ValueError, match=r"xs: expected shape .* For one sequence, use explain"):
+        ej.explain_batch(game, xs[0, 0], prior=prior)
+    with pytest.raises(ValueError, match=r"with the heads' D = 3"):
+        ej.explain_batch(game, xs[:, :, :2], lengths, prior=prior)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "match"),
+    [
+        ([1, 2], ValueError, r"lengths: expected shape \(B,\) = \(7,\)"),
+        ([5, 2, 9, 5, 0, 9, 7], ValueError, r"lengths\[4\]: expected 1..9"),
+        (
+            [5, 2, 10, 5, 1, 9, 7],
+            ValueError,
+            r"lengths\[2\]: expected 1..9, elements in xs, got 10",
+        ),
+        ([5.0] * 7, TypeError, "lengths: expected integers"),
+        ([5, 4, 9, 5, 1, 9, 7], ValueError, r"xs\[1\]: expected finite values, got NaN .* 2"),
+    ],
+)
+def test_bad_lengths(case, lengths, error, match):
+    game, xs, _, prior = case
+    with pytest.raises(error, match=match):
+        ej.explain_batch(game, xs, np.array(lengths), prior=prior)
+
+
+def test_bad_names_and_keys(case):
+    game, xs, lengths, prior = case
+    with pytest.raises(ValueError, match="uids: expected 7 names, got 1"):
+        ej.explain_batch(game, xs, lengths, prior=prior, uids=["a"])
+    with pytest.raises(ValueError, match="key: expected a PRNG key"):
+        ej.explain_batch(game, xs, lengths, prior=prior, estimator=ej.Constructive())
+
+
+def test_a_batch_is_indexed_like_a_list(case):
+    game, xs, lengths, prior = case
+    batch = ej.explain_batch(game, xs, lengths, prior=prior)
+    np.testing.assert_array_equal(batch[-1].values, batch[6].values)
+    with pytest.raises(IndexError):
+        batch[7]
+    with pytest.raises(ValueError, match="expected a batch"):
+        batch[0][0]
+    assert jnp.ndim(batch.evidential_score(1)) == 1

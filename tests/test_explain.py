@@ -1,0 +1,328 @@
+"""The front door: results, differentiation, compilation, cost, and what it refuses."""
+
+import dataclasses
+from typing import ClassVar
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esv_jax as ej
+from tests.games_for_tests import TableGame, as_float32, multi_scale_case
+
+
+@pytest.fixture
+def case(rng):
+    game, x, prior, _ = multi_scale_case(rng, 6, 3)
+    return game, x.astype(np.float32), prior
+
+
+class TestInner(chex.TestCase):
+    """`explain` may be jitted, vmapped and differentiated."""
+
+    def setUp(self):
+        super().setUp()
+        self.game, x, prior, _ = multi_scale_case(np.random.default_rng(0), 5, 3)
+        self.x, self.prior = jnp.asarray(x, jnp.float32), prior
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_explain(self):
+        run = self.variant(lambda x: ej.explain(self.game, x, prior=self.prior).values)
+        expected = ej.explain(self.game, self.x, prior=self.prior).values
+        chex.assert_shape(run(self.x), (5, 4))
+        chex.assert_trees_all_close(run(self.x), expected, atol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_explain_sampled(self):
+        def values(x, key):
+            estimator = ej.Constructive(8, 2)
+            return ej.explain(self.game, x, prior=self.prior, estimator=estimator, key=key).values
+
+        key = jax.random.key(3)
+        expected = values(self.x, key)
+        chex.assert_trees_all_close(self.variant(values)(self.x, key), expected, atol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_vmap(self):
+        xs = jnp.stack([self.x, -self.x, 2 * self.x])
+        run = self.variant(jax.vmap(lambda x: ej.explain(self.game, x, prior=self.prior).values))
+        expected = jnp.stack([ej.explain(self.game, x, prior=self.prior).values for x in xs])
+        chex.assert_trees_all_close(run(xs), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [4, 11])
+def test_values_are_differentiable(rng, x64, n):
+    game, x, prior, _ = multi_scale_case(rng, n, 3)
+    x = jnp.asarray(x)
+
+    def value(x):
+        return ej.explain(game, x, prior=prior, marginals=False).values[1, 2]
+
+    gradient = jax.grad(value)(x)
+    direction = jnp.asarray(rng.normal(size=x.shape))
+    step = 1e-6
+    difference = (value(x + step * direction) - value(x - step * direction)) / (2 * step)
+    np.testing.assert_allclose((gradient * direction).sum(), difference, rtol=1e-6)
+    assert np.abs(gradient).max() > 1e-4
+
+
+def test_gradients_reach_the_heads(rng, x64):
+    _, x, prior, heads = multi_scale_case(rng, 4, 2)
+    stack = ej.models.stack_heads(heads)
+
+    def value(stack):
+        return ej.explain(ej.MultiScale(stack), jnp.asarray(x), prior=prior).values[0, 0]
+
+    gradient = jax.grad(value)(stack)
+    step = 1e-6
+    bumped = dataclasses.replace(stack, w1=stack.w1.at[1, 0, 1, 2].add(step))
+    lower = dataclasses.replace(stack, w1=stack.w1.at[1, 0, 1, 2].add(-step))
+    difference = (value(bumped) - value(lower)) / (2 * step)
+    np.testing.assert_allclose(gradient.w1[1, 0, 1, 2], difference, rtol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """Exact, counting how often it is traced."""
+
+    traces: ClassVar[list] = []
+    needs_key: ClassVar[bool] = False
+
+    def __call__(self, game, x, prior, **kwargs):
+        self.traces.append(x.shape)
+        return ej.Exact()(game, x, prior, **kwargs)
+
+    def cost(self, game, x):
+        return ej.Exact().cost(game, x)
+
+
+def test_a_second_sequence_compiles_nothing(rng, case):
+    game, x, prior = case
+    Counting.traces.clear()
+    for scale in (1, 2, 3):
+        ej.explain(game, scale * x, prior=prior, estimator=Counting())
+    other, *_ = multi_scale_case(rng, 6, 3)  # new heads of the same shape
+    ej.explain(other, x, prior=prior, estimator=Counting())
+    assert len(Counting.traces) == 1
+    ej.explain(game, x[:4], prior=prior, estimator=Counting())
+    assert len(Counting.traces) == 2
+
+
+def test_auto_is_exact_where_it_fits(case):
+    game, x, prior = case
+    assert ej.explain(game, x, prior=prior).exact
+    key = jax.random.key(0)
+    sampled = ej.explain(game, np.tile(x, (4, 1)), prior=prior, key=key)
+    assert not sampled.exact
+    assert sampled.std_error is not None
+
+
+def test_same_key_same_bits(case):
+    game, x, prior = case
+    estimator = ej.Constructive(6, 3)
+    one, two, other = (
+        ej.explain(game, x, prior=prior, estimator=estimator, key=jax.random.key(k))
+        for k in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one.values, two.values)
+    np.testing.assert_array_equal(one.std_error, two.std_error)
+    assert np.abs(one.values - other.values).max() > 1e-4
+
+
+def test_one_iteration_has_no_standard_error(case):
+    game, x, prior = case
+    att = ej.explain(game, x, prior=prior, estimator=ej.Constructive(6, 1), key=jax.random.key(0))
+    assert att.std_error is None
+
+
+def test_precision_is_the_wider_of_model_and_features(case, rng):
+    game, x, prior = case
+    assert ej.explain(game, x.astype(np.float16), prior=prior).values.dtype == jnp.float32
+    with jax.enable_x64(True):
+        heads = ej.models.stack_heads(as_float32(multi_scale_case(rng, 6, 3)[3]))
+        att = ej.explain(ej.MultiScale(heads), x.astype(np.float64), prior=prior)
+        assert att.values.dtype == jnp.float64
+
+
+def test_plan_cost_counts(case):
+    game, x, _ = case
+    cost = ej.plan_cost(game, x)
+    assert cost.n_subsequences == 64
+    assert cost.n_evaluations == 6 + 15 + 20
+    assert cost.flops > 0
+    assert "64 subsequences, 41 model evaluations" in str(cost)
+    shape = jax.ShapeDtypeStruct((30, x.shape[1]), jnp.float32)
+    sampled = ej.plan_cost(game, shape, ej.Constructive(100, 4))
+    assert sampled.n_evaluations == 4 * (30 + 100 + 100)
+    assert ej.plan_cost(ej.VariableLength(lambda x, mask: x.sum(0)), x).flops is None
+
+
+def test_plan_cost_follows_the_memory_taken():
+    """XLA's own count of temporary memory is near, where memory matters."""
+    from esv_jax.front_door import compiled
+
+    rng = np.random.default_rng(0)
+    game, x, prior, _ = multi_scale_case(rng, 16, 4, c=50)
+    x, prior = jnp.asarray(x, jnp.float32), jnp.asarray(prior, jnp.float32)
+    program = compiled(ej.Exact(), False).lower(game, x, prior, None, None).compile()
+    taken = program.memory_analysis().temp_size_in_bytes
+    assert 0.5 < ej.plan_cost(game, x).n_bytes / taken < 2
+
+
+BAD_PRIORS = [
+    (None, ValueError, "prior: expected scores of the empty sequence"),
+    (np.ones(3) / 3, ValueError, r"prior: expected shape \(C,\) = \(4,\)"),
+    (np.ones(4), ValueError, "prior: expected a sum of 1, got 4. Under link='identity'"),
+    (np.array([0.5, 0.7, -0.2, 0]), ValueError, "prior: expected probabilities >= 0, got -0.2"),
+    (np.array([0.5, np.nan, 0.5, 0]), ValueError, "prior: expected finite values"),
+    (np.array([1, 0, 0, 0]), TypeError, "prior: expected a floating-point array, got dtype int64"),
+]
+
+
+@pytest.mark.parametrize(("prior", "error", "match"), BAD_PRIORS)
+def test_bad_priors(case, prior, error, match):
+    game, x, _ = case
+    with pytest.raises(error, match=match):
+        ej.explain(game, x, prior=prior)
+
+
+def test_identity_link_takes_any_finite_prior(case):
+    game, x, _ = case
+    identity = ej.MultiScale(game.heads, link="identity")
+    att = ej.explain(identity, x, prior=np.array([3.0, -1, 0, 2]))
+    assert np.abs(att.efficiency_gap()).max() < 1e-5
+
+
+def bad_sequences():
+    x = np.zeros((6, 3), np.float32)
+    hole = x.copy()
+    hole[2, 1] = np.nan
+    return [
+        (x[:0], ValueError, r"x: expected at least one element \(n >= 1\), got n = 0"),
+        (np.zeros((6, 5), np.float32), ValueError, "with the heads' D = 3, got"),
+        (x[0], ValueError, "with the heads' D = 3"),
+        (x[None], ValueError, "For a batch, use explain_batch"),
+        (np.float32(1), ValueError, "x: expected elements along the first axis"),
+        (hole, ValueError, r"x: expected finite values, got nan at index \(2, 1\)"),
+        (np.full((6, 3), np.inf, np.float32), ValueError, "x: expected finite values"),
+        (np.zeros((6, 3), int), TypeError, "x: expected a floating-point array, got dtype int64"),
+        ([["a"]], TypeError, "x: expected a floating-point array"),
+    ]
+
+
+@pytest.mark.parametrize(("x", "error", "match"), bad_sequences())
+def test_bad_sequences(case, x, error, match):
+    game, _, prior = case
+    with pytest.raises(error, match=match):
+        ej.explain(game, x, prior=prior)
+
+
+BAD_KEYS = [
+    (None, ValueError, r"key: expected a PRNG key, got None. Make one with jax.random.key\(seed\)"),
+    (0, TypeError, "key: expected a typed PRNG key, got int"),
+    (np.zeros(2, np.uint32), TypeError, r"got an array of dtype uint32 and shape \(2,\)|ndarray"),
+    (jnp.zeros(2, jnp.uint32), TypeError, r"got an array of dtype uint32 and shape \(2,\)"),
+]
+
+
+@pytest.mark.parametrize(("key", "error", "match"), BAD_KEYS)
+def test_bad_keys(case, key, error, match):
+    game, x, prior = case
+    with pytest.raises(error, match=match):
+        ej.explain(game, x, prior=prior, estimator=ej.Constructive(), key=key)
+
+
+def test_several_keys_are_too_many(case):
+    game, x, prior = case
+    keys = jax.random.split(jax.random.key(0), 2)
+    with pytest.raises(ValueError, match=r"key: expected one key, shape \(\)"):
+        ej.explain(game, x, prior=prior, estimator=ej.Constructive(), key=keys)
+
+
+def test_too_long_for_exact(case):
+    game, _, prior = case
+    x = np.zeros((30, 3), np.float32)
+    with pytest.raises(ValueError, match=r"at most 24 elements .* 1,073,741,823 .* Sample instead"):
+        ej.explain(game, x, prior=prior, estimator=ej.Exact())
+
+
+def test_too_large_for_the_memory(case):
+    game, x, prior = case
+    with pytest.raises(ValueError, match=r"within 1e-06 GB of memory, got 6 elements.*Sample"):
+        ej.explain(game, x, prior=prior, estimator=ej.Exact(), max_bytes=1e3)
+    with pytest.raises(ValueError, match="Lower max_subsequences"):
+        ej.explain(
+            game,
+            x,
+            prior=prior,
+            estimator=ej.Constructive(10**6),
+            key=jax.random.key(0),
+            max_bytes=1e6,
+        )
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: ej.Constructive(0), ValueError, "max_subsequences: expected an integer >= 1"),
+        (lambda: ej.Constructive(8, 0), ValueError, "iterations: expected an integer >= 1"),
+        (lambda: ej.Constructive(8.0), TypeError, "max_subsequences: expected an integer"),
+        (lambda: ej.Constructive(unseen="drop"), ValueError, "unseen: expected one of 'skip', 'ze"),
+        (lambda: ej.MultiScale([1]), TypeError, "heads: expected a HeadStack, got list"),
+        (lambda: ej.VariableLength(3), TypeError, "apply_fn: expected a function"),
+        (
+            lambda: ej.VariableLength(lambda x, m: x, link="softmx"),
+            ValueError,
+            "link: expected one of 'softmax', 'identity', got 'softmx'. Did you mean 'softmax'",
+        ),
+        (
+            lambda: ej.AverageConsensus(jnp.ones((3, 2)), jnp.ones(3)),
+            ValueError,
+            r"b: expected shape \(C,\) = \(2,\), got \(3,\)",
+        ),
+    ],
+)
+def test_bad_settings(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "error"),
+    [("exakt", ValueError), (None, TypeError), (ej.Exact, TypeError), (3, TypeError)],
+)
+def test_bad_estimators(case, estimator, error):
+    game, x, prior = case
+    with pytest.raises(error, match="estimator: expected 'auto' or an estimator such as Exact"):
+        ej.explain(game, x, prior=prior, estimator=estimator)
+
+
+def test_bad_plans(case):
+    game, x, prior = case
+    plan = ej.SubsequencePlan.from_membership([[np.ones((1, 1), bool)]])
+    with pytest.raises(ValueError, match="plan: expected subsequences of the 6 elements"):
+        ej.explain(game, x, prior=prior, plan=plan)
+    with pytest.raises(ValueError, match="plan: expected an estimator that samples"):
+        ej.explain(game, x[:1], prior=prior, estimator=ej.Exact(), plan=plan)
+    with pytest.raises(TypeError, match="plan: expected a SubsequencePlan, got list"):
+        ej.explain(game, x[:1], prior=prior, plan=[])
+    one_row = [np.arange(3)[None] < s for s in (1, 2, 3)]  # never without element 0
+    plan = ej.SubsequencePlan.from_membership([one_row])
+    att = ej.explain(game, x[:3], prior=prior, plan=plan)
+    assert np.isfinite(att.values).all()  # scale 1 sets {0} against the prior
+
+
+def test_an_element_that_a_plan_never_shows_is_reported(case):
+    game, x, prior = case
+    rows = [np.zeros((0, 2), bool), np.ones((1, 2), bool)]
+    plan = ej.SubsequencePlan.from_membership([rows])
+    with pytest.raises(ValueError, match="none for element 0"):
+        ej.explain(game, x[:2], prior=prior, plan=plan)
+
+
+def test_table_games_need_nothing_but_the_protocol():
+    table = jnp.arange(8.0)[:, None]
+    att = ej.explain(TableGame(table), jnp.zeros((3, 1)), prior=table[0])
+    np.testing.assert_allclose(att.values[:, 0], [1, 2, 4], atol=1e-6)
