@@ -50,7 +50,8 @@ def explain_batch(
 
     Args:
       game, prior, estimator, max_bytes: as for `explain`; "auto" is settled length by length.
-      xs: (B, N, ...) sequences, padded at their ends; the padding is ignored.
+      xs: (B, N, ...) sequences, padded at their ends; the padding is ignored. Or a list of B
+        arrays (n_i, ...), which carry their lengths with them.
       lengths: (B,) elements in each, 1..N; default N for all.
       key: needed where subsequences are drawn. Sequence i uses `video_key(key, uids[i])`.
       uids: stable names of the sequences; default a checksum of their content.
@@ -64,6 +65,9 @@ def explain_batch(
     Cost: see `plan_cost`, per sequence. One compilation per length (exact) or per multiple of
       eight elements (sampled).
     """
+    if isinstance(xs, list | tuple):
+        expect(lengths is None, "lengths", "None beside a list of sequences", "lengths")
+        xs, lengths = _stacked(xs)
     host = np.asarray(as_floating("xs", xs))
     expect(
         host.ndim >= 2 and host.shape[0] >= 1 and host.shape[1] >= 1,
@@ -78,7 +82,7 @@ def explain_batch(
         expect(len(uids) == n_sequences, "uids", f"{n_sequences} names", len(uids))
     game.check(jnp.asarray(host[0]))
     prior = checked_prior(game, jnp.asarray(host[0]), prior)
-    _check_finite(host, lengths)
+    _check_finite(host, lengths, uids)
 
     groups: dict[tuple[Estimator, int], list[int]] = {}
     for n in np.unique(lengths):
@@ -128,6 +132,22 @@ def _checksum(x: np.ndarray) -> str:
     return f"content-{zlib.crc32(np.ascontiguousarray(x).tobytes()):08x}"
 
 
+def _stacked(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays of different lengths, padded with zeros, and their lengths."""
+    arrays = [np.asarray(sequence) for sequence in sequences]
+    expect(len(arrays) >= 1, "xs", "at least one sequence", "an empty list")
+    for i, array in enumerate(arrays):
+        fits = array.ndim >= 1 and array.shape[1:] == arrays[0].shape[1:]
+        like = f"(n, {', '.join(map(str, arrays[0].shape[1:]))}) like the first"
+        expect(fits, f"xs[{i}]", f"shape {like}", array.shape)
+        expect(len(array) >= 1, f"xs[{i}]", "at least one element (n >= 1)", "n = 0")
+    lengths = np.array([len(array) for array in arrays])
+    padded = np.zeros((len(arrays), lengths.max(), *arrays[0].shape[1:]), arrays[0].dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return padded, lengths
+
+
 def _checked_lengths(lengths: Any, n_sequences: int, widest: int) -> np.ndarray:
     if lengths is None:
         return np.full(n_sequences, widest)
@@ -145,7 +165,7 @@ def _checked_lengths(lengths: Any, n_sequences: int, widest: int) -> np.ndarray:
     return lengths.astype(int)
 
 
-def _check_finite(host: np.ndarray, lengths: np.ndarray) -> None:
+def _check_finite(host: np.ndarray, lengths: np.ndarray, uids: Sequence[str | int] | None) -> None:
     """Padding may hold anything; what is explained may not."""
     finite = np.isfinite(host).all(axis=tuple(range(2, host.ndim)))
     wrong = np.argwhere(~finite & (np.arange(host.shape[1]) < lengths[:, None]))
@@ -153,7 +173,7 @@ def _check_finite(host: np.ndarray, lengths: np.ndarray) -> None:
         i, element = wrong[0]
         raise ValueError(
             message(
-                f"xs[{i}]",
+                f"xs[{i}]" if uids is None else f"xs[{i}] ({uids[i]})",
                 "finite values",
                 f"NaN or infinity in element {element}",
                 "Drop or fill such elements first.",

@@ -59,6 +59,20 @@ def test_company_and_order_do_not_matter(case, estimator):
             np.testing.assert_array_equal(part[k].scores, whole[int(i)].scores)
 
 
+def test_a_list_carries_its_lengths(case):
+    game, xs, lengths, prior = case
+    padded = ej.explain_batch(game, xs, lengths, prior=prior)
+    listed = ej.explain_batch(game, [x[:n] for x, n in zip(xs, lengths, strict=True)], prior=prior)
+    np.testing.assert_array_equal(listed.values, padded.values)
+    np.testing.assert_array_equal(listed.lengths, lengths)
+    with pytest.raises(ValueError, match=r"xs\[1\]: expected shape \(n, 3\) like the first"):
+        ej.explain_batch(game, [xs[0, :2], xs[1, :2, :2]], prior=prior)
+    with pytest.raises(ValueError, match=r"xs\[1\]: expected at least one element"):
+        ej.explain_batch(game, [xs[0, :2], xs[1, :0]], prior=prior)
+    with pytest.raises(ValueError, match="xs: expected at least one sequence"):
+        ej.explain_batch(game, [], prior=prior)
+
+
 def test_many_of_one_length_in_any_company(rng):
     game, _, prior, _ = multi_scale_case(rng, 4, 3)
     xs = rng.normal(size=(70, 6, 3)).astype(np.float32)
