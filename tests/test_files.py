@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from esv_jax.files import atomic_path
+from esv_jax.files import atomic_path, expect_writable, make_folder
 
 
 @pytest.fixture
@@ -203,3 +203,28 @@ def test_errors_about_other_files_pass_as_they_are(path):
         (path.parent / "input.mp4").read_bytes()
     assert caught.value.filename == str(path.parent / "input.mp4")
     assert not list(path.parent.iterdir())
+
+
+# Before long work
+
+
+def test_a_place_is_tried_without_leaving_a_trace(path):
+    expect_writable(path)
+    assert not list(path.parent.iterdir())
+    path.write_text("old")
+    expect_writable(path)
+    assert [entry.read_text() for entry in path.parent.iterdir()] == ["old"]
+    with pytest.raises(FileNotFoundError, match="path: expected an existing folder"):
+        expect_writable(path.parent / "gone" / "file.txt")
+    with pytest.raises(ValueError, match="path: expected a file, got the folder"):
+        expect_writable(path.parent)
+
+
+def test_folders_are_made_where_they_can_be(path):
+    for _ in range(2):
+        make_folder(path.parent / "a" / "b")
+    assert (path.parent / "a" / "b").is_dir()
+    path.write_text("a file")
+    for place in (path, path / "below"):
+        with pytest.raises(OSError, match=r"file\.txt.*: expected a folder that can be made, got"):
+            make_folder(place)

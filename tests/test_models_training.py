@@ -146,7 +146,15 @@ def test_states_are_saved_every_few_epochs_and_at_the_end(tmp_path):
     assert steps() == [4, 5]
 
 
-def test_ctrl_c_while_saving_waits_until_the_state_is_whole(tmp_path, monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C does what it does in a terminal, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_saving_waits_until_the_state_is_whole(tmp_path, monkeypatch, ctrl_c):
     save = ocp.CheckpointManager.save
 
     def interrupted(manager, step, **arguments):

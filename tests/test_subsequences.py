@@ -223,6 +223,9 @@ def test_plan_from_membership():
     plan = SubsequencePlan.from_membership([rows, rows])
     assert (plan.n, plan.iterations) == (3, 2)
     np.testing.assert_array_equal(plan.samples.valid[0].sum(1), [3, 2, 1])
+    padded = [np.concatenate([r, np.zeros((4 - len(r), 3), bool)]) for r in rows]
+    same = SubsequencePlan.from_membership([padded])
+    np.testing.assert_array_equal(same.samples.valid[0].sum(1), [3, 2, 1])
 
 
 @pytest.mark.parametrize(

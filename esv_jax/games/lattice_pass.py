@@ -3,8 +3,8 @@
 Three ideas carry it. The first layer of a head is a sum over positions, so it is computed once
 per (element, position) and looked up. The look-ups of a subsequence split into its top's and its
 low's, so hidden pre-activations are outer sums of two small tables. And the recurrence needs only
-the level of tops before: parents of a top are whole slabs of the workspace, parents within a top
-are one triangular product.
+the level of tops before: parents that lack an element of the top are whole slabs of the workspace,
+those that lack one of the low a small product with a 0/1 matrix.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def fold_multi_scale(
       visit: carry = visit(carry, tile) with `Tile.logits` (R, B, C).
       carry: initial.
     Cost: sum over s <= n_max of binomial(n, s) head evaluations, each H * C multiply-adds and
-      more for further hidden layers; about n_top / 2 + R more per subsequence and class for the
-      recurrence. Memory: `lattice.n_slots * R * C` numbers of workspace.
+      more for further hidden layers; for the recurrence about n_top / 2 additions and, up to
+      n_low = 6, a dozen multiply-adds per subsequence and class. Memory: a workspace of
+      `lattice.n_slots * R * C` numbers.
     """
     tables = _first_layer_tables(heads, first_layers, x, lattice)
     scale = np.arange(lattice.n_top + 1)[:, None] + np.arange(lattice.n_low + 1)[None, :]

@@ -169,7 +169,8 @@ class MultiScale:
         evaluations = sum(math.comb(n, s) for s in range(1, n_scales + 1))
         per_head = 2 * h * (c + h * len(heads.hidden))
         windows = sum(s * (n - s + 1) for s in range(1, n_scales + 1))
-        recurrence = 2**n * c * (2 * lattice.n_lows + lattice.n_top)
+        low_parents = math.comb(2 * lattice.n_low, lattice.n_low - 1)
+        recurrence = 2**n * c * lattice.n_top // 2 + 2 * 2**lattice.n_top * low_parents * c
         flops = evaluations * per_head + 2 * windows * d * h + recurrence + 2**n * c * 8
         slab = lattice.n_lows * c
         workspace = (lattice.n_slots + 1 + 8 * lattice.tile_width) * slab if lattice.n_top else 0

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esv_jax import checks, extras
-from esv_jax.files import atomic_path
+from esv_jax.files import atomic_path, make_folder
 from esv_jax.models.config import TrainConfig
 from esv_jax.models.heads import HeadStack, HiddenLayer
 from esv_jax.models.trained import History, TrainedModel
@@ -54,7 +54,7 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> Path:
     }
     text = json.dumps(header, allow_nan=False)
     content = safetensors.save(_tensors(model), metadata={_HEADER: text})
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     return path

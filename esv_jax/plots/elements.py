@@ -171,8 +171,9 @@ def plot_sequence(
             ax.get_legend().remove()
     if share_y:
         limits = np.array([ax.get_ylim() for ax in bars])
-        for ax in bars:
-            ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+        low, high = limits[:, 0].min(), limits[:, 1].max()
+        for ax in bars:  # each panel's own margin may be too small for the tallest bar of all
+            ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     if title is not None:
         style.head(figure, title)
     fit_height(figure, list(panels), _PANEL_INCHES * sum(heights))

@@ -7,8 +7,8 @@ A subsequence is split in two: its **top**, the part among the first `n_top` ele
   loop over tiles visits every subsequence after all its parents;
 * a top's parents (one bit cleared) lie in the level before; only two levels are alive at a time,
   at even and odd levels' places of one workspace;
-* within a top the 2**n_low lows are in scale order, and their share of the recurrence is one
-  small triangular matrix.
+* within a top the 2**n_low lows are in scale order, so that the recurrence runs through them size
+  after size.
 """
 
 from __future__ import annotations
@@ -154,8 +154,9 @@ def make_lattice(n: int, n_low: int | None = None, tile_width: int | None = None
         low_codes=low_codes,
         low_member=membership(low_codes, low),
         low_scale=popcount(low_codes),
-        tile_level=np.array(tiles_level),
-        tile_start=np.array(tiles_start),
+        # 32 bits whatever the precision in force: the tables outlive it.
+        tile_level=np.array(tiles_level, np.int32),
+        tile_start=np.array(tiles_start, np.int32),
         tile_code=code,
         tile_member=member,
         tile_valid=np.concatenate(tiles_valid),

@@ -57,7 +57,7 @@ class SubsequencePlan:
 
         Args:
           iterations: for each iteration, for each scale s = 1..n, a bool array (rows, n) whose
-            rows have s elements each. Numbers of rows may differ.
+            rows have s elements each, or none: such rows are padding. Numbers of rows may differ.
         Raises:
           ValueError: if there is no iteration, a scale is missing, a row has another number of
             elements than its scale, or shapes disagree.
@@ -75,7 +75,7 @@ class SubsequencePlan:
                     raise ValueError(message(name, f"shape (rows, n) = (rows, {n})", rows.shape))
                 if rows.dtype != np.bool_:
                     raise TypeError(message(name, "a bool array", f"dtype {rows.dtype}"))
-                wrong = np.flatnonzero(rows.sum(1) != s)
+                wrong = np.flatnonzero(~np.isin(rows.sum(1), (0, s)))
                 if len(wrong):
                     count = int(rows[wrong[0]].sum())
                     raise ValueError(
@@ -87,7 +87,7 @@ class SubsequencePlan:
         for t, scales in enumerate(tables):
             for s, rows in enumerate(scales):
                 member[t, s, : len(rows)] = rows
-                valid[t, s, : len(rows)] = True
+                valid[t, s, : len(rows)] = rows.any(1)
         return cls(Samples(jnp.asarray(member), jnp.asarray(valid)))
 
 
