@@ -26,6 +26,14 @@ FIXTURES = Path(__file__).resolve().parent / "fixtures"
 SHARED = ROOT.parent / "shared"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_programs_at_a_time():
+    """Drop compiled programs after each module: thousands of them exhaust the memory mappings
+    that a process may have, and the compiler then crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of large shared inputs beside the checkout; skips where it is absent."""
