@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from esv_jax.attribution import Attribution
     from esv_jax.batching import explain_batch, video_key
     from esv_jax.boundary import plan_cost
-    from esv_jax.estimators import Constructive, Exact
+    from esv_jax.estimators import Constructive, Exact, Surrogate, k_sii
     from esv_jax.front_door import explain
     from esv_jax.games import AverageConsensus, MultiScale, VariableLength
+    from esv_jax.groups import group_values, owen_values
+    from esv_jax.interactions import pairwise_interactions
     from esv_jax.subsequences import SubsequencePlan
 
 __version__ = "0.1.0"
@@ -30,9 +32,14 @@ _NAMES = {
     "Exact": "estimators",
     "MultiScale": "games",
     "SubsequencePlan": "subsequences",
+    "Surrogate": "estimators",
     "VariableLength": "games",
     "explain": "front_door",
     "explain_batch": "batching",
+    "group_values": "groups",
+    "k_sii": "estimators",
+    "owen_values": "groups",
+    "pairwise_interactions": "interactions",
     "plan_cost": "boundary",
     "video_key": "batching",
 }
@@ -44,13 +51,18 @@ __all__ = [
     "Exact",
     "MultiScale",
     "SubsequencePlan",
+    "Surrogate",
     "VariableLength",
     "__version__",
     "data",
     "explain",
     "explain_batch",
+    "group_values",
+    "k_sii",
     "metrics",
     "models",
+    "owen_values",
+    "pairwise_interactions",
     "plan_cost",
     "plots",
     "results",

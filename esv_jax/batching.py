@@ -53,7 +53,8 @@ def explain_batch(
       xs: (B, N, ...) sequences, padded at their ends; the padding is ignored. Or a list of B
         arrays (n_i, ...), which carry their lengths with them.
       lengths: (B,) elements in each, 1..N; default N for all.
-      key: needed where subsequences are drawn. Sequence i uses `video_key(key, uids[i])`.
+      key: needed where subsequences are drawn. Sequence i uses `video_key(key, uids[i])`, or all
+        share one draw from `key` (`Surrogate`).
       uids: stable names of the sequences; default a checksum of their content.
       marginals: whether to return mean marginals by scale, (B, N, N, C).
     Returns:
@@ -62,8 +63,8 @@ def explain_batch(
       any sequence was sampled; `exact` says whether all were exact.
     Raises:
       ValueError, TypeError: as `explain`, naming the sequence; lengths or uids that do not fit.
-    Cost: see `plan_cost`, per sequence. One compilation per length (exact) or per multiple of
-      eight elements (sampled).
+    Cost: see `plan_cost`, per sequence. One compilation per length, or per multiple of eight
+      elements where the estimator can pad (`Constructive`).
     """
     if isinstance(xs, list | tuple):
         expect(lengths is None, "lengths", "None beside a list of sequences", "lengths")
@@ -89,7 +90,7 @@ def explain_batch(
         shape = jax.ShapeDtypeStruct((int(n), *host.shape[2:]), host.dtype)
         chosen = choose_estimator(game, shape, estimator, None, max_bytes)
         check_randomness(chosen, int(n), key, None)
-        padded = int(n) if isinstance(chosen, Exact) else -(-int(n) // _LENGTH_STEP) * _LENGTH_STEP
+        padded = -(-int(n) // _LENGTH_STEP) * _LENGTH_STEP if chosen.pads else int(n)
         groups.setdefault((chosen, padded), []).extend(np.flatnonzero(lengths == n).tolist())
 
     order: list[int] = []
@@ -99,6 +100,7 @@ def explain_batch(
         example = jax.ShapeDtypeStruct((padded, *host.shape[2:]), host.dtype)
         together = _together(chosen, game, example)
         run = _compiled_rows(chosen, marginals)
+        plan = None if key is None else chosen.prepare(game, example, key)
         for start in range(0, len(members), together):
             rows = members[start : start + together]
             block = np.zeros((together, *example.shape), host.dtype)
@@ -112,8 +114,9 @@ def explain_batch(
                     _checksum(host[i, : lengths[i]]) if uids is None else uids[i] for i in rows
                 ]
                 names += [""] * (together - len(rows))
-                keys = jnp.stack([video_key(key, name) for name in names])
-            part = run(game, jnp.asarray(block), prior, keys, jnp.asarray(sizes))
+                own = chosen.draws_per_sequence
+                keys = jnp.stack([video_key(key, name) if own else key for name in names])
+            part = run(game, jnp.asarray(block), prior, keys, jnp.asarray(sizes), plan)
             parts.append(_padded(part, len(rows), widest))
             all_exact &= part.exact
             order += rows
@@ -193,9 +196,11 @@ def _together(estimator: Estimator, game: Game, example: Any) -> int:
 def _compiled_rows(estimator: Estimator, marginals: bool) -> Any:
     """The jit-compiled call of an estimator on a block of padded sequences."""
 
-    def run(game: Game, xs: Array, prior: Array, keys: Array | None, sizes: Array) -> Attribution:
+    def run(
+        game: Game, xs: Array, prior: Array, keys: Array | None, sizes: Array, plan: Any
+    ) -> Attribution:
         def one(x: Array, key: Array | None, size: Array) -> Attribution:
-            result = estimator(game, x, prior, key=key, length=size)
+            result = estimator(game, x, prior, key=key, plan=plan, length=size)
             result = dataclasses.replace(result, n_evaluations=jnp.asarray(result.n_evaluations))
             return result if marginals else dataclasses.replace(result, marginals=None)
 

@@ -19,9 +19,9 @@ from esv_jax.checks import (
     message,
     wider,
 )
-from esv_jax.estimators import Constructive, Estimator, Exact
+from esv_jax.estimators import Constructive, Estimator, Exact, Surrogate, SurrogatePlan
 from esv_jax.games import Cost, Game
-from esv_jax.subsequences import MAX_ELEMENTS, SubsequencePlan
+from esv_jax.subsequences import MAX_ELEMENTS
 
 MAX_AUTO_EXACT = 20  # elements; beyond, "auto" samples even where the memory would do
 _PRIOR_TOLERANCE = 1e-3
@@ -72,25 +72,20 @@ def checked_prior(game: Game, x: Any, prior: Any) -> Array:
     return prior.astype(game.dtype(x))
 
 
-def check_randomness(
-    estimator: Estimator, n: int, key: Array | None, plan: SubsequencePlan | None
-) -> None:
+def check_randomness(estimator: Estimator, n: int, key: Array | None, plan: Any) -> None:
     """Raise where a sampled estimator has nothing to draw with, or a plan does not fit."""
     if plan is not None:
+        if estimator.plan_type is None:
+            raise ValueError(
+                message("plan", "an estimator that samples", repr(estimator), "Use Constructive().")
+            )
+        wanted = estimator.plan_type.__name__
         expect(
-            isinstance(plan, SubsequencePlan),
+            isinstance(plan, estimator.plan_type),
             "plan",
-            "a SubsequencePlan",
+            f"a {wanted}, as {type(estimator).__name__} takes",
             type(plan).__name__,
-            "Make one with SubsequencePlan.from_membership.",
-            TypeError,
-        )
-        expect(
-            estimator.needs_key,
-            "plan",
-            "an estimator that samples",
-            repr(estimator),
-            "Use Constructive().",
+            kind=TypeError,
         )
         expect(plan.n == n, "plan", f"subsequences of the {n} elements of x", f"of {plan.n}")
     elif estimator.needs_key:
@@ -101,7 +96,7 @@ def choose_estimator(
     game: Game,
     x: Any,
     estimator: EstimatorChoice,
-    plan: SubsequencePlan | None,
+    plan: Any,
     max_bytes: float | None,
 ) -> Estimator:
     """Settle "auto", and refuse what does not fit with the numbers and the way out."""
@@ -111,10 +106,15 @@ def choose_estimator(
         if estimator != "auto":
             raise ValueError(message("estimator", _AN_ESTIMATOR, repr(estimator)))
         fits = n <= MAX_AUTO_EXACT and Exact().cost(game, x).n_bytes <= limit
-        estimator = Exact() if fits and plan is None else Constructive()
+        if plan is not None:
+            estimator = Surrogate() if isinstance(plan, SurrogatePlan) else Constructive()
+        elif fits:
+            estimator = Exact()
+        else:
+            estimator = Surrogate() if hasattr(game, "head_logits") else Constructive()
     if not callable(estimator) or isinstance(estimator, type):
         raise TypeError(message("estimator", _AN_ESTIMATOR, repr(estimator)))
-    sampled = "Sample instead (estimator=Constructive(), key=jax.random.key(0)), or explain fewer"
+    sampled = "Sample instead (estimator='auto', key=jax.random.key(0)), or explain fewer"
     if isinstance(estimator, Exact):
         subset = f"{sampled} elements (data.segment_centres picks them evenly)."
         expect(
@@ -126,7 +126,7 @@ def choose_estimator(
         )
         way_out = subset
     else:
-        way_out = "Lower max_subsequences, or raise max_bytes."
+        way_out = "Lower the estimator's numbers of subsequences, or raise max_bytes."
     cost = estimator.cost(game, x)
     expect(
         cost.n_bytes <= limit,

@@ -19,7 +19,7 @@ from esv_jax.boundary import (
     choose_estimator,
 )
 from esv_jax.checks import is_concrete, message
-from esv_jax.estimators import Estimator
+from esv_jax.estimators import Estimator, SurrogatePlan
 from esv_jax.games import Game
 from esv_jax.subsequences import SubsequencePlan
 
@@ -31,7 +31,7 @@ def explain(
     prior: Any,
     estimator: EstimatorChoice = "auto",
     key: Array | None = None,
-    plan: SubsequencePlan | None = None,
+    plan: SubsequencePlan | SurrogatePlan | None = None,
     marginals: bool = True,
     max_bytes: float | None = None,
 ) -> Attribution:
@@ -42,10 +42,12 @@ def explain(
       x: the sequence, (n, D) features or (n, ...) frames, floating point, finite, n >= 1.
       prior: scores of the empty sequence, (C,). Under the softmax link a probability vector
         (commonly the class frequencies of the training set), under the identity link logits.
-      estimator: "auto" is `Exact()` up to 20 elements where it fits the memory, `Constructive()`
-        beyond; or an estimator with your settings.
+      estimator: "auto" is `Exact()` up to 20 elements where it fits the memory; beyond,
+        `Surrogate()` for models that combine heads by scale, else `Constructive()`. Or an
+        estimator with your settings.
       key: `jax.random.key(seed)`, needed where subsequences are drawn; consumed.
-      plan: subsequences to replay in place of drawing them (under "auto" by `Constructive()`).
+      plan: subsequences to replay in place of drawing them (under "auto" by the estimator that
+        takes such a plan).
       marginals: whether to return mean marginals by scale, (n, n, C).
       max_bytes: memory that may be taken; default what the device has free, or half of the
         machine's where it does not say.
@@ -63,8 +65,11 @@ def explain(
     prior = checked_prior(game, x, prior)
     estimator = choose_estimator(game, x, estimator, plan, max_bytes)
     check_randomness(estimator, x.shape[0], key, plan)
-    draws = estimator.needs_key and plan is None
-    result = compiled(estimator, marginals)(game, x, prior, key if draws else None, plan)
+    if plan is not None or not estimator.needs_key:
+        key = None
+    elif key is not None:
+        plan = estimator.prepare(game, x, key)
+    result = compiled(estimator, marginals)(game, x, prior, key, plan)
     _check_covered(result)
     return result
 
@@ -73,9 +78,7 @@ def explain(
 def compiled(estimator: Estimator, marginals: bool) -> Any:
     """The jit-compiled call of an estimator on one sequence, made once per estimator."""
 
-    def run(
-        game: Game, x: Array, prior: Array, key: Array | None, plan: SubsequencePlan | None
-    ) -> Attribution:
+    def run(game: Game, x: Array, prior: Array, key: Array | None, plan: Any) -> Attribution:
         result = estimator(game, x, prior, key=key, plan=plan)
         return result if marginals else dataclasses.replace(result, marginals=None)
 

@@ -89,6 +89,12 @@ class Counting:
 
     traces: ClassVar[list] = []
     needs_key: ClassVar[bool] = False
+    plan_type: ClassVar[None] = None
+    pads: ClassVar[bool] = False
+    draws_per_sequence: ClassVar[bool] = False
+
+    def prepare(self, game, x, key):
+        return None
 
     def __call__(self, game, x, prior, **kwargs):
         self.traces.append(x.shape)
@@ -252,7 +258,7 @@ def test_too_large_for_the_memory(case):
     game, x, prior = case
     with pytest.raises(ValueError, match=r"within 1e-06 GB of memory, got 6 elements.*Sample"):
         ej.explain(game, x, prior=prior, estimator=ej.Exact(), max_bytes=1e3)
-    with pytest.raises(ValueError, match="Lower max_subsequences"):
+    with pytest.raises(ValueError, match="Lower the estimator's numbers of subsequences"):
         ej.explain(
             game,
             x,
@@ -306,7 +312,9 @@ def test_bad_plans(case):
         ej.explain(game, x, prior=prior, plan=plan)
     with pytest.raises(ValueError, match="plan: expected an estimator that samples"):
         ej.explain(game, x[:1], prior=prior, estimator=ej.Exact(), plan=plan)
-    with pytest.raises(TypeError, match="plan: expected a SubsequencePlan, got list"):
+    with pytest.raises(
+        TypeError, match="plan: expected a SubsequencePlan, as Constructive takes, got list"
+    ):
         ej.explain(game, x[:1], prior=prior, plan=[])
     one_row = [np.arange(3)[None] < s for s in (1, 2, 3)]  # never without element 0
     plan = ej.SubsequencePlan.from_membership([one_row])

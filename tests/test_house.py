@@ -20,7 +20,7 @@ PACKAGE = Path(esv_jax.__file__).parent
 FLOORS = (
     ("cli", "dashboard", "report"),  # people
     ("sweep",),
-    ("front_door", "batching"),
+    ("groups", "interactions", "front_door", "batching"),
     ("boundary",),
     ("results", "plots"),  # what becomes of explanations
     ("estimators", "perturbation", "relevance", "gradients", "metrics"),

@@ -4,6 +4,7 @@
     FeatureStore        features of many videos in one HDF5 file, read lazily; `write_features`
     read_classes        class names; `read_class_priors`, the scores of the empty subsequence
     segment_centres     which elements of a long sequence stand for it; `sample_elements`
+    propose_segments    shots, from how alike neighbouring elements are
     temporal_order      synthetic sequences whose classes differ by the order of events alone
 
 Everything here is NumPy on the host. h5py is imported when a store is opened or written.
@@ -12,6 +13,7 @@ Everything here is NumPy on the host. h5py is imported when a store is opened or
 from esv_jax.data.classes import read_class_priors, read_classes
 from esv_jax.data.features import FeatureStore, UnknownUidError, write_features
 from esv_jax.data.sampling import sample_elements, segment_centres
+from esv_jax.data.segments import propose_segments
 from esv_jax.data.synthetic import SyntheticSequences, temporal_order
 from esv_jax.data.ts import Sequences, read_ts
 
@@ -20,6 +22,7 @@ __all__ = [
     "Sequences",
     "SyntheticSequences",
     "UnknownUidError",
+    "propose_segments",
     "read_class_priors",
     "read_classes",
     "read_ts",

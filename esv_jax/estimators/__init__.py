@@ -2,6 +2,18 @@
 
 from esv_jax.estimators.constructive import Constructive
 from esv_jax.estimators.exact import Exact, scale_sums
+from esv_jax.estimators.interactions import interaction_index, k_sii
 from esv_jax.estimators.protocol import Estimator
+from esv_jax.estimators.surrogate import Surrogate
+from esv_jax.estimators.surrogate_plan import SurrogatePlan
 
-__all__ = ["Constructive", "Estimator", "Exact", "scale_sums"]
+__all__ = [
+    "Constructive",
+    "Estimator",
+    "Exact",
+    "Surrogate",
+    "SurrogatePlan",
+    "interaction_index",
+    "k_sii",
+    "scale_sums",
+]

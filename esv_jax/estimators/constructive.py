@@ -40,11 +40,18 @@ class Constructive:
     iterations: int = 4
     unseen: Unseen = "skip"
     needs_key: ClassVar[bool] = True
+    plan_type: ClassVar[type | None] = SubsequencePlan
+    pads: ClassVar[bool] = True
+    draws_per_sequence: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         expect_int("max_subsequences", self.max_subsequences, 1)
         expect_int("iterations", self.iterations, 1)
         expect_choice("unseen", self.unseen, ("skip", "zero"))
+
+    def prepare(self, game: Game, x: Any, key: Array) -> None:
+        """Nothing: samples are grown on the device."""
+        del game, x, key
 
     def __call__(
         self,

@@ -14,7 +14,7 @@ from esv_jax.attribution import Attribution
 from esv_jax.estimators.scale_means import ScaleSums, marginals_of
 from esv_jax.games.protocol import Cost, Game, Tile
 from esv_jax.links import apply_link
-from esv_jax.subsequences import Lattice, SubsequencePlan, make_lattice
+from esv_jax.subsequences import Lattice, make_lattice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,13 @@ class Exact:
     """
 
     needs_key: ClassVar[bool] = False
+    plan_type: ClassVar[type | None] = None
+    pads: ClassVar[bool] = False
+    draws_per_sequence: ClassVar[bool] = False
+
+    def prepare(self, game: Game, x: Any, key: Array) -> None:
+        """Nothing: the lattice is cached per n."""
+        del game, x, key
 
     def __call__(
         self,
@@ -34,7 +41,7 @@ class Exact:
         prior: Array,
         *,
         key: Array | None = None,
-        plan: SubsequencePlan | None = None,
+        plan: None = None,
         length: Array | None = None,
     ) -> Attribution:
         """ESVs of x (n, ...); see `Attribution`. `key`, `plan` and `length` are not used."""

@@ -1,6 +1,7 @@
 """What is explained: a model together with a rule for the scores of subsequences."""
 
 from esv_jax.games.average_consensus import AverageConsensus
+from esv_jax.games.grouped import Grouped, group_elements
 from esv_jax.games.multi_scale import MultiScale, direct_logits
 from esv_jax.games.of_heads import make_game
 from esv_jax.games.protocol import Cost, Game, Tile
@@ -11,11 +12,13 @@ __all__ = [
     "AverageConsensus",
     "Cost",
     "Game",
+    "Grouped",
     "MultiScale",
     "Tile",
     "VariableLength",
     "direct_logits",
     "fold_rows",
+    "group_elements",
     "make_game",
     "sample_rows",
 ]

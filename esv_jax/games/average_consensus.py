@@ -68,6 +68,12 @@ class AverageConsensus:
         w, b = self.w.astype(dtype), self.b.astype(dtype)
         return jnp.matmul(x.astype(dtype), w, precision="highest") + b[None, :]
 
+    def row_logits(self, x: Array, member: Array) -> Array:
+        """Logits (m, C) of the subsequences `member` (m, n), none of them empty."""
+        logits = self.element_logits(x)
+        keep = member.astype(logits.dtype)
+        return jnp.matmul(keep, logits, precision="highest") / keep.sum(1, keepdims=True)
+
     def fold_lattice(
         self, x: Array, lattice: Lattice, visit: Callable[[Carry, Tile], Carry], carry: Carry
     ) -> Carry:
@@ -88,13 +94,7 @@ class AverageConsensus:
     def sample_logits(self, x: Array, samples: Samples, unseen: Unseen) -> tuple[Array, Array]:
         """See `Game.sample_logits`; every subsequence is scored on its own."""
         del unseen  # nothing is combined across scales
-        logits = self.element_logits(x)
-
-        def row_logits(member: Array) -> Array:
-            member = member.astype(logits.dtype)
-            return jnp.matmul(member, logits, precision="highest") / member.sum(1, keepdims=True)
-
-        return sample_rows(samples, row_logits)
+        return sample_rows(samples, lambda member: self.row_logits(x, member))
 
     def lattice_cost(self, x: Any, lattice: Lattice) -> Cost:
         """See `Game.lattice_cost`; the model is evaluated once per element."""

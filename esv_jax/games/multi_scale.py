@@ -161,6 +161,20 @@ class MultiScale:
             known = jnp.concatenate([known, more_known])
         return logits, known
 
+    @property
+    def n_scales(self) -> int:
+        """Scales that have a head."""
+        return self.heads.n_max
+
+    def head_logits(self, x: Array, member: Array) -> Array:
+        """Each scale's own head: member (K, m, n), row k - 1 of k elements each, -> (K, m, C).
+
+        Rows without elements, which are padding, get finite logits that mean nothing.
+        """
+        heads, x = self._prepared(x)
+        heads = jax.tree.map(lambda leaf: leaf[: member.shape[0]], heads)
+        return lax.map(lambda scale: _sampled_head(scale[0], x, scale[1]), (heads, member))
+
     def lattice_cost(self, x: Any, lattice: Lattice) -> Cost:
         """See `Game.lattice_cost`."""
         heads, n = self.heads, lattice.n

@@ -1,0 +1,79 @@
+"""Segments against all ways of cutting, on made-up shots, and at the edges."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esv_jax.data.segments import propose_segments
+from tests.reference import interactions as twin
+
+
+def within(features, labels):
+    groups = [features[labels == k] for k in range(labels.max() + 1)]
+    return sum(((group - group.mean(0)) ** 2).sum() for group in groups)
+
+
+@given(seed=st.integers(0, 2**31), n=st.integers(1, 9), data=st.data())
+def test_no_way_of_cutting_is_better(seed, n, data):
+    k = data.draw(st.integers(1, n))
+    features = np.random.default_rng(seed).normal(size=(n, 2)) + 100
+    labels = propose_segments(features, n_segments=k)
+    assert labels.shape == (n,) and labels.dtype == np.int64
+    np.testing.assert_array_equal(np.unique(labels), np.arange(k))
+    assert set(np.diff(labels)) <= {0, 1}
+    np.testing.assert_allclose(within(features, labels), twin.least_distance(features, k))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.3])
+@pytest.mark.parametrize("lengths", [(4, 4), (2, 5, 3), (6, 1, 7), (3, 3, 3, 3)])
+def test_shots_are_found_however_little_noise_there_is(rng, lengths, noise):
+    expected = np.repeat(np.arange(len(lengths)), lengths)
+    shots = rng.normal(size=(len(lengths), 64))
+    features = shots[expected] + noise * rng.normal(size=(len(expected), 64))
+    np.testing.assert_array_equal(propose_segments(features.astype(np.float32)), expected)
+    np.testing.assert_array_equal(propose_segments(features, threshold=0.5), expected)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 30])
+def test_noise_alone_and_likeness_alone_are_one_segment(rng, n):
+    assert not propose_segments(rng.normal(size=(n, 32))).any()
+    assert not propose_segments(np.ones((n, 5))).any()
+    assert not propose_segments(np.ones((n, 5)) * 1e9 + 0.1).any()
+
+
+def test_scale_and_shift_change_nothing(rng):
+    features = rng.normal(size=(3, 8))[[0, 0, 0, 1, 1, 2, 2, 2]] + 0.1 * rng.normal(size=(8, 8))
+    expected = propose_segments(features)
+    np.testing.assert_array_equal(propose_segments(1e3 * features - 50), expected)
+
+
+def test_threshold_compares_neighbours():
+    features = np.array([[1.0, 0], [1, 1], [0, 2], [0, 0], [0, 0], [-1, 0], [1, 0]])
+    np.testing.assert_array_equal(propose_segments(features, threshold=0.8), [0, 1, 2, 3, 3, 4, 5])
+    np.testing.assert_array_equal(propose_segments(features, threshold=0.7), [0, 0, 0, 1, 1, 2, 3])
+    np.testing.assert_array_equal(propose_segments(features, threshold=-1), [0] * 7)
+    np.testing.assert_array_equal(propose_segments(features[:1], threshold=0), [0])
+
+
+def test_equally_good_cuts_are_made_early():
+    np.testing.assert_array_equal(propose_segments(np.zeros((4, 1)), n_segments=2), [0, 1, 1, 1])
+
+
+def test_messages():
+    features = np.zeros((4, 2))
+    cases = [
+        ((features[0],), {}, ValueError, r"features: expected shape \(n, D\), got \(2,\)"),
+        ((features[:0],), {}, ValueError, "features: expected at least one element"),
+        ((features * np.nan,), {}, ValueError, "features: expected finite values"),
+        ((features.astype(str),), {}, TypeError, "features: expected real numbers"),
+        ((features * 1j,), {}, TypeError, "features: expected real numbers, got dtype complex"),
+        ((features, 5), {}, ValueError, "n_segments: expected at most n = 4 segments, got 5"),
+        ((features, 0), {}, ValueError, "n_segments: expected an integer >= 1, got 0"),
+        ((features, 2.0), {}, TypeError, "n_segments: expected an integer, got float"),
+        ((features, 2, 0.5), {}, ValueError, "expected one of n_segments and threshold, got both"),
+        ((features,), {"threshold": 1.5}, ValueError, r"a cosine similarity in -1..1, got 1.5"),
+    ]
+    for args, kwargs, kind, match in cases:
+        with pytest.raises(kind, match=match):
+            propose_segments(*args, **kwargs)

@@ -1,0 +1,207 @@
+"""Pairwise interactions against their plain twin, closed forms and identities."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esv_jax as ej
+from esv_jax.estimators.interactions import interaction_index, k_sii, pair_share
+from esv_jax.interactions import compiled, pairwise_interactions
+from esv_jax.subsequences import make_lattice
+from tests.games_for_tests import TableGame, multi_scale_case, random_prior
+from tests.reference import interactions as twin
+from tests.reference import plain
+
+
+@pytest.fixture(autouse=True)
+def double(x64):
+    """Twins are float64; so is everything here."""
+
+
+def of_table(table, index="sii", split=()):
+    n = len(table).bit_length() - 1
+    lattice = make_lattice(n, *split)
+    game = TableGame(jnp.asarray(table))
+    return np.asarray(interaction_index(game, jnp.zeros((n, 1)), game.table[0], index, lattice))
+
+
+@pytest.mark.parametrize("index", ["sii", "sti"])
+@pytest.mark.parametrize(
+    ("n", "split"),
+    [(1, ()), (2, ()), (2, (1, 1)), (3, (1, 2)), (5, ()), (6, (2, 3)), (7, (3, 2)), (8, (4, 5))],
+)
+def test_tables_agree_with_loops_over_pairs_and_subsets(rng, n, split, index):
+    table = rng.normal(size=(2**n, 3))
+    expected = twin.interactions(table, index)
+    np.testing.assert_allclose(of_table(table, index, split), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "n_max", "split"), [(4, 2, (2, 2)), (5, 3, ()), (6, 6, (3, 3))])
+def test_multi_scale_games_agree_with_loops_jitted_and_not(rng, n, n_max, split):
+    game, x, prior, heads = multi_scale_case(rng, n, n_max)
+    table = plain.table(lambda e: plain.softmax(plain.multi_scale(heads, x, e)), prior, n)
+    expected = twin.interactions(table)
+    lattice = make_lattice(n, *split)
+
+    def found(x):
+        return interaction_index(game, x, jnp.asarray(prior), "sii", lattice)
+
+    np.testing.assert_allclose(jax.jit(found)(x), expected, atol=1e-12)
+    if n == 4:
+        np.testing.assert_allclose(found(jnp.asarray(x)), expected, atol=1e-12)
+    np.testing.assert_allclose(pairwise_interactions(game, x, prior=prior), expected, atol=1e-12)
+
+
+def test_other_games_agree_with_multi_scale_of_one_head(rng):
+    """An average of per-element logits is the multi-scale model of a linear head of one element."""
+    n, w, b = 6, rng.normal(size=(3, 4)), rng.normal(size=4)
+    x, prior = rng.normal(size=(n, 3)), random_prior(rng, 4)
+    table = plain.table(lambda e: plain.softmax(plain.average(w, b, x, e)), prior, n)
+
+    def apply(x, mask):
+        x = jnp.where(mask[:, None], jax.nn.relu(x), 0)
+        return (x.sum(0) / mask.sum().astype(x.dtype)) @ w + b
+
+    for game in (ej.AverageConsensus(w, b), ej.VariableLength(apply)):
+        found = pairwise_interactions(game, x, prior=prior)
+        np.testing.assert_allclose(found, twin.interactions(table), atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_a_set_that_counts_only_whole_shares_its_interaction(size):
+    """The game that pays 1 once all of T are in: I = 1 / (|T| - 1) within T ("sii")."""
+    n, members = 6, [4, 1, 0, 5, 2][:size]
+    code = twin.code_of(members)
+    table = np.array([[float(c & code == code)] for c in range(2**n)])
+    inside = np.isin(np.arange(n), members)
+    pairs = inside[:, None] & inside[None, :] & ~np.eye(n, dtype=bool)
+    expected = pairs / (size - 1) if size > 1 else np.zeros((n, n))
+    np.testing.assert_allclose(of_table(table)[..., 0], expected, atol=1e-13)
+    # Taylor: what a set of two pays goes to its pair, what a larger pays to all pairs alike.
+    expected = pairs * (2 / (size * (size - 1)) if size > 1 else 0)
+    np.testing.assert_allclose(of_table(table, "sti")[..., 0], expected, atol=1e-13)
+
+
+def test_interactions_are_sums_of_dividends(rng):
+    """I[i, j] = sum over T with i and j of dividend(T) / (|T| - 1)."""
+    n = 5
+    table = rng.normal(size=(2**n, 2))
+    dividends = twin.dividends(table)
+    expected = np.zeros((n, n, 2))
+    for code in range(2**n):
+        members = plain.elements_of(code, n)
+        for i in members:
+            for j in members:
+                if i != j:
+                    expected[i, j] += dividends[code] / (len(members) - 1)
+    np.testing.assert_allclose(of_table(table), expected, atol=1e-12)
+
+
+def test_symmetry_diagonal_and_elements_that_do_not_interact(rng):
+    n = 6
+    effects, both = rng.normal(size=(n, 2)), rng.normal(size=2)
+    member = np.array([[c >> i & 1 for i in range(n)] for c in range(2**n)])
+    table = member @ effects + (member[:, 1] * member[:, 4])[:, None] * both
+    found = of_table(table, split=(3, 2))
+    np.testing.assert_array_equal(found, found.swapaxes(0, 1))
+    np.testing.assert_array_equal(found[np.arange(n), np.arange(n)], 0)
+    expected = np.zeros((n, n, 2))
+    expected[1, 4] = expected[4, 1] = both
+    np.testing.assert_allclose(found, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 11])
+def test_main_effects_and_pairs_add_up_to_the_score(rng, n):
+    table = rng.normal(size=(2**n, 2))
+    game, x = TableGame(jnp.asarray(table)), np.zeros((n, 1))
+    values = ej.explain(game, x, prior=table[0]).values
+    found = pairwise_interactions(game, x, prior=table[0])
+    main, pairs = k_sii(values, found)
+    gain = table[-1] - table[0]
+    np.testing.assert_allclose(main.sum(0) + pairs.sum((0, 1)) / 2, gain, atol=1e-12)
+    np.testing.assert_allclose(main + pairs.sum(1) / 2, values, atol=1e-12)
+    taylor = pairwise_interactions(game, x, prior=table[0], index="sti")
+    singles = sum(table[1 << i] - table[0] for i in range(n))
+    if n > 1:
+        np.testing.assert_allclose(singles + np.asarray(taylor).sum((0, 1)) / 2, gain, atol=1e-12)
+
+
+def test_one_element_has_no_pair(rng):
+    game, x, prior, _ = multi_scale_case(rng, 1, 2)
+    found = pairwise_interactions(game, x, prior=prior)
+    assert found.shape == (1, 1, 4) and not np.any(found)
+
+
+def test_weights_of_a_pair_cancel_over_all_subsequences():
+    for n in (2, 3, 7):
+        for index in ("sii", "sti"):
+            share = pair_share(n, index)
+            count = [
+                sum(plain.math.comb(n - 2, s - k) * ways * share[s, k] for s in range(k, n - 1 + k))
+                for k, ways in enumerate((1, 2, 1))
+            ]
+            np.testing.assert_allclose(count, [1, -2, 1], atol=1e-12)
+
+
+def test_single_precision_loses_little():
+    with jax.enable_x64(False):
+        n = 12
+        table = np.random.default_rng(0).uniform(size=(2**n, 2))
+        rough = of_table(table.astype(np.float32))
+    np.testing.assert_allclose(rough, of_table(table), atol=1e-6)
+
+
+def test_gradients_and_batches(rng):
+    n = 5
+    game, x, prior, _ = multi_scale_case(rng, n, 3)
+    lattice = make_lattice(n, 2, 2)
+    xs, prior = jnp.asarray(np.stack([x, x[::-1], 2 * x])), jnp.asarray(prior)
+
+    def pairs(x):
+        return interaction_index(game, x, prior, "sii", lattice)
+
+    single = jax.jit(pairs)
+    for one, x in zip(jax.jit(jax.vmap(pairs))(xs), xs, strict=True):
+        np.testing.assert_allclose(one, single(x), atol=1e-12)
+    step = 1e-6 * rng.normal(size=x.shape)
+    slope = (single(xs[0] + step) - single(xs[0] - step))[0, 4, 1] / 2
+    grad = jax.jit(jax.grad(lambda x: pairs(x)[0, 4, 1]))(xs[0])
+    np.testing.assert_allclose((grad * step).sum(), slope, rtol=1e-5)
+
+
+def test_a_second_sequence_compiles_nothing(rng):
+    game, x, prior, _ = multi_scale_case(rng, 4, 2, c=5)
+    pairwise_interactions(game, x, prior=prior)
+    size = compiled("sii")._cache_size()
+    pairwise_interactions(game, 2 * x, prior=prior[::-1])
+    assert compiled("sii")._cache_size() == size
+
+
+def test_it_may_be_called_while_tracing(rng):
+    game, x, prior, _ = multi_scale_case(rng, 4, 2)
+    traced = jax.jit(lambda x: pairwise_interactions(game, x, prior=prior))(x)
+    np.testing.assert_allclose(traced, pairwise_interactions(game, x, prior=prior), atol=1e-13)
+
+
+def test_messages(rng):
+    game, x, prior, _ = multi_scale_case(rng, 4, 2)
+    way_out = r"Take fewer elements \(data.segment_centres picks them evenly\)"
+    with pytest.raises(ValueError, match=r"x: expected at most 24 elements.*got 25, .*" + way_out):
+        pairwise_interactions(game, np.zeros((25, 3)), prior=prior)
+    with pytest.raises(
+        ValueError, match=r"within 1e-06 GB of memory, got 4 elements, .*" + way_out
+    ):
+        pairwise_interactions(game, x, prior=prior, max_bytes=1e3)
+    with pytest.raises(
+        ValueError, match=r"index: expected one of 'sii', 'sti', got 'sij'\. Did you"
+    ):
+        pairwise_interactions(game, x, prior=prior, index="sij")
+    with pytest.raises(ValueError, match=r"prior: expected shape \(C,\) = \(4,\)"):
+        pairwise_interactions(game, x, prior=prior[:3])
+    with pytest.raises(ValueError, match=r"x: expected shape \(n, D\) with the heads' D = 3"):
+        pairwise_interactions(game, x[:, :2], prior=prior)
+    with pytest.raises(ValueError, match="x: expected finite values"):
+        pairwise_interactions(game, x * np.nan, prior=prior)
+    with pytest.raises(TypeError, match="x: expected a floating-point array"):
+        pairwise_interactions(game, np.zeros((4, 3), int), prior=prior)

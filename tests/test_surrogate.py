@@ -1,0 +1,281 @@
+"""The surrogate estimator: against its plain twin, the exact values and its own error bars."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esv_jax as ej
+from esv_jax.estimators.surrogate_fit import fit_heads, mix_of_scale, polynomial, residuals
+from esv_jax.estimators.surrogate_plan import (
+    CORRELATION,
+    NOISE,
+    draw_subsets,
+    effect_weights,
+    make_plan,
+    pair_index,
+)
+from tests.games_for_tests import multi_scale_case
+
+
+def smooth_case(seed, n, n_max=4, c=4):
+    """A game, a sequence and a prior, all float32."""
+    game, x, prior, _ = multi_scale_case(np.random.default_rng(seed), n, n_max, c=c)
+    return game, x.astype(np.float32), prior
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "m"), [(6, 1, 9), (6, 3, 20), (9, 4, 30), (30, 5, 50), (5, 5, 3)]
+)
+def test_subsets_are_distinct_and_of_their_size(n, k, m):
+    rows = draw_subsets(np.random.default_rng(0), n, k, m)
+    assert rows.shape == (min(m, math.comb(n, k)), n)
+    assert (rows.sum(1) == k).all()
+    assert len(np.unique(rows, axis=0)) == len(rows)
+
+
+@pytest.mark.parametrize(("n", "k", "m"), [(7, 2, 99), (7, 4, 12), (12, 5, 60)])
+def test_effects_of_additive_scores_are_read_exactly(rng, n, k, m):
+    """v = a + sum of w_i: the effect of i within a size is (w_i - mean of the others)."""
+    rows = draw_subsets(rng, n, k, m)
+    w = rng.normal(size=n)
+    others = (w.sum() - w) / (n - 1)
+    effects = effect_weights(rows) @ (3 + rows @ w)
+    np.testing.assert_allclose(effects, w - others, atol=2e-4)
+    np.testing.assert_allclose(effect_weights(rows).sum(0), 0, atol=1e-9)
+
+
+def ridge_by_one_system(plan, logits):
+    """All heads' weights and what they share, from one dense system; (K, p, C) float64."""
+    z = np.asarray(plan.features, np.float64)
+    n_scales, _, p = z.shape
+    own = 1 / (1 - CORRELATION)
+    system = np.zeros(((n_scales + 1) * p, (n_scales + 1) * p))
+    right = np.zeros(((n_scales + 1) * p, logits.shape[-1]))
+    last = slice(n_scales * p, None)
+    system[last, last] = np.eye(p) * (1 / CORRELATION + n_scales * own)
+    for k in range(n_scales):
+        here = slice(k * p, (k + 1) * p)
+        valid = np.asarray(plan.pool_valid[k])
+        centred = np.where(valid[:, None], logits[k] - logits[k][valid].mean(0), 0)
+        system[here, here] = z[k].T @ z[k] / NOISE + own * np.eye(p)
+        system[here, last] = system[last, here] = -own * np.eye(p)
+        right[here] = z[k].T @ centred / NOISE
+    return np.linalg.solve(system, right)[: n_scales * p].reshape(n_scales, p, -1)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_fit_is_the_ridge_of_one_system(rng, x64, order):
+    plan = make_plan(7, 5, 18, 32, order, (0, 1)).astype(jnp.float64)
+    logits = jnp.asarray(rng.normal(size=(*plan.pool_valid.shape, 3)))
+    logits = jnp.where(plan.pool_valid[..., None], logits, 0)
+    weights = ridge_by_one_system(plan, np.asarray(logits))
+    fit = fit_heads(plan, logits)
+    for k in range(2, 5):  # smaller heads are taken as they are where the pool is complete
+        valid = np.asarray(plan.pool_valid[k])
+        mean = np.asarray(logits[k])[valid].mean(0)
+        expected = mean + np.asarray(plan.features[k])[valid] @ weights[k]
+        one_head = (jnp.eye(5)[k],) * 3
+        fitted = polynomial(fit, one_head, plan.pool[k])[valid]
+        np.testing.assert_allclose(fitted, expected, atol=2e-5)  # the plan's single precision
+        left = np.asarray(residuals(plan, fit, logits)[k])[valid]
+        np.testing.assert_allclose(left, np.asarray(logits[k])[valid] - expected, atol=2e-5)
+
+
+def test_small_heads_are_taken_as_they_are(rng):
+    plan = make_plan(6, 4, 18, 32, 2, (0,))
+    assert plan.enumerated == (True, True, False, True)
+    logits = jnp.asarray(rng.normal(size=(*plan.pool_valid.shape, 2)), jnp.float32)
+    beyond = residuals(plan, fit_heads(plan, logits), logits)
+    np.testing.assert_allclose(beyond[:2], 0, atol=1e-5)
+    assert np.abs(beyond[2]).max() > 0.01
+
+
+def test_mixing_averages_over_parts(rng):
+    """f^ms of a polynomial is the mean over scales of its mean over all parts."""
+    n, n_scales, s = 6, 3, 5
+    plan = make_plan(n, n_scales, 18, 32, 2, (0,))
+    logits = jnp.asarray(rng.normal(size=(*plan.pool_valid.shape, 2)), jnp.float32)
+    fit = fit_heads(plan, logits)
+    whole = draw_subsets(rng, n, s, 100)
+    mixed = polynomial(fit, mix_of_scale(n_scales, jnp.asarray(s), jnp.float32), jnp.asarray(whole))
+    for row, value in zip(whole, mixed, strict=True):
+        means = []
+        for k in range(1, n_scales + 1):
+            parts = draw_subsets(rng, n, k, 100)
+            inside = parts[(parts & ~row).sum(1) == 0]
+            one_head = (jnp.eye(n_scales)[k - 1],) * 3
+            means.append(polynomial(fit, one_head, jnp.asarray(inside)).mean(0))
+        np.testing.assert_allclose(value, np.mean(means, axis=0), atol=1e-4)
+    i, j = pair_index(n)
+    assert (i < j).all()
+
+
+@pytest.mark.parametrize(
+    ("n", "n_max", "link"), [(7, 4, "softmax"), (8, 8, "softmax"), (6, 3, "identity")]
+)
+def test_full_pools_are_exact(n, n_max, link):
+    game, x, prior = smooth_case(n, n, n_max)
+    game = ej.MultiScale(game.heads, link=link)
+    exact = ej.explain(game, x, prior=prior)
+    estimator = ej.Surrogate(pool=100, base=100)
+    att = ej.explain(game, x, prior=prior, estimator=estimator, key=jax.random.key(0))
+    np.testing.assert_allclose(att.values, exact.values, atol=1e-5)
+    np.testing.assert_allclose(att.scores, exact.scores, atol=1e-5)
+    np.testing.assert_allclose(att.marginals, exact.marginals, atol=3e-5)
+    assert np.asarray(att.std_error).max() < 1e-5
+    assert int(att.n_evaluations) == int(exact.n_evaluations)
+
+
+@pytest.mark.parametrize("n", [3, 9, 16, 26, 40])
+@pytest.mark.parametrize("order", [1, 2])
+def test_efficiency_holds_at_any_budget(n, order):
+    game, x, prior = smooth_case(n, n)
+    estimator = ej.Surrogate(pool=16, base=16, order=order, error_draws=2)
+    att = ej.explain(game, x, prior=prior, estimator=estimator, key=jax.random.key(0))
+    assert np.abs(att.efficiency_gap()).max() < 3e-6
+    np.testing.assert_allclose(att.marginals.mean(0), att.values, atol=1e-6)
+    assert np.isfinite(att.std_error).all()
+    assert int(att.n_evaluations) == sum(min(16, math.comb(n, k)) for k in range(1, min(4, n) + 1))
+
+
+def errors(estimator, n, sequences, seeds):
+    """Relative error of the first class, mean over sequences and seeds."""
+    out = []
+    for i in range(sequences):
+        game, x, prior = smooth_case(i, n)
+        exact = ej.explain(game, x, prior=prior).for_class(0)
+        for seed in range(seeds):
+            key = jax.random.key(seed)
+            att = ej.explain(game, x, prior=prior, estimator=estimator, key=key)
+            out.append(float(ej.metrics.relative_error(att.for_class(0), exact)))
+    return np.mean(out)
+
+
+def test_the_error_falls_and_beats_algorithm_1():
+    few, many = (errors(ej.Surrogate(m, error_draws=0), 12, 4, 3) for m in (24, 160))
+    algorithm_1 = errors(ej.Constructive(24, 1), 12, 4, 3)
+    assert many < few / 2
+    assert few < algorithm_1
+
+
+def test_intervals_cover():
+    """95 % intervals over 2 pools x 10 games x 11 elements x 4 classes."""
+    z = []
+    estimator = ej.Surrogate(pool=48, error_draws=16)
+    for i in range(10):
+        game, x, prior = smooth_case(100 + i, 11)
+        exact = ej.explain(game, x, prior=prior)
+        for seed in range(2):
+            key = jax.random.key(seed)
+            att = ej.explain(game, x, prior=prior, estimator=estimator, key=key)
+            z.append(np.asarray(att.values - exact.values) / np.asarray(att.std_error))
+    z = np.array(z)
+    assert 0.9 < (np.abs(z) < 1.96).mean() < 0.99
+    assert 0.75 < np.sqrt((z**2).mean()) < 1.3
+
+
+def test_one_key_one_plan_same_bits():
+    game, x, prior = smooth_case(0, 26)
+    estimator = ej.Surrogate(pool=32, base=32)
+    key = jax.random.key(3)
+    one = ej.explain(game, x, prior=prior, estimator=estimator, key=key)
+    two = ej.explain(game, x, prior=prior, estimator=estimator, key=key)
+    other = ej.explain(game, x, prior=prior, estimator=estimator, key=jax.random.key(4))
+    np.testing.assert_array_equal(one.values, two.values)
+    np.testing.assert_array_equal(one.std_error, two.std_error)
+    assert np.abs(one.values - other.values).max() > 1e-5
+    xs = np.stack([x, -x, 2 * x])
+    batch = ej.explain_batch(game, xs, prior=prior, estimator=estimator, key=key)
+    np.testing.assert_allclose(batch[0].values, one.values, atol=1e-6)
+    swapped = ej.explain_batch(game, xs[::-1], prior=prior, estimator=estimator, key=key)
+    np.testing.assert_array_equal(swapped[2].values, batch[0].values)
+    np.testing.assert_array_equal(swapped[2].std_error, batch[0].std_error)
+
+
+def test_a_plan_is_made_once_and_may_be_passed():
+    game, x, prior = smooth_case(0, 26)
+    estimator = ej.Surrogate(pool=32, base=32)
+    key = jax.random.key(3)
+    plan = estimator.prepare(game, x, key)
+    assert estimator.prepare(game, 2 * x, jax.random.key(3)) is plan
+    drawn = ej.explain(game, x, prior=prior, estimator=estimator, key=key)
+    passed = ej.explain(game, x, prior=prior, estimator=estimator, plan=plan)
+    np.testing.assert_array_equal(drawn.values, passed.values)
+    auto = ej.explain(game, x, prior=prior, plan=plan)
+    np.testing.assert_allclose(auto.values, passed.values, atol=1e-6)
+
+    def value(x):
+        return ej.explain(game, x, prior=prior, plan=plan).values[0, 0]
+
+    gradient = jax.jit(jax.grad(value))(jnp.asarray(x))
+    assert np.abs(gradient).max() > 0
+
+
+def test_double_precision_is_kept(x64):
+    game, x, prior, _ = multi_scale_case(np.random.default_rng(0), 7, 3)
+    exact = ej.explain(game, x, prior=prior)
+    att = ej.explain(
+        game, x, prior=prior, estimator=ej.Surrogate(100, base=100), key=jax.random.key(0)
+    )
+    assert att.values.dtype == jnp.float64
+    np.testing.assert_allclose(att.values, exact.values, atol=1e-6)
+
+
+def test_auto_takes_it_where_exact_does_not_fit():
+    game, x, prior = smooth_case(0, 22)
+    att = ej.explain(game, x, prior=prior, key=jax.random.key(0))
+    assert not att.exact
+    assert int(att.n_evaluations) == 22 + 231 + 1024 + 1024
+
+
+def test_order_is_chosen_by_the_pool():
+    assert ej.Surrogate(1024)._order(49) == 2
+    assert ej.Surrogate(1024)._order(115) == 1
+    assert ej.Surrogate(1024, order=2)._order(115) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"pool": 8}, ValueError, "pool: expected an integer >= 16, got 8"),
+        ({"order": 3}, ValueError, "order: expected 1 or 2, got 3"),
+        ({"order": 0}, ValueError, "order: expected an integer >= 1"),
+        ({"base": 3}, ValueError, "base: expected an integer >= 16"),
+        ({"error_draws": -1}, ValueError, "error_draws: expected an integer >= 0"),
+        ({"pool": 16.0}, TypeError, "pool: expected an integer"),
+    ],
+)
+def test_bad_settings(settings, error, match):
+    with pytest.raises(error, match=match):
+        ej.Surrogate(**settings)
+
+
+def test_what_it_cannot_do_it_says():
+    game, x, prior = smooth_case(0, 5)
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match=r"x: expected at least 3 elements, got 2. Use Exact"):
+        ej.explain(game, x[:2], prior=prior, estimator=ej.Surrogate(), key=key)
+    plain = ej.VariableLength(lambda x, mask: x.sum(0))
+    with pytest.raises(TypeError, match="game: expected one that combines heads by scale"):
+        ej.explain(plain, x, prior=np.ones(3) / 3, estimator=ej.Surrogate(), key=key)
+    with pytest.raises(ValueError, match="key: expected a PRNG key"):
+        ej.explain(game, x, prior=prior, estimator=ej.Surrogate())
+    with pytest.raises(ValueError, match="key: expected a concrete key"):
+        jax.jit(
+            lambda key: ej.explain(game, x, prior=prior, estimator=ej.Surrogate(), key=key).values
+        )(key)
+    plan = ej.Surrogate(16).prepare(game, x, key)
+    with pytest.raises(TypeError, match="plan: expected a SubsequencePlan, as Constructive takes"):
+        ej.explain(game, x, prior=prior, estimator=ej.Constructive(), plan=plan)
+    with pytest.raises(ValueError, match="plan: expected subsequences of the 4 elements"):
+        ej.explain(game, x[:4], prior=prior, plan=plan)
+
+
+def test_cost_counts_heads():
+    game, x, _ = smooth_case(0, 26)
+    cost = ej.plan_cost(game, x, ej.Surrogate(100))
+    assert cost.n_evaluations == 26 + 100 + 100 + 100
+    assert cost.n_bytes > 0
