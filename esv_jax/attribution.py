@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -38,6 +39,7 @@ class Attribution:
         with the element at that scale and those without it one scale below. None where exact.
       n_evaluations: model (head) evaluations of distinct subsequences behind the result.
       lengths: (B,) elements per sequence in a batch, else None.
+      within_tolerance: where a tolerance was asked for, whether every interval is within it.
       exact: whether every subsequence was evaluated.
     """
 
@@ -49,6 +51,7 @@ class Attribution:
     coverage: Array | None = None
     n_evaluations: Array | int = 0
     lengths: Array | None = None
+    within_tolerance: bool | None = None
     exact: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @property
@@ -88,6 +91,31 @@ class Attribution:
         """What the sequence adds to the prior: scores - prior; (..., C), or (...) for class `c`."""
         evidence = self.scores - self._prior_like_scores()
         return evidence if c is None else evidence[..., self._class(c)]
+
+    def interval(self, confidence: float = 0.95) -> tuple[Array, Array]:
+        """Lower and upper ends (..., n, C) of normal intervals around `values`.
+
+        Args:
+          confidence: share of intervals that should cover the exact value, in (0, 1).
+        Raises:
+          ValueError: a confidence out of range, or a sampled result without standard errors.
+        """
+        half = self.half_width(confidence)
+        return self.values - half, self.values + half
+
+    def half_width(self, confidence: float = 0.95) -> Array:
+        """Half of the interval's width, (..., n, C); zero where exact. See `interval`."""
+        expect(0 < confidence < 1, "confidence", "a share in (0, 1)", confidence)
+        if self.std_error is None:
+            expect(
+                self.exact,
+                "attribution",
+                "standard errors",
+                "a sampled result without",
+                "Give the estimator two or more iterations or draws.",
+            )
+            return jnp.zeros_like(self.values)
+        return self.std_error * NormalDist().inv_cdf(0.5 + confidence / 2)
 
     def efficiency_gap(self) -> Array:
         """Sum of the ESVs minus the evidential score, (..., C): zero but for rounding if exact."""

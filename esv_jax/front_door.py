@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from esv_jax.boundary import (
     checked_sequence,
     choose_estimator,
 )
-from esv_jax.checks import is_concrete, message
+from esv_jax.checks import expect, is_concrete, message
 from esv_jax.estimators import Estimator, SurrogatePlan
 from esv_jax.games import Game
 from esv_jax.subsequences import SubsequencePlan
@@ -32,6 +33,10 @@ def explain(
     estimator: EstimatorChoice = "auto",
     key: Array | None = None,
     plan: SubsequencePlan | SurrogatePlan | None = None,
+    tolerance: float | None = None,
+    confidence: float = 0.95,
+    classes: Sequence[int] | None = None,
+    max_evaluations: int = 100_000,
     marginals: bool = True,
     max_bytes: float | None = None,
 ) -> Attribution:
@@ -48,6 +53,12 @@ def explain(
       key: `jax.random.key(seed)`, needed where subsequences are drawn; consumed.
       plan: subsequences to replay in place of drawing them (under "auto" by the estimator that
         takes such a plan).
+      tolerance: half width, in units of the scores, that intervals should not exceed. Sampling
+        starts with the estimator as given and doubles its budget, each time from scratch, until
+        they do not or the budget ends; `Attribution.within_tolerance` says which.
+      confidence: of those intervals.
+      classes: whose intervals count; default all.
+      max_evaluations: the budget with a tolerance, model evaluations of one round.
       marginals: whether to return mean marginals by scale, (n, n, C).
       max_bytes: memory that may be taken; default what the device has free, or half of the
         machine's where it does not say.
@@ -65,6 +76,31 @@ def explain(
     prior = checked_prior(game, x, prior)
     estimator = choose_estimator(game, x, estimator, plan, max_bytes)
     check_randomness(estimator, x.shape[0], key, plan)
+    if tolerance is None:
+        return _run(estimator, game, x, prior, key, plan, marginals)
+    _check_tolerance(tolerance, plan, x)
+    wanted = slice(None) if classes is None else np.asarray(classes)
+    while True:
+        result = _run(estimator, game, x, prior, key, None, marginals)
+        widest = float(np.asarray(result.half_width(confidence))[:, wanted].max())
+        larger = estimator.doubled()
+        if widest <= tolerance or larger is None:
+            break
+        if larger.cost(game, x).n_evaluations > max_evaluations:
+            break
+        estimator = choose_estimator(game, x, larger, None, max_bytes)
+    return dataclasses.replace(result, within_tolerance=widest <= tolerance)
+
+
+def _run(
+    estimator: Estimator,
+    game: Game,
+    x: Array,
+    prior: Array,
+    key: Array | None,
+    plan: Any,
+    marginals: bool,
+) -> Attribution:
     if plan is not None or not estimator.needs_key:
         key = None
     elif key is not None:
@@ -72,6 +108,13 @@ def explain(
     result = compiled(estimator, marginals)(game, x, prior, key, plan)
     _check_covered(result)
     return result
+
+
+def _check_tolerance(tolerance: float, plan: Any, x: Array) -> None:
+    expect(tolerance > 0, "tolerance", "a half width > 0", tolerance)
+    expect(plan is None, "plan", "None beside a tolerance", "a plan", "Its budget is fixed.")
+    traced = not is_concrete(x)
+    expect(not traced, "tolerance", "None while tracing", tolerance, "Rounds depend on values.")
 
 
 @functools.cache

@@ -29,6 +29,12 @@ def test_views(att):
     assert (att.n, att.n_classes) == (3, 2)
 
 
+def test_intervals(att):
+    low, high = att.interval(0.95)
+    np.testing.assert_allclose(high - att.values, 0.0195996, rtol=1e-4)
+    np.testing.assert_allclose(att.values - low, high - att.values, rtol=1e-4)
+
+
 @pytest.mark.parametrize("c", [2, -1])
 def test_classes_out_of_range_are_refused(att, c):
     with pytest.raises(ValueError, match=r"class: expected an index in 0..1"):

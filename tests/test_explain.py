@@ -96,6 +96,9 @@ class Counting:
     def prepare(self, game, x, key):
         return None
 
+    def doubled(self):
+        return None
+
     def __call__(self, game, x, prior, **kwargs):
         self.traces.append(x.shape)
         return ej.Exact()(game, x, prior, **kwargs)
@@ -334,3 +337,45 @@ def test_table_games_need_nothing_but_the_protocol():
     table = jnp.arange(8.0)[:, None]
     att = ej.explain(TableGame(table), jnp.zeros((3, 1)), prior=table[0])
     np.testing.assert_allclose(att.values[:, 0], [1, 2, 4], atol=1e-6)
+
+
+def test_a_tolerance_is_reached_or_the_result_says_not():
+    game, x, prior, _ = multi_scale_case(np.random.default_rng(3), 12, 4)
+    x = x.astype(np.float32)
+    exact = ej.explain(game, x, prior=prior)
+    key = jax.random.key(0)
+    small = ej.Surrogate(pool=16, base=64)
+    first = ej.explain(game, x, prior=prior, estimator=small, key=key)
+    assert first.within_tolerance is None
+    half = float(first.half_width(0.9).max())
+    asked = {"prior": prior, "estimator": small, "key": key, "confidence": 0.9}
+    same = ej.explain(game, x, tolerance=1.01 * half, **asked)
+    assert same.within_tolerance
+    np.testing.assert_array_equal(same.values, first.values)
+    finer = ej.explain(game, x, tolerance=half / 4, **asked)
+    assert finer.within_tolerance
+    assert int(finer.n_evaluations) > int(first.n_evaluations)
+    assert float(finer.half_width(0.9).max()) <= half / 4
+    assert np.abs(finer.values - exact.values).max() < half
+    stopped = ej.explain(game, x, tolerance=half / 1e4, max_evaluations=100, **asked)
+    assert stopped.within_tolerance is False
+    one_class = ej.explain(game, x, tolerance=half / 4, classes=[1], **asked)
+    assert float(one_class.half_width(0.9)[:, 1].max()) <= half / 4
+    assert ej.explain(game, x, prior=prior, tolerance=0.1).within_tolerance  # exact
+
+
+def test_bad_tolerances():
+    game, x, prior, _ = multi_scale_case(np.random.default_rng(3), 6, 2)
+    x, key = x.astype(np.float32), jax.random.key(0)
+    with pytest.raises(ValueError, match="tolerance: expected a half width > 0"):
+        ej.explain(game, x, prior=prior, tolerance=0.0)
+    once = ej.Constructive(4, 1)
+    with pytest.raises(ValueError, match="expected standard errors, got a sampled result without"):
+        ej.explain(game, x, prior=prior, estimator=once, key=key, tolerance=0.1)
+    with pytest.raises(ValueError, match="confidence: expected a share"):
+        ej.explain(game, x, prior=prior, tolerance=0.1, confidence=1.0)
+    plan = ej.Surrogate(16).prepare(game, x, key)
+    with pytest.raises(ValueError, match="plan: expected None beside a tolerance"):
+        ej.explain(game, x, prior=prior, plan=plan, tolerance=0.1)
+    with pytest.raises(ValueError, match="tolerance: expected None while tracing"):
+        jax.jit(lambda x: ej.explain(game, x, prior=prior, tolerance=0.1).values)(x)

@@ -58,6 +58,9 @@ class Exact:
             exact=True,
         )
 
+    def doubled(self) -> None:
+        """Nothing: it is exact."""
+
     def cost(self, game: Game, x: Any) -> Cost:
         """See `Game.lattice_cost`."""
         return game.lattice_cost(x, make_lattice(x.shape[0]))

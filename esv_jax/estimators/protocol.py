@@ -47,5 +47,8 @@ class Estimator(Protocol):
     ) -> Attribution:
         """ESVs of x (n, ...), of which the first `length` elements are there (default all)."""
 
+    def doubled(self) -> Estimator | None:
+        """The estimator at twice the budget; None where there is no more to be had."""
+
     def cost(self, game: Game, x: Any) -> Cost:
         """What the call will take; x may be a ShapeDtypeStruct."""

@@ -173,12 +173,16 @@ class Surrogate:
         _, push = jax.linearize(values, logits)
         shape = (self.error_draws, *plan.pool_valid.shape)
         signs = jax.random.rademacher(key, shape, logits.dtype)
-        moved = lax.map(lambda sign: push(sign[..., None] * left_out), signs)
+        moved = jax.vmap(lambda sign: push(sign[..., None] * left_out))(signs)
         p = plan.features.shape[2]
         shrunk = 1 + 0.2 * max(0.0, p / pool - 1)
         variance = shrunk * (moved**2).mean(0) + read.variance
         variance = 0.5 * (variance + variance.mean(0, keepdims=True))
         return jnp.sqrt(variance)
+
+    def doubled(self) -> Surrogate:
+        """Twice the pool."""
+        return dataclasses.replace(self, pool=2 * self.pool)
 
     def cost(self, game: Game, x: Any) -> Cost:
         """Head evaluations and memory of the plan and of one sequence."""
