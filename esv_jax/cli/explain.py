@@ -17,7 +17,7 @@ from esv_jax.batching import explain_batch
 from esv_jax.checks import expect, message
 from esv_jax.cli.inputs import Inputs, class_index, open_inputs, pick_elements
 from esv_jax.cli.printing import progress, say, signed, table
-from esv_jax.estimators import Constructive, Estimator, Exact
+from esv_jax.estimators import Constructive, Estimator, Exact, Surrogate
 from esv_jax.extras import require
 from esv_jax.files import atomic_path, expect_writable, make_folder
 from esv_jax.games import make_game
@@ -48,10 +48,12 @@ class Explain:
     """Class to show: gt (true; predicted where unknown), pred, a name or an id. All are stored."""
     contrast: tuple[str, str] | None = None
     """Two classes (gt, pred, names or ids): show the first minus the second."""
-    estimator: Literal["auto", "exact", "constructive"] = "auto"
-    """auto is exact where it fits."""
+    estimator: Literal["auto", "exact", "surrogate", "constructive"] = "auto"
+    """auto is exact where it fits, beyond it the best sampled one that the model allows."""
+    surrogate: Surrogate = Surrogate()
+    """Settings of the surrogate estimator."""
     constructive: Constructive = Constructive()
-    """Settings of the sampled estimator."""
+    """Settings of the paper's Algorithm 1."""
     uids: tuple[str, ...] = ()
     """Sequences to explain; default all."""
     limit: int | None = None
@@ -63,7 +65,7 @@ class Explain:
     classes: Path | None = None
     """CSV of class names (name,id), in place of the model's."""
     seed: int = 0
-    """Seed of the sampled estimator; each sequence's draws depend on it and on the uid alone."""
+    """Seed of the sampled estimators; draws depend on it and on the uid, never on the company."""
     overwrite: bool = False
     """Replace what is in the output folder."""
 
@@ -134,6 +136,8 @@ class Explain:
         chosen: Estimator | Literal["auto"] = "auto"
         if self.estimator == "exact":
             chosen = Exact()
+        elif self.estimator == "surrogate":
+            chosen = self.surrogate
         elif self.estimator == "constructive":
             chosen = self.constructive
         batch = explain_batch(
@@ -240,8 +244,9 @@ class Explain:
                 att, *shown, class_names=names, element_labels=labels, title=uid
             )
         else:
+            name = f"class {names[shown]}" if names[shown].isdigit() else names[shown]
             axes = plots.plot_elements(
-                att, shown, class_name=names[shown], element_labels=labels, title=uid
+                att, shown, class_name=name, element_labels=labels, title=uid
             )
         folder = self.out / "figures"
         folder.mkdir(exist_ok=True)

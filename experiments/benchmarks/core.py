@@ -1,4 +1,4 @@
-"""Exact ESVs and Algorithm 1: run time, compile time, peak memory and share of a roofline.
+"""Exact and sampled ESVs: run time, compile time, peak memory and share of a roofline.
 
     python -m experiments.benchmarks.core --out core.json
 
@@ -57,12 +57,15 @@ TARGET_SECONDS = {
     "exact-20": 0.9,
     "batch-8": 256 / 3000,
     "constructive-49-1024-4": 1.5,
+    "surrogate-49-1024-0": 0.4,
 }
 CASES = [f"exact-{n}" for n in (8, 10, 12, 14, 16, 18, 20)] + [
     "batch-8",
     "constructive-16-256-4",
     "constructive-16-1024-4",
     "constructive-49-1024-4",
+    "surrogate-49-1024-0",
+    "surrogate-49-1024-8",
 ]
 
 
@@ -71,7 +74,8 @@ class Settings:
     """What to measure."""
 
     cases: tuple[str, ...] = tuple(CASES)
-    """exact-N, batch-N (256 sequences), constructive-N-M-ITERATIONS."""
+    """exact-N, batch-N (256 sequences), constructive-N-M-ITERATIONS, surrogate-N-POOL-ERROR_DRAWS
+    (its plan is made before)."""
     repeats: int = 5
     """Timed calls of a case, after one that compiles; medians are reported."""
     out: Path | None = None
@@ -131,15 +135,19 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
     n = int(numbers[0])
     x = jnp.asarray(np.random.default_rng(1).normal(size=(n, D)), jnp.float32)
     weights = sum(s * D * H + H * C for s in range(1, min(n, N_MAX) + 1)) * 4
+    key, plan = None, None
     if kind == "constructive":
         estimator: Any = ej.Constructive(int(numbers[1]), int(numbers[2]))
         key = jax.random.key(0)
+    elif kind == "surrogate":
+        estimator = ej.Surrogate(int(numbers[1]), error_draws=int(numbers[2]))
+        plan = estimator.prepare(game, x, jax.random.key(0))
     else:
-        estimator, key = ej.Exact(), None
+        estimator = ej.Exact()
     cost = estimator.cost(game, x)
 
     start = time.perf_counter()
-    lowered = compiled(estimator, True).lower(game, x, prior, key, None)
+    lowered = compiled(estimator, True).lower(game, x, prior, key, plan)
     traced = time.perf_counter()
     lowered.compile()
     compile_s = time.perf_counter() - traced
@@ -153,7 +161,8 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
     else:
 
         def run() -> Any:
-            return ej.explain(game, x, prior=prior, estimator=estimator, key=key).values
+            att = ej.explain(game, x, prior=prior, estimator=estimator, key=key, plan=plan)
+            return att.values
 
     jax.block_until_ready(run())
     times = seconds(run, max(repeats, 5))
@@ -167,7 +176,7 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
         "load": os.getloadavg()[0],
         **limits,
     }
-    if kind != "constructive":
+    if isinstance(estimator, ej.Exact):
         table = 2**n * C * 4
         flops, n_bytes = videos * (cost.flops or 0), weights + videos * 3 * table
         bound = max(flops / limits["flops_per_second"], n_bytes / limits["bytes_per_second"])
