@@ -167,7 +167,9 @@ class Surrogate:
         left_out = left_out * jnp.sqrt(jnp.asarray(open_share, logits.dtype))[:, None, None]
 
         def values(logits: Array) -> Array:
-            few = _read_effects(plan, plan.error_base, logits, prior, link, everything)
+            few = _read_effects(
+                plan, plan.error_base, logits, prior, link, everything, not everything
+            )
             return _values(few, prior)
 
         _, push = jax.linearize(values, logits)
@@ -234,7 +236,13 @@ def _marginals(read: _Effects, prior: Array) -> Array:
 
 
 def _read_effects(
-    plan: SurrogatePlan, base: Base, logits: Array, prior: Array, link: Link, everything: bool
+    plan: SurrogatePlan,
+    base: Base,
+    logits: Array,
+    prior: Array,
+    link: Link,
+    everything: bool,
+    fit_alone: bool = False,
 ) -> _Effects:
     """Effects per size from the heads' logits on the pool (K, m, C).
 
@@ -244,12 +252,12 @@ def _read_effects(
     """
     n, dtype = plan.n, logits.dtype
     fit = fit_heads(plan, logits)
-    beyond = residuals(plan, fit, logits)
+    beyond = None if fit_alone else residuals(plan, fit, logits)
 
     def one_size(state: None, size: tuple[Array, Base]) -> tuple[None, tuple[Array, ...]]:
         s, rows = size
         value = polynomial(fit, mix_of_scale(plan.n_scales, s, dtype), rows.member)
-        if everything:
+        if everything and beyond is not None:
             value = value + _of_parts(plan, beyond, rows.member, s)
         valid = rows.valid.astype(dtype)[:, None]
         scores = apply_link(link, value) * valid
@@ -264,12 +272,13 @@ def _read_effects(
 
     sizes = (jnp.arange(1, n), base)
     _, (effect, mean, variance) = lax.scan(one_size, None, sizes)
-    if not everything:
+    if not everything and beyond is not None:
         effect = effect.at[: plan.n_scales].add(_own_corrections(plan, fit, beyond, link)[: n - 1])
     last = jnp.asarray(n)
     whole = jnp.ones((1, n), bool)
     value = polynomial(fit, mix_of_scale(plan.n_scales, last, dtype), whole)
-    value = value + _of_parts(plan, beyond, whole, last)
+    if beyond is not None:
+        value = value + _of_parts(plan, beyond, whole, last)
     return _Effects(effect, mean, apply_link(link, value)[0], variance.sum(0) / n**2)
 
 
