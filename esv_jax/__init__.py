@@ -15,9 +15,22 @@ if TYPE_CHECKING:
     from esv_jax.attribution import Attribution
     from esv_jax.batching import explain_batch, video_key
     from esv_jax.boundary import plan_cost
-    from esv_jax.estimators import Constructive, Exact, Surrogate, k_sii
+    from esv_jax.estimators import (
+        Constructive,
+        Exact,
+        PermutationSampling,
+        SizeRegression,
+        Surrogate,
+        k_sii,
+    )
     from esv_jax.front_door import explain
-    from esv_jax.games import AverageConsensus, MultiScale, VariableLength
+    from esv_jax.games import (
+        AverageConsensus,
+        BlackBox,
+        MultiScale,
+        VariableLength,
+        probe_sensitivity,
+    )
     from esv_jax.groups import group_values, owen_values
     from esv_jax.interactions import pairwise_interactions
     from esv_jax.subsequences import SubsequencePlan
@@ -28,9 +41,12 @@ _ROOMS = ("data", "metrics", "models", "plots", "results")
 _NAMES = {
     "Attribution": "attribution",
     "AverageConsensus": "games",
+    "BlackBox": "games",
     "Constructive": "estimators",
     "Exact": "estimators",
     "MultiScale": "games",
+    "PermutationSampling": "estimators",
+    "SizeRegression": "estimators",
     "SubsequencePlan": "subsequences",
     "Surrogate": "estimators",
     "VariableLength": "games",
@@ -41,15 +57,19 @@ _NAMES = {
     "owen_values": "groups",
     "pairwise_interactions": "interactions",
     "plan_cost": "boundary",
+    "probe_sensitivity": "games",
     "video_key": "batching",
 }
 
 __all__ = [
     "Attribution",
     "AverageConsensus",
+    "BlackBox",
     "Constructive",
     "Exact",
     "MultiScale",
+    "PermutationSampling",
+    "SizeRegression",
     "SubsequencePlan",
     "Surrogate",
     "VariableLength",
@@ -65,6 +85,7 @@ __all__ = [
     "pairwise_interactions",
     "plan_cost",
     "plots",
+    "probe_sensitivity",
     "results",
     "video_key",
 ]

@@ -23,7 +23,7 @@ from esv_jax.boundary import (
 )
 from esv_jax.checks import expect, message
 from esv_jax.estimators import Estimator, Exact
-from esv_jax.games import Game
+from esv_jax.games import Game, run_to_end
 
 _TOGETHER_BYTES = 64e6  # working memory of the sequences that one compiled call takes together
 _MAX_TOGETHER = 32
@@ -116,7 +116,8 @@ def explain_batch(
                 names += [""] * (together - len(rows))
                 own = chosen.draws_per_sequence
                 keys = jnp.stack([video_key(key, name) if own else key for name in names])
-            part = run(game, jnp.asarray(block), prior, keys, jnp.asarray(sizes), plan)
+            inputs = (game, jnp.asarray(block), prior, keys, jnp.asarray(sizes), plan)
+            part = run_to_end(game, functools.partial(run, *inputs))
             parts.append(_padded(part, len(rows), widest))
             all_exact &= part.exact
             order += rows
@@ -186,7 +187,7 @@ def _check_finite(host: np.ndarray, lengths: np.ndarray, uids: Sequence[str | in
 
 def _together(estimator: Estimator, game: Game, example: Any) -> int:
     """Sequences per compiled call, from their shape alone."""
-    if not isinstance(estimator, Exact):
+    if not isinstance(estimator, Exact) or hasattr(game, "host"):
         return 1
     fit = int(_TOGETHER_BYTES // estimator.cost(game, example).n_bytes)
     return min(max(fit, 1), _MAX_TOGETHER)

@@ -19,11 +19,18 @@ from esv_jax.checks import (
     message,
     wider,
 )
-from esv_jax.estimators import Constructive, Estimator, Exact, Surrogate, SurrogatePlan
+from esv_jax.estimators import (
+    Constructive,
+    Estimator,
+    Exact,
+    SizeRegression,
+    Surrogate,
+    SurrogatePlan,
+)
 from esv_jax.games import Cost, Game
 from esv_jax.subsequences import MAX_ELEMENTS
 
-MAX_AUTO_EXACT = 20  # elements; beyond, "auto" samples even where the memory would do
+MAX_AUTO_EXACT = 20  # elements; beyond (or a game's own `max_auto_exact`) "auto" samples
 _PRIOR_TOLERANCE = 1e-3
 _AN_ESTIMATOR = "'auto' or an estimator such as Exact()"
 
@@ -105,13 +112,16 @@ def choose_estimator(
     if isinstance(estimator, str):
         if estimator != "auto":
             raise ValueError(message("estimator", _AN_ESTIMATOR, repr(estimator)))
-        fits = n <= MAX_AUTO_EXACT and Exact().cost(game, x).n_bytes <= limit
+        most = getattr(game, "max_auto_exact", MAX_AUTO_EXACT)
+        fits = n <= most and Exact().cost(game, x).n_bytes <= limit
         if plan is not None:
             estimator = Surrogate() if isinstance(plan, SurrogatePlan) else Constructive()
         elif fits:
             estimator = Exact()
         else:
-            estimator = Surrogate() if hasattr(game, "head_logits") else Constructive()
+            by_heads = hasattr(game, "head_logits")
+            by_rows = hasattr(game, "row_logits")
+            estimator = Surrogate() if by_heads else SizeRegression() if by_rows else Constructive()
     if not callable(estimator) or isinstance(estimator, type):
         raise TypeError(message("estimator", _AN_ESTIMATOR, repr(estimator)))
     sampled = "Sample instead (estimator='auto', key=jax.random.key(0)), or explain fewer"

@@ -21,7 +21,7 @@ from esv_jax.boundary import (
 )
 from esv_jax.checks import expect, is_concrete, message
 from esv_jax.estimators import Estimator, SurrogatePlan
-from esv_jax.games import Game
+from esv_jax.games import Game, run_to_end
 from esv_jax.subsequences import SubsequencePlan
 
 
@@ -47,9 +47,10 @@ def explain(
       x: the sequence, (n, D) features or (n, ...) frames, floating point, finite, n >= 1.
       prior: scores of the empty sequence, (C,). Under the softmax link a probability vector
         (commonly the class frequencies of the training set), under the identity link logits.
-      estimator: "auto" is `Exact()` up to 20 elements where it fits the memory; beyond,
-        `Surrogate()` for models that combine heads by scale, else `Constructive()`. Or an
-        estimator with your settings.
+      estimator: "auto" is `Exact()` where it fits the memory, up to 20 elements (12 of a
+        `VariableLength`, 8 of a `BlackBox` game); beyond,
+        `Surrogate()` for models that combine heads by scale and `SizeRegression()` for those that
+        score each subsequence on its own. Or an estimator with your settings.
       key: `jax.random.key(seed)`, needed where subsequences are drawn; consumed.
       plan: subsequences to replay in place of drawing them (under "auto" by the estimator that
         takes such a plan).
@@ -105,7 +106,8 @@ def _run(
         key = None
     elif key is not None:
         plan = estimator.prepare(game, x, key)
-    result = compiled(estimator, marginals)(game, x, prior, key, plan)
+    run = compiled(estimator, marginals)
+    result = run_to_end(game, lambda: run(game, x, prior, key, plan))
     _check_covered(result)
     return result
 

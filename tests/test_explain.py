@@ -128,6 +128,19 @@ def test_auto_is_exact_where_it_fits(case):
     assert sampled.std_error is not None
 
 
+def test_auto_samples_earlier_where_each_evaluation_costs():
+    prior, key = np.full(3, 1 / 3), jax.random.key(0)
+    x = np.random.default_rng(0).normal(size=(13, 3)).astype(np.float32)
+    rows = ej.VariableLength(lambda x, mask: (x * mask.astype(x.dtype)[:, None]).sum(0))
+    assert ej.explain(rows, x[:12], prior=prior).exact
+    sampled = ej.explain(rows, x, prior=prior, key=key)
+    assert not sampled.exact
+    assert int(sampled.n_evaluations) <= 513
+    clips = ej.BlackBox(lambda clips: clips.mean(1))
+    assert ej.explain(clips, x[:8], prior=prior).exact
+    assert not ej.explain(clips, x[:11], prior=prior, key=key).exact
+
+
 def test_same_key_same_bits(case):
     game, x, prior = case
     estimator = ej.Constructive(6, 3)

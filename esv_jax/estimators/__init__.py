@@ -3,7 +3,9 @@
 from esv_jax.estimators.constructive import Constructive
 from esv_jax.estimators.exact import Exact, scale_sums
 from esv_jax.estimators.interactions import interaction_index, k_sii
+from esv_jax.estimators.permutation import PermutationSampling
 from esv_jax.estimators.protocol import Estimator
+from esv_jax.estimators.size_regression import SizeRegression
 from esv_jax.estimators.surrogate import Surrogate
 from esv_jax.estimators.surrogate_plan import SurrogatePlan
 
@@ -11,6 +13,8 @@ __all__ = [
     "Constructive",
     "Estimator",
     "Exact",
+    "PermutationSampling",
+    "SizeRegression",
     "Surrogate",
     "SurrogatePlan",
     "interaction_index",

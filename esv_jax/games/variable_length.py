@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ class VariableLength:
     Raises:
       TypeError: if `apply_fn` is not callable. ValueError: on another link or batch_size < 1.
     """
+
+    max_auto_exact: ClassVar[int] = 12  # elements; beyond, 2**n evaluations may be no small thing
 
     apply_fn: Callable[[Array, Array], Array]
     link: Link = static_field(default="softmax")

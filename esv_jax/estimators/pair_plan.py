@@ -1,0 +1,189 @@
+"""Pairs of a subsequence and its complement: how many of each size, and which."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from esv_jax.checks import expect, expect_int
+
+_MAX_RANKED = 2**16  # subsequences of one size that are drawn by their rank
+
+
+@dataclasses.dataclass(frozen=True)
+class PairPlan:
+    """Pairs by the size s <= n / 2 of their smaller side, smallest first.
+
+    Attributes:
+      n: elements.
+      counts: pairs of size s = 1, 2, ..., floor(n / 2).
+      totals: pairs that there are of each size; the two sides of n / 2 count once.
+    """
+
+    n: int
+    counts: tuple[int, ...]
+    totals: tuple[int, ...]
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs in all."""
+        return sum(self.counts)
+
+    @property
+    def enumerated(self) -> np.ndarray:
+        """Whether all pairs of each size are in, (floor(n / 2),) bool."""
+        return np.array(self.counts) == np.array(self.totals)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Size of each pair's smaller side, (n_pairs,)."""
+        return np.repeat(np.arange(1, len(self.counts) + 1), self.counts)
+
+
+@functools.cache
+def make_pair_plan(n: int, budget: int) -> PairPlan:
+    """The pairs that `budget` evaluations pay for.
+
+    Size 1 is always enumerated. What is left is spread evenly over the sizes 2..n-2 (a pair of
+    half size serves one size, the others two), never more than there are.
+
+    Raises:
+      ValueError: where `budget` does not pay for the pairs of size 1.
+    """
+    expect_int("n", n, 1)
+    totals = [math.comb(n, s) // (2 if 2 * s == n else 1) for s in range(1, n // 2 + 1)]
+    least = 2 * totals[0] if totals else 0
+    expect(
+        budget >= least,
+        "budget",
+        f"at least {least} evaluations for {n} elements, each element alone and left out",
+        budget,
+    )
+    counts = totals[:1] + [0] * (len(totals) - 1)
+    share = {s: 0.5 if 2 * s == n else 1.0 for s in range(2, len(totals) + 1)}
+    left = budget // 2 - sum(counts)
+    while share:
+        per_share = left / sum(share.values())
+        filled = [s for s in share if totals[s - 1] <= share[s] * per_share]
+        for s in filled:
+            counts[s - 1] = totals[s - 1]
+            left -= totals[s - 1]
+            del share[s]
+        if not filled:
+            exact = {s: share[s] * per_share for s in share}
+            for s in share:
+                counts[s - 1] = int(exact[s])
+            rest = left - sum(int(e) for e in exact.values())
+            for s in sorted(share, key=lambda s: int(exact[s]) - exact[s])[:rest]:
+                counts[s - 1] += 1
+            break
+    return PairPlan(n, tuple(counts), tuple(totals))
+
+
+def draw_pairs(key: Array, plan: PairPlan) -> Array:
+    """Membership (n_pairs, n) of the smaller sides; a uniform draw of distinct pairs per size.
+
+    Sizes follow `plan.sizes`. Of a pair of half size the side with element 0 is given. Same key,
+    same pairs on every backend.
+    """
+    rank_key, set_key = jax.random.split(key)
+    ranked: list[int] = []
+    drawn: list[int] = []
+    for s, (count, total) in enumerate(zip(plan.counts, plan.totals, strict=True), start=1):
+        by_rank = count == total or total <= max(_MAX_RANKED, 8 * count)
+        (ranked if by_rank else drawn).append(s)
+    rows = jnp.concatenate(
+        [
+            _by_rank(rank_key, plan, np.array(ranked, int)),
+            _by_set(set_key, plan, np.array(drawn, int)),
+        ]
+    )
+    counts = np.array(plan.counts, np.int64)
+    order = np.array([*ranked, *drawn], np.int64)
+    sizes = np.repeat(order, counts[order - 1])
+    return rows[np.argsort(sizes, kind="stable")]
+
+
+def _by_rank(key: Array, plan: PairPlan, some: np.ndarray) -> Array:
+    """Pairs of some sizes, from a random order of the ranks of all there are."""
+    counts, totals = np.array(plan.counts, int)[some - 1], np.array(plan.totals, int)[some - 1]
+    size = np.repeat(some, totals)
+    starts = np.cumsum(totals) - totals
+    rank = np.arange(len(size)) - np.repeat(starts, totals)
+    chosen = np.repeat(starts, counts) + _within(counts)  # the first of each size
+    if (counts < totals).any():
+        bits = jax.random.bits(key, size.shape, jnp.uint32)
+        sizes = jnp.asarray(size, jnp.int32)
+        shuffled = lax.sort((sizes, bits, jnp.asarray(rank, jnp.int32)), num_keys=2)[2]
+        return _unranked(shuffled[chosen], size[chosen], plan.n)
+    return _unranked(jnp.asarray(rank[chosen], jnp.int32), size[chosen], plan.n)
+
+
+def _unranked(rank: Array, size: np.ndarray, n: int) -> Array:
+    """Subsequences (m, n) of given ranks (m,) among those of their size, colexicographic.
+
+    Those of half size are ranked among the ones with element 0.
+    """
+    if len(size) == 0:
+        return jnp.zeros((0, n), bool)
+    half = (2 * size == n).astype(int)
+    width = int(size.max()) + 1
+    binomials = [[min(math.comb(i, k), 2**31 - 1) for k in range(width)] for i in range(n)]
+    table = jnp.asarray(np.array(binomials, np.int32))
+    shift = jnp.asarray(half, jnp.int32)  # one element fewer to choose from
+
+    def step(state: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
+        rank, missing = state
+        smaller = table[i - shift, missing]  # subsets of the elements before i
+        taken = (missing > 0) & (rank >= smaller)
+        rank = jnp.where(taken, rank - smaller, rank)
+        return (rank, missing - taken.astype(jnp.int32)), taken
+
+    start = rank, jnp.asarray(size - half, jnp.int32)
+    (_, missing), taken = lax.scan(step, start, jnp.arange(n - 1, 0, -1, dtype=jnp.int32))
+    first = (missing > 0) | (shift > 0)
+    return jnp.concatenate([first[:, None], taken[::-1].T], axis=1)
+
+
+def _by_set(key: Array, plan: PairPlan, some: np.ndarray) -> Array:
+    """Pairs of some sizes that are small parts of all there are: the first distinct of many.
+
+    Told apart by 64-bit sums of words. There are as many independent draws as leave enough
+    distinct ones with a margin of eight standard deviations.
+    """
+    n = plan.n
+    if len(some) == 0:
+        return jnp.zeros((0, n), bool)
+    place_key, word_key = jax.random.split(key)
+    counts, totals = (np.array([k[s - 1] for s in some], float) for k in (plan.counts, plan.totals))
+    mean = -totals * np.log1p(-counts / totals)
+    draws = np.ceil(mean + 8 * np.sqrt(mean) + 16).astype(int)
+    size = np.repeat(some, draws)
+    place = jax.random.uniform(place_key, (len(size), n))
+    with_first = jnp.asarray((2 * size == n)[:, None] & (np.arange(n) == 0))
+    order = jnp.argsort(jnp.where(with_first, -1.0, place), axis=1)
+    ranks = jnp.argsort(order, axis=1)
+    member = ranks < jnp.asarray(size, ranks.dtype)[:, None]
+    words = jax.random.bits(word_key, (n, 2), jnp.uint32)
+    left, right = (jnp.where(member, words[None, :, j], 0).sum(1, dtype=jnp.uint32) for j in (0, 1))
+    index = jnp.arange(len(size), dtype=jnp.int32)
+    left, right, index = lax.sort((left, right, index), num_keys=3)
+    repeats = (left[1:] == left[:-1]) & (right[1:] == right[:-1])
+    is_new = jnp.ones(len(size), bool).at[index[1:]].set(~repeats)
+    # The new ones of each size first, in the order drawn.
+    key_of = 2 * size.astype(np.int32) + (~is_new).astype(jnp.int32)
+    kept = jnp.argsort(key_of, stable=True)
+    counted = counts.astype(int)
+    chosen = np.repeat(np.cumsum(draws) - draws, counted) + _within(counted)
+    return member[kept[chosen]]
+
+
+def _within(counts: np.ndarray) -> np.ndarray:
+    """0..count-1 for each count, one after the other."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -1,0 +1,242 @@
+"""Pairs regressed size by size: exact at full budget, efficient always, calibrated errors."""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esv_jax as ej
+from esv_jax.estimators.pair_plan import draw_pairs, make_pair_plan
+from esv_jax.estimators.size_regression import SizeRegression
+from esv_jax.games.black_box import BlackBox
+from tests.games_for_tests import multi_scale_case
+from tests.reference import plain
+from tests.test_permutation import RowTable, attention_table, smooth_table
+
+
+@functools.cache
+def compiled(budget):
+    return jax.jit(
+        lambda table, key: SizeRegression(budget)(
+            RowTable(table), jnp.zeros((len(table).bit_length() - 1, 1)), table[0], key=key
+        )
+    )
+
+
+def estimate(table, budget, seed=0):
+    return compiled(budget)(jnp.asarray(table, jnp.float32), jax.random.key(seed))
+
+
+def runs(table, budget, seeds):
+    """Values and standard errors (seeds, n, C)."""
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+    results = [compiled(budget)(jnp.asarray(table), key) for key in keys]
+    return (np.array([getattr(r, name) for r in results]) for name in ("values", "std_error"))
+
+
+# The pairs
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 8, 16])
+@pytest.mark.parametrize("extra", [0, 1, 30, 300, 10**6])
+def test_the_plan_keeps_to_its_budget(n, extra):
+    least = min(2 * n, 2**n - 2)
+    plan = make_pair_plan(n, max(least + extra, 1))
+    assert 2 * plan.n_pairs <= least + extra or n == 1
+    assert 2 * plan.n_pairs >= min(least + extra - 1, 2**n - 2)
+    assert all(0 <= k <= t for k, t in zip(plan.counts, plan.totals, strict=True))
+    assert plan.counts[:1] == plan.totals[:1]
+
+
+@pytest.mark.parametrize(("n", "budget"), [(2, 2), (5, 30), (6, 40), (9, 200), (18, 100_000)])
+def test_drawn_pairs_are_distinct_and_of_their_size(n, budget):
+    plan = make_pair_plan(n, budget)
+    side = np.asarray(draw_pairs(jax.random.key(0), plan))
+    assert side.shape == (plan.n_pairs, n)
+    np.testing.assert_array_equal(side.sum(1), plan.sizes)
+    both = np.concatenate([side, ~side])
+    assert len(np.unique(both, axis=0)) == len(both)
+
+
+@pytest.mark.parametrize(("n", "budget", "s"), [(6, 24, 2), (6, 24, 3), (20, 8000, 9)])
+def test_pairs_of_a_size_are_equally_likely(n, budget, s):
+    plan = make_pair_plan(n, budget)
+    count = plan.counts[s - 1]
+    assert 0 < count < plan.totals[s - 1]
+    keys = jax.vmap(jax.random.key)(jnp.arange(2000 if n == 6 else 1))
+    rows = np.asarray(jax.jit(jax.vmap(lambda key: draw_pairs(key, plan)))(keys))
+    rows = rows[:, plan.sizes == s].reshape(-1, n)
+    if n == 6:  # every subset, else every pair of elements
+        _, found = np.unique(rows, axis=0, return_counts=True)
+        assert len(found) == plan.totals[s - 1]
+        share = count / plan.totals[s - 1]
+        spread = np.sqrt(2000 * share * (1 - share))
+        assert np.abs(found - 2000 * share).max() < 4.5 * spread
+    else:
+        together = np.einsum("mi,mj->ij", rows.astype(float), rows)
+        share = s * (s - 1) / n / (n - 1)
+        off = together[~np.eye(n, dtype=bool)]
+        spread = np.sqrt(len(rows) * share * (1 - share))
+        assert np.abs(off - len(rows) * share).max() < 5 * spread
+
+
+# The estimate
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7])
+def test_the_full_budget_is_exact(n):
+    table = np.random.default_rng(n).normal(size=(2**n, 3))
+    result = estimate(table, max(2**n - 2, 1))
+    np.testing.assert_allclose(result.values, plain.shapley_by_weights(table), atol=1e-6)
+    np.testing.assert_array_equal(result.std_error, 0)
+    assert result.exact and int(result.n_evaluations) == max(2**n - 1, 1)
+
+
+@pytest.mark.parametrize("budget", [16, 17, 40, 150, 253])
+def test_efficiency_holds_at_any_budget(budget):
+    table = np.random.default_rng(1).normal(size=(2**8, 2)).astype(np.float32)
+    result = estimate(table, budget)
+    np.testing.assert_allclose(result.efficiency_gap(), 0, atol=3e-6)
+    assert int(result.n_evaluations) <= budget + 1 and not result.exact
+    assert np.isfinite(result.std_error).all() and (np.asarray(result.std_error) > 0).all()
+
+
+def test_it_is_linear_in_the_scores():
+    one, other = np.random.default_rng(2).normal(size=(2, 2**7, 2)).astype(np.float32)
+    both = estimate(2 * one - 3 * other, 60).values
+    apart = 2 * estimate(one, 60).values - 3 * estimate(other, 60).values
+    np.testing.assert_allclose(both, apart, atol=2e-5)
+
+
+def plain_estimate(plan, side, u):
+    """The posterior mean by dense matrices over all subsequences, float64."""
+    n, everything = plan.n, []
+    for s in range(1, n // 2 + 1):
+        for kept in itertools.combinations(range(n), s):
+            if 2 * s < n or 0 in kept:
+                everything.append([i in kept for i in range(n)])
+    rows = np.array(everything)
+    sizes = rows.sum(1)
+    z = (rows - sizes[:, None] / n) / np.sqrt(sizes * (1 - sizes / n))[:, None]
+    over = np.exp(-0.8 * np.abs(sizes[:, None] - sizes) / n)
+    prior = 0.9 * over * (z @ z.T) + 0.1 * np.eye(len(rows))
+    where = [int(np.flatnonzero((rows == row).all(1))[0]) for row in side]
+    seen = prior[np.ix_(where, where)]
+    means = np.array([[float(s == t) for t in range(1, (n + 1) // 2)] for s in sizes[where]])
+    inverse = np.linalg.inv(seen)
+    inverse -= inverse @ means @ np.linalg.inv(means.T @ inverse @ means) @ means.T @ inverse
+    total = np.zeros((n, len(rows)))  # the effects' sum as weights of all pairs
+    for j, (row, s) in enumerate(zip(rows, sizes, strict=True)):
+        sign = np.where(row, 1 / math.comb(n - 1, s - 1), -1 / math.comb(n - 1, s))
+        total[:, j] = sign
+    cross = total @ prior[:, where]
+    values = cross @ inverse @ u
+    remaining = np.diag(total @ prior @ total.T - cross @ inverse @ cross.T)
+    alpha, precision = inverse @ u, np.diag(inverse)
+    return values, remaining, (alpha**2 / precision[:, None])
+
+
+@pytest.mark.parametrize(("n", "budget"), [(6, 24), (6, 40), (7, 40), (7, 100), (8, 60), (8, 220)])
+def test_it_is_the_posterior_of_a_plain_twin(n, budget):
+    """Both roads to the inverse: pairs below and above the number of features."""
+    table = np.random.default_rng(3).normal(size=(2**n, 2)).astype(np.float32)
+    plan = make_pair_plan(n, budget)
+    side = np.asarray(draw_pairs(jax.random.key(0), plan))
+    code = (side * 2 ** np.arange(n)).sum(1)
+    u = table[code].astype(float) - table[2**n - 1 - code]
+    effects, remaining, squares = plain_estimate(plan, side, u)
+    result = estimate(table, budget)
+    expected = (table[-1] - table[0] + effects) / n
+    np.testing.assert_allclose(result.values, expected, atol=3e-6)
+    drawn = ~plan.enumerated[plan.sizes - 1]
+    scale = np.maximum(squares.mean(0), squares[drawn].mean(0))
+    error = np.sqrt(remaining[:, None] * scale) / n
+    np.testing.assert_allclose(result.std_error, error, rtol=1e-3)
+
+
+def test_symmetry_and_null_elements_hold_on_average():
+    n = 8
+    table = np.random.default_rng(4).normal(size=(2**n, 1)).astype(np.float32)
+    code = np.arange(2**n)
+    bit = code & 1, code >> 1 & 1
+    swapped = (code & ~3) | bit[1] | bit[0] << 1
+    table = (table + table[swapped]) / 2  # elements 0 and 1 alike
+    table = table[code & ~4]  # element 2 null
+    values, _ = runs(table, 80, 120)
+    spread = values.std(0, ddof=1) / np.sqrt(120)
+    difference = values[:, 0] - values[:, 1]
+    assert abs(difference.mean()) < 4 * difference.std(ddof=1) / np.sqrt(120)
+    assert abs(values[:, 2].mean()) < 4 * spread[2] + 0.05 * np.abs(values).mean()
+
+
+def test_same_key_same_bits_and_another_key_other_ones():
+    table = smooth_table(8, 2, 0)
+    first, again, other = (estimate(table, 60, seed).values for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (np.asarray(first) != np.asarray(other)).any()
+
+
+@pytest.mark.parametrize("make", [smooth_table, attention_table])
+def test_error_falls_with_the_budget_and_intervals_cover(make):
+    n, c, seeds = 10, 3, 30
+    table = make(n, c, 0)
+    exact = plain.shapley_by_weights(table)
+    errors = []
+    for budget in (64, 200, 600):
+        values, std_error = runs(table, budget, seeds)
+        errors.append(np.abs(values - exact).mean() / np.abs(exact).mean())
+        z = (values - exact) / std_error  # 900 cases
+        spread, covered = np.sqrt((z**2).mean()), (np.abs(z) < 1.96).mean()
+        assert 0.6 < spread < (1.6 if budget == 64 else 1.3)
+        assert covered > (0.8 if budget == 64 else 0.88)
+    assert errors[0] > 1.5 * errors[1] > 2.5 * errors[2]
+    assert errors[1] < 0.3
+
+
+# The door
+
+
+def test_any_row_wise_game_will_do(rng):
+    n, d, c = 9, 4, 3
+    w = rng.normal(size=(d, c)).astype(np.float32)
+    x = rng.normal(size=(n, d)).astype(np.float32)
+    prior = np.full(c, 1 / c, np.float32)
+
+    def pooled(x, mask):
+        mask = mask.astype(x.dtype)
+        return (x * mask[:, None]).sum(0) / mask.sum() @ w
+
+    game = ej.VariableLength(pooled)
+    outside = BlackBox(lambda clips: plain.softmax(clips.mean(1) @ w))
+    for budget in (100, 600):
+        kwargs = {"prior": prior, "estimator": SizeRegression(budget), "key": jax.random.key(0)}
+        inside = ej.explain(game, x, **kwargs)
+        before = outside.counts.clips
+        other = ej.explain(outside, x, **kwargs)
+        np.testing.assert_allclose(inside.values, other.values, atol=2e-6)
+        assert outside.counts.clips - before == int(other.n_evaluations)
+        assert ej.plan_cost(game, x, SizeRegression(budget)).n_evaluations == other.n_evaluations
+    np.testing.assert_allclose(
+        inside.values, ej.explain(game, x, prior=prior, estimator=ej.Exact()).values, atol=1e-6
+    )
+
+
+def test_what_cannot_be_done_is_refused(rng):
+    game, x, prior, _ = multi_scale_case(rng, 5, 2)
+    key = jax.random.key(0)
+    with pytest.raises(TypeError, match=r"Constructive\(\) or Surrogate\(\)"):
+        ej.explain(game, x, prior=prior, estimator=SizeRegression(20), key=key)
+    table = RowTable(jnp.asarray(smooth_table(6, 2, 0)))
+    x = jnp.zeros((6, 1))
+    with pytest.raises(ValueError, match="at least 12"):
+        SizeRegression(11)(table, x, table.table[0], key=key)
+    with pytest.raises(ValueError, match="length: expected 6"):
+        SizeRegression(62)(table, x, table.table[0], key=key, length=jnp.asarray(5))
+    with pytest.raises(ValueError, match="budget"):
+        SizeRegression(0)
+    traced = jax.jit(lambda k: SizeRegression(62)(table, x, table.table[0], key=key, length=k))
+    assert np.isnan(traced(5).values).all() and np.isfinite(traced(6).values).all()
