@@ -1,0 +1,136 @@
+"""`esv-jax import-play-fair`: public PyTorch checkpoints in, one safetensors file out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+
+from esv_jax import checkpoints, models
+from esv_jax.checks import expect
+from esv_jax.cli.printing import progress, say, table
+from esv_jax.data import FeatureStore
+from esv_jax.files import atomic_path, expect_writable, make_folder
+from esv_jax.front_door import explain
+from esv_jax.games import make_game
+
+_DIGITS = 12  # of a digest in the table
+_TOLERANCE = 1e-6  # between the values of two programs, in units of the scores
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportPlayFair:
+    """Import the checkpoints of play-fair, without torch and without running what they hold.
+
+    Example: esv-jax import-play-fair play-fair --out mtrn.safetensors
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """The project of play-fair, or a folder with checkpoints, class-priors.csv and classes.csv."""
+    out: Path = Path("model.safetensors")
+    """Where the weights go, with priors and class names."""
+    model: Literal["auto", "mtrn", "tsn"] = "auto"
+    """Heads of all scales, or the average-consensus head; auto prefers mtrn where there is one."""
+    n_max: int | None = None
+    """Largest scale to read (published: 8); default all."""
+    priors: Path | None = None
+    """CSV of class priors, in place of the folder's."""
+    classes: Path | None = None
+    """CSV of class names, in place of the folder's."""
+    report: Path | None = None
+    """Where the report goes as JSON; default only printed."""
+    results: Path | None = None
+    """Result pickle of play-fair to compare with: its values are computed again from --features."""
+    features: Path | None = None
+    """HDF5 features that the result pickle was computed from."""
+
+    def run(self) -> int:
+        """Import, compare, save, report; 1 where the numbers disagree."""
+        both = (self.results is None) == (self.features is None)
+        expect(both, "results, features", "both or none", "one of them")
+        for path in (self.out, self.report):
+            if path is not None:
+                make_folder(path.parent)
+                expect_writable(path)
+        found = checkpoints.read_play_fair(
+            self.folder,
+            None if self.model == "auto" else self.model,
+            n_max=self.n_max,
+            priors=self.priors,
+            classes=self.classes,
+        )
+        _show(found.report)
+        agree = found.report.faithful
+        content = found.report.to_json() | {"model_digest": models.model_digest(found.model)}
+        if self.results is not None and self.features is not None:
+            differences = compare(found.model, self.results, self.features)
+            content["results"] = differences
+            rows = [(name, f"{difference:.1e}") for name, difference in differences.items()]
+            table(f"Largest differences from {self.results.name}", ["values", "difference"], rows)
+            agree &= max(differences.values()) <= _TOLERANCE
+        models.save_model(self.out, found.model)
+        if self.report is not None:
+            with atomic_path(self.report) as temporary:
+                temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        say(f"Weights in {self.out}")
+        if not agree:
+            say("The numbers differ by more than rounding: do not rely on this model.")
+        return 0 if agree else 1
+
+
+def compare(model: models.TrainedModel, results: Path, features: Path) -> dict[str, float]:
+    """Largest differences of scores and ESVs from those that play-fair stored.
+
+    Args:
+      model: as imported.
+      results: pickle with "uids", "sequence_idxs", "scores" and "shapley_values".
+      features: HDF5 file with the features of these videos.
+    Raises:
+      ValueError: a pickle of other contents. KeyError: a video without features.
+    """
+    stored = checkpoints.load_pickle(results)
+    keys = ("uids", "sequence_idxs", "scores", "shapley_values")
+    is_dict = isinstance(stored, dict)
+    listed = ", ".join(map(str, stored)) if is_dict else type(stored).__name__
+    fits = is_dict and all(isinstance(stored.get(key), list | np.ndarray) for key in keys)
+    fits = fits and len({len(stored[key]) for key in keys}) == 1 and len(stored["uids"]) > 0
+    expect(fits, str(results), f"a dict of {', '.join(keys)}, one entry per video", listed)
+    game = make_game(model.heads)
+    worst = {"scores": 0.0, "shapley_values": 0.0}
+    with FeatureStore(features) as store, progress(len(stored["uids"]), "Comparing", "seq") as bar:
+        for uid, index, *expected in zip(*(stored[key] for key in keys), strict=True):
+            x, _ = store[str(uid)]
+            index = np.asarray(index)
+            inside = index.dtype.kind == "i" and index.ndim == 1 and index.size > 0
+            inside = inside and index.min() >= 0 and index.max() < len(x)
+            expect(inside, f"{results}, {uid}", f"indices of its {len(x)} elements", index)
+            att = explain(game, x[index], prior=model.prior)
+            for name, ours, theirs in zip(worst, (att.scores, att.values), expected, strict=True):
+                shapes = np.shape(theirs) == ours.shape
+                expect(shapes, f"{results}, {uid}, {name}", f"shape {ours.shape}", np.shape(theirs))
+                worst[name] = max(worst[name], float(np.abs(np.asarray(ours) - theirs).max()))
+            bar.update(1)
+    return worst
+
+
+def _show(report: checkpoints.ImportReport) -> None:
+    """The files with what became of them, and how close the logits are."""
+    rows = [
+        (
+            record.path,
+            record.role,
+            record.layout or "-",
+            len(record.used) or "-",
+            ", ".join(record.ignored) or "-",
+            record.digest[:_DIGITS],
+        )
+        for record in report.files
+    ]
+    table("Files", ["file", "role", "layout", "entries", "ignored", "sha256"], rows)
+    sizes = ", ".join(f"{name} = {size}" for name, size in report.sizes.items())
+    worst = max(report.parity.values())
+    say(f"{report.model.upper()}, {sizes}: logits within {worst:.1e} of the checkpoint's")
