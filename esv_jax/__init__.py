@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from esv_jax import data, metrics, models, plots, results
+    from esv_jax import checkpoints, data, metrics, models, plots, results
     from esv_jax.attribution import Attribution
     from esv_jax.batching import explain_batch, video_key
     from esv_jax.boundary import plan_cost
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
         VariableLength,
         probe_sensitivity,
     )
-    from esv_jax.groups import group_values, owen_values
+    from esv_jax.groups import owen_values
     from esv_jax.interactions import pairwise_interactions
     from esv_jax.subsequences import SubsequencePlan
 
 __version__ = "0.1.0"
 
-_ROOMS = ("data", "metrics", "models", "plots", "results")
+_ROOMS = ("checkpoints", "data", "metrics", "models", "plots", "results")
 _NAMES = {
     "Attribution": "attribution",
     "AverageConsensus": "games",
@@ -52,7 +52,6 @@ _NAMES = {
     "VariableLength": "games",
     "explain": "front_door",
     "explain_batch": "batching",
-    "group_values": "groups",
     "k_sii": "estimators",
     "owen_values": "groups",
     "pairwise_interactions": "interactions",
@@ -74,10 +73,10 @@ __all__ = [
     "Surrogate",
     "VariableLength",
     "__version__",
+    "checkpoints",
     "data",
     "explain",
     "explain_batch",
-    "group_values",
     "k_sii",
     "metrics",
     "models",

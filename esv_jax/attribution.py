@@ -39,8 +39,10 @@ class Attribution:
         with the element at that scale and those without it one scale below. None where exact.
       n_evaluations: model (head) evaluations of distinct subsequences behind the result.
       lengths: (B,) elements per sequence in a batch, else None.
-      within_tolerance: where a tolerance was asked for, whether every interval is within it.
+      within_tolerance: where a tolerance was asked for, whether every interval is within it; (B,)
+        in a batch.
       exact: whether every subsequence was evaluated.
+      warnings: what a reader should know beyond the numbers, a sentence each.
     """
 
     values: Array
@@ -51,8 +53,9 @@ class Attribution:
     coverage: Array | None = None
     n_evaluations: Array | int = 0
     lengths: Array | None = None
-    within_tolerance: bool | None = None
+    within_tolerance: Array | bool | None = None
     exact: bool = dataclasses.field(default=False, metadata={"static": True})
+    warnings: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
 
     @property
     def n(self) -> int:
@@ -153,6 +156,7 @@ class Attribution:
             coverage=take(self.coverage, 0, 1),
             n_evaluations=jnp.asarray(self.n_evaluations)[index],
             lengths=None,
+            within_tolerance=take(self.within_tolerance),
         )
 
     def to_xarray(self, class_names: tuple[str, ...] | None = None) -> xarray.Dataset:

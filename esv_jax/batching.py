@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,10 @@ def explain_batch(
     estimator: EstimatorChoice = "auto",
     key: Array | None = None,
     uids: Sequence[str | int] | None = None,
+    tolerance: float | None = None,
+    confidence: float = 0.95,
+    classes: Sequence[int] | None = None,
+    max_evaluations: int = 100_000,
     marginals: bool = False,
     max_bytes: float | None = None,
 ) -> Attribution:
@@ -56,11 +60,14 @@ def explain_batch(
       key: needed where subsequences are drawn. Sequence i uses `video_key(key, uids[i])`, or all
         share one draw from `key` (`Surrogate`).
       uids: stable names of the sequences; default a checksum of their content.
+      tolerance, confidence, classes, max_evaluations: as for `explain`, sequence by sequence:
+        those whose intervals are too wide are explained again with twice the budget.
       marginals: whether to return mean marginals by scale, (B, N, N, C).
     Returns:
       `Attribution` with a leading batch axis and `lengths`; zero beyond a sequence's length.
       `result[i]` is one sequence, its padding removed. `std_error` and `coverage` are there where
-      any sequence was sampled; `exact` says whether all were exact.
+      any sequence was sampled; `exact` says whether all were exact. With a tolerance,
+      `within_tolerance` is (B,).
     Raises:
       ValueError, TypeError: as `explain`, naming the sequence; lengths or uids that do not fit.
     Cost: see `plan_cost`, per sequence. One compilation per length, or per multiple of eight
@@ -85,17 +92,60 @@ def explain_batch(
     prior = checked_prior(game, jnp.asarray(host[0]), prior)
     _check_finite(host, lengths, uids)
 
+    shapes = {
+        n: jax.ShapeDtypeStruct((n, *host.shape[2:]), host.dtype) for n in set(lengths.tolist())
+    }
+    by_length = {
+        n: choose_estimator(game, shape, estimator, None, max_bytes) for n, shape in shapes.items()
+    }
+    for n, chosen in by_length.items():
+        check_randomness(chosen, n, key, None)
+    job = _Job(game, host, lengths, prior, key, uids, marginals)
+    each = [by_length[n] for n in lengths.tolist()]
+    result = _explained(job, list(range(n_sequences)), each)
+    if tolerance is None:
+        return result
+    expect(tolerance > 0, "tolerance", "a half width > 0", tolerance)
+    wanted = slice(None) if classes is None else np.asarray(classes)
+    while True:
+        width = np.asarray(result.half_width(confidence))[..., wanted].max((1, 2))
+        again = []
+        for i in np.flatnonzero(width > tolerance).tolist():
+            shape, larger = shapes[int(lengths[i])], each[i].doubled()
+            if larger is None or larger.cost(game, shape).n_evaluations > max_evaluations:
+                continue
+            each[i] = choose_estimator(game, shape, larger, None, max_bytes)
+            again.append(i)
+        if not again:
+            return dataclasses.replace(result, within_tolerance=jnp.asarray(width <= tolerance))
+        result = _replaced(result, again, _explained(job, again, [each[i] for i in again]))
+
+
+class _Job(NamedTuple):
+    """What a call of `explain_batch` was given, checked."""
+
+    game: Game
+    host: np.ndarray
+    lengths: np.ndarray
+    prior: Array
+    key: Array | None
+    uids: Sequence[str | int] | None
+    marginals: bool
+
+
+def _explained(job: _Job, which: list[int], each: list[Estimator]) -> Attribution:
+    """The sequences `which`, each by its own estimator."""
+    game, host, lengths, prior, key, uids, marginals = job
     groups: dict[tuple[Estimator, int], list[int]] = {}
-    for n in np.unique(lengths):
-        shape = jax.ShapeDtypeStruct((int(n), *host.shape[2:]), host.dtype)
-        chosen = choose_estimator(game, shape, estimator, None, max_bytes)
-        check_randomness(chosen, int(n), key, None)
-        padded = -(-int(n) // _LENGTH_STEP) * _LENGTH_STEP if chosen.pads else int(n)
-        groups.setdefault((chosen, padded), []).extend(np.flatnonzero(lengths == n).tolist())
+    for i, chosen in sorted(zip(which, each, strict=True), key=lambda pair: lengths[pair[0]]):
+        n = int(lengths[i])
+        padded = -(-n // _LENGTH_STEP) * _LENGTH_STEP if chosen.pads else n
+        groups.setdefault((chosen, padded), []).append(i)
 
     order: list[int] = []
     parts: list[dict[str, np.ndarray]] = []
     all_exact = True
+    warnings: dict[str, None] = {}  # in order, each once
     for (chosen, padded), members in groups.items():
         example = jax.ShapeDtypeStruct((padded, *host.shape[2:]), host.dtype)
         together = _together(chosen, game, example)
@@ -118,10 +168,26 @@ def explain_batch(
                 keys = jnp.stack([video_key(key, name) if own else key for name in names])
             inputs = (game, jnp.asarray(block), prior, keys, jnp.asarray(sizes), plan)
             part = run_to_end(game, functools.partial(run, *inputs))
-            parts.append(_padded(part, len(rows), widest))
+            parts.append(_padded(part, len(rows), host.shape[1]))
             all_exact &= part.exact
+            warnings |= dict.fromkeys(part.warnings)
             order += rows
-    return _joined(parts, np.argsort(order), lengths, prior=prior, exact=all_exact)
+    original = np.argsort(order)
+    return _joined(
+        parts, original, lengths[which], prior=prior, exact=all_exact, warnings=tuple(warnings)
+    )
+
+
+def _replaced(result: Attribution, rows: list[int], part: Attribution) -> Attribution:
+    """`result` with some of its sequences from `part`."""
+    index = np.array(rows)
+    fields: dict[str, Any] = {}
+    for name in _AXES:
+        old, new = getattr(result, name), getattr(part, name)
+        if old is not None and new is not None:
+            fields[name] = jnp.asarray(old).at[index].set(new.astype(old.dtype))
+    warnings = tuple(dict.fromkeys((*result.warnings, *part.warnings)))
+    return dataclasses.replace(result, **fields, warnings=warnings)
 
 
 def video_key(key: Array, uid: str | int) -> Array:

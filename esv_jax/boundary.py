@@ -28,7 +28,8 @@ from esv_jax.estimators import (
     SurrogatePlan,
 )
 from esv_jax.games import Cost, Game
-from esv_jax.subsequences import MAX_ELEMENTS
+from esv_jax.games.chosen import scores_rows
+from esv_jax.subsequences import MAX_ELEMENTS, make_lattice
 
 MAX_AUTO_EXACT = 20  # elements; beyond (or a game's own `max_auto_exact`) "auto" samples
 _PRIOR_TOLERANCE = 1e-3
@@ -120,7 +121,7 @@ def choose_estimator(
             estimator = Exact()
         else:
             by_heads = hasattr(game, "head_logits")
-            by_rows = hasattr(game, "row_logits")
+            by_rows = scores_rows(game)
             estimator = Surrogate() if by_heads else SizeRegression() if by_rows else Constructive()
     if not callable(estimator) or isinstance(estimator, type):
         raise TypeError(message("estimator", _AN_ESTIMATOR, repr(estimator)))
@@ -146,6 +147,27 @@ def choose_estimator(
         way_out,
     )
     return estimator
+
+
+def check_enumerable(game: Game, x: Any, max_bytes: float | None, way_out: str) -> None:
+    """Raise, with the numbers and the way out, where all subsequences of x do not fit."""
+    n = x.shape[0]
+    expect(
+        n <= MAX_ELEMENTS,
+        "x",
+        f"at most {MAX_ELEMENTS} elements to enumerate",
+        f"{n}, which have {2**n - 1:,} subsequences",
+        way_out,
+    )
+    limit = free_bytes() if max_bytes is None else max_bytes
+    cost = game.lattice_cost(x, make_lattice(n))
+    expect(
+        cost.n_bytes <= limit,
+        "x",
+        f"a computation within {limit / 1e9:,.3g} GB of memory",
+        f"{n} elements, which take {cost}",
+        way_out,
+    )
 
 
 def plan_cost(game: Game, x: Any, estimator: EstimatorChoice = "auto") -> Cost:

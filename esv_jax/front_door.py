@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -22,6 +23,7 @@ from esv_jax.boundary import (
 from esv_jax.checks import expect, is_concrete, message
 from esv_jax.estimators import Estimator, SurrogatePlan
 from esv_jax.games import Game, run_to_end
+from esv_jax.grouping import Groups, as_players
 from esv_jax.subsequences import SubsequencePlan
 
 
@@ -33,6 +35,7 @@ def explain(
     estimator: EstimatorChoice = "auto",
     key: Array | None = None,
     plan: SubsequencePlan | SurrogatePlan | None = None,
+    groups: Groups | None = None,
     tolerance: float | None = None,
     confidence: float = 0.95,
     classes: Sequence[int] | None = None,
@@ -54,6 +57,11 @@ def explain(
       key: `jax.random.key(seed)`, needed where subsequences are drawn; consumed.
       plan: subsequences to replay in place of drawing them (under "auto" by the estimator that
         takes such a plan).
+      groups: the group of each element, n integers that use 0..g - 1, or g lists of elements:
+        credits groups (shots, say; `data.propose_segments` finds them) in the place of elements.
+        All elements of a group join at once; one group has the whole evidential score, groups of
+        one are elements. A group's value is not the sum of its elements' ESVs but that of their
+        `owen_values`. No plan then.
       tolerance: half width, in units of the scores, that intervals should not exceed. Sampling
         starts with the estimator as given and doubles its budget, each time from scratch, until
         they do not or the budget ends; `Attribution.within_tolerance` says which.
@@ -64,17 +72,25 @@ def explain(
       max_bytes: memory that may be taken; default what the device has free, or half of the
         machine's where it does not say.
     Returns:
-      `Attribution` in the wider of x's and the model's dtype. `explain` may be called under
+      `Attribution` in the wider of x's and the model's dtype, of (n, C), or (g, C) for groups,
+      whose scales then count groups. `explain` may be called under
       `jit`, `vmap` and `grad`; questions about values are then not asked.
     Raises:
       ValueError: shapes that disagree, values that are not finite, a prior that is none, a missing
         key, a sequence too long for `Exact` (with the numbers, and the way out), an element that
-        a plan never covers.
+        a plan never covers; an element in no group or in two, a group without elements.
       TypeError: x that is not floating point, a key of the old style.
-    Cost: stated beforehand by `plan_cost`. The first call for a shape compiles.
+    Cost: stated beforehand by `plan_cost`. The first call for a shape compiles. Groups cost 2**g
+      evaluations of games that score each subsequence on its own, whatever n is; `MultiScale`
+      builds the score of a union from those of all its parts: a pass over 2**n subsequences up to
+      20 elements, beyond it (up to 12 groups) it is sampled (`UnionSampling`).
     """
     x = checked_sequence(game, x)
     prior = checked_prior(game, x, prior)
+    if groups is not None:
+        expect(plan is None, "plan", "None beside groups", "a plan", "Give a key.")
+        game, players, estimator = as_players(game, x, groups, estimator, max_bytes)
+        x = jnp.asarray(players)
     estimator = choose_estimator(game, x, estimator, plan, max_bytes)
     check_randomness(estimator, x.shape[0], key, plan)
     if tolerance is None:

@@ -184,3 +184,43 @@ def test_a_batch_is_indexed_like_a_list(case):
     with pytest.raises(ValueError, match="expected a batch"):
         batch[0][0]
     assert jnp.ndim(batch.evidential_score(1)) == 1
+
+
+def test_a_tolerance_is_reached_sequence_by_sequence(rng):
+    game, _, prior, _ = multi_scale_case(rng, 12, 3)
+    xs = [rng.normal(size=(n, game.heads.w1.shape[2])) for n in (5, 12, 12)]
+    xs[2] *= 0.1  # hardly anything to estimate
+    key, uids = jax.random.key(0), ["a", "b", "c"]
+    start = ej.Surrogate(16)
+    first = ej.explain_batch(game, xs, prior=prior, estimator=start, key=key, uids=uids)
+    width = np.asarray(first.half_width()).max((1, 2))
+    tolerance = float((width[1] + width[2]) / 2)
+    assert width[2] < tolerance < width[1]
+
+    def explained(**settings):
+        return ej.explain_batch(
+            game,
+            xs,
+            prior=prior,
+            estimator=start,
+            key=key,
+            uids=uids,
+            tolerance=tolerance,
+            **settings,
+        )
+
+    batch = explained()
+    assert np.asarray(batch.within_tolerance).all()
+    assert np.asarray(batch.half_width()).max() <= tolerance
+    again = np.asarray(batch.n_evaluations) > np.asarray(first.n_evaluations)
+    np.testing.assert_array_equal(again, [False, True, False])
+    np.testing.assert_array_equal(batch[2].values, first[2].values)
+    assert bool(batch[1].within_tolerance)
+    alone = ej.explain_batch(
+        game, [xs[1]], prior=prior, estimator=start, key=key, uids=["b"], tolerance=tolerance
+    )
+    np.testing.assert_array_equal(alone[0].values, batch[1].values)
+    stopped = explained(max_evaluations=60)
+    np.testing.assert_array_equal(stopped.within_tolerance, [True, False, True])
+    with pytest.raises(ValueError, match="tolerance: expected a half width > 0"):
+        ej.explain_batch(game, xs, prior=prior, estimator=start, key=key, tolerance=0)

@@ -9,7 +9,8 @@ import esv_jax as ej
 from esv_jax.estimators.owen import n_owen_terms, owen_from, owen_terms
 from esv_jax.games.chosen import Places, choose_rows, chosen_logits, scores_rows
 from esv_jax.games.grouped import group_elements
-from esv_jax.groups import compiled, expect_groups, group_values, owen_values
+from esv_jax.grouping import expect_groups
+from esv_jax.groups import compiled, owen_values
 from esv_jax.interactions import pairwise_interactions
 from esv_jax.subsequences import make_lattice, membership
 from tests.games_for_tests import TableGame, multi_scale_case, random_prior
@@ -23,6 +24,10 @@ PARTITIONS = [
     [[4, 0], [5, 1, 3], [2]],
     [[0, 1, 2], [3, 4, 5]],
 ]
+
+
+def group_values(game, x, groups, **kwargs):
+    return ej.explain(game, x, groups=groups, **kwargs)
 
 
 @pytest.fixture(autouse=True)
@@ -287,9 +292,17 @@ def test_messages_about_size(rng):
     game, x, prior, _ = multi_scale_case(rng, 4, 2)
     average, _, long, long_prior, *_ = average_case(rng, 30)
     pairs = [0, 0, 1, 1]
+    with pytest.raises(ValueError, match=r"x: expected at most 24 .* got 26.*Take fewer"):
+        owen_values(game, np.zeros((26, 3)), np.arange(26) // 2, prior=prior)
+    with pytest.raises(ValueError, match=r"x: expected at most 24 .* got 26.*Take fewer"):
+        group_values(game, np.zeros((26, 3)), np.arange(26) // 2, prior=prior, estimator=ej.Exact())
+    with pytest.raises(ValueError, match=r"groups: expected at most 12 beside a surrogate, got 13"):
+        group_values(game, np.zeros((26, 3)), np.arange(26) // 2, prior=prior)
+    with pytest.raises(ValueError, match="plan: expected None beside groups"):
+        whole = np.ones((1, 1), bool)
+        everything = ej.SubsequencePlan.from_membership([[whole]])
+        group_values(game, x, pairs, prior=prior, plan=everything)
     for function in (group_values, owen_values):
-        with pytest.raises(ValueError, match=r"x: expected at most 24 .* got 26.*Take fewer"):
-            function(game, np.zeros((26, 3)), np.arange(26) // 2, prior=prior)
         with pytest.raises(ValueError, match=r"x: expected a computation within 1e-06 GB"):
             function(game, x, pairs, prior=prior, max_bytes=1e3)
         with pytest.raises(ValueError, match=r"x: expected a computation within 1e-09 GB"):
@@ -310,3 +323,64 @@ def test_messages_about_size(rng):
     grouped, sequence = group_elements(average, jnp.asarray(long), np.arange(30) // 3)
     with pytest.raises(ValueError, match=r"x: expected groups of shape \(g, n\) = \(g, 30\)"):
         ej.explain(grouped, sequence[:, :4], prior=long_prior)
+
+
+def test_all_parts_of_all_unions_give_the_exact_values_of_groups(rng):
+    game, x, prior, _ = multi_scale_case(rng, 7, 4)
+    groups = [[0, 5], [1, 2, 3], [4], [6]]
+    exact = group_values(game, x, groups, prior=prior)
+    full = ej.Surrogate(pool=40 * 2**4)  # of at most 35 parts of each of 16 unions
+    att = group_values(game, x, groups, prior=prior, estimator=full, key=jax.random.key(0))
+    assert exact.exact and not att.exact
+    np.testing.assert_allclose(att.values, exact.values, atol=1e-6)
+    np.testing.assert_allclose(att.marginals, exact.marginals, atol=1e-6)
+    np.testing.assert_allclose(att.efficiency_gap(), 0, atol=1e-12)
+    np.testing.assert_array_equal(att.std_error, 0)
+
+
+def test_groups_of_long_sequences_are_estimated_with_an_error(rng):
+    game, x, prior, _ = multi_scale_case(rng, 18, 3)
+    labels = np.arange(18) // 5
+    exact = np.asarray(group_values(game, x, labels, prior=prior, estimator=ej.Exact()).values)
+    z = []
+    for seed in range(6):
+        att = group_values(
+            game, x, labels, prior=prior, estimator=ej.Surrogate(64), key=jax.random.key(seed)
+        )
+        np.testing.assert_allclose(att.efficiency_gap(), 0, atol=1e-12)
+        z.append(np.asarray(att.values - exact) / np.asarray(att.std_error))
+    assert np.sqrt(np.square(z).mean()) < 2
+    many = ej.Surrogate(2000)
+    att = group_values(game, x, labels, prior=prior, estimator=many, key=jax.random.key(0))
+    assert np.abs(att.values - exact).mean() < 0.06 * np.abs(exact).mean()
+    long = rng.normal(size=(40, 3))
+    att = ej.explain(game, long, prior=prior, groups=np.arange(40) // 10, key=jax.random.key(0))
+    assert att.values.shape[0] == 4 and not att.exact and att.std_error is not None
+    with pytest.raises(ValueError, match="key: expected"):
+        ej.explain(game, long, prior=prior, groups=np.arange(40) // 10)
+
+
+def test_groups_of_a_black_box_are_as_of_the_same_function_in_jax(rng):
+    average, _, x, prior, w, b = average_case(rng, 6)
+    labels = [0, 0, 1, 1, 2, 2]
+
+    def fn(clips):
+        return np.maximum(clips, 0).mean(1) @ w + b
+
+    by_rows = ej.BlackBox(fn)
+    wanted = ej.AverageConsensus(w, b, link="identity")
+    for found in (
+        ej.explain(by_rows, x, prior=prior, groups=labels).values,
+        ej.explain(
+            by_rows,
+            x,
+            prior=prior,
+            groups=labels,
+            estimator=ej.SizeRegression(6),
+            key=jax.random.key(0),
+        ).values,
+    ):
+        exact = ej.explain(wanted, x, prior=prior, groups=labels).values
+        np.testing.assert_allclose(found, exact, atol=1e-6)
+    owen = owen_values(by_rows, x, labels, prior=prior).values
+    np.testing.assert_allclose(owen, owen_values(wanted, x, labels, prior=prior).values, atol=1e-6)

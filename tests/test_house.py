@@ -21,6 +21,7 @@ FLOORS = (
     ("cli", "dashboard", "report"),  # people
     ("sweep",),
     ("groups", "interactions", "front_door", "batching"),
+    ("grouping",),
     ("boundary",),
     ("results", "plots"),  # what becomes of explanations
     ("estimators", "perturbation", "relevance", "gradients", "metrics"),

@@ -1,5 +1,7 @@
 """Pairwise interactions against their plain twin, closed forms and identities."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.estimators.interactions import interaction_index, k_sii, pair_share
+from esv_jax.estimators.surrogate_interactions import draw_members, sampled_interactions
+from esv_jax.estimators.surrogate_plan import make_plan
 from esv_jax.interactions import compiled, pairwise_interactions
 from esv_jax.subsequences import make_lattice
 from tests.games_for_tests import TableGame, multi_scale_case, random_prior
@@ -205,3 +209,60 @@ def test_messages(rng):
         pairwise_interactions(game, x * np.nan, prior=prior)
     with pytest.raises(TypeError, match="x: expected a floating-point array"):
         pairwise_interactions(game, np.zeros((4, 3), int), prior=prior)
+
+
+def test_sampled_interactions_are_exact_where_the_models_and_the_draws_are(rng):
+    n, times = 4, 12  # every size as often: 12 / binomial(4, k) copies of each subsequence
+    game, x, prior, _ = multi_scale_case(rng, n, 2)  # pairs of heads of two are the whole story
+    every = [[(code >> i) & 1 for i in range(n)] for code in range(2**n)]
+    rows = [row for row in every for _ in range(times // math.comb(n, sum(row)))]
+    plan = make_plan(n, 2, 16, 16, 2, (0, 0))
+    exact = pairwise_interactions(game, x, prior=prior)
+    for run in (sampled_interactions, jax.jit(sampled_interactions)):
+        found = run(game, jnp.asarray(x), jnp.asarray(prior), plan, jnp.array(rows, bool))
+        np.testing.assert_allclose(found, exact, atol=2e-6)  # the plan's tables are float32
+
+
+def test_draws_of_subsequences_have_uniform_sizes_without_any_pair():
+    member = np.asarray(draw_members(jax.random.key(0), 9, 4000))
+    assert member.shape == (4000, 9)
+    np.testing.assert_array_equal(member[1::2], ~member[::2])
+    without = np.delete(member, [2, 7], axis=1).sum(1)  # 0..7, 500 each
+    counts = np.bincount(without, minlength=8)
+    assert np.abs(counts - 500).max() < 5 * math.sqrt(500)
+    assert np.abs(member.mean(0) - 0.5).max() == 0  # complements
+
+
+def test_a_surrogate_gives_interactions_of_longer_sequences(rng):
+    game, x, prior, _ = multi_scale_case(rng, 10, 3)
+    exact = np.asarray(pairwise_interactions(game, x, prior=prior))
+
+    def error(draws):
+        found = pairwise_interactions(
+            game, x, prior=prior, estimator=ej.Surrogate(120), key=jax.random.key(3), draws=draws
+        )
+        np.testing.assert_allclose(found, np.swapaxes(found, 0, 1), atol=1e-12)
+        assert not np.asarray(found)[np.arange(10), np.arange(10)].any()
+        return np.abs(found - exact).mean() / np.abs(exact).mean()
+
+    assert error(4096) < 0.5 * error(64) < 1
+    long = rng.normal(size=(30, x.shape[1]))
+    found = pairwise_interactions(
+        game, long, prior=prior, estimator=ej.Surrogate(64), key=jax.random.key(0), draws=8
+    )
+    assert found.shape == (30, 30, len(prior)) and np.isfinite(found).all()
+
+
+def test_messages_about_sampled_interactions(rng):
+    game, x, prior, _ = multi_scale_case(rng, 5, 2)
+    few = ej.Surrogate(16)
+    with pytest.raises(ValueError, match="key: expected a PRNG key, got None"):
+        pairwise_interactions(game, x, prior=prior, estimator=few)
+    with pytest.raises(ValueError, match="index: expected 'sii' beside a surrogate, got 'sti'"):
+        pairwise_interactions(
+            game, x, prior=prior, estimator=few, key=jax.random.key(0), index="sti"
+        )
+    with pytest.raises(TypeError, match="estimator: expected 'auto', Exact"):
+        pairwise_interactions(game, x, prior=prior, estimator=ej.Constructive())
+    with pytest.raises(ValueError, match="draws: expected a number >= 2, got 1"):
+        pairwise_interactions(game, x, prior=prior, estimator=few, key=jax.random.key(0), draws=1)

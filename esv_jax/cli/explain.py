@@ -54,6 +54,10 @@ class Explain:
     """Settings of the surrogate estimator."""
     constructive: Constructive = Constructive()
     """Settings of the paper's Algorithm 1."""
+    tolerance: float | None = None
+    """Half width that 95 % intervals should not exceed; sampling goes on until they do not."""
+    max_evaluations: int = 100_000
+    """Model evaluations per sequence at which it stops all the same."""
     uids: tuple[str, ...] = ()
     """Sequences to explain; default all."""
     limit: int | None = None
@@ -148,6 +152,8 @@ class Explain:
             estimator=chosen,
             key=jax.random.key(self.seed),
             uids=[inputs.uids[i] for i in rows],
+            tolerance=self.tolerance,
+            max_evaluations=self.max_evaluations,
         )
         return {i: (batch[k], picked[k][1]) for k, i in enumerate(rows)}
 
@@ -217,7 +223,7 @@ class Explain:
                     signed(evidence),
                     f"{index[top]} ({signed(values[top])})",
                     f"{index[bottom]} ({signed(values[bottom])})",
-                    "exact" if att.exact else "sampled",
+                    _how(att),
                 )
             )
             frame = att.to_dataframe(names)
@@ -234,6 +240,9 @@ class Explain:
         if len(rows) > _SHOWN:
             title += f" (first {_SHOWN} of {len(rows)}; all in table.csv)"
         table(title, columns, rows[:_SHOWN])
+
+        for warning in dict.fromkeys(text for i in kept for text in done[i][0].warnings):
+            say(f"Note: {warning}")
 
     def _draw(
         self, uid: str, att: Attribution, shown: Any, names: tuple[str, ...], index: np.ndarray
@@ -254,3 +263,11 @@ class Explain:
         figure = axes.get_figure(root=True)
         assert figure is not None
         plots.save_figure(figure, folder / f"{safe}.png")
+
+
+def _how(att: Attribution) -> str:
+    """How values came about, for the table."""
+    if att.exact:
+        return "exact"
+    wide = att.within_tolerance is not None and not bool(att.within_tolerance)
+    return "sampled, beyond the tolerance" if wide else "sampled"

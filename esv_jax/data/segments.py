@@ -12,7 +12,7 @@ from esv_jax.checks import expect, expect_finite, expect_int, expect_shape, mess
 def propose_segments(
     features: Any, n_segments: int | None = None, threshold: float | None = None
 ) -> np.ndarray:
-    """Contiguous segments of elements that look alike, as labels: shots, for `group_values`.
+    """Contiguous segments of elements that look alike, as labels: shots, for `groups`.
 
     By default the segments with the least squared distance of elements to their segment's mean,
     among all ways of cutting (dynamic programming; of equally good cuts the earliest). With

@@ -8,23 +8,34 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.scipy.special import gammaln
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect_choice, expect_int
 from esv_jax.estimators.scale_means import ScaleSums, coverage_of, marginals_of, values_of
+from esv_jax.estimators.spread import spread_error
+from esv_jax.games.chosen import scores_rows
 from esv_jax.games.protocol import Cost, Game, Unseen
 from esv_jax.links import apply_link
 from esv_jax.subsequences import Samples, SubsequencePlan, grow_samples
+
+_BIAS = 0.15  # squared bias, in variances of one iteration, once nearly all is drawn
 
 
 @dataclasses.dataclass(frozen=True)
 class Constructive:
     """Sampled ESVs by the paper's Algorithm 1.
 
-    Mean scores with and without an element pool all iterations, as Algorithm 1 does. The estimate
-    is biased for models that combine scales, because a sampled subsequence sees few of its parts;
-    `std_error` measures the spread between iterations only. With max_subsequences at least every
-    binomial(n, s) it is exact. Source: Price & Damen (2020), Eq. (10), Algorithm 1.
+    Mean scores with and without an element pool all iterations, as Algorithm 1 does. With
+    max_subsequences at least every binomial(n, s) it is exact. Source: Price & Damen (2020),
+    Eq. (10), Algorithm 1.
+
+    For models that combine scales the estimate is biased, because a sampled subsequence sees few
+    of its parts, and further iterations do not lessen that. `std_error` is the spread between
+    iterations (`spread_error`) and an allowance for the bias: its square is taken to be
+    0.15 c times the variance of one iteration, with c the share of all subsequences that were
+    drawn, averaged over scales. That is a rule of thumb from trained and from random heads at
+    16 and 49 elements, where intervals then cover.
 
     Attributes:
       max_subsequences: m, most subsequences per scale, >= 1.
@@ -92,7 +103,10 @@ class Constructive:
         std_error = None
         if iterations > 1:
             each = jax.vmap(lambda one: values_of(one, length, self.unseen))(sums)
-            std_error = each.std(0, ddof=1) / jnp.sqrt(jnp.asarray(iterations, each.dtype))
+            std_error = spread_error(each, length)
+            if not scores_rows(game):
+                bias = _BIAS * iterations * _share_drawn(samples, length, each.dtype)
+                std_error = std_error * jnp.sqrt(1 + bias)
         return Attribution(
             values=values_of(pooled, length, self.unseen),
             scores=scores,
@@ -145,3 +159,14 @@ class Constructive:
             one.n_bytes,
             flops,
         )
+
+
+def _share_drawn(samples: Samples, length: Array, dtype: jnp.dtype) -> Array:
+    """Share of all subsequences that were drawn, mean over iterations and over scales, ()."""
+    drawn = samples.valid.sum(-1).mean(0).astype(dtype)  # (n,)
+    s = jnp.arange(1, len(drawn) + 1).astype(dtype)
+    size = length.astype(dtype)
+    present = s <= size
+    log_total = gammaln(size + 1) - gammaln(s + 1) - gammaln(jnp.where(present, size - s, 0) + 1)
+    share = jnp.where(present, drawn * jnp.exp(-log_total), 0)
+    return jnp.minimum(share, 1).sum() / size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import jax
@@ -13,6 +12,7 @@ from jax import Array, lax
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect_int
 from esv_jax.estimators.row_scores import expect_rowwise, only_whole, row_scores
+from esv_jax.estimators.spread import spread_error
 from esv_jax.games.protocol import Cost, Game
 from esv_jax.subsequences import Samples
 from esv_jax.subsequences.samples import count_distinct
@@ -26,9 +26,9 @@ class PermutationSampling:
 
     Every order alone adds up to scores - prior, so efficiency holds exactly. An order and its
     reverse meet each other's complements, which cancels pairwise interactions from their mean;
-    orders are drawn independently, so the spread of these means gives the standard error. The
-    estimate is unbiased at any number, but `SizeRegression` has less error for as many
-    evaluations: this is its cross-check.
+    orders are drawn independently, so the spread of these means gives the standard error
+    (`spread_error`). The estimate is unbiased at any number, but `SizeRegression` has less error
+    for as many evaluations: this is its cross-check.
 
     Source: Castro et al. (2009), Polynomial calculation of the Shapley value based on sampling;
     Mitchell et al. (2022), Sampling permutations for Shapley value estimation (antithetic pairs).
@@ -80,7 +80,7 @@ class PermutationSampling:
         each = each.reshape(n_blocks * together, n, -1)[:drawn]
         std_error = None
         if drawn > 1:
-            std_error = each.std(0, ddof=1) / math.sqrt(drawn)
+            std_error = spread_error(each)
         return Attribution(
             values=only_whole(each.mean(0), n, length),
             scores=whole,

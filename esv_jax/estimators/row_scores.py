@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from esv_jax.checks import expect, is_concrete, message
+from esv_jax.games.chosen import scores_rows
 from esv_jax.games.protocol import Game
 from esv_jax.links import apply_link
 
@@ -17,7 +18,7 @@ _BLOCK = 1024  # rows put to the game at once
 
 def expect_rowwise(game: Game, estimator: Any) -> None:
     """Raise TypeError where the game's scores of a subsequence need those of others."""
-    if not callable(getattr(game, "row_logits", None)):
+    if not scores_rows(game):
         raise TypeError(
             message(
                 "game",

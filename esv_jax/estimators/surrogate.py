@@ -20,6 +20,7 @@ from esv_jax.links import Link, apply_link
 
 _MIN_ELEMENTS = 3
 _MIN_POOL = 16
+_ILL_CONDITIONED = 4  # coefficients per subsequence of the pool
 _CORRECT_ALL_UP_TO = 24  # elements; beyond, residuals of other subsequences weigh next to nothing
 
 
@@ -46,8 +47,10 @@ class Surrogate:
 
     Attributes:
       pool: most subsequences per scale, >= 16.
-      order: 2 models pairs of elements, 1 elements alone; None is 2 where its coefficients are at
-        most twice the pool, else 1.
+      order: 2 models pairs of elements, 1 elements alone; None is 2 where its n (n + 1) / 2
+        coefficients are at most twice the pool, else 1. A fit of more than four times as many
+        coefficients as the pool has subsequences would mostly be shrinkage: it falls back to
+        order 1, and the result says so in `warnings`.
       base: most subsequences per size on which effects are read; None is 4 * pool up to 20
         elements and 1024 beyond. They cost no model evaluations.
       error_draws: draws of the bootstrap; 0 gives no standard errors.
@@ -103,9 +106,17 @@ class Surrogate:
         return make_plan(n, n_scales, self.pool, self._base(n), self._order(n), seed)
 
     def _order(self, n: int) -> int:
-        if self.order is not None:
-            return self.order
-        return 2 if n * (n + 1) // 2 <= 2 * self.pool else 1
+        most = (2 if self.order is None else _ILL_CONDITIONED) * self.pool
+        return 1 if self.order == 1 or n * (n + 1) // 2 > most else 2
+
+    def warnings(self, n: int) -> tuple[str, ...]:
+        """What a reader should know of a fit to sequences of n elements."""
+        if self.order is None or self._order(n) == self.order:
+            return ()
+        return (
+            f"Surrogate: {n * (n + 1) // 2} pairs and elements cannot be told apart by a pool of "
+            f"{self.pool}; elements alone were modelled (order 1).",
+        )
 
     def _base(self, n: int) -> int:
         if self.base is not None:
@@ -144,6 +155,7 @@ class Surrogate:
             marginals=_marginals(read, prior),
             std_error=std_error,
             n_evaluations=plan.pool_valid.sum(),
+            warnings=self.warnings(plan.n),
         )
 
     def _std_error(
@@ -158,13 +170,7 @@ class Surrogate:
     ) -> Array:
         """Standard errors (n, C); see the class."""
         pool = plan.pool.shape[1]
-        open_share = [
-            0.0 if enumerated else 1 - pool / math.comb(plan.n, k)
-            for k, enumerated in enumerate(plan.enumerated, start=1)
-        ]
-        fit = fit_heads(plan, logits)
-        left_out = residuals(plan, fit, logits) / (1 - jnp.minimum(plan.leverage, 0.95))[..., None]
-        left_out = left_out * jnp.sqrt(jnp.asarray(open_share, logits.dtype))[:, None, None]
+        left_out = _left_out(plan, residuals(plan, fit_heads(plan, logits), logits))
 
         def values(logits: Array) -> Array:
             few = _read_effects(
@@ -197,6 +203,17 @@ class Surrogate:
         numbers += 2 * n * base * n + 3 * base * (p + 2 * c) + n * base * c * bool(self.error_draws)
         flops = 2 * c * (sum(rows) * p + 2 * n_scales * p * p + n * base * p)
         return Cost(n * base, sum(rows), 4 * numbers, flops)
+
+
+def _left_out(plan: SurrogatePlan, beyond: Array) -> Array:
+    """Leave-one-out residuals (K, m, C), by the share of each scale that the pool leaves open."""
+    pool = plan.pool.shape[1]
+    open_share = [
+        0.0 if enumerated else 1 - pool / math.comb(plan.n, k)
+        for k, enumerated in enumerate(plan.enumerated, start=1)
+    ]
+    left_out = beyond / (1 - jnp.minimum(plan.leverage, 0.95))[..., None]
+    return left_out * jnp.sqrt(jnp.asarray(open_share, beyond.dtype))[:, None, None]
 
 
 class _Effects(NamedTuple):

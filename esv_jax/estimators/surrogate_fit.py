@@ -100,3 +100,13 @@ def residuals(plan: SurrogatePlan, fit: Fit, logits: Array) -> Array:
     one_head = jnp.eye(plan.n_scales, dtype=logits.dtype)
     fitted = [polynomial(fit, (one_head[k],) * 3, plan.pool[k]) for k in range(plan.n_scales)]
     return (logits - jnp.stack(fitted)) * plan.pool_valid.astype(logits.dtype)[..., None]
+
+
+def pair_matrix(fit: Fit, n: int) -> Array:
+    """Pair terms as symmetric matrices (K, n, n, C), zero on the diagonal."""
+    k, c = fit.constant.shape
+    matrix = jnp.zeros((k, n, n, c), fit.pair.dtype)
+    if fit.pair.shape[1]:
+        i, j = pair_index(n)
+        matrix = matrix.at[:, i, j].set(fit.pair).at[:, j, i].set(fit.pair)
+    return matrix

@@ -32,16 +32,35 @@ class Grouped:
       game: of the elements. x: (n, ...), its sequence.
       places: of the unions of groups, where the game does not score rows on their own; row =
         code over the groups.
+      table: (2**g, C) logits of the unions where they are known already; row = code.
     """
 
     game: Game
     x: Array
-    places: Places | None
+    places: Places | None = None
+    table: Array | None = None
 
     @property
     def link(self) -> Link:
         """The game's."""
         return self.game.link
+
+    @property
+    def host(self) -> Any:
+        """Where the game's model runs, if that is the host; see `run_to_end`."""
+        return getattr(self.game, "host", None)
+
+    @property
+    def max_auto_exact(self) -> int:
+        """As of the game itself where each union is an evaluation; else all are there anyway."""
+        return getattr(self.game, "max_auto_exact", 20) if self.places is None else 24
+
+    @property
+    def row_logits(self) -> Callable[[Array, Array], Array] | None:
+        """(x, member (m, g)) -> logits (m, C), where the game scores rows on their own."""
+        if self.places is not None or self.table is not None:
+            return None
+        return lambda x, member: self._row_logits(x)(member)
 
     def check(self, x: Array) -> None:
         """Raise where x is not (g, n)."""
@@ -58,14 +77,17 @@ class Grouped:
 
     def _row_logits(self, x: Array) -> RowLogits:
         """Logits (m, C) of groups chosen by membership (m, g), as a function of it."""
-        if self.places is None:
+        if self.places is None and self.table is None:
 
             def expanded(member: Array) -> Array:
                 elements = jnp.matmul(member.astype(x.dtype), x) > 0.5  # (m, n)
                 return chosen_logits(self.game, self.x, elements)
 
             return expanded
-        table = chosen_logits(self.game, self.x, self.places)  # (2**g, C)
+        table = self.table
+        if table is None:
+            assert self.places is not None
+            table = chosen_logits(self.game, self.x, self.places)  # (2**g, C)
         bits = jnp.asarray(1 << np.arange(x.shape[0]), jnp.int32)
         return lambda member: table[jnp.where(member, bits[None, :], 0).sum(1)]
 

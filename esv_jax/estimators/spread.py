@@ -1,0 +1,29 @@
+"""Standard errors from independent repetitions of an estimate, few as they may be."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+_POOLED = 4.0  # repetitions that the mean over elements counts as
+
+
+def spread_error(each: Array, length: Array | int | None = None) -> Array:
+    """Standard error (n, C) of the mean of k independent estimates (k, n, C) of the same values.
+
+    The variance over so few repetitions says little by itself: it is drawn towards its class's
+    mean over elements, with weight 4 / (k + 3), and raised by 1 / (2 k), which makes normal
+    intervals as wide as the remaining uncertainty of the variance asks for.
+
+    Args:
+      each: k >= 2 estimates.
+      length: elements that are there; the others are left out of the mean and get 0.
+    """
+    k, n = each.shape[:2]
+    dtype = each.dtype
+    present = (jnp.arange(n) < (n if length is None else length)).astype(dtype)[:, None]
+    own = each.var(0, ddof=1) * present
+    pooled = own.sum(0, keepdims=True) / present.sum()
+    share = _POOLED / (k + _POOLED - 1)
+    variance = (1 - share) * own + share * pooled * present
+    return jnp.sqrt(variance * ((1 + 1 / (2 * k)) / k))
