@@ -68,19 +68,21 @@ def test_without_arguments_it_helps(capsys):
     assert "Start with: esv-jax demo" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "explain"])
+@pytest.mark.parametrize("command", ["demo", "train", "explain", "extract", "import-play-fair"])
 def test_help_shows_defaults_and_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert f"Example: esv-jax {command}" in out
+    assert f"esv-jax {command}" in out.split("options")[0] and "Example" in out
     assert "(default:" in out
-    assert "--seed" in out or "--config.seed" in out
+    drawn = command in ("demo", "train", "explain")
+    assert drawn == ("--seed" in out or "--config.seed" in out)
 
 
-def test_demo(tmp_path, capsys):
-    assert main(["demo", "--out", str(tmp_path), "--n-train", "512"]) == 0
+def test_demo_of_sequences(tmp_path, capsys):
+    what = ["--what", "sequences", "--n-train", "512"]
+    assert main(["demo", "--out", str(tmp_path), *what]) == 0
     out = capsys.readouterr().out
     assert "Test accuracy" in out
     accuracy = float(out.split("Test accuracy ")[1].split("%")[0])
@@ -192,8 +194,16 @@ def test_sampling_depends_on_seed_and_uid_alone(folder, tmp_path):
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        ("none.ts", [], "data: expected a .ts, .npy, .hdf, .hdf5 or .h5 file, got no such file"),
-        ("model.safetensors", [], "data: expected a .ts, .npy, .hdf, .hdf5 or .h5 file, got"),
+        (
+            "none.ts",
+            [],
+            "data: expected videos or a .ts, .npy, .hdf, .hdf5 or .h5 file, got no such file",
+        ),
+        (
+            "model.safetensors",
+            [],
+            "data: expected videos or a .ts, .npy, .hdf, .hdf5 or .h5 file, got",
+        ),
         ("toy.ts", ["--class", "wolk"], "got 'wolk'. Did you mean 'walk'?"),
         ("toy.ts", ["--contrast", "gt", "9"], "class: expected a name or an id in 0..2, got '9'"),
         ("toy.hdf", ["--uids", "v33"], "uids: expected uids of the data, got 'v33'. Did you mean"),

@@ -361,7 +361,7 @@ def test_groups_of_long_sequences_are_estimated_with_an_error(rng):
 
 
 def test_groups_of_a_black_box_are_as_of_the_same_function_in_jax(rng):
-    average, _, x, prior, w, b = average_case(rng, 6)
+    _, _, x, prior, w, b = average_case(rng, 6)
     labels = [0, 0, 1, 1, 2, 2]
 
     def fn(clips):

@@ -50,9 +50,9 @@ NOWHERE = {
 }
 HEAVY = {
     *("flax", "optax", "orbax", "chex", "h5py", "safetensors", "xarray", "pandas", "matplotlib"),
-    *("tyro", "tqdm", "rich", "av", "dash", "plotly", "torch", "tensorflow"),
+    *("tyro", "tqdm", "rich", "av", "PIL", "dash", "plotly", "torch", "tensorflow"),
 }
-EXTRAS = {"h5py", "h5netcdf", "safetensors", "xarray", "pandas", "matplotlib", "av", "tqdm"}
+EXTRAS = {"h5py", "h5netcdf", "safetensors", "xarray", "pandas", "matplotlib", "av", "PIL", "tqdm"}
 
 
 def modules() -> list[Path]:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from esv_jax import __version__
+from esv_jax.cli.printing import BAD_INPUT
 from esv_jax.extras import require
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
-BAD_INPUT = 2
 
 DESCRIPTION = """How much did each frame contribute to this prediction?
 
@@ -31,9 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         tyro = require("tyro", "cli")
         from esv_jax.cli.demo import Demo
         from esv_jax.cli.explain import Explain
+        from esv_jax.cli.extract import Extract
+        from esv_jax.cli.import_play_fair import ImportPlayFair
         from esv_jax.cli.train import Train
 
-        commands = {"demo": Demo, "train": Train, "explain": Explain}
+        commands = {
+            "demo": Demo,
+            "train": Train,
+            "extract": Extract,
+            "explain": Explain,
+            "import-play-fair": ImportPlayFair,
+        }
         command = tyro.extras.subcommand_cli_from_dict(
             commands, prog="esv-jax", description=DESCRIPTION, args=argv or ["--help"]
         )

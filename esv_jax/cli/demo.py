@@ -1,127 +1,46 @@
-"""`esv-jax demo`: the main job on made-up sequences, with a known answer, in under a minute."""
+"""`esv-jax demo`: the main job on something made up, with a known answer, in under a minute."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
+from typing import Literal
 
-import jax
-import numpy as np
-
-from esv_jax import data, metrics, models, plots, results
-from esv_jax.attribution import Attribution
-from esv_jax.batching import explain_batch
-from esv_jax.cli.printing import say, signed, table
-from esv_jax.estimators import Constructive
+from esv_jax.checks import expect
+from esv_jax.cli.demo_sequences import demo_sequences
+from esv_jax.cli.demo_video import demo_video
 from esv_jax.files import expect_writable, make_folder
-from esv_jax.games import MultiScale
-
-_EXPLAINED = 6  # sequences that are sampled as well
 
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Train heads on generated sequences and explain some of them, exactly and by sampling.
+    """Explain videos that show something made up, so that the right answer is known.
 
-    Classes differ by the order of events alone, so the elements that show events are what an
-    explanation should find. Nothing is downloaded.
+    Renders MP4 files, and asks the model that comes with the package what each frame contributes
+    to what it sees. Nothing is downloaded.
 
-    Example: esv-jax demo --out esv-jax-demo
+    Examples: esv-jax demo; esv-jax demo --what sequences
     """
 
     out: Path = Path("esv-jax-demo")
-    """Folder for model.safetensors, results.nc and esv.png; those of an earlier demo go."""
+    """Folder for videos, results and pictures; those of an earlier demo go."""
+    what: Literal["video", "sequences"] = "video"
+    """"sequences" trains heads on generated sequences first, and compares sampled values."""
     seed: int = 0
-    """Seed of the data, the training and the sampling."""
+    """Seed of everything that is drawn."""
+    n_videos: int = 24
+    """Videos to render and explain; the clearest is shown."""
     n_train: int = 1024
-    """Training sequences."""
+    """Training sequences of --what sequences."""
 
     def run(self) -> int:
-        """Generate, train, explain, show."""
-        started = time.perf_counter()
+        """Make, explain, show."""
+        expect(self.n_videos >= 1, "n-videos", "a number >= 1", self.n_videos)
+        expect(self.n_train >= 1, "n-train", "a number >= 1", self.n_train)
         make_folder(self.out)
         expect_writable(self.out / "results.nc")
-        train_key, test_key, sample_key = jax.random.split(jax.random.key(self.seed), 3)
-        train = data.temporal_order(self.n_train, key=train_key, n=12, n_events=4)
-        test = data.temporal_order(128, key=test_key, n=12, n_events=4)
-
-        say(f"Training heads for 1..8 elements on {self.n_train} generated sequences of 12")
-        config = models.TrainConfig(
-            n_max=8, hidden_dim=64, dropout=0.2, max_epochs=30, patience=10, seed=self.seed
-        )
-        model = models.train_heads(
-            list(train.features),
-            train.labels,
-            len(train.class_names),
-            config,
-            class_names=train.class_names,
-            progress=True,
-        )
-        models.save_model(self.out / "model.safetensors", model)
-
-        say(f"Explaining {len(test)} test sequences exactly, {_EXPLAINED} of them by sampling too")
-        game = MultiScale(model.heads)
-        exact = explain_batch(game, test.features, prior=model.prior)
-        sampled = explain_batch(
-            game,
-            test.features[:_EXPLAINED],
-            prior=model.prior,
-            estimator=Constructive(max_subsequences=256, iterations=4),
-            key=sample_key,
-        )
-        results.save(
-            self.out / "results.nc",
-            [exact[i] for i in range(len(test))],
-            uids=[f"demo-{i}" for i in range(len(test))],
-            class_names=train.class_names,
-            labels=test.labels.tolist(),
-            settings={"command": "demo", "seed": self.seed, "estimator": "Exact()"},
-            overwrite=True,
-        )
-        self._show(test, exact, sampled)
-        say(f"Model, results and picture in {self.out}/ ({time.perf_counter() - started:.0f} s)")
+        if self.what == "sequences":
+            demo_sequences(self.out, self.seed, self.n_train)
+        else:
+            demo_video(self.out, self.seed, self.n_videos)
         return 0
-
-    def _show(
-        self, test: data.SyntheticSequences, exact: Attribution, sampled: Attribution
-    ) -> None:
-        own = np.take_along_axis(np.asarray(exact.values), test.labels[:, None, None], 2)[..., 0]
-        scores = np.take_along_axis(np.asarray(exact.scores), test.labels[:, None], 1)[:, 0]
-        i = int(np.argmax(scores[:_EXPLAINED]))
-        label = int(test.labels[i])
-        one, other = exact[i], sampled[i]
-        assert other.std_error is not None
-        shows = [test.event_names[e] if e >= 0 else "" for e in test.events[i]]
-        rows = [
-            (
-                element,
-                shows[element] or "-",
-                signed(own[i, element]),
-                signed(float(other.values[element, label])),
-                f"{float(other.std_error[element, label]):.3f}",
-            )
-            for element in range(one.n)
-        ]
-        prior = float(one.prior[label])
-        say(f"\nSequence {i} of class '{test.class_names[label]}':")
-        say(f"score {scores[i]:.3f} = prior {prior:.3f} + sum of ESVs {own[i].sum():+.3f}")
-        table("", ["element", "shows", "exact ESV", "sampled ESV", "std error"], rows)
-
-        accuracy = (np.argmax(exact.scores, -1) == test.labels).mean()
-        pairs = [
-            (values[shown][:, None] > values[~shown][None, :]).mean()
-            for values, shown in zip(own, np.asarray(test.informative), strict=True)
-        ]
-        approx = np.take_along_axis(
-            np.asarray(sampled.values), test.labels[:_EXPLAINED, None, None], 2
-        )[..., 0]
-        error = np.asarray(metrics.relative_error(approx, own[:_EXPLAINED])).mean()
-        say(f"Test accuracy {accuracy:.1%}")
-        say(f"An element that shows an event ranks above one that does not: {np.mean(pairs):.1%}")
-        say(f"Sampled against exact values, mean relative error: {error:.1%}")
-        labels = [f"{k}\n{event}" if event else str(k) for k, event in enumerate(shows)]
-        figure = plots.plot_sequence(
-            one, [label], class_names=test.class_names, element_labels=labels, title=f"Sequence {i}"
-        )
-        plots.save_figure(figure, self.out / "esv.png")

@@ -1,11 +1,14 @@
-"""`esv-jax explain`: sequences and a model in; values, a table and figures out."""
+"""`esv-jax explain`: sequences or videos and a model in; values, a table and figures out."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -15,31 +18,38 @@ from esv_jax import plots, results
 from esv_jax.attribution import Attribution
 from esv_jax.batching import explain_batch
 from esv_jax.checks import expect, message
-from esv_jax.cli.inputs import Inputs, class_index, open_inputs, pick_elements
-from esv_jax.cli.printing import progress, say, signed, table
+from esv_jax.cli.chosen_model import ChosenModel, choose_model
+from esv_jax.cli.inputs import Inputs, class_index, is_video, open_inputs, open_videos
+from esv_jax.cli.printing import BAD_INPUT, progress, say, signed, table
+from esv_jax.cli.video_figures import draw_video
 from esv_jax.estimators import Constructive, Estimator, Exact, Surrogate
 from esv_jax.extras import require
 from esv_jax.files import atomic_path, expect_writable, make_folder
 from esv_jax.games import make_game
-from esv_jax.models import TrainedModel, load_model, model_digest
+from esv_jax.models import TrainedModel
 
 _SHOWN = 20  # rows of the printed table
 _TOGETHER = 32  # sequences between two steps of the progress bar, and lost at most to Ctrl-C
 
+T = TypeVar("T")
 Done = dict[int, tuple[Attribution, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Explain:
-    """Explain sequences of features: what did each element contribute to the prediction?
+    """Explain videos or sequences of features: what did each frame contribute to the prediction?
 
-    Example: esv-jax explain JapaneseVowels_TEST.ts --model m.safetensors --frames 16
+    Examples: esv-jax explain clip.mp4 --frames 8; esv-jax explain clip.mp4 --frames all;
+    esv-jax explain JapaneseVowels_TEST.ts --model m.safetensors --frames 16
     """
 
     data: tyro.conf.Positional[Path]
-    """Sequences: .ts, .npy (n, D) or (V, n, D), or an HDF5 feature store."""
-    model: Path
-    """Weights written by esv-jax train."""
+    """A video, a folder or list (.txt, .csv) of videos; or sequences: .ts, .npy (n, D) or
+    (V, n, D), an HDF5 feature store."""
+    model: Path | None = None
+    """Weights of esv-jax train or import-play-fair; for videos by default the shipped model."""
+    backbone: Path | None = None
+    """Weights that turn frames into the features of --model: .safetensors or .pth."""
     out: Path = Path("results")
     """Folder for results.nc, table.csv and figures/."""
     frames: int | Literal["all"] = "all"
@@ -63,7 +73,9 @@ class Explain:
     limit: int | None = None
     """Explain the first so many."""
     figures: int = 5
-    """Draw the first so many."""
+    """Draw the first so many; of videos also a strip of frames and an overlay."""
+    overlay: Literal["mp4", "gif", "none"] = "mp4"
+    """Format of the overlay: the video with the values moving under it."""
     label: str | None = None
     """Which label of an HDF5 store is the class; default "action", or the only one."""
     classes: Path | None = None
@@ -75,8 +87,15 @@ class Explain:
 
     def run(self) -> int:
         """Explain, save, print."""
-        inputs = open_inputs(self.data, self.label, self.classes)
-        model = load_model(self.model)
+        videos = is_video(self.data)
+        chosen_model = choose_model(self.model, self.backbone, videos=videos)
+        model = chosen_model.trained
+        if videos and chosen_model.encoder is not None:
+            inputs = open_videos(self.data, chosen_model.encoder, self.classes)
+        else:
+            inputs = open_inputs(self.data, self.label, self.classes)
+        if chosen_model.note:
+            say(chosen_model.note)
         names = inputs.class_names if self.classes is not None else model.class_names
         assert names is not None
         expect(
@@ -95,26 +114,29 @@ class Explain:
         store = self._prepared()
 
         # Longest first: what does not fit is refused before anything is computed.
-        lengths = {i: min(inputs.length(i), frames or inputs.length(i)) for i in chosen}
-        queue = sorted(chosen, key=lambda i: -lengths[i])
+        skipped: dict[int, str] = {}
+        lengths = {i: n for i in chosen if (n := _tried(inputs, i, inputs.length, skipped))}
+        queue = sorted(lengths, key=lambda i: -min(lengths[i], frames or lengths[i]))
         done: Done = {}
         stopped: BaseException | None = None
         try:
             with progress(len(queue), "Explaining", "seq") as bar:
                 for start in range(0, len(queue), _TOGETHER):
                     together = queue[start : start + _TOGETHER]
-                    done |= self._explained(inputs, together, model, frames)
+                    done |= self._explained(inputs, together, model, frames, skipped)
                     bar.update(len(together))
         except BaseException as error:
             stopped = error
         kept = [i for i in chosen if i in done]  # in the order of the data
         if kept:
-            self._save(store, inputs, model, names, kept, done)
+            self._save(store, inputs, chosen_model, names, kept, done)
             self._show(inputs, names, kept, done)
             say(f"Results of {len(kept)} of {len(chosen)} sequences in {store}")
         if stopped is not None:
             raise stopped
-        return 0
+        for i in skipped:
+            print(f"esv-jax: {' '.join(skipped[i].split())}", file=sys.stderr)
+        return BAD_INPUT if skipped else 0
 
     def _prepared(self) -> Path:
         """The results file, its place questioned before any work is done."""
@@ -128,10 +150,21 @@ class Explain:
         return store
 
     def _explained(
-        self, inputs: Inputs, rows: list[int], model: TrainedModel, frames: int | None
+        self,
+        inputs: Inputs,
+        rows: list[int],
+        model: TrainedModel,
+        frames: int | None,
+        skipped: dict[int, str],
     ) -> Done:
         """Attributions of some sequences, with the indices of their elements."""
-        picked = [pick_elements(inputs.read(i), frames) for i in rows]
+        tried = {
+            i: _tried(inputs, i, functools.partial(inputs.read, most=frames), skipped) for i in rows
+        }
+        found = {i: pair for i, pair in tried.items() if pair is not None}
+        rows, picked = list(found), list(found.values())
+        if not rows:
+            return {}
         sizes = np.array([len(index) for _, index in picked])
         expect(bool(sizes.min() > 0), "data", "at least one element per sequence", "none")
         xs = np.zeros((len(rows), sizes.max(), picked[0][0].shape[1]), np.float32)
@@ -161,7 +194,7 @@ class Explain:
         self,
         store: Path,
         inputs: Inputs,
-        model: TrainedModel,
+        model: ChosenModel,
         names: tuple[str, ...],
         kept: list[int],
         done: Done,
@@ -169,7 +202,7 @@ class Explain:
         settings = {
             "command": "explain",
             **json.loads(json.dumps(dataclasses.asdict(self), default=str)),
-            "model_digest": model_digest(model),
+            "model_digest": model.digest,
         }
         results.save(
             store,
@@ -232,6 +265,10 @@ class Explain:
             frames.append(frame)
             if k < self.figures:
                 self._draw(uid, att, shown, names, index)
+                if inputs.videos is not None:
+                    c = shown[0] if isinstance(shown, tuple) else shown
+                    place = self.out / "figures" / _file_name(uid)
+                    draw_video(inputs.videos[i], att, c, index, names[c], place, self.overlay)
         pandas = require("pandas", "files")
         with atomic_path(self.out / "table.csv") as path:
             pandas.concat(frames).to_csv(path, index=False)
@@ -259,10 +296,25 @@ class Explain:
             )
         folder = self.out / "figures"
         folder.mkdir(exist_ok=True)
-        safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in uid)
         figure = axes.get_figure(root=True)
         assert figure is not None
-        plots.save_figure(figure, folder / f"{safe}.png")
+        plots.save_figure(figure, folder / f"{_file_name(uid)}.png")
+
+
+def _tried(inputs: Inputs, i: int, read: Callable[[int], T], skipped: dict[int, str]) -> T | None:
+    """read(i); of a video that cannot be read None, so that it does not keep up the others."""
+    try:
+        return read(i)
+    except (ValueError, OSError) as error:
+        if inputs.videos is None:
+            raise
+        skipped[i] = str(error)
+        return None
+
+
+def _file_name(uid: str) -> str:
+    """A uid as a file may be called."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in uid)
 
 
 def _how(att: Attribution) -> str:

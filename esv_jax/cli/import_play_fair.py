@@ -12,6 +12,7 @@ import tyro
 
 from esv_jax import checkpoints, models
 from esv_jax.checks import expect
+from esv_jax.cli.chosen_model import with_backbone
 from esv_jax.cli.printing import progress, say, table
 from esv_jax.data import FeatureStore
 from esv_jax.files import atomic_path, expect_writable, make_folder
@@ -41,6 +42,8 @@ class ImportPlayFair:
     """CSV of class priors, in place of the folder's."""
     classes: Path | None = None
     """CSV of class names, in place of the folder's."""
+    backbone: Path | None = None
+    """Weights of the frames' features, .pth or .safetensors: the model then takes videos."""
     report: Path | None = None
     """Where the report goes as JSON; default only printed."""
     results: Path | None = None
@@ -72,7 +75,10 @@ class ImportPlayFair:
             rows = [(name, f"{difference:.1e}") for name, difference in differences.items()]
             table(f"Largest differences from {self.results.name}", ["values", "difference"], rows)
             agree &= max(differences.values()) <= _TOLERANCE
-        models.save_model(self.out, found.model)
+        if self.backbone is None:
+            models.save_model(self.out, found.model)
+        else:
+            models.save_video_model(self.out, with_backbone(found.model, self.backbone))
         if self.report is not None:
             with atomic_path(self.report) as temporary:
                 temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Files of sequences that the commands take, behind one face."""
+"""Files of sequences and videos that the commands take, behind one face."""
 
 from __future__ import annotations
 
@@ -10,8 +10,23 @@ import numpy as np
 
 from esv_jax import data
 from esv_jax.checks import expect, message, nearest
+from esv_jax.cli.videos import find_videos
 
 SUFFIXES = ".ts, .npy, .hdf, .hdf5 or .h5"
+_FEATURES = (".ts", ".npy", ".hdf", ".hdf5", ".h5")
+
+_NEITHER = (
+    ".safetensors",
+    ".pth",
+    ".pt",
+    ".nc",
+    ".json",
+    ".pkl",
+)  # our own files, given by mistake
+_CHUNK = 256  # frames decoded at once
+
+Encoder = Callable[[np.ndarray], np.ndarray]
+"""uint8 frames (n, h, w, 3) to features (n, D), each frame on its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +35,20 @@ class Inputs:
 
     Attributes:
       uids: one name per sequence.
-      read: position -> features (n, D) float32.
-      length: position -> n.
+      read: position, `most` elements -> features (n, D) float32 of as many at segment centres, with
+        their indices; of all where there are no more, or None is asked for.
+      length: position -> elements in all.
       labels: true classes, or None.
       class_names: names of the classes, or None.
+      videos: where they are videos, their files; else None.
     """
 
     uids: tuple[str, ...]
-    read: Callable[[int], np.ndarray]
+    read: Callable[..., tuple[np.ndarray, np.ndarray]]
     length: Callable[[int], int]
     labels: np.ndarray | None
     class_names: tuple[str, ...] | None
+    videos: tuple[Path, ...] | None = None
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -47,6 +65,42 @@ class Inputs:
                     message("uids", "uids of the data", repr(uid), nearest(uid, self.uids))
                 )
         return [known[uid] for uid in uids][:limit]
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path holds videos (a file, a folder or a list of them) rather than features.
+
+    Raises:
+      ValueError: no such path, or a kind of file that is neither.
+    """
+    expect(path.exists(), "data", f"videos or a {SUFFIXES} file", f"no such file: {path}")
+    suffix = path.suffix.lower()
+    expect(suffix not in _NEITHER, "data", f"videos or a {SUFFIXES} file", str(path))
+    return suffix not in _FEATURES
+
+
+def open_videos(path: Path, encoder: Encoder, classes: Path | None = None) -> Inputs:
+    """A video, a folder of videos or a list of them (see `find_videos`), encoded when read.
+
+    Only the frames asked for are decoded; features of all frames are made 256 frames at a time.
+    """
+    found = find_videos([path])
+    files = tuple(found.values())
+
+    def frames_of(i: int) -> int:
+        return data.probe_video(files[i]).frames
+
+    def read(i: int, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+        n = frames_of(i)
+        index = np.arange(n) if most is None or n <= most else data.segment_centres(n, most)
+        parts = [
+            encoder(data.decode_frames(files[i], indices=index[start : start + _CHUNK]))
+            for start in range(0, len(index), _CHUNK)
+        ]
+        return np.concatenate(parts), index
+
+    names = None if classes is None else data.read_classes(classes)
+    return Inputs(tuple(found), read, frames_of, None, names, files)
 
 
 def open_inputs(path: Path, label: str | None = None, classes: Path | None = None) -> Inputs:
@@ -75,7 +129,7 @@ def _ts(path: Path) -> Inputs:
     sequences = data.read_ts(path)
     return Inputs(
         sequences.uids,
-        lambda i: sequences.sequences[i],
+        lambda i, most: pick_elements(sequences.sequences[i], most),
         lambda i: len(sequences.sequences[i]),
         sequences.labels,
         sequences.class_names or None,
@@ -97,7 +151,11 @@ def _npy(path: Path) -> Inputs:
     )
     array = array[None] if array.ndim == 2 else array
     uids = tuple(f"{path.stem}-{i}" for i in range(len(array))) if len(array) > 1 else (path.stem,)
-    return Inputs(uids, lambda i: array[i].astype(np.float32), lambda i: len(array[i]), None, None)
+
+    def read(i: int, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+        return pick_elements(array[i].astype(np.float32), most)
+
+    return Inputs(uids, read, lambda i: len(array[i]), None, None)
 
 
 def _hdf5(path: Path, label: str | None) -> Inputs:
@@ -115,7 +173,11 @@ def _hdf5(path: Path, label: str | None) -> Inputs:
             raise ValueError(message("label", "whole numbers, one per class", f"{values[0]!r}"))
         labels = np.array(values)
     lengths = store.lengths()
-    return Inputs(uids, lambda i: store[uids[i]][0], lambda i: int(lengths[i]), labels, None)
+
+    def read(i: int, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+        return pick_elements(store[uids[i]][0], most)
+
+    return Inputs(uids, read, lambda i: int(lengths[i]), labels, None)
 
 
 def pick_elements(features: np.ndarray, frames: int | None) -> tuple[np.ndarray, np.ndarray]:

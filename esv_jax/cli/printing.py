@@ -8,6 +8,8 @@ from typing import Any
 
 from esv_jax.extras import require
 
+BAD_INPUT = 2  # exit code
+
 
 def say(text: str) -> None:
     """One line for the user, on the standard output."""

@@ -106,4 +106,4 @@ def _examples(inputs: Inputs) -> tuple[list[np.ndarray], np.ndarray, tuple[str, 
     labels = inputs.labels
     assert labels is not None
     names = inputs.class_names or tuple(map(str, range(int(labels.max()) + 1)))
-    return [inputs.read(i) for i in range(len(inputs))], labels, names
+    return [inputs.read(i, None)[0] for i in range(len(inputs))], labels, names

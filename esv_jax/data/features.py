@@ -1,5 +1,6 @@
 """Features of many videos in one HDF5 file, in the layout of play-fair.
 
+    <split>.attrs           settings = JSON of how the features came about; optional, ours alone
     <split>/features        (V,) variable-length rows, each one video's (n, D) array, flattened
     <split>/features.attrs  feature_dim = D
     <split>/uids            (V,) strings
@@ -11,6 +12,7 @@ Reading is lazy: only names, labels and lengths are held, features come video by
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -47,6 +49,7 @@ class FeatureStore:
     Attributes:
       path: the file. split: the group read.
       uids: names of the V videos, in file order. feature_dim: D.
+      settings: what `write_features` was told of how the features came about, or {}.
     """
 
     def __init__(self, path: str | PathLike[str], split: str | None = None) -> None:
@@ -110,6 +113,7 @@ class FeatureStore:
         self.feature_dim = int(self._rows.attrs["feature_dim"])
         expect(self.feature_dim >= 1, f"{where}, feature_dim", "at least 1", self.feature_dim)
 
+        self.settings = self._read_settings(where)
         self.uids: tuple[str, ...] = tuple(str(uid) for uid in _column(group["uids"]))
         self._row_of = {uid: row for row, uid in enumerate(self.uids)}
         self._labels = {key: _column(item) for key, item in group.get("labels", {}).items()}
@@ -125,6 +129,15 @@ class FeatureStore:
         if len(self._row_of) < len(self.uids):
             twice = next(uid for row, uid in enumerate(self.uids) if self._row_of[uid] != row)
             raise ValueError(message(f"{where}, uids", "distinct uids", f"{twice!r} twice"))
+
+    def _read_settings(self, where: str) -> dict[str, Any]:
+        text = self._file[self.split].attrs.get("settings", "{}")
+        try:
+            settings = json.loads(text)
+        except (TypeError, ValueError):
+            settings = None
+        expect(isinstance(settings, dict), f"{where}, settings", "a JSON object", repr(text))
+        return settings
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -213,6 +226,7 @@ def write_features(
     split: str = "validation",
     *,
     overwrite: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> int:
     """Write features video by video, and return how many videos there were.
 
@@ -227,6 +241,7 @@ def write_features(
       feature_dim: D.
       split: group to write.
       overwrite: whether a file of that name may be replaced.
+      settings: how the features came about, as JSON can hold it; kept with them.
     Returns:
       V, the number of videos written.
     Raises:
@@ -246,7 +261,10 @@ def write_features(
         atomic_path(path, overwrite=overwrite) as temporary,
         h5py.File(temporary, "w", libver="latest") as file,
     ):
-        return _write_rows(h5py, file.create_group(split), features, feature_dim)
+        group = file.create_group(split)
+        if settings:
+            group.attrs["settings"] = json.dumps(dict(settings), sort_keys=True)
+        return _write_rows(h5py, group, features, feature_dim)
 
 
 def _write_rows(h5py: Any, group: Any, features: Iterable[Any], feature_dim: int) -> int:
@@ -266,14 +284,13 @@ def _write_rows(h5py: Any, group: Any, features: Iterable[Any], feature_dim: int
         if not isinstance(uid, str):
             raise TypeError(message("uid", "a string", f"{type(uid).__name__} {uid!r}"))
         expect(uid not in seen, "uid", "distinct uids", f"{uid!r} twice")
-        x = _as_float32(uid, x, feature_dim)
-        came = {name: _label_kind(uid, name, value) for name, value in labels.items()}
+        x = as_float32(uid, x, feature_dim)
+        came = label_kinds(uid, labels)
         if not seen:
             kinds = came
             for name, kind in kinds.items():
                 columns[name] = dataset(label_group, name, string if kind is str else kind)
-        expected = f"{_describe(kinds)}, as in the first video"
-        expect(came == kinds, f"labels of {uid!r}", expected, _describe(came))
+        expect_same_kinds(uid, came, kinds)
         row = len(seen)
         entries = [(rows, x.ravel()), (lengths, len(x)), (uids, uid)]
         for column, value in entries + [(columns[name], labels[name]) for name in columns]:
@@ -284,7 +301,7 @@ def _write_rows(h5py: Any, group: Any, features: Iterable[Any], feature_dim: int
     return len(seen)
 
 
-def _as_float32(uid: str, x: Any, feature_dim: int) -> np.ndarray:
+def as_float32(uid: str, x: Any, feature_dim: int) -> np.ndarray:
     """`x` as (n, D) float32, refused where it is something else."""
     where, x = f"features of {uid!r}", np.asarray(x)
     if not np.issubdtype(x.dtype, np.floating):
@@ -298,6 +315,17 @@ def _as_float32(uid: str, x: Any, feature_dim: int) -> np.ndarray:
         got = f"{x[tuple(bad[0])]} at {tuple(bad[0].tolist())}"
         raise ValueError(message(where, "finite float32 values", got))
     return x
+
+
+def label_kinds(uid: str, labels: Mapping[str, Label]) -> dict[str, type]:
+    """The kind of every label of one video, by name."""
+    return {name: _label_kind(uid, name, value) for name, value in labels.items()}
+
+
+def expect_same_kinds(uid: str, came: Mapping[str, type], kinds: Mapping[str, type]) -> None:
+    """Refuse labels that differ in name or kind from those of the first video."""
+    expected = f"{_describe(kinds)}, as in the first video"
+    expect(came == kinds, f"labels of {uid!r}", expected, _describe(came))
 
 
 def _label_kind(uid: str, name: str, value: Any) -> type:

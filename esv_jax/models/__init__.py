@@ -3,8 +3,11 @@
 Nothing here knows of explanations; what is explained are the records `HeadStack` and `TsnHead`.
 """
 
+from esv_jax.models import backbones
 from esv_jax.models.config import TrainConfig
 from esv_jax.models.evaluation import Evaluation, evaluate
+from esv_jax.models.frame_cnn import FrameCNN
+from esv_jax.models.frame_encoder import FrameEncoder, register_frame_encoder
 from esv_jax.models.heads import (
     HeadStack,
     HiddenLayer,
@@ -18,10 +21,20 @@ from esv_jax.models.multi_scale import MultiScaleHeads
 from esv_jax.models.trained import History, TrainedModel
 from esv_jax.models.training import train_heads, train_tsn
 from esv_jax.models.tsn import Tsn, TsnHead, tsn_logits
+from esv_jax.models.video_model import (
+    VideoModel,
+    holds_encoder,
+    load_synthetic_world,
+    load_video_model,
+    save_video_model,
+    video_model_digest,
+)
 from esv_jax.models.weights import load_model, model_digest, save_model
 
 __all__ = [
     "Evaluation",
+    "FrameCNN",
+    "FrameEncoder",
     "HeadStack",
     "HiddenLayer",
     "History",
@@ -30,16 +43,24 @@ __all__ = [
     "TrainedModel",
     "Tsn",
     "TsnHead",
+    "VideoModel",
+    "backbones",
     "evaluate",
     "head_logits",
+    "holds_encoder",
     "load_model",
+    "load_synthetic_world",
+    "load_video_model",
     "model_digest",
     "padded_head_logits",
+    "register_frame_encoder",
     "save_model",
+    "save_video_model",
     "scale_logits",
     "stack_heads",
     "train_heads",
     "train_tsn",
     "tsn_logits",
     "unstack_heads",
+    "video_model_digest",
 ]

@@ -36,7 +36,7 @@ def number(value: float) -> str:
 
 def wrap(text: str, inches: float, size: float, weight: str = "normal") -> str:
     """`text` in lines that fit a width."""
-    return textwrap.fill(text, max(12, _n_letters(inches, size, weight)))
+    return textwrap.fill(text, max(12, n_letters(inches, size, weight)))
 
 
 def strip_down(ax: Any) -> None:
@@ -53,7 +53,7 @@ def label_elements(ax: Any, labels: Sequence[str]) -> None:
     """Label every k-th element, with k such that labels do not touch; upright if they must."""
     inches = _inches(ax)
     n, longest = len(labels), max(len(label) for label in labels)
-    room = _n_letters(inches / max(n, 4), TEXT_SIZE)  # letters over one bar
+    room = n_letters(inches / max(n, 4), TEXT_SIZE)  # letters over one bar
     upright = longest > max(4, room)
     step = -(-3 // room) if upright else -(-(longest + 1) // room)
     step = next(s for k in range(9) for s in (10**k, 2 * 10**k, 5 * 10**k) if s >= step)
@@ -95,14 +95,16 @@ def annotate(ax: Any, heading: str, lines: Sequence[str], meanings: tuple[str, s
         fontweight="bold",
         parse_math=False,
     )
-    if inches < _LEGEND_INCHES:
-        return
+    if inches >= _LEGEND_INCHES:
+        legend(ax, meanings, loc="lower right", bbox_to_anchor=(1, 1))
+
+
+def legend(ax: Any, meanings: tuple[str, str], **where: Any) -> None:
+    """What the two colours say; `where` and in how many columns, as `Axes.legend` takes it."""
     patch = require("matplotlib.patches", "plots").Patch
     ax.legend(
         handles=[patch(color=SUPPORTING), patch(color=DISTRACTING)],
         labels=meanings,
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
         frameon=False,
         fontsize=TEXT_SIZE,
         labelcolor=INK,
@@ -110,6 +112,7 @@ def annotate(ax: Any, heading: str, lines: Sequence[str], meanings: tuple[str, s
         handlelength=0.9,
         handleheight=0.9,
         borderaxespad=0.2,
+        **where,
     )
 
 
@@ -124,6 +127,6 @@ def _inches(ax: Any) -> float:
     return ax.get_window_extent().width / ax.figure.dpi
 
 
-def _n_letters(inches: float, size: float, weight: str = "normal") -> int:
+def n_letters(inches: float, size: float, weight: str = "normal") -> int:
     """Letters of a type size that fit a width."""
     return max(1, int(inches * 72 / (_LETTER[weight] * size)))

@@ -1,0 +1,158 @@
+"""`esv-jax extract`: features of every frame of videos, for training and for explaining."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import operator
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from esv_jax import data
+from esv_jax.checks import expect, expect_int
+from esv_jax.cli.chosen_model import read_backbone
+from esv_jax.cli.printing import progress, say
+from esv_jax.cli.videos import find_videos, read_labels
+from esv_jax.data.appending import FeatureAppender
+from esv_jax.data.prefetch import prefetch
+from esv_jax.data.preprocessing import Preprocessing, preprocess
+from esv_jax.data.video import decode_frames, open_frames
+from esv_jax.files import make_folder
+from esv_jax.models import backbones
+
+_CHUNK = 256  # frames decoded at once, so that memory does not grow with a video's length
+
+
+@dataclasses.dataclass(frozen=True)
+class Extract:
+    """Extract features of the frames of videos with BN-Inception (TRN) or ResNet-50 (TSN).
+
+    What is in the store already is left as it is, so that an interrupted command can be repeated.
+    Example: esv-jax extract clips/ --backbone trn_backbone.pth --out features.hdf
+    """
+
+    videos: tyro.conf.Positional[tuple[Path, ...]]
+    """Video files, folders of them, or lists: .txt, a path per line; .csv with a column path."""
+    backbone: Path
+    """Weights: .safetensors of this program, or a .pth state dict of the public PyTorch models."""
+    out: Path = Path("features.hdf")
+    """HDF5 store that the features go to; added to where it exists."""
+    frames: int | Literal["all"] = "all"
+    """Frames per video, at the centres of as many equal segments; all where it has fewer."""
+    labels: Path | None = None
+    """CSV of classes (uid,class), kept beside the features; uids are file names without suffix."""
+    classes: Path | None = None
+    """CSV of class names (name,id), needed where the labels are names."""
+    split: str = "validation"
+    """Group of the store, e.g. train."""
+    pooled: bool = False
+    """Leave out the last layer: 1024 or 2048 pooled features, for weights trained on ImageNet."""
+    batch_size: int = 32
+    """Frames that pass the backbone at once; videos share batches."""
+    bf16: bool = False
+    """Compute in bfloat16: faster on accelerators, about 0.5 % off."""
+    workers: int = 2
+    """Threads that decode videos."""
+
+    def run(self) -> int:
+        """Extract what is not there yet, report what could not be read."""
+        if not isinstance(self.frames, str):
+            expect_int("frames", self.frames, minimum=1)
+        videos = find_videos(self.videos)
+        labels = self._labels(videos)
+        name, variables = read_backbone(self.backbone, pooled=self.pooled)
+        extract = backbones.extractor(name, variables, jnp.bfloat16 if self.bf16 else jnp.float32)
+        preprocessing = backbones.BACKBONES[name].preprocessing
+        make_folder(self.out.parent)
+        failed: dict[str, str] = {}
+        n_features = backbones.n_features(name, variables)
+        with FeatureAppender(
+            self.out, n_features, self.split, self._settings(name, variables)
+        ) as store:
+            new = {uid: path for uid, path in videos.items() if uid not in store}
+            for uid in new:
+                store.expect_labels(uid, labels.get(uid, {}))
+            pieces = self._pieces(new, preprocessing, failed)
+            stream = backbones.extract_stream(extract, pieces, self.batch_size)
+            with progress(len(new), "Extracting", "video") as bar:
+                for uid, parts in itertools.groupby(stream, operator.itemgetter(0)):
+                    features = np.concatenate([part for _, part in parts])
+                    if uid in failed:  # some frames were read before the bad ones
+                        continue
+                    try:
+                        store.append(uid, features, labels.get(uid, {}))
+                    except ValueError as error:
+                        failed[uid] = str(error)
+                    bar.update(1)
+                bar.update(len(new) - bar.n)
+            n_stored = len(store)
+        return self._report(len(videos) - len(new), len(new), failed, n_stored)
+
+    def _labels(self, videos: Mapping[str, Path]) -> dict[str, dict[str, data.features.Label]]:
+        if self.labels is None:
+            expect(self.classes is None, "classes", "a file of labels beside", "none")
+            return {}
+        known = read_labels(self.labels, self.classes)
+        absent = next((uid for uid in videos if uid not in known), None)
+        expect(absent is None, str(self.labels), "a label for every video", f"none for {absent!r}")
+        return {uid: {"action": known[uid]} for uid in videos}
+
+    def _settings(self, name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """What makes features comparable, kept with them."""
+        return {
+            "backbone": name,
+            "digest": backbones.backbone_digest(variables),
+            "dtype": "bfloat16" if self.bf16 else "float32",
+            "frames": self.frames,
+        }
+
+    def _pieces(
+        self, videos: Mapping[str, Path], preprocessing: Preprocessing, failed: dict[str, str]
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Preprocessed frames of each video, decoded ahead; errors go to `failed`."""
+
+        def count(item: tuple[str, Path]) -> tuple[str, Path, int | Exception]:
+            try:
+                return *item, len(open_frames(item[1]))
+            except (OSError, ValueError) as error:
+                return *item, error
+
+        def chunks() -> Iterator[tuple[str, Path, np.ndarray]]:
+            for uid, path, total in prefetch(videos.items(), count, workers=1):
+                if isinstance(total, Exception):
+                    failed[uid] = str(total)
+                    continue
+                limit = total if isinstance(self.frames, str) else min(total, self.frames)
+                wanted = data.segment_centres(total, limit)  # all of them, where limit = total
+                for begin in range(0, len(wanted), _CHUNK):
+                    yield uid, path, wanted[begin : begin + _CHUNK]
+
+        def load(item: tuple[str, Path, np.ndarray]) -> tuple[str, np.ndarray | Exception]:
+            uid, path, indices = item
+            try:
+                frames = decode_frames(path, indices=indices, size=preprocessing.short_side)
+                return uid, preprocess(frames, preprocessing)
+            except (OSError, ValueError) as error:
+                return uid, error
+
+        loaded = prefetch(chunks(), load, workers=self.workers, ahead=self.workers + 1)
+        for uid, frames in loaded:
+            if isinstance(frames, Exception):
+                failed.setdefault(uid, str(frames))
+            else:
+                yield uid, frames
+
+    def _report(self, n_there: int, n_new: int, failed: Mapping[str, str], n_stored: int) -> int:
+        for uid, error in failed.items():
+            print(f"esv-jax: {uid} left out: {' '.join(error.split())}", file=sys.stderr)
+        if n_there:
+            say(f"{n_there} of {n_there + n_new} videos were in the store")
+        if n_stored:
+            say(f"Features of {n_stored} videos in {self.out}")
+        return 2 if failed else 0

@@ -1,0 +1,149 @@
+"""Frames to a video file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import chain
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from esv_jax.checks import expect, expect_choice, message
+from esv_jax.extras import require
+from esv_jax.files import atomic_path
+
+_MAX_GIF_FPS = 50  # delays are whole hundredths of a second, and viewers slow down below two
+
+
+def write_video(
+    path: str | PathLike[str],
+    frames: Iterable[Any],
+    fps: float = 25.0,
+    *,
+    overwrite: bool = True,
+) -> int:
+    """Write frames as an MP4 or GIF file, completely or not at all.
+
+    MP4 holds H.264 (MPEG-4 part 2 where the encoder is missing) in yuv420p, which every player
+    takes. It needs even sizes: an odd one is extended by repeating the last row or column. GIF
+    holds 256 colours a frame, chosen for each frame. The same frames give the same bytes, with
+    the same version of the library.
+
+    Args:
+      path: ends in .mp4 or .gif.
+      frames: (n, h, w, 3) uint8 RGB, n >= 1, or an iterator over (h, w, 3), of which one is held.
+      fps: frames per second, > 0; at most 50 for GIF, in which delays round to 1/100 s.
+      overwrite: whether an existing file may be replaced.
+    Returns:
+      n, the number of frames written.
+    Raises:
+      ValueError: another suffix, no frames, a shape that is not (h, w, 3) or not that of the first
+        frame, a pace out of range.
+      TypeError: frames that are not uint8.
+      FileExistsError, OSError: as `atomic_path`.
+      ImportError: PyAV is not installed.
+    Cost: one pass over `frames`.
+    """
+    av = require("av", "video")
+    suffix = Path(path).suffix.lower()
+    expect_choice("suffix of path", suffix, (".mp4", ".gif"))
+    is_gif = suffix == ".gif"
+    limit = _MAX_GIF_FPS if is_gif else 1000
+    expect(0 < fps <= limit, "fps", f"a number > 0 and <= {limit} for {suffix}", fps)
+    rate = Fraction(fps).limit_denominator(1001)
+    expect(rate > 0, "fps", "at least 1/1000", fps)
+    images = _checked(frames)
+    first = next(images, None)
+    if first is None:
+        raise ValueError(message("frames", "at least one frame", "none"))
+    images = chain([first], images)
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        options = {"fflags": "+bitexact"} | ({} if is_gif else {"movflags": "+faststart"})
+        with av.open(
+            f"file:{temporary}", "w", format=suffix[1:], container_options=options
+        ) as container:
+            write = _write_gif if is_gif else _write_mp4
+            return write(av, container, images, first.shape[:2], rate)
+
+
+def _write_mp4(
+    av: Any, container: Any, images: Iterator[np.ndarray], shape: tuple[int, int], rate: Fraction
+) -> int:
+    pad = [(0, shape[0] % 2), (0, shape[1] % 2), (0, 0)]
+    if "libx264" in av.codecs_available:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+    else:
+        stream = container.add_stream("mpeg4", rate=rate, options={"qscale": "3"})
+    stream.height, stream.width = shape[0] + pad[0][1], shape[1] + pad[1][1]
+    stream.pix_fmt = "yuv420p"
+    context = stream.codec_context
+    context.thread_count = 1  # more threads may cut frames elsewhere, and bytes would differ
+    context.colorspace, context.color_range = 6, 1  # BT.601 in 16..235, as converted to below
+    n = 0
+    for n, image in enumerate(images, start=1):
+        image = np.pad(image, pad, mode="edge")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame = frame.reformat(
+            format="yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG", threads=1
+        )
+        frame.pts, frame.time_base = n - 1, 1 / rate
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+    return n
+
+
+def _write_gif(
+    av: Any, container: Any, images: Iterator[np.ndarray], shape: tuple[int, int], rate: Fraction
+) -> int:
+    stream = container.add_stream("gif", rate=rate)
+    stream.height, stream.width = shape
+    stream.pix_fmt = "pal8"
+    stream.codec_context.time_base = Fraction(1, 100)
+    graph = _palette_graph(av, shape, rate)
+    n = 0
+    for n, image in enumerate(images, start=1):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame = frame.reformat(format="bgra", threads=1)
+        frame.pts, frame.time_base = n - 1, 1 / rate
+        graph.push(frame)
+        few = graph.pull()
+        few.pts, few.time_base = round((n - 1) * 100 / rate), Fraction(1, 100)
+        container.mux(stream.encode(few))
+    container.mux(stream.encode())
+    return n
+
+
+def _palette_graph(av: Any, shape: tuple[int, int], rate: Fraction) -> Any:
+    """Takes frames and gives them with 256 colours, chosen for each."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=shape[1], height=shape[0], format="bgra", time_base=1 / rate, name="in"
+    )
+    split = graph.add("split")
+    choose = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+    use = graph.add("paletteuse", "new=1:dither=bayer")
+    sink = graph.add("buffersink")
+    source.link_to(split)
+    split.link_to(use, 0, 0)
+    split.link_to(choose, 1, 0)
+    choose.link_to(use, 0, 1)
+    use.link_to(sink)
+    graph.configure()
+    return graph
+
+
+def _checked(frames: Iterable[Any]) -> Iterator[np.ndarray]:
+    """Frames as arrays, each of the shape of the first."""
+    shape: tuple[int, ...] | None = None
+    for k, frame in enumerate(frames):
+        image = np.asarray(frame)
+        if image.dtype != np.uint8:
+            raise TypeError(message(f"frame {k}", "uint8, 0..255", f"dtype {image.dtype}"))
+        fits = image.ndim == 3 and image.shape[2] == 3 and min(image.shape) >= 1
+        expect(fits, f"frame {k}", "shape (h, w, 3)", image.shape)
+        shape = shape or image.shape
+        expect(image.shape == shape, f"frame {k}", f"shape {shape}, as frame 0", image.shape)
+        yield image

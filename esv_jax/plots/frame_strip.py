@@ -1,0 +1,203 @@
+"""The frames that were explained, each above the bar of its Element Shapley Value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from esv_jax.attribution import Attribution
+from esv_jax.checks import expect, expect_int, expect_shape, message
+from esv_jax.plots import style
+from esv_jax.plots.elements import _NORMAL_95, _SHARE, _difference, _expect_one, _how
+from esv_jax.plots.figures import fit_height, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MAX_ROWS = 4  # more elements are thinned out to one row of frames over one of all bars
+_MIN_SLOTS = 4  # the heading needs as much width
+_SLOT_INCHES = 1.05  # of a frame with the gap to the next
+_FILLED = 0.94  # share of a slot that a frame takes
+_TALLEST_INCHES = 1.9  # of a frame; an upright one gets narrower instead
+_BARS_INCHES = 1.15
+
+
+def plot_frame_strip(
+    attribution: Attribution,
+    frames: Any,
+    c: int,
+    *,
+    class_name: str | None = None,
+    frame_labels: Sequence[str] | None = None,
+    units: str | None = None,
+    title: str | None = None,
+    max_columns: int = 8,
+) -> Figure:
+    """Frames in temporal order, each with the bar of its ESV for one class below it.
+
+    All bars have one scale; supporting ones are blue, distracting ones vermillion. Whiskers are
+    95 % intervals (1.96 standard errors) where the record has standard errors. Above: the class,
+    its score, its prior and their difference, and how they were obtained. Elements wrap into rows
+    of equal length; where these would be more than 4, `max_columns` frames, spread evenly, stand
+    above one row with the bars of all elements, each within half a bar of its own.
+
+    Args:
+      attribution: the record of one sequence, (n, C).
+      frames: the elements explained, (n, h, w, 3) uint8 RGB, of any size and aspect ratio.
+      c: the class, 0..C-1.
+      class_name: how to call the class; default its number.
+      frame_labels: n labels, e.g. numbers of the frames in the video; default 0..n-1. Those longer
+        than their frame is wide are cut short.
+      units: units of the scores for the y label, e.g. "probability"; default in words.
+      title: heading in place of the class name.
+      max_columns: frames beside each other at most, >= 1.
+    Returns:
+      A new figure that no window shows; `save_figure` writes it.
+    Raises:
+      ValueError: a batch, a class out of range, another number of frames or labels than elements,
+        frames of another shape.
+      TypeError: frames that are not uint8, columns that are no integer.
+    Cost: drawn once, some 0.1 s and 0.1 s for each row, and the time to shrink the frames shown.
+    """
+    _expect_one(attribution)
+    n = attribution.n
+    images = _expect_images(frames, n)
+    max_columns = expect_int("max_columns", max_columns, minimum=1)
+    heading, lines = class_text(attribution, c, class_name, title)
+    values, half = bar_values(attribution, c)
+    labels = [str(label) for label in (range(n) if frame_labels is None else frame_labels)]
+    expect(len(labels) == n, "frame_labels", f"{n} labels", len(labels))
+
+    spans, slots, shown = _rows(n, max_columns)
+    thinned = len(shown) < n
+    inches = float(np.clip(0.75 + _SLOT_INCHES * slots, 5.6, 12))
+    figure = new_figure(inches, 2 * _BARS_INCHES * len(spans))
+    axes = figure.subplots(2 * len(spans), squeeze=False)[:, 0]
+    low, high = bar_limits(values, half)
+    per_slot = n / slots if thinned else 1.0  # elements
+    for k, span in enumerate(spans):
+        for ax in axes[2 * k : 2 * k + 2]:
+            ax.set_xlim(span[0] - 0.5, span[0] - 0.5 + slots * per_slot)
+        bars = axes[2 * k + 1]
+        draw_bars(bars, np.array(span), values[span], half[span], 0.8 if thinned else 0.6)
+        bars.set_ylim(low, high)
+        bars.set_xticks([])
+        bars.locator_params(axis="y", nbins=4)
+        if span is not spans[-1]:
+            bars.set_xlabel(" ", **style.TEXT)  # keeps rows apart
+        bars.set_ylabel(_SHARE if units is None else f"ESV ({units})", **style.TEXT)
+
+    figure.draw_without_rendering()  # settles how wide the panels are
+    slot_inches = axes[0].get_window_extent().width / figure.dpi / slots
+    aspect = images.shape[1] / images.shape[2]
+    thumb_inches = min(_FILLED * slot_inches, _TALLEST_INCHES / aspect)
+    kind = "element" if frame_labels is None else "frame"
+    for ax, span in zip(axes[::2], spans, strict=True):
+        here = [i for i in shown if i in span]
+        places = span[0] - 0.5 + (np.arange(len(here)) + 0.5) * per_slot
+        _draw_frames(ax, images[here], places, thumb_inches / slot_inches * per_slot)
+        _label_frames(ax, places, [labels[i] for i in here], slot_inches, kind)
+    style.annotate(axes[0], heading, lines, ("supporting", "distracting"))
+    heights = [thumb_inches * aspect, _BARS_INCHES] * len(spans)
+    axes[0].get_gridspec().set_height_ratios(heights)
+    fit_height(figure, list(axes), sum(heights))
+    return figure
+
+
+def class_text(
+    attribution: Attribution, c: int, class_name: str | None, title: str | None
+) -> tuple[str, list[str]]:
+    """Heading and lines above the bars of a class, as `plot_elements` has them."""
+    attribution.for_class(c)  # refuses a class out of range
+    name = f"class {c}" if class_name is None else class_name
+    score, prior = float(attribution.scores[c]), float(attribution.prior[c])
+    errors = "" if attribution.std_error is None else "; whiskers: 95 % interval"
+    numbers = _difference("score", score, "prior", prior, score - prior)
+    lines = [numbers, _how(attribution) + errors]
+    return (name, lines) if title is None else (title, [name, *lines])
+
+
+def bar_values(attribution: Attribution, c: int) -> tuple[np.ndarray, np.ndarray]:
+    """ESVs (n,) of a class and half-widths (n,) of their intervals, NaN where not known."""
+    values = np.asarray(attribution.for_class(c), np.float64)
+    if attribution.std_error is None:
+        return values, np.full(len(values), np.nan)
+    return values, _NORMAL_95 * np.asarray(attribution.std_error[:, c], np.float64)
+
+
+def bar_limits(values: np.ndarray, half: np.ndarray) -> tuple[float, float]:
+    """Ends of a y axis that holds zero, the bars and their whiskers."""
+    reach = np.nan_to_num(half)
+    low, high = min(0.0, (values - reach).min()), max(0.0, (values + reach).max())
+    margin = 0.07 * (high - low) or 0.05
+    return low - margin, high + margin
+
+
+def draw_bars(
+    ax: Any, places: np.ndarray, values: np.ndarray, half: np.ndarray, width: float
+) -> None:
+    """Bars coloured by sign at some places of the x axis, with whiskers and the zero line."""
+    style.strip_down(ax)
+    ax.bar(places, values, width=width, color=style.sign_colours(values))
+    if np.isfinite(half).any():
+        caps = 2 if len(values) <= 50 else 0
+        line = {"fmt": "none", "ecolor": style.INK, "elinewidth": 0.9, "capsize": caps}
+        ax.errorbar(places, values, yerr=half, **line)
+    ax.axhline(0, color=style.INK, linewidth=0.8)
+
+
+def _expect_images(frames: Any, n: int) -> np.ndarray:
+    images = np.asarray(frames)
+    if images.dtype != np.uint8:
+        raise TypeError(message("frames", "uint8, 0..255", f"dtype {images.dtype}"))
+    expect_shape("frames", images, (None, None, None, 3), "(n, h, w, 3)")
+    expect(len(images) == n, "frames", f"{n} frames, one per element", len(images))
+    expect(images.size > 0, "frames", "shape (n, h, w, 3), each at least 1", images.shape)
+    return images
+
+
+def _rows(n: int, max_columns: int) -> tuple[list[range], int, list[int]]:
+    """The elements of each row, the frames that a row has room for, the elements shown by one."""
+    rows = -(-n // max_columns)
+    if rows > _MAX_ROWS:
+        centres = (2 * np.arange(max_columns) + 1) * n // (2 * max_columns)
+        return [range(n)], max_columns, centres.tolist()
+    columns = -(-n // rows)
+    spans = [range(start, min(start + columns, n)) for start in range(0, n, columns)]
+    return spans, max(columns, _MIN_SLOTS), list(range(n))
+
+
+def _draw_frames(ax: Any, images: np.ndarray, places: np.ndarray, width: float) -> None:
+    """Frames side by side, centred at some places of the x axis."""
+    limits = ax.get_xlim()
+    for image, place in zip(images, places, strict=True):
+        extent = (place - width / 2, place + width / 2, 0, 1)
+        ax.imshow(image, extent=extent, aspect="auto")
+    ax.set_xlim(limits)
+    ax.set_ylim(0, 1)
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _label_frames(
+    ax: Any, places: np.ndarray, labels: Sequence[str], inches: float, kind: str
+) -> None:
+    """Labels under the frames, and on the left what they are."""
+    room = style.n_letters(0.85 * inches, style.TEXT_SIZE)  # digits are wider than most letters
+    texts = [label if len(label) <= room else label[: max(1, room - 3)] + "..." for label in labels]
+    ax.set_xticks(places, texts, parse_math=False)
+    ax.tick_params(axis="x", length=0, pad=4, labelcolor=style.INK, labelsize=style.TEXT_SIZE)
+    ax.annotate(
+        kind,
+        (0, 0),
+        xytext=(-6, -4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        horizontalalignment="right",
+        verticalalignment="top",
+        color=style.QUIET,
+        fontsize=style.TEXT_SIZE,
+    )

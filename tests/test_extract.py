@@ -1,0 +1,297 @@
+"""`esv-jax extract` as a user meets it: videos to a feature store, resumed, and what goes wrong."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import esv_jax as ej
+from esv_jax.cli import extract as command
+from esv_jax.cli import main
+from esv_jax.cli.videos import find_videos, read_labels
+from esv_jax.data.preprocessing import TSN_RESNET50, preprocess
+from esv_jax.data.video import decode_frames
+from esv_jax.data.video_writer import write_video
+from esv_jax.models import backbones
+from tests.test_backbones import rule_state
+
+pytest.importorskip("av")
+
+F = 6
+LENGTHS = {"a": 5, "b": 2, "c": 7}
+
+
+def film(n, seed):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, 32, 48, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Weights, three clips of different lengths and a broken one, and the features to expect."""
+    folder = tmp_path_factory.mktemp("extract")
+    variables = backbones.from_state_dict("resnet50", rule_state("resnet50", F))
+    backbones.save_backbone(folder / "weights.safetensors", "resnet50", variables)
+    (folder / "clips" / "deeper").mkdir(parents=True)
+    for seed, (uid, n) in enumerate(LENGTHS.items()):
+        place = folder / "clips" / ("deeper" if uid == "c" else "")
+        write_video(place / f"{uid}.mp4", film(n, seed))
+    (folder / "clips" / "notes.md").write_text("no video")
+    (folder / "broken.mp4").write_bytes((folder / "clips" / "a.mp4").read_bytes()[:900])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    _, variables = backbones.load_backbone(folder / "weights.safetensors")
+    network = backbones.extractor("resnet50", variables)
+    features = {}
+    for path in sorted((folder / "clips").rglob("*.mp4")):
+        frames = preprocess(decode_frames(path, None), TSN_RESNET50)
+        frames = np.concatenate([frames, np.zeros((8 - len(frames), 224, 224, 3), np.float32)])
+        features[path.stem] = np.asarray(network(frames))[: LENGTHS[path.stem]]
+    return features
+
+
+def run(folder, out, *sources, options=()):
+    arguments = [*map(str, sources), "--backbone", str(folder / "weights.safetensors")]
+    return main(["extract", *arguments, "--out", str(out), "--batch-size", "8", *options])
+
+
+def assert_close(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the videos of which frames were decoded."""
+    names = []
+
+    def spy(path, *args, **kwargs):
+        names.append(path.stem)
+        return decode_frames(path, *args, **kwargs)
+
+    monkeypatch.setattr(command, "decode_frames", spy)
+    return names
+
+
+def test_a_folder_of_videos_with_labels(folder, expected, tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("uid,class\na,lift\nb,1\nc,drop\nz,drop\n")
+    (tmp_path / "classes.csv").write_text("name,id\ndrop,0\nlift,1\n")
+    options = ["--labels", str(tmp_path / "labels.csv"), "--classes", str(tmp_path / "classes.csv")]
+    out = tmp_path / "new" / "f.hdf"
+    assert run(folder, out, folder / "clips", options=[*options, "--split", "train"]) == 0
+    assert f"Features of 3 videos in {out}" in " ".join(capsys.readouterr().out.split())
+    with ej.data.FeatureStore(out) as store:
+        assert store.split == "train" and store.uids == ("a", "b", "c")
+        for uid, label in zip("abc", (1, 1, 0), strict=True):
+            features, labels = store[uid]
+            assert features.shape == (LENGTHS[uid], F) and labels == {"action": label}
+            assert_close(features, expected[uid])
+        assert store.settings["backbone"] == "resnet50" and store.settings["frames"] == "all"
+        assert len(store.settings["digest"]) == 64
+
+
+def test_what_is_there_is_not_done_again(folder, expected, tmp_path, capsys, decoded):
+    clips, out = folder / "clips", tmp_path / "f.hdf"
+    assert run(folder, out, clips / "b.mp4") == 0
+    assert run(folder, out, clips) == 0
+    assert sorted(decoded) == ["a", "b", "c"]
+    assert "1 of 3 videos were in the store" in capsys.readouterr().out
+    before = out.read_bytes()
+    assert run(folder, out, clips) == 0
+    assert sorted(decoded) == ["a", "b", "c"] and out.read_bytes() == before
+    with ej.data.FeatureStore(out) as store:
+        assert store.uids == ("b", "a", "c")
+        assert_close(store["c"][0], expected["c"])
+    assert run(folder, out, clips, options=["--frames", "2"]) == 2
+    assert "frames': 2}, got {'frames': 'all'}. Choose another file" in capsys.readouterr().err
+    write_video(tmp_path / "d.mp4", film(1, 3))
+    (tmp_path / "labels.csv").write_text("uid,class\nd,1\n")
+    assert run(folder, out, tmp_path, options=["--labels", str(tmp_path / "labels.csv")]) == 2
+    assert "labels of 'd': expected none, as in the first video" in capsys.readouterr().err
+    assert sorted(decoded) == ["a", "b", "c"]
+
+
+def test_after_an_interruption(folder, tmp_path, capsys, decoded, monkeypatch):
+    out, spied = tmp_path / "f.hdf", command.decode_frames
+
+    def interrupted(path, *args, **kwargs):
+        if path.stem == "c":
+            raise KeyboardInterrupt
+        return spied(path, *args, **kwargs)
+
+    monkeypatch.setattr(command, "decode_frames", interrupted)
+    options = ["--batch-size", "1"]
+    assert run(folder, out, folder / "clips", options=options) == 130
+    assert "interrupted" in capsys.readouterr().err
+    with ej.data.FeatureStore(out) as store:
+        assert store.uids == ("a",)
+    monkeypatch.setattr(command, "decode_frames", spied)
+    assert run(folder, out, folder / "clips", options=options) == 0
+    assert sorted(decoded) == ["a", "b", "b", "c"]
+    assert ej.data.FeatureStore(out).uids == ("a", "b", "c")
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_bad_videos_are_reported_and_the_others_done(folder, expected, tmp_path, capsys):
+    (tmp_path / "text.mp4").write_text("not a video")
+    lines = [folder / "clips" / "a.mp4", "gone.mp4", folder / "broken.mp4", "", "text.mp4"]
+    lines += [folder / "clips" / "b.mp4"]
+    (tmp_path / "list.txt").write_text("\n".join(map(str, lines)))
+    out = tmp_path / "f.hdf"
+    assert run(folder, out, tmp_path / "list.txt") == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("esv-jax:")]
+    assert len(said) == 3
+    for line, uid in zip(sorted(said), ("broken", "gone", "text"), strict=True):
+        assert line.startswith(f"esv-jax: {uid} left out: ") and f"{uid}.mp4" in line
+    with ej.data.FeatureStore(out) as store:
+        assert store.uids == ("a", "b")
+        assert_close(store["b"][0], expected["b"])
+
+    assert run(folder, tmp_path / "none.hdf", folder / "broken.mp4") == 2
+    assert not (tmp_path / "none.hdf").exists()
+    assert not (tmp_path / "none.hdf.partial").exists()
+
+
+def test_fewer_frames_long_videos_in_pieces_and_bfloat16(folder, expected, tmp_path, monkeypatch):
+    clips, out = folder / "clips", tmp_path / "f.hdf"
+    monkeypatch.setattr(command, "_CHUNK", 3)
+    assert run(folder, out, clips, options=["--frames", "4", "--bf16"]) == 0
+    with ej.data.FeatureStore(out) as store:
+        assert store.lengths().tolist() == [4, 2, 4]
+        assert store.settings["dtype"] == "bfloat16"
+        theirs = expected["c"][ej.data.segment_centres(7, 4)]
+        assert 0 < np.abs(store["c"][0] - theirs).max() < 0.03 * np.abs(theirs).max()
+
+
+def test_damage_beyond_the_first_piece_leaves_nothing_of_a_video(
+    folder, tmp_path, monkeypatch, capsys
+):
+    def damaged(path, *, indices, size):
+        if path.stem == "c" and 6 in indices:
+            raise ValueError("c.mp4: damaged")
+        return decode_frames(path, indices=indices, size=size)
+
+    monkeypatch.setattr(command, "decode_frames", damaged)
+    monkeypatch.setattr(command, "_CHUNK", 3)
+    assert run(folder, tmp_path / "f.hdf", folder / "clips") == 2
+    assert "esv-jax: c left out: c.mp4: damaged" in capsys.readouterr().err
+    assert ej.data.FeatureStore(tmp_path / "f.hdf").uids == ("a", "b")
+
+
+def test_pytorch_weights_with_pooled_features(folder, tmp_path, monkeypatch, capsys):
+    state = {f"module.base_model.{k}": v for k, v in rule_state("resnet50", F).items()}
+    files = {"good": state, "other": {"model.1.weight": np.zeros((2, 2))}}
+    files["short"] = {k: v for k, v in state.items() if not k.endswith("layer4.2.bn3.bias")}
+    fake = types.ModuleType("esv_jax.checkpoints")
+    fake.load_torch = lambda path: files[path.stem]
+    monkeypatch.setitem(sys.modules, "esv_jax.checkpoints", fake)
+
+    def extract(name):
+        out = tmp_path / "f.hdf"
+        arguments = [str(folder / "clips" / "b.mp4"), "--backbone", str(tmp_path / name)]
+        options = ["--batch-size", "8", "--pooled"]
+        return main(["extract", *arguments, "--out", str(out), *options])
+
+    assert extract("other.pth") == 2
+    assert "other.pth, state dict: expected a state dict of bninception" in capsys.readouterr().err
+    assert extract("short.pth") == 2
+    assert "an entry for every layer, got no layer4.2.bn3.bias" in capsys.readouterr().err
+    assert extract("good.pth") == 0
+    assert ej.data.FeatureStore(tmp_path / "f.hdf")["b"][0].shape == (2, 2048)
+
+
+def test_arguments_refused(folder, tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("uid,class\na,1\n")
+    (tmp_path / "empty").mkdir()
+    clips = folder / "clips"
+    for sources, options, text in [
+        (
+            [tmp_path / "gone.mp4"],
+            [],
+            "expected a video, a folder of videos or a list, got no such",
+        ),
+        ([tmp_path / "empty"], [], "expected videos, got a folder of none"),
+        ([clips], ["--frames", "0"], "frames: expected an integer >= 1"),
+        ([clips], ["--batch-size", "0"], "batch_size: expected an integer >= 1"),
+        ([clips], ["--workers", "0"], "workers: expected an integer >= 1"),
+        ([clips], ["--labels", str(tmp_path / "labels.csv")], "for every video, got none for 'b'"),
+        ([clips], ["--classes", "c.csv"], "classes: expected a file of labels beside"),
+        ([clips], ["--backbone", str(clips / "a.safetensors")], "got no such file"),
+    ]:
+        assert run(folder, tmp_path / "f.hdf", *sources, options=options) == 2
+        assert text in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / "f.hdf").exists() and not (tmp_path / "f.hdf.partial").exists()
+
+
+def test_help_shows_defaults_and_an_example(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["extract", "--help"])
+    assert stop.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Example: esv-jax extract" in out and "(default: 32)" in out
+
+
+# Lists and labels
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_sources(tmp_path):
+    touch(tmp_path, "d/2.webm", "d/1.MP4", "d/x.txt", "d/images/2.jpg", "e/clip", "frames/1.png")
+    found = find_videos([tmp_path / "d", tmp_path / "e" / "clip", tmp_path / "frames"])
+    assert list(found) == ["1", "2", "images", "clip", "frames"]
+    assert found["images"] == tmp_path / "d" / "images"
+    (tmp_path / "l.csv").write_text("n,path,uid\n3,d/1.MP4,first\n\n4,e/clip,\n")
+    assert find_videos([tmp_path / "l.csv"]) == {
+        "first": tmp_path / "d" / "1.MP4",
+        "clip": tmp_path / "e" / "clip",
+    }
+    assert len(find_videos([tmp_path / "d", tmp_path / "d" / "1.MP4"])) == 3
+    touch(tmp_path, "e/1.avi")
+    with pytest.raises(
+        ValueError, match=r"uid '1': expected one video, got .*1\.MP4' and .*1\.avi"
+    ):
+        find_videos([tmp_path / "d", tmp_path / "e"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", r"l\.csv: expected columns path in the first line, got an empty one"),
+        ("file\na\n", r"l\.csv: expected columns path in the first line, got file"),
+        ("path,uid\na\n", r"l\.csv, line 2: expected 2 cells, got 1"),
+        ("path\n \n", r"l\.csv, line 2: expected a path, got an empty cell"),
+        ('path\n"a\n', r"l\.csv, line 2: expected comma-separated values, got an error"),
+        ("path\n", "videos: expected at least one, got none"),
+        ("path\n\xff", r"l\.csv: expected UTF-8 text, got other bytes"),
+    ],
+)
+def test_malformed_lists(tmp_path, text, says):
+    (tmp_path / "l.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=says):
+        find_videos([tmp_path / "l.csv"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "says"),
+    [
+        ("a,1\na,1\n", None, "line 3: expected each uid once, got 'a' again"),
+        ("a,lift\n", None, "got 'lift'. Names need --classes"),
+        ("a,lit\n", "drop,0\nlift,1\n", "a known name, got 'lit'. Did you mean 'lift'"),
+        ("a,2\n", "drop,0\nlift,1\n", "expected a class id below 2, got 2"),
+        ("a,-1\n", None, "a class id or a known name, got '-1'"),
+    ],
+)
+def test_labels_refused(tmp_path, rows, names, says):
+    (tmp_path / "l.csv").write_text("uid,class\n" + rows)
+    if names:
+        (tmp_path / "c.csv").write_text("name,id\n" + names)
+    with pytest.raises(ValueError, match=says):
+        read_labels(tmp_path / "l.csv", tmp_path / "c.csv" if names else None)
