@@ -25,7 +25,7 @@ from esv_jax.checkpoints.machine import (
     as_key,
 )
 
-_MAX_STEPS = 4_000_000
+_MAX_STEPS = 4_000_000  # of a large file; of a small one a million and one per 32 bytes
 _MAX_STACK = 100_000
 _MAX_INTEGER = 64  # bytes
 _STOP = ord(".")
@@ -68,7 +68,8 @@ def interpret(
 def _run(machine: Machine) -> Any:
     """Take steps until the one that ends a pickle, and return the value on top."""
     data, size = machine.data, len(machine.data)
-    for _ in range(_MAX_STEPS):
+    most = min(1_000_000 + size // 32, _MAX_STEPS)
+    for _ in range(most):
         if machine.at >= size:
             machine.expect(False, "an end of the pickle", "the end of the file")
         code = data[machine.at]
@@ -82,7 +83,7 @@ def _run(machine: Machine) -> Any:
         step(machine)
         if len(machine.stack) > _MAX_STACK:
             break
-    expected = f"at most {_MAX_STEPS} steps and {_MAX_STACK} values at once"
+    expected = f"at most {most} steps and {_MAX_STACK} values at once"
     raise CheckpointError(f"{machine.name}: expected {expected} in a pickle, got more.")
 
 

@@ -10,14 +10,21 @@ import numpy as np
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect
 from esv_jax.plots import style
+from esv_jax.plots.bars import (
+    SHARE,
+    bar_values,
+    class_text,
+    difference_text,
+    draw_bars,
+    expect_one,
+    how_obtained,
+)
 from esv_jax.plots.figures import fit_height, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SHARE = "ESV (share of\nscore - prior)"
-_NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
 _PANEL_INCHES = 2.1  # height of the bars alone
 
 
@@ -49,23 +56,14 @@ def plot_elements(
     Raises:
       ValueError: a batch, a class out of range, another number of labels than elements.
     """
-    _expect_one(attribution)
-    values = np.asarray(attribution.for_class(c), np.float64)
-    name = f"class {c}" if class_name is None else class_name
-    score, prior = float(attribution.scores[c]), float(attribution.prior[c])
-    heading = name if title is None else title
-    numbers = _difference("score", score, "prior", prior, score - prior)
-    error = None
-    if attribution.std_error is not None:
-        error = _NORMAL_95 * np.asarray(attribution.std_error[:, c], np.float64)
-    lines = [numbers, _how(attribution) + ("" if error is None else "; whiskers: 95 % interval")]
-    if title is not None:
-        lines.insert(0, name)
+    expect_one(attribution)
+    heading, lines = class_text(attribution, c, class_name, title)
+    values, half = bar_values(attribution, c)
     given = ax
     ax = new_figure(_width(attribution.n), 3.4).subplots() if given is None else given
-    _bars(ax, values, error, element_labels)
+    _bars(ax, values, half, element_labels)
     style.annotate(ax, heading, lines, ("supporting", "distracting"))
-    ax.set_ylabel(_SHARE if units is None else f"ESV ({units})", **style.TEXT)
+    ax.set_ylabel(SHARE if units is None else f"ESV ({units})", **style.TEXT)
     if given is None:
         fit_height(ax.figure, [ax], _PANEL_INCHES)
     return ax
@@ -103,20 +101,20 @@ def plot_contrast(
     Raises:
       ValueError: a batch, a class out of range, names or labels of the wrong number.
     """
-    _expect_one(attribution)
+    expect_one(attribution)
     values = np.asarray(attribution.contrast(a, b), np.float64)
     first, second = _names(attribution, (a, b), class_names)
     pair = f"{first} - {second}"
     evidence = [float(attribution.evidential_score(c)) for c in (a, b)]
-    numbers = "evidential scores " + _difference(
+    numbers = "evidential scores " + difference_text(
         "", evidence[0], "", evidence[1], evidence[0] - evidence[1]
     )
-    lines = [numbers, _how(attribution)]
+    lines = [numbers, how_obtained(attribution)]
     if title is not None:
         lines.insert(0, pair)
     given = ax
     ax = new_figure(_width(attribution.n), 3.4).subplots() if given is None else given
-    _bars(ax, values, None, element_labels)
+    _bars(ax, values, np.full(len(values), np.nan), element_labels)
     style.annotate(ax, pair if title is None else title, lines, ("for the first", "for the second"))
     ax.set_ylabel("ESV difference" if units is None else f"ESV difference ({units})", **style.TEXT)
     if given is None:
@@ -151,7 +149,7 @@ def plot_sequence(
     Raises:
       ValueError: a batch, no classes, a class out of range, shapes or names that do not fit.
     """
-    _expect_one(attribution)
+    expect_one(attribution)
     expect(len(classes) > 0, "classes", "at least one class", "none")
     names = _names(attribution, classes, class_names)
     top = [] if features is None else [0.35]
@@ -180,11 +178,6 @@ def plot_sequence(
     return figure
 
 
-def _expect_one(attribution: Attribution) -> None:
-    one = attribution.lengths is None and attribution.values.ndim == 2
-    expect(one, "attribution", "one sequence", "a batch", "Index it first.")
-
-
 def _names(
     attribution: Attribution, classes: Sequence[int], class_names: Sequence[str] | None
 ) -> list[str]:
@@ -202,38 +195,11 @@ def _width(n: int) -> float:
     return float(np.clip(3 + 0.09 * n, 6.4, 12))
 
 
-def _how(attribution: Attribution) -> str:
-    way = "exact" if attribution.exact else "sampled"
-    n = int(attribution.n_evaluations)
-    return f"{way}, {n:,} evaluation{'' if n == 1 else 's'}"
-
-
-def _difference(left: str, a: float, right: str, b: float, result: float) -> str:
-    """`score 0.870 - prior 0.110 = 0.760`, a negative number on the right in brackets."""
-    subtrahend = style.number(b) if b >= 0 else f"({style.number(b)})"
-    terms = f"{left} {style.number(a)} - {right} {subtrahend} = {style.number(result)}"
-    return " ".join(terms.split())
-
-
-def _bars(
-    ax: Axes, values: np.ndarray, error: np.ndarray | None, labels: Sequence[str] | None
-) -> None:
+def _bars(ax: Axes, values: np.ndarray, half: np.ndarray, labels: Sequence[str] | None) -> None:
     n = len(values)
     labels = [str(label) for label in (range(n) if labels is None else labels)]
     expect(len(labels) == n, "element_labels", f"{n} labels", len(labels))
-    style.strip_down(ax)
-    ax.bar(np.arange(n), values, width=0.8, color=style.sign_colours(values))
-    if error is not None:
-        ax.errorbar(
-            np.arange(n),
-            values,
-            yerr=error,
-            fmt="none",
-            ecolor=style.INK,
-            elinewidth=0.9,
-            capsize=2 if n <= 50 else 0,
-        )
-    ax.axhline(0, color=style.INK, linewidth=0.8)
+    draw_bars(ax, np.arange(n), values, half, 0.8)
     style.label_elements(ax, labels)
     ax.set_xlabel("element", **style.TEXT)
 

@@ -10,7 +10,7 @@ import numpy as np
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, expect_int, expect_shape, message
 from esv_jax.plots import style
-from esv_jax.plots.elements import _NORMAL_95, _SHARE, _difference, _expect_one, _how
+from esv_jax.plots.bars import SHARE, bar_limits, bar_values, class_text, draw_bars, expect_one
 from esv_jax.plots.figures import fit_height, new_figure
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def plot_frame_strip(
       TypeError: frames that are not uint8, columns that are no integer.
     Cost: drawn once, some 0.1 s and 0.1 s for each row, and the time to shrink the frames shown.
     """
-    _expect_one(attribution)
+    expect_one(attribution)
     n = attribution.n
     images = _expect_images(frames, n)
     max_columns = expect_int("max_columns", max_columns, minimum=1)
@@ -87,7 +87,7 @@ def plot_frame_strip(
         bars.locator_params(axis="y", nbins=4)
         if span is not spans[-1]:
             bars.set_xlabel(" ", **style.TEXT)  # keeps rows apart
-        bars.set_ylabel(_SHARE if units is None else f"ESV ({units})", **style.TEXT)
+        bars.set_ylabel(SHARE if units is None else f"ESV ({units})", **style.TEXT)
 
     figure.draw_without_rendering()  # settles how wide the panels are
     slot_inches = axes[0].get_window_extent().width / figure.dpi / slots
@@ -104,48 +104,6 @@ def plot_frame_strip(
     axes[0].get_gridspec().set_height_ratios(heights)
     fit_height(figure, list(axes), sum(heights))
     return figure
-
-
-def class_text(
-    attribution: Attribution, c: int, class_name: str | None, title: str | None
-) -> tuple[str, list[str]]:
-    """Heading and lines above the bars of a class, as `plot_elements` has them."""
-    attribution.for_class(c)  # refuses a class out of range
-    name = f"class {c}" if class_name is None else class_name
-    score, prior = float(attribution.scores[c]), float(attribution.prior[c])
-    errors = "" if attribution.std_error is None else "; whiskers: 95 % interval"
-    numbers = _difference("score", score, "prior", prior, score - prior)
-    lines = [numbers, _how(attribution) + errors]
-    return (name, lines) if title is None else (title, [name, *lines])
-
-
-def bar_values(attribution: Attribution, c: int) -> tuple[np.ndarray, np.ndarray]:
-    """ESVs (n,) of a class and half-widths (n,) of their intervals, NaN where not known."""
-    values = np.asarray(attribution.for_class(c), np.float64)
-    if attribution.std_error is None:
-        return values, np.full(len(values), np.nan)
-    return values, _NORMAL_95 * np.asarray(attribution.std_error[:, c], np.float64)
-
-
-def bar_limits(values: np.ndarray, half: np.ndarray) -> tuple[float, float]:
-    """Ends of a y axis that holds zero, the bars and their whiskers."""
-    reach = np.nan_to_num(half)
-    low, high = min(0.0, (values - reach).min()), max(0.0, (values + reach).max())
-    margin = 0.07 * (high - low) or 0.05
-    return low - margin, high + margin
-
-
-def draw_bars(
-    ax: Any, places: np.ndarray, values: np.ndarray, half: np.ndarray, width: float
-) -> None:
-    """Bars coloured by sign at some places of the x axis, with whiskers and the zero line."""
-    style.strip_down(ax)
-    ax.bar(places, values, width=width, color=style.sign_colours(values))
-    if np.isfinite(half).any():
-        caps = 2 if len(values) <= 50 else 0
-        line = {"fmt": "none", "ecolor": style.INK, "elinewidth": 0.9, "capsize": caps}
-        ax.errorbar(places, values, yerr=half, **line)
-    ax.axhline(0, color=style.INK, linewidth=0.8)
 
 
 def _expect_images(frames: Any, n: int) -> np.ndarray:

@@ -11,9 +11,8 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, expect_int, expect_shape, message
 from esv_jax.extras import require
 from esv_jax.plots import style
-from esv_jax.plots.elements import _expect_one
+from esv_jax.plots.bars import bar_limits, bar_values, class_text, draw_bars, expect_one
 from esv_jax.plots.figures import fit_height, new_figure
-from esv_jax.plots.frame_strip import bar_limits, bar_values, class_text, draw_bars
 
 _BARS_INCHES = 1.0
 _WIDEST_INCHES = 6.4  # beyond, text grows with the picture
@@ -70,7 +69,7 @@ def render_overlay(
     Cost: the bars are drawn once, in some 0.2 s; beyond that, each frame is copied into place, in
       some 0.1 ms for 640 x 480 pixels.
     """
-    _expect_one(attribution)
+    expect_one(attribution)
     n = attribution.n
     heading, lines = class_text(attribution, c, class_name, title)
     min_width = expect_int("min_width", min_width, minimum=160)
