@@ -43,6 +43,7 @@ class Attribution:
         in a batch.
       exact: whether every subsequence was evaluated.
       warnings: what a reader should know beyond the numbers, a sentence each.
+      removal: how a `BlackBox` game removed elements, e.g. "drop"; None of other games.
     """
 
     values: Array
@@ -56,6 +57,7 @@ class Attribution:
     within_tolerance: Array | bool | None = None
     exact: bool = dataclasses.field(default=False, metadata={"static": True})
     warnings: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+    removal: str | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def n(self) -> int:
@@ -188,7 +190,8 @@ class Attribution:
                 "class": np.array(names),
                 "scale": np.arange(1, self.n + 1),
             },
-            attrs={"exact": int(self.exact), "n_evaluations": int(self.n_evaluations)},
+            attrs={"exact": int(self.exact), "n_evaluations": int(self.n_evaluations)}
+            | ({} if self.removal is None else {"removal": self.removal}),
         )
 
     def to_dataframe(self, class_names: tuple[str, ...] | None = None) -> pandas.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,10 +17,12 @@ from jax import Array
 from esv_jax.attribution import Attribution
 from esv_jax.boundary import (
     EstimatorChoice,
-    as_floating,
+    Notes,
+    as_taken,
     check_randomness,
     checked_prior,
     choose_estimator,
+    notes_of,
 )
 from esv_jax.checks import expect, message
 from esv_jax.estimators import Estimator, Exact
@@ -76,7 +79,7 @@ def explain_batch(
     if isinstance(xs, list | tuple):
         expect(lengths is None, "lengths", "None beside a list of sequences", "lengths")
         xs, lengths = _stacked(xs)
-    host = np.asarray(as_floating("xs", xs))
+    host = np.asarray(as_taken(game, "xs", xs))
     expect(
         host.ndim >= 2 and host.shape[0] >= 1 and host.shape[1] >= 1,
         "xs",
@@ -88,9 +91,11 @@ def explain_batch(
     lengths = _checked_lengths(lengths, n_sequences, widest)
     if uids is not None:
         expect(len(uids) == n_sequences, "uids", f"{n_sequences} names", len(uids))
-    game.check(jnp.asarray(host[0]))
-    prior = checked_prior(game, jnp.asarray(host[0]), prior)
     _check_finite(host, lengths, uids)
+    first = jnp.asarray(host[0, : lengths[0]])
+    game.check(first)
+    prior = checked_prior(game, first, prior)
+    notes = notes_of(game, first, prior)
 
     shapes = {
         n: jax.ShapeDtypeStruct((n, *host.shape[2:]), host.dtype) for n in set(lengths.tolist())
@@ -100,7 +105,7 @@ def explain_batch(
     }
     for n, chosen in by_length.items():
         check_randomness(chosen, n, key, None)
-    job = _Job(game, host, lengths, prior, key, uids, marginals)
+    job = _Job(game, host, lengths, prior, key, uids, marginals, notes)
     each = [by_length[n] for n in lengths.tolist()]
     result = _explained(job, list(range(n_sequences)), each)
     if tolerance is None:
@@ -131,11 +136,29 @@ class _Job(NamedTuple):
     key: Array | None
     uids: Sequence[str | int] | None
     marginals: bool
+    notes: Notes
 
 
 def _explained(job: _Job, which: list[int], each: list[Estimator]) -> Attribution:
     """The sequences `which`, each by its own estimator."""
-    game, host, lengths, prior, key, uids, marginals = job
+
+    def n_evaluations() -> int:
+        times = Counter(
+            (chosen, int(job.lengths[i])) for chosen, i in zip(each, which, strict=True)
+        )
+        shape, dtype = job.host.shape[2:], job.host.dtype
+        return sum(
+            count * chosen.cost(job.game, jax.ShapeDtypeStruct((n, *shape), dtype)).n_evaluations
+            for (chosen, n), count in times.items()
+        )
+
+    result = run_to_end(job.game, lambda: _block_by_block(job, which, each), n_evaluations)
+    return job.notes.added_to(result)
+
+
+def _block_by_block(job: _Job, which: list[int], each: list[Estimator]) -> Attribution:
+    """See `_explained`."""
+    game, host, lengths, prior, key, uids, marginals, _ = job
     groups: dict[tuple[Estimator, int], list[int]] = {}
     for i, chosen in sorted(zip(which, each, strict=True), key=lambda pair: lengths[pair[0]]):
         n = int(lengths[i])
@@ -210,6 +233,10 @@ def _stacked(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         fits = array.ndim >= 1 and array.shape[1:] == arrays[0].shape[1:]
         like = f"(n, {', '.join(map(str, arrays[0].shape[1:]))}) like the first"
         expect(fits, f"xs[{i}]", f"shape {like}", array.shape)
+        kinds = {np.issubdtype(each.dtype, np.integer) for each in (arrays[0], array)}
+        alike = len(kinds) == 1 and (not kinds.pop() or array.dtype == arrays[0].dtype)
+        like = f"dtype {arrays[0].dtype} like the first"
+        expect(alike, f"xs[{i}]", like, array.dtype, "Cast it.", TypeError)
         expect(len(array) >= 1, f"xs[{i}]", "at least one element (n >= 1)", "n = 0")
     lengths = np.array([len(array) for array in arrays])
     padded = np.zeros((len(arrays), lengths.max(), *arrays[0].shape[1:]), arrays[0].dtype)

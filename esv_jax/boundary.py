@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from esv_jax.attribution import Attribution
 from esv_jax.checks import (
     expect,
     expect_finite,
@@ -39,19 +42,52 @@ EstimatorChoice = Estimator | Literal["auto"]
 
 
 def checked_sequence(game: Game, x: Any, name: str = "x") -> Array:
-    """x as a floating-point array that the game can take, at least float32."""
-    x = as_floating(name, x)
+    """x as an array that the game can take: floating point, at least float32, or as it is."""
+    x = as_taken(game, name, x)
     expect(x.ndim >= 1, name, "elements along the first axis", f"shape {x.shape}")
     expect(x.shape[0] >= 1, name, "at least one element (n >= 1)", "n = 0")
-    game.check(x)
     expect_finite(name, x, "Drop or fill such elements first.")
+    game.check(x)
     return x
 
 
-def as_floating(name: str, x: Any) -> Array:
-    """x as a JAX array of float32 or wider."""
-    x = expect_floating(name, x)
-    return x.astype(wider(x.dtype))
+def as_taken(game: Game, name: str, x: Any) -> Array:
+    """x as a JAX array of float32 or wider; or of its own dtype for a game with `any_dtype`."""
+    if not getattr(game, "any_dtype", False):
+        x = expect_floating(name, x)
+        return x.astype(wider(x.dtype))
+    if not hasattr(x, "dtype"):
+        return expect_floating(name, x)
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        kept = jax.dtypes.canonicalize_dtype(x.dtype) == x.dtype
+        way_out = "Cast it, e.g. to uint8."
+        expect(kept, name, "numbers of 32 bits", f"dtype {x.dtype}", way_out, TypeError)
+        return jnp.asarray(x)
+    return expect_floating(name, x)
+
+
+class Notes(NamedTuple):
+    """What a game has to say about a result beyond its numbers; see `Attribution`."""
+
+    warnings: tuple[str, ...] = ()
+    removal: str | None = None
+
+    def added_to(self, result: Attribution) -> Attribution:
+        """The result with them; its own warnings first."""
+        texts = tuple(dict.fromkeys((*result.warnings, *self.warnings)))
+        return dataclasses.replace(result, warnings=texts, removal=self.removal)
+
+
+def notes_of(game: Any, x: Array, prior: Array) -> Notes:
+    """What any game may have, and most have not: a method `notes(x, prior)`, and a `removal`.
+
+    The method gives warnings, a sentence each, or raises where scores and prior do not go together;
+    it is asked before any work, and not while tracing.
+    """
+    notes = getattr(game, "notes", None)
+    concrete = is_concrete(x) and is_concrete(prior)
+    texts = notes(x, prior) if callable(notes) and concrete else ()
+    return Notes(tuple(texts), getattr(game, "removal", None))
 
 
 def checked_prior(game: Game, x: Any, prior: Any) -> Array:

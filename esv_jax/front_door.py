@@ -19,6 +19,7 @@ from esv_jax.boundary import (
     checked_prior,
     checked_sequence,
     choose_estimator,
+    notes_of,
 )
 from esv_jax.checks import expect, is_concrete, message
 from esv_jax.estimators import Estimator, SurrogatePlan
@@ -48,6 +49,7 @@ def explain(
     Args:
       game: what is explained, e.g. `MultiScale(heads)`.
       x: the sequence, (n, D) features or (n, ...) frames, floating point, finite, n >= 1.
+        A `BlackBox` also takes integers, uint8 say.
       prior: scores of the empty sequence, (C,). Under the softmax link a probability vector
         (commonly the class frequencies of the training set), under the identity link logits.
       estimator: "auto" is `Exact()` where it fits the memory, up to 20 elements (12 of a
@@ -79,7 +81,8 @@ def explain(
       ValueError: shapes that disagree, values that are not finite, a prior that is none, a missing
         key, a sequence too long for `Exact` (with the numbers, and the way out), an element that
         a plan never covers; an element in no group or in two, a group without elements.
-      TypeError: x that is not floating point, a key of the old style.
+      TypeError: x that is not floating point, or integer for a `BlackBox`; a key of the old
+        style.
     Cost: stated beforehand by `plan_cost`. The first call for a shape compiles. Groups cost 2**g
       evaluations of games that score each subsequence on its own, whatever n is; `MultiScale`
       builds the score of a union from those of all its parts: a pass over 2**n subsequences up to
@@ -87,6 +90,7 @@ def explain(
     """
     x = checked_sequence(game, x)
     prior = checked_prior(game, x, prior)
+    notes = notes_of(game, x, prior)
     if groups is not None:
         expect(plan is None, "plan", "None beside groups", "a plan", "Give a key.")
         game, players, estimator = as_players(game, x, groups, estimator, max_bytes)
@@ -94,7 +98,7 @@ def explain(
     estimator = choose_estimator(game, x, estimator, plan, max_bytes)
     check_randomness(estimator, x.shape[0], key, plan)
     if tolerance is None:
-        return _run(estimator, game, x, prior, key, plan, marginals)
+        return notes.added_to(_run(estimator, game, x, prior, key, plan, marginals))
     _check_tolerance(tolerance, plan, x)
     wanted = slice(None) if classes is None else np.asarray(classes)
     while True:
@@ -106,7 +110,7 @@ def explain(
         if larger.cost(game, x).n_evaluations > max_evaluations:
             break
         estimator = choose_estimator(game, x, larger, None, max_bytes)
-    return dataclasses.replace(result, within_tolerance=widest <= tolerance)
+    return notes.added_to(dataclasses.replace(result, within_tolerance=widest <= tolerance))
 
 
 def _run(
@@ -123,7 +127,11 @@ def _run(
     elif key is not None:
         plan = estimator.prepare(game, x, key)
     run = compiled(estimator, marginals)
-    result = run_to_end(game, lambda: run(game, x, prior, key, plan))
+    result = run_to_end(
+        game,
+        lambda: run(game, x, prior, key, plan),
+        lambda: estimator.cost(game, x).n_evaluations,
+    )
     _check_covered(result)
     return result
 

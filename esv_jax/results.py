@@ -64,7 +64,8 @@ def save(
 ) -> Path:
     """Write the explanations of V sequences to one file, complete or not at all.
 
-    Values are stored in single precision; `coverage` is not stored.
+    Values are stored in single precision; `coverage` is not stored. Warnings, and how elements
+    were removed, are kept for the file as a whole.
 
     Args:
       path: the file, e.g. "results.nc", in a folder that exists.
@@ -94,7 +95,8 @@ def save(
         for name, array in (_of_records(records) | _given(records, labels, element_index)).items():
             dims, text = _LAYOUT[name]
             variables[name] = (dims[-array.ndim :], array, {"long_name": text, "units": "1"})
-        dataset = xarray.Dataset(variables, coords, _provenance(attributions[0], settings))
+        attrs = _provenance(attributions[0], settings) | _notes(records)
+        dataset = xarray.Dataset(variables, coords, attrs)
         encoding = {name: _encoding(dataset[name].values) for name in variables}
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
     return Path(path)
@@ -155,6 +157,8 @@ def load_attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
         std_error=stored("std_error"),
         n_evaluations=int(video["n_evaluations"]),
         exact=bool(video["exact"]),
+        warnings=tuple(json.loads(dataset.attrs.get("warnings", "[]"))),
+        removal=dataset.attrs.get("removal") or None,
     )
 
 
@@ -201,6 +205,13 @@ def _expect_records(attributions: Sequence[Attribution], marginals: bool) -> lis
         kept = record.marginals if marginals else None
         stored.append(dataclasses.replace(record, coverage=None, marginals=kept))
     return jax.device_get(stored)
+
+
+def _notes(records: Sequence[Attribution]) -> dict[str, str]:
+    """Attributes for what records say beyond their numbers."""
+    warnings = list(dict.fromkeys(text for record in records for text in record.warnings))
+    removals = sorted({record.removal for record in records if record.removal is not None})
+    return {"warnings": json.dumps(warnings), "removal": ", ".join(removals)}
 
 
 def _coordinates(

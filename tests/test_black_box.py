@@ -220,8 +220,8 @@ def test_progress_counts_clips(rng):
     class Bar:
         total, closed = 0, 0
 
-        def __init__(self, unit, desc):
-            pass
+        def __init__(self, total, unit, desc):
+            assert total == 15
 
         def update(self, clips):
             Bar.total += clips
@@ -232,6 +232,18 @@ def test_progress_counts_clips(rng):
     game = BlackBox(mean_pool, progress=Bar)
     explain(game, sequence(rng, 4))
     assert Bar.total == 15 and Bar.closed == 1
+
+
+def test_tqdm_shows_how_much_is_left(rng, capsys):
+    tqdm = pytest.importorskip("tqdm").tqdm
+    game = BlackBox(mean_pool, progress=tqdm, batch_size=4)
+    explain(game, sequence(rng, 6), ej.SizeRegression(20), 0)
+    shown = capsys.readouterr().err
+    assert "model" in shown and "21/21" in shown and "clips/s" in shown
+    xs = [sequence(rng, n) for n in (3, 4, 4)]
+    ej.explain_batch(game, xs, prior=PRIOR, estimator=ej.Exact())
+    shown = capsys.readouterr().err
+    assert shown.count("0/37") == 1 and "37/37" in shown  # one bar for 7 + 15 + 15
 
 
 def test_tensors_that_record_gradients_are_read(rng):
@@ -248,6 +260,134 @@ def test_tensors_that_record_gradients_are_read(rng):
     x = sequence(rng, 3)
     ours = explain(BlackBox(lambda clips: Tensor(mean_pool(clips))), x)
     np.testing.assert_array_equal(ours.values, explain(BlackBox(mean_pool), x).values)
+
+
+# After a failure
+
+
+class Failing:
+    """mean_pool that raises once, when it has scored `after` clips; counts and keeps clips."""
+
+    def __init__(self, after, error=None):
+        self.after, self.error = after, error or OSError("gone")
+        self.seen, self.scale = [], 1.0
+
+    def __call__(self, clips):
+        if self.after is not None and len(self.seen) + len(clips) > self.after:
+            self.after = None
+            raise self.error
+        self.seen.extend(clip.tobytes() for clip in clips)
+        return self.scale * mean_pool(clips)
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    ("estimator", "key", "total"),
+    [(ej.Exact(), None, 63), (ej.SizeRegression(40), 3, 41), (ej.PermutationSampling(2), 3, None)],
+    ids=["exact", "size regression", "permutations"],
+)
+def test_a_retry_asks_only_for_what_is_missing(error, estimator, key, total, rng):
+    x, fn = sequence(rng, 6), Failing(14, error)
+    game = BlackBox(fn, batch_size=3)
+    with pytest.raises(type(error)):
+        explain(game, x, estimator, key)
+    before = len(fn.seen)
+    assert before > 8
+    result = explain(game, x, estimator, key)
+    whole = x.tobytes()
+    assert fn.seen[before] == whole  # asked again: is it the same model?
+    rest = fn.seen[:before] + fn.seen[before + 1 :]
+    assert len(set(rest)) == len(rest) == int(result.n_evaluations)
+    assert total in (None, len(rest))
+    fresh = explain(BlackBox(mean_pool, batch_size=3), x, estimator, key)
+    np.testing.assert_allclose(result.values, fresh.values, atol=1e-6)
+    before = len(fn.seen)
+    explain(game, x, estimator, key)  # after a success everything is asked anew
+    assert len(fn.seen) - before == len(rest)
+
+
+def test_a_retry_after_the_model_changed_starts_over(rng):
+    x, fn = sequence(rng, 5), Failing(20)
+    game = BlackBox(fn, scores="any")
+    with pytest.raises(OSError, match="gone"):
+        explain(game, x)
+    fn.scale, before = 2.0, len(fn.seen)
+    result = explain(game, x)
+    assert len(fn.seen) - before == 31
+    np.testing.assert_allclose(result.scores, 2 * mean_pool(x[None])[0], rtol=1e-6)
+
+
+def test_what_was_kept_can_be_dropped_and_another_sequence_drops_it(rng):
+    x, other = sequence(rng, 5), sequence(rng, 5)
+    for between in (lambda game: game.forget(), lambda game: explain(game, other)):
+        fn = Failing(20)
+        game = BlackBox(fn)
+        with pytest.raises(OSError, match="gone"):
+            explain(game, x)
+        between(game)
+        before = len(fn.seen)
+        explain(game, x)
+        assert len(fn.seen) - before == 31
+
+
+def test_a_failure_of_the_first_question_keeps_what_was_known(rng):
+    x, fn = sequence(rng, 5), Failing(20)
+    game = BlackBox(fn)
+    with pytest.raises(OSError, match="gone"):
+        explain(game, x)
+    fn.after, known = len(fn.seen), len(fn.seen)
+    with pytest.raises(OSError, match="gone"):
+        explain(game, x)
+    explain(game, x)
+    assert len(fn.seen) == known + 1 + (31 - known)
+
+
+def test_a_batch_is_retried_from_where_it_broke(rng):
+    xs, fn = [sequence(rng, n) for n in (4, 5, 3)], Failing(30)
+    game = BlackBox(fn, batch_size=4)
+    with pytest.raises(OSError, match="gone"):
+        ej.explain_batch(game, xs, prior=PRIOR, estimator=ej.Exact())
+    result = ej.explain_batch(game, xs, prior=PRIOR, estimator=ej.Exact())
+    assert len(fn.seen) == 15 + 31 + 7 + 1
+    for i, x in enumerate(xs):
+        np.testing.assert_allclose(result[i].values, explain(game, x).values, atol=1e-6)
+
+
+def test_a_bar_counts_what_was_kept(rng):
+    shown = []
+
+    class Bar:
+        def __init__(self, total, unit, desc):
+            shown.append([total, 0])
+
+        def update(self, clips):
+            shown[-1][1] += clips
+
+        def close(self):
+            pass
+
+    game, x = BlackBox(Failing(20), progress=Bar), sequence(rng, 5)
+    with pytest.raises(OSError, match="gone"):
+        explain(game, x)
+    explain(game, x)
+    assert shown[0][0] == 31 and 10 < shown[0][1] <= 20
+    assert shown[1] == [31, 31]
+
+
+def test_rounds_of_a_tolerance_share_scores(rng):
+    x, fn = sequence(rng, 7), Failing(None)
+    game = BlackBox(fn)
+    result = explain(game, x, ej.SizeRegression(20), 0, tolerance=1e-9)
+    assert bool(result.within_tolerance) and result.exact
+    assert len(fn.seen) == len(set(fn.seen)) == 127  # of 21 + 41 + 81 + 127 asked for
+
+
+def test_only_so_many_sequences_are_remembered(rng, monkeypatch):
+    monkeypatch.setattr("esv_jax.games.host_scores._MAX_SEQUENCES", 2)
+    xs, game = [sequence(rng, 3) for _ in range(4)], BlackBox(mean_pool)
+    result = ej.explain_batch(game, xs, prior=PRIOR, estimator=ej.Exact())
+    assert len(game.host._memory) == 2
+    np.testing.assert_allclose(result[3].values, explain(game, xs[3]).values, atol=1e-6)
 
 
 # Errors
@@ -292,11 +432,131 @@ def test_bad_answers_are_refused(answer, kind, words, rng):
 
 def test_scores_need_not_be_probabilities(rng):
     x = sequence(rng, 3)
-    result = explain(BlackBox(lambda clips: -5 * mean_pool(clips)), x)
+    result = explain(BlackBox(lambda clips: -5 * mean_pool(clips), scores="any"), x)
     np.testing.assert_allclose(result.efficiency_gap(), 0, atol=1e-6)
 
 
+def test_logits_beside_a_prior_of_probabilities_are_refused(rng):
+    x = sequence(rng, 3)
+    calls = []
+
+    def logits(clips):
+        calls.append(len(clips))
+        return clips.mean(1) @ W
+
+    with pytest.raises(ValueError, match=r"such as logits.*Apply softmax in fn.*scores='any'"):
+        explain(BlackBox(logits), x)
+    with pytest.raises(ValueError, match="such as logits"):
+        ej.explain_batch(BlackBox(logits), [x, x], prior=PRIOR)
+    assert calls == [1, 1]  # before any work
+    allowed = explain(BlackBox(logits, scores="any"), x)
+    prior_of_logits = explain(BlackBox(logits), x, prior=np.zeros(C, np.float32))
+    assert not allowed.warnings and not prior_of_logits.warnings
+    np.testing.assert_allclose(allowed.efficiency_gap(), 0, atol=1e-6)
+
+
+def test_scores_of_another_sum_than_the_prior_are_a_warning(rng):
+    x = sequence(rng, 3)
+    result = explain(BlackBox(lambda clips: 2 * mean_pool(clips)), x)
+    assert len(result.warnings) == 1 and "sum to 2, not 1" in result.warnings[0]
+    half = explain(BlackBox(lambda clips: mean_pool(clips).astype(np.float16)), x)
+    assert not half.warnings and half.values.dtype == jnp.float32
+    batch = ej.explain_batch(BlackBox(lambda clips: 2 * mean_pool(clips)), [x, x], prior=PRIOR)
+    assert batch.warnings == batch[1].warnings == result.warnings
+
+
+def test_brain_floats_are_read(rng):
+    x = sequence(rng, 3)
+    result = explain(BlackBox(lambda clips: jnp.asarray(mean_pool(clips), jnp.bfloat16)), x)
+    np.testing.assert_allclose(result.values, explain(BlackBox(mean_pool), x).values, atol=0.02)
+
+
+def test_padding_and_nan_never_reach_the_model(rng):
+    xs = rng.normal(size=(2, 5, D)).astype(np.float32)
+    xs[0, 3:] = np.nan
+    result = ej.explain_batch(BlackBox(mean_pool), xs, [3, 5], prior=PRIOR)
+    np.testing.assert_allclose(
+        result[0].values, explain(BlackBox(mean_pool), xs[0, :3]).values, atol=1e-6
+    )
+    game = BlackBox(mean_pool)
+    with pytest.raises(ValueError, match="x: expected finite values"):
+        explain(game, xs[0])
+    assert game.counts.calls == 0
+
+
+# Frames as they come
+
+
+def test_clips_that_the_model_keeps_stay_as_they_were(rng):
+    x, kept, copies = sequence(rng, 5), [], []
+
+    def fn(clips):
+        if len(kept) % 2:
+            clips = clips[:, :, 1:]  # a view holds them as well
+        kept.append(clips)
+        copies.append(clips.copy())
+        return mean_pool(x[: clips.shape[1]][None].repeat(len(clips), 0))
+
+    explain(BlackBox(fn, batch_size=4), x)
+    for clips, copy in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(clips, copy)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "removal"),
+    [(np.int16, "drop"), (np.float16, "drop"), *((np.uint8, removal) for removal in REMOVALS)],
+)
+def test_clips_reach_the_model_in_their_own_dtype(dtype, removal, rng):
+    frames = rng.integers(0, 256, (4, 6, 6)).astype(dtype)
+    dtypes = set()
+
+    def fn(clips):
+        dtypes.add(clips.dtype)
+        return mean_pool(clips.astype(np.float32) / 255)
+
+    result = explain(BlackBox(fn, removal), frames)
+    assert dtypes == {np.dtype(dtype)} and result.values.dtype == jnp.float32
+    wide = explain(BlackBox(fn, removal), frames.astype(np.float32))
+    np.testing.assert_allclose(result.values, wide.values, atol=2e-3)  # substitutes are rounded
+    batch = ej.explain_batch(BlackBox(fn, removal), [frames, frames[:3]], prior=PRIOR)
+    np.testing.assert_allclose(batch[0].values, result.values, atol=1e-6)
+
+
+def test_substitutes_of_integer_frames_are_rounded():
+    clip = np.array([250, 255, 255], np.uint8)[:, None, None] * np.ones((3, 5, 5), np.uint8)
+    assert frame_table("mean", clip)[3, 0, 0] == 253  # 253.3; eight bits alone would overflow
+    np.testing.assert_array_equal(frame_table("blur", clip)[3:], clip)
+
+
+def test_other_kinds_of_numbers_are_refused(rng):
+    frames = rng.integers(0, 256, (3, D))
+    with pytest.raises(TypeError, match=r"32 bits, got dtype int64. Cast it, e.g. to uint8"):
+        explain(BlackBox(mean_pool), frames)
+    with pytest.raises(TypeError, match="floating-point array, got dtype bool"):
+        explain(BlackBox(mean_pool), frames > 9)
+    with pytest.raises(TypeError, match="floating-point array, got dtype uint8"):
+        explain(ej.VariableLength(mean_pool_jax), frames.astype(np.uint8))
+    mixed = [frames.astype(np.uint8), sequence(rng, 3)]
+    with pytest.raises(TypeError, match=r"xs\[1\]: expected dtype uint8 like the first"):
+        ej.explain_batch(BlackBox(mean_pool), mixed, prior=PRIOR)
+
+
+def test_the_removal_is_in_the_result(rng):
+    pytest.importorskip("xarray")
+    x = sequence(rng, 3)
+    result = explain(BlackBox(mean_pool, "freeze"), x)
+    assert result.removal == "freeze"
+    assert result.to_xarray().attrs["removal"] == "freeze"
+    batch = ej.explain_batch(BlackBox(mean_pool, "mean"), [x, x], prior=PRIOR)
+    assert batch.removal == batch[0].removal == "mean"
+    grouped = explain(BlackBox(mean_pool, "zeros"), x, groups=[0, 0, 1])
+    assert grouped.removal == "zeros"
+    assert explain(ej.VariableLength(mean_pool_jax), x).removal is None
+
+
 def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match="Did you mean 'probabilities'"):
+        BlackBox(mean_pool, scores="probability")
     with pytest.raises(ValueError, match="Did you mean 'freeze'"):
         BlackBox(mean_pool, "freze")
     with pytest.raises(ValueError, match="batch_size"):
@@ -336,3 +596,25 @@ def test_the_probe_is_silent_where_all_matter(rng):
     assert found.lengths == (6,) and found.ignored == ((),)
     assert "every position matters" in str(found)
     assert game.counts == (2, 7)
+
+
+def test_a_probe_beforehand_is_a_warning_in_the_result(rng):
+    x = sequence(rng, 6)
+    result = explain(BlackBox(strided, probe=True), x)
+    text = "positions 1 of 2; positions 1 of 3; positions 1, 3 of 5; positions 1, 3, 5 of 6"
+    assert result.warnings == (f"The model ignores {text}.",)
+    assert int(result.n_evaluations) == 63
+    batch = ej.explain_batch(BlackBox(strided, probe=True), [x, x[:1]], prior=PRIOR)
+    assert batch.warnings == result.warnings
+    assert not explain(BlackBox(mean_pool, probe=True), x).warnings
+    assert not explain(BlackBox(strided, probe=True), x[:1]).warnings  # nothing to exchange
+
+
+def test_a_probe_is_kept_for_a_retry(rng):
+    x, fn = sequence(rng, 5), Failing(50)
+    game = BlackBox(fn, probe=True)
+    with pytest.raises(OSError, match="gone"):
+        explain(game, x)
+    explain(game, x)
+    probe = 2 * (6 + 5 + 4 + 3)
+    assert len(fn.seen) <= probe + 31 + 1

@@ -136,7 +136,7 @@ def test_auto_samples_earlier_where_each_evaluation_costs():
     sampled = ej.explain(rows, x, prior=prior, key=key)
     assert not sampled.exact
     assert int(sampled.n_evaluations) <= 513
-    clips = ej.BlackBox(lambda clips: clips.mean(1))
+    clips = ej.BlackBox(lambda clips: clips.mean(1), scores="any")
     assert ej.explain(clips, x[:8], prior=prior).exact
     assert not ej.explain(clips, x[:11], prior=prior, key=key).exact
 

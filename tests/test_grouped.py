@@ -367,7 +367,7 @@ def test_groups_of_a_black_box_are_as_of_the_same_function_in_jax(rng):
     def fn(clips):
         return np.maximum(clips, 0).mean(1) @ w + b
 
-    by_rows = ej.BlackBox(fn)
+    by_rows = ej.BlackBox(fn, scores="any")
     wanted = ej.AverageConsensus(w, b, link="identity")
     for found in (
         ej.explain(by_rows, x, prior=prior, groups=labels).values,

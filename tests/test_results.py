@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray
 
+import esv_jax as ej
 from esv_jax import results
 from esv_jax.attribution import Attribution
 
@@ -311,3 +312,15 @@ def test_importing_brings_no_file_libraries():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_warnings_and_removal_are_kept(rng, tmp_path):
+    def fn(clips):
+        return np.full((len(clips), 2), 0.5)
+
+    att = ej.explain(ej.BlackBox(fn, removal="freeze"), np.zeros((3, 2)), prior=np.full(2, 0.5))
+    noted = dataclasses.replace(att, warnings=("Beware.",))
+    path = ej.results.save(tmp_path / "r.nc", [att, noted], uids=["a", "b"])
+    with ej.results.open(path) as dataset:
+        back = ej.results.load_attribution(dataset, "a")
+    assert back.warnings == ("Beware.",) and back.removal == "freeze"

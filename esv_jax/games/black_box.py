@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,12 @@ from esv_jax.subsequences import Lattice, Samples
 from esv_jax.subsequences.samples import count_distinct
 
 T = TypeVar("T")
+Units = Literal["probabilities", "any"]
+UNITS: tuple[Units, ...] = ("probabilities", "any")
+
+_PRIOR_SUM = 1e-3  # how far from 1 the sum of a prior of probabilities may be
+_BELOW_ZERO = -1e-3  # scores lower than this are no probabilities, rounded or not
+_SCORE_SUM = 1e-2  # how far from 1 the sum of probabilities may be, in half precision say
 
 
 @jax.tree_util.register_static
@@ -29,42 +35,70 @@ T = TypeVar("T")
 class BlackBox:
     """A game from `fn(clips) -> scores`, evaluated on the host.
 
-    Subsequences are put to `fn` in batches of clips of one length. Within one call of `explain`
-    every distinct subsequence is evaluated once per sequence, the whole one included; nothing is
-    remembered beyond it. Each game compiles its own programs: make one per model, not per video.
+    A video model in PyTorch, 16 frames, values with their error bars:
+
+        def fn(clips):  # (B, s, h, w, 3), as x has them
+            with torch.no_grad():
+                video = torch.from_numpy(clips).permute(0, 4, 1, 2, 3) / 255  # (B, 3, s, h, w)
+                return network(video).softmax(-1)
+
+        att = ej.explain(ej.BlackBox(fn), frames, prior=np.full(C, 1 / C),
+                         estimator=ej.SizeRegression(budget=1024), key=jax.random.key(0))
+        low, high = att.interval()  # (16, C) each, 95 %
+
+    Subsequences are put to `fn` in batches of clips of one length, gathered from x as they are
+    needed. Within one call of `explain` or `explain_batch` every distinct subsequence is evaluated
+    once per sequence, the whole one included. The next call asks anew, since the model may have
+    changed. But if a call fails (`fn` raises, or Ctrl-C), what was evaluated is kept, and a next
+    call that begins with the same sequence goes on from there: it asks for the whole sequence
+    again, and trusts the rest if those scores are within 1e-4 of the largest. `forget` drops all.
+    Each game compiles its own programs: make one per model, not per video.
 
     Attributes:
-      fn: (B, s, ...) NumPy array of B clips, in the dtype of x -> (B, C) scores, an array of
-        NumPy, JAX, PyTorch or alike. Scores are in the units of the prior, commonly
-        probabilities, and have to be finite; they need not sum to one. The result must depend
-        on the clip alone, not on its place or company in the batch.
-      removal: what a clip is without some of its n frames. "drop": the s frames that are left,
-        a clip of s frames. Otherwise the clip keeps its n frames and a missing one is replaced,
-        by the nearest kept frame, the earlier of two ("freeze"), the mean of the clip's frames
-        ("mean"), zeros ("zeros"), or itself under a spatial blur ("blur", frames (h, w, ...);
-        a Gaussian of a tenth of the shorter side).
+      fn: (B, s, ...) NumPy array of B clips, in the dtype of x, integers such as uint8 included
+        (64-bit numbers are 32-bit ones without x64) -> (B, C) scores, an array of NumPy, JAX,
+        PyTorch or alike. Scores are in the units of the prior, commonly probabilities, and have
+        to be finite. The result must depend on the clip alone, not on its place or company in
+        the batch.
+      removal: what a clip is without some of its n frames; kept in `Attribution.removal`.
+        "drop": the s frames that are left, a clip of s frames. Otherwise the clip keeps its n
+        frames and a missing one is replaced, by the nearest kept frame, the earlier of two
+        ("freeze"), the mean of the clip's frames ("mean"), zeros ("zeros"), or itself under a
+        spatial blur ("blur", frames (h, w, ...); a Gaussian of a tenth of the shorter side).
       batch_size: most clips per call of `fn`.
-      progress: makes a progress bar, e.g. `tqdm.tqdm`: called with `unit` and `desc`, then
-        `.update(clips)` and `.close()`. None shows nothing.
+      progress: makes a progress bar, e.g. `tqdm.tqdm`: called with `total` (the most distinct
+        subsequences that will be asked for, or None), `unit` and `desc`, then `.update(clips)` and
+        `.close()`. A bar per call, or per round with a tolerance. None shows nothing.
+      scores: "probabilities" compares the whole sequence's scores with a prior that is a
+        probability vector: negative ones are logits and an error, a sum other than 1 (by more than
+        0.01) a warning in the result. Nothing is asked beside another prior, or under "any".
+      probe: whether `probe_sensitivity` is run beforehand, in a batch on the first sequence:
+        positions that the model ignores then are a warning in the result. Its clips are not among
+        `Attribution.n_evaluations`.
       link: "identity"; scores are taken as they are.
     Raises:
-      TypeError: if `fn` is not callable. ValueError: on another removal or batch_size < 1.
-      While explaining: ValueError where `fn` gives another shape or what is not finite, and
-      whatever `fn` itself raises, unchanged. TypeError where x is traced: what runs on the host
-      can be neither compiled nor differentiated by JAX.
+      TypeError: if `fn` is not callable. ValueError: on another removal or units of scores,
+      batch_size < 1. While explaining: ValueError where `fn` gives another shape, what is not
+      finite, or logits beside a prior of probabilities, and whatever `fn` itself raises,
+      unchanged. TypeError where x is traced: what runs on the host can be neither compiled nor
+      differentiated by JAX.
     """
 
     max_auto_exact: ClassVar[int] = 8  # elements: 255 clips
+    any_dtype: ClassVar[bool] = True  # clips may be of integers
 
     fn: Callable[[np.ndarray], Any]
     removal: Removal = "drop"
     batch_size: int = 32
     progress: Callable[..., Any] | None = None
+    scores: Units = "probabilities"
+    probe: bool = False
     link: Link = dataclasses.field(default="identity", init=False)
     host: HostScores = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         expect_choice("removal", self.removal, REMOVALS)
+        expect_choice("scores", self.scores, UNITS)
         expect_int("batch_size", self.batch_size, 1)
         for name, value, what in (
             ("fn", self.fn, "a function of clips (B, s, ...)"),
@@ -80,23 +114,46 @@ class BlackBox:
         """Calls of `fn` and clips in them, since this game was made."""
         return self.host.counts
 
+    def forget(self) -> None:
+        """Drop all scores kept after a call that failed."""
+        self.host.forget()
+
     def check(self, x: Array) -> None:
-        """Evaluate the whole sequence, so that C and dtype are known; forget older scores.
+        """Evaluate the whole sequence, so that C and dtype are known; a call begins with it.
 
         Raises: as `fn` does on it. TypeError: if x is traced.
         """
         expect(x.ndim >= 1, "x", "frames along the first axis", f"shape {x.shape}")
         if not is_concrete(x):
             raise TypeError(_traced())
-        self.host.forget()
-        self.host.try_out(np.asarray(x))
+        self.host.begin(np.asarray(x))
+
+    def notes(self, x: Array, prior: Array) -> tuple[str, ...]:
+        """Warnings for the result: scores in other units than the prior, ignored positions.
+
+        Raises: ValueError: logits beside a prior of probabilities. As `fn` does, if probed.
+        """
+        clip = np.asarray(x)
+        found: tuple[str, ...] = ()
+        whole = self.host.whole(clip)
+        if self.scores == "probabilities" and whole is not None:
+            found += _expect_probabilities(whole, np.asarray(prior))
+        if self.probe and len(clip) >= 2:
+            found += self.host.noted(clip, "probe", lambda: self._probed(clip))
+        return found
+
+    def _probed(self, clip: np.ndarray) -> tuple[str, ...]:
+        found = _probe(self, clip, jax.random.key(0), None, 2)
+        return (f"The model ignores {found}.",) if any(found.ignored) else ()
 
     def _output(self, x: Any) -> tuple[int, np.dtype]:
         if self.host.output is None:
             if not is_concrete(x):
                 raise TypeError(_traced())
-            concrete = not isinstance(x, jax.ShapeDtypeStruct)
-            self.host.try_out(np.asarray(x) if concrete else np.zeros(x.shape, x.dtype))
+            if isinstance(x, jax.ShapeDtypeStruct):
+                self.host.ask(np.zeros((1, *x.shape), x.dtype))
+            else:
+                self.host.begin(np.asarray(x))
         output = self.host.output
         assert output is not None
         return output
@@ -170,15 +227,46 @@ def _traced() -> str:
     )
 
 
-def run_to_end(game: Any, call: Callable[[], T]) -> T:
+def _expect_probabilities(scores: np.ndarray, prior: np.ndarray) -> tuple[str, ...]:
+    """A warning, or none, where a prior of probabilities meets scores (C,) that are none."""
+    if prior.min() < 0 or abs(prior.sum(dtype=np.float64) - 1) > _PRIOR_SUM:
+        return ()
+    total = scores.sum(dtype=np.float64)
+    expect(
+        bool(scores.min() >= _BELOW_ZERO),
+        "fn",
+        "probabilities, as the prior has them",
+        f"scores of the whole sequence down to {scores.min():.4g}, such as logits",
+        "Apply softmax in fn, or give the prior in the units of the scores; if both are as they "
+        "should be, BlackBox(..., scores='any').",
+    )
+    if abs(total - 1) <= _SCORE_SUM:
+        return ()
+    return (
+        f"The prior is a probability vector, but the scores of the whole sequence sum to "
+        f"{total:.4g}, not 1: values are differences between the two. Apply softmax in fn, or give "
+        "the prior in the units of the scores; BlackBox(..., scores='any') takes them as they are.",
+    )
+
+
+def run_to_end(
+    game: Any, call: Callable[[], T], n_evaluations: Callable[[], int] | None = None
+) -> T:
     """call(), a computation that may ask `game` for scores.
 
     For a game on the host the call runs to its end in a thread of its own while this thread
     evaluates the game's `fn`: under the caller's settings (`torch.no_grad()`, say), interruptible,
     and with its errors raised here as they are. For any other game it is just `call()`.
+
+    Args:
+      game, call: these.
+      n_evaluations: how many distinct subsequences the call asks for at most, for the game's
+        progress bar.
     """
     host = getattr(game, "host", None)
-    return host.serve(call) if isinstance(host, HostScores) else call()
+    if not isinstance(host, HostScores):
+        return call()
+    return host.serve(call, None if n_evaluations is None else n_evaluations())
 
 
 class Sensitivity(NamedTuple):
@@ -228,7 +316,16 @@ def probe_sensitivity(
       `Sensitivity`; with ignored positions also a UserWarning.
     Cost: trials * (s + 1) clips per length s.
     """
-    clip = np.asarray(x)
+    result = _probe(game, np.asarray(x), key, lengths, trials)
+    if any(result.ignored):
+        warnings.warn(f"the model ignores {result}.", stacklevel=2)
+    return result
+
+
+def _probe(
+    game: BlackBox, clip: np.ndarray, key: Array, lengths: tuple[int, ...] | None, trials: int
+) -> Sensitivity:
+    """See `probe_sensitivity`."""
     n = len(clip)
     expect(n >= 2, "x", "at least two frames to exchange", f"shape {clip.shape}")
     expect_int("trials", trials, 1)
@@ -252,7 +349,4 @@ def probe_sensitivity(
             change = np.abs(scores[1:] - scores[0]).max(1)
             matters |= change > 1e-6 * np.abs(scores).max()
         ignored.append(tuple(np.flatnonzero(~matters).tolist()))
-    result = Sensitivity(tuple(lengths), tuple(ignored))
-    if any(ignored):
-        warnings.warn(f"the model ignores {result}.", stacklevel=2)
-    return result
+    return Sensitivity(tuple(lengths), tuple(ignored))

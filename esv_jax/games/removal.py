@@ -34,10 +34,12 @@ def frame_table(removal: Removal, clip: np.ndarray) -> np.ndarray:
 
     Rows 0..n-1 are the clip's own. What follows stands for missing frames: their mean ("mean"),
     one frame of zeros ("zeros"), or n blurred frames ("blur"), a Gaussian over rows and columns,
-    the axes 1 and 2, of a tenth of the shorter side, edges replicated.
+    the axes 1 and 2, of a tenth of the shorter side, edges replicated. In the dtype of `clip`,
+    rounded where that is of integers.
     """
     if removal == "mean":
-        return np.concatenate([clip, clip.mean(0, keepdims=True, dtype=clip.dtype)])
+        mean = clip.mean(0, keepdims=True, dtype=np.float64)
+        return np.concatenate([clip, _cast(mean, clip.dtype)])
     if removal == "zeros":
         return np.concatenate([clip, np.zeros_like(clip[:1])])
     if removal == "blur":
@@ -81,4 +83,9 @@ def blurred(clip: np.ndarray) -> np.ndarray:
             place = np.clip(np.arange(size) + shift, 0, size - 1)
             total += weight * np.take(out, place, axis)
         out = total
-    return out.astype(clip.dtype)
+    return _cast(out, clip.dtype)
+
+
+def _cast(frames: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Frames of floating point in another dtype; to the nearest integer, not down to it."""
+    return (np.rint(frames) if np.issubdtype(dtype, np.integer) else frames).astype(dtype)
