@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 _POOLED = 4.0  # repetitions that the mean over elements counts as
+_LEAST_SHARE = 0.3  # of that mean, however many there are
 
 
 def spread_error(each: Array, length: Array | int | None = None) -> Array:
@@ -13,7 +14,8 @@ def spread_error(each: Array, length: Array | int | None = None) -> Array:
 
     The variance over so few repetitions says little by itself: it is drawn towards its class's
     mean over elements, with weight 4 / (k + 3), and raised by 1 / (2 k), which makes normal
-    intervals as wide as the remaining uncertainty of the variance asks for.
+    intervals as wide as the remaining uncertainty of the variance asks for. The weight is 0.3 at
+    least: where estimates have heavy tails, a value too small comes with a variance too small.
 
     Args:
       each: k >= 2 estimates.
@@ -24,6 +26,6 @@ def spread_error(each: Array, length: Array | int | None = None) -> Array:
     present = (jnp.arange(n) < (n if length is None else length)).astype(dtype)[:, None]
     own = each.var(0, ddof=1) * present
     pooled = own.sum(0, keepdims=True) / present.sum()
-    share = _POOLED / (k + _POOLED - 1)
+    share = max(_POOLED / (k + _POOLED - 1), _LEAST_SHARE)
     variance = (1 - share) * own + share * pooled * present
     return jnp.sqrt(variance * ((1 + 1 / (2 * k)) / k))

@@ -20,6 +20,7 @@ from esv_jax.links import Link, apply_link
 
 _MIN_ELEMENTS = 3
 _MIN_POOL = 16
+_LEAST_RAISE = 1.25  # of the variance
 _ILL_CONDITIONED = 4  # coefficients per subsequence of the pool
 _CORRECT_ALL_UP_TO = 24  # elements; beyond, residuals of other subsequences weigh next to nothing
 
@@ -42,13 +43,14 @@ class Surrogate:
     `std_error` covers what the pool leaves open (a wild bootstrap of the fit's leave-one-out
     residuals, linearised) and what the base sample does (the spread around its least squares),
     averaged half and half with the class's mean over elements. Where the pool has fewer members
-    than the model coefficients, shrinkage is error that no resampling sees; the variance is then
-    raised by 0.2 for each time the pool would have to be larger.
+    than the model coefficients, shrinkage is error that no resampling sees: the variance is then
+    raised by 0.2 for each time the pool would have to be larger, and by a quarter at least, for
+    what the link makes of residuals. Both are rules of thumb, from trained and from random heads.
 
     Attributes:
       pool: most subsequences per scale, >= 16.
       order: 2 models pairs of elements, 1 elements alone; None is 2 where its n (n + 1) / 2
-        coefficients are at most twice the pool, else 1. A fit of more than four times as many
+        coefficients are at most three times the pool, else 1. A fit of more than four times as many
         coefficients as the pool has subsequences would mostly be shrinkage: it falls back to
         order 1, and the result says so in `warnings`.
       base: most subsequences per size on which effects are read; None is 4 * pool up to 20
@@ -106,7 +108,7 @@ class Surrogate:
         return make_plan(n, n_scales, self.pool, self._base(n), self._order(n), seed)
 
     def _order(self, n: int) -> int:
-        most = (2 if self.order is None else _ILL_CONDITIONED) * self.pool
+        most = (3 if self.order is None else _ILL_CONDITIONED) * self.pool
         return 1 if self.order == 1 or n * (n + 1) // 2 > most else 2
 
     def warnings(self, n: int) -> tuple[str, ...]:
@@ -183,7 +185,7 @@ class Surrogate:
         signs = jax.random.rademacher(key, shape, logits.dtype)
         moved = jax.vmap(lambda sign: push(sign[..., None] * left_out))(signs)
         p = plan.features.shape[2]
-        shrunk = 1 + 0.2 * max(0.0, p / pool - 1)
+        shrunk = max(_LEAST_RAISE, 1 + 0.2 * (p / pool - 1))
         variance = shrunk * (moved**2).mean(0) + read.variance
         variance = 0.5 * (variance + variance.mean(0, keepdims=True))
         return jnp.sqrt(variance)
