@@ -1,0 +1,234 @@
+"""Trivial baselines: by position, and by few scores of the model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esv_jax as ej
+from tests.games_for_tests import TableGame, multi_scale_case, random_prior
+
+
+def table_case(rng, n, c=3):
+    """(game, x, prior, score): `score` looks a subsequence up by its elements."""
+    table = rng.normal(size=(2**n, c)).astype(np.float32)
+
+    def score(elements):
+        return table[sum(1 << i for i in elements)]
+
+    return TableGame(jnp.asarray(table)), np.zeros((n, 1), np.float32), table[0], score
+
+
+def occlusion_twin(score, n, width):
+    """Window after window, element after element."""
+    whole = score(range(n))
+    values = []
+    for i in range(n):
+        drops = [
+            whole - score([j for j in range(n) if not start <= j < start + width])
+            for start in range(n - width + 1)
+            if start <= i < start + width
+        ]
+        values.append(np.mean(drops, axis=0))
+    return np.array(values)
+
+
+# By position
+
+
+def test_positions_by_hand():
+    assert ej.baselines.centre_out(5).tolist() == pytest.approx([0.2, 0.6, 1.0, 0.6, 0.2])
+    assert ej.baselines.edges_in(5).tolist() == pytest.approx([1.0, 0.6, 0.2, 0.6, 1.0])
+    assert ej.baselines.centre_out(4).tolist() == pytest.approx([0.25, 0.75, 0.75, 0.25])
+    assert ej.baselines.edges_in(4).tolist() == pytest.approx([1.0, 0.5, 0.5, 1.0])
+    assert ej.baselines.uniform(4).tolist() == [0.25] * 4
+    for baseline in (ej.baselines.centre_out, ej.baselines.edges_in, ej.baselines.uniform):
+        assert baseline(1).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 9])
+def test_positions_are_symmetric_and_opposite(n):
+    centre, edges = (np.asarray(f(n)) for f in (ej.baselines.centre_out, ej.baselines.edges_in))
+    np.testing.assert_allclose(centre, centre[::-1])
+    np.testing.assert_allclose(centre + edges, 1 + 1 / n, rtol=1e-6)
+    half = centre[: (n + 1) // 2]
+    assert (np.diff(half) > 0).all() and centre.max() <= 1 and centre.min() > 0
+
+
+def test_random_is_a_function_of_its_key():
+    key = jax.random.key(3)
+    values = np.asarray(ej.baselines.random(key, 1000))
+    np.testing.assert_array_equal(values, ej.baselines.random(key, 1000))
+    np.testing.assert_array_equal(values, jax.jit(lambda k: ej.baselines.random(k, 1000))(key))
+    assert (values != np.asarray(ej.baselines.random(jax.random.key(4), 1000))).any()
+    assert values.min() >= 0 and values.max() < 1 and abs(values.mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("name", ["centre_out", "edges_in", "uniform"])
+def test_positions_refuse_other_numbers(name):
+    with pytest.raises(ValueError, match="n: expected an integer >= 1, got 0"):
+        getattr(ej.baselines, name)(0)
+    with pytest.raises(TypeError, match="n: expected an integer"):
+        getattr(ej.baselines, name)(2.0)
+    with pytest.raises(ValueError, match="key: expected a PRNG key, got None"):
+        ej.baselines.random(None, 3)
+
+
+# By few scores
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_few_scores_of_a_table_game_equal_the_plain_loops(rng, n):
+    game, x, prior, score = table_case(rng, n)
+    for width in range(1, n + 1):
+        values = ej.baselines.occlusion(game, x, prior, width=width)
+        np.testing.assert_allclose(values, occlusion_twin(score, n, width), atol=2e-6)
+    without = [score(range(n)) - score([j for j in range(n) if j != i]) for i in range(n)]
+    np.testing.assert_allclose(ej.baselines.leave_one_out(game, x, prior), without, atol=1e-6)
+    alone = [score([i]) - prior for i in range(n)]
+    np.testing.assert_allclose(ej.baselines.leave_one_in(game, x, prior), alone, atol=1e-6)
+
+
+def games(rng, n):
+    """(game, x, prior) of every kind."""
+    c, d = 4, 3
+    multi, x, prior, _ = multi_scale_case(rng, n, 3, c=c, d=d)
+    x = x.astype(np.float32)
+    w = jnp.asarray(rng.normal(size=(d, c)), jnp.float32)
+
+    def pooled(features, mask):
+        seen = features @ w
+        most = jnp.where(mask[:, None], seen, -jnp.inf).max(0)
+        return jnp.where(mask[:, None], jnp.tanh(seen), 0).sum(0) * most
+
+    def probabilities(clips):
+        logits = clips.mean(1) @ np.asarray(w) * clips.shape[1]
+        e = np.exp(logits - logits.max(-1, keepdims=True))
+        return e / e.sum(-1, keepdims=True)
+
+    yield multi, x, prior
+    yield ej.VariableLength(pooled), x, prior
+    yield ej.AverageConsensus(w, jnp.zeros(c, jnp.float32), input_relu=True), x, prior
+    yield ej.BlackBox(probabilities), x, prior
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_few_scores_of_every_game_equal_scores_of_explained_parts(rng, which):
+    """The game's own score of a part is `explain`'s score of that part as a sequence."""
+    n = 5
+    game, x, prior = list(games(rng, n))[which]
+
+    def score(elements):
+        elements = list(elements)
+        return np.asarray(ej.explain(game, x[elements], prior=prior).scores)
+
+    for width in (1, 2):
+        values = ej.baselines.occlusion(game, x, prior, width=width)
+        np.testing.assert_allclose(values, occlusion_twin(score, n, width), atol=2e-5)
+    alone = [score([i]) - prior for i in range(n)]
+    np.testing.assert_allclose(ej.baselines.leave_one_in(game, x, prior), alone, atol=2e-5)
+
+
+def test_an_additive_game_has_the_same_values_by_all(rng):
+    """Where elements only add, one out = one in = ESV, and a window is the sum of its own."""
+    n, worth = 5, rng.normal(size=(5, 2)).astype(np.float32)
+    member = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+    table = (member @ worth + 0.1).astype(np.float32)
+    game, x, prior = TableGame(jnp.asarray(table)), np.zeros((n, 1), np.float32), table[0]
+    esv = ej.explain(game, x, prior=prior).values
+    for values in (esv, ej.baselines.leave_one_out(game, x, prior)):
+        np.testing.assert_allclose(values, worth, atol=2e-6)
+    np.testing.assert_allclose(ej.baselines.leave_one_in(game, x, prior), worth, atol=2e-6)
+    whole = ej.baselines.occlusion(game, x, prior, width=n)
+    np.testing.assert_allclose(whole, np.tile(worth.sum(0), (n, 1)), atol=5e-6)
+
+
+def test_few_scores_under_jit_and_vmap(rng):
+    n = 4
+    game, _, prior, _ = multi_scale_case(rng, n, 3)
+    xs = rng.normal(size=(3, n, 3)).astype(np.float32)
+    for f in (
+        ej.baselines.leave_one_out,
+        ej.baselines.leave_one_in,
+        lambda game, x, prior: ej.baselines.occlusion(game, x, prior, 2),
+    ):
+        batched = jax.jit(jax.vmap(f, in_axes=(None, 0, None)))(game, xs, jnp.float32(prior))
+        each = [f(game, x, prior) for x in xs]
+        np.testing.assert_allclose(batched, each, atol=1e-6)
+
+
+def test_a_black_box_is_asked_each_subsequence_once(rng):
+    game, x, prior = list(games(rng, 6))[3]
+    ej.baselines.leave_one_out(game, x, prior)
+    assert game.counts.clips == 7  # the whole and six without one
+    ej.baselines.leave_one_in(game, x, prior)
+    assert game.counts.clips == 7 + 7  # the next call asks anew, the whole first
+
+
+def test_a_black_box_takes_uint8_frames_and_raises_its_own_errors(rng):
+    frames = rng.integers(0, 255, size=(4, 2, 2, 3), dtype=np.uint8)
+
+    def scores(clips):
+        assert clips.dtype == np.uint8
+        share = clips.mean((1, 2, 3, 4)) / 255
+        return np.stack([share, 1 - share], 1)
+
+    values = ej.baselines.leave_one_in(ej.BlackBox(scores), frames, np.float32([0.5, 0.5]))
+    expected = frames.mean((1, 2, 3)) / 255 - 0.5
+    np.testing.assert_allclose(values[:, 0], expected, atol=1e-6)
+
+    def failing(clips):
+        if clips.shape[1] < 4:
+            raise RuntimeError("too short for me")
+        return scores(clips)
+
+    with pytest.raises(RuntimeError, match="too short for me"):
+        ej.baselines.leave_one_out(ej.BlackBox(failing), frames, np.float32([0.5, 0.5]))
+
+
+def test_long_sequences(rng):
+    """Where scores of parts are built from all of theirs, only single elements are known."""
+    n = 30
+    game, x, prior, _ = multi_scale_case(rng, n, 3)
+    with pytest.raises(ValueError, match=r"x: expected at most 20 elements.*segment_centres"):
+        ej.baselines.leave_one_out(game, x, prior)
+    values = ej.baselines.leave_one_in(game, x, prior)
+    few = ej.baselines.leave_one_in(game, x[7:9], prior)
+    np.testing.assert_allclose(values[7:9], few, atol=1e-6)
+    rowwise = list(games(rng, n))[2]
+    assert ej.baselines.leave_one_out(*rowwise).shape == (n, 4)
+
+
+def test_few_scores_refuse_bad_input(rng):
+    game, x, prior, _ = multi_scale_case(rng, 4, 3)
+    cases = [
+        ((x[:0], prior), r"x: expected elements \(n >= 1\) first"),
+        ((x * np.nan, prior), "x: expected finite values"),
+        ((x[:, :2], prior), "x: expected shape"),
+        ((x, prior[:2]), "prior: expected shape"),
+        ((x, prior * np.inf), "prior: expected finite values"),
+    ]
+    for args, match in cases:
+        for f in (ej.baselines.leave_one_out, ej.baselines.leave_one_in):
+            with pytest.raises(ValueError, match=match):
+                f(game, *args)
+    with pytest.raises(TypeError, match="x: expected a floating-point array"):
+        ej.baselines.leave_one_out(game, x.astype(int), prior)
+    for width, kind, match in (
+        (0, ValueError, "width: expected an integer >= 1"),
+        (5, ValueError, "width: expected at most the 4 elements"),
+        (1.5, TypeError, "width: expected an integer"),
+    ):
+        with pytest.raises(kind, match=match):
+            ej.baselines.occlusion(game, x, prior, width)
+
+
+def test_prior_of_the_empty_sequence_only(rng):
+    """With one element, leaving it out leaves the prior."""
+    game, x, _, _ = multi_scale_case(rng, 1, 2)
+    prior = random_prior(rng, 4)
+    out, alone = (
+        f(game, x, prior) for f in (ej.baselines.leave_one_out, ej.baselines.leave_one_in)
+    )
+    np.testing.assert_allclose(out, alone, atol=1e-7)
+    np.testing.assert_allclose(out, ej.explain(game, x, prior=prior).values, atol=1e-6)
