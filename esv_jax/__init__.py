@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from esv_jax import checkpoints, data, metrics, models, plots, results
+    from esv_jax import baselines, checkpoints, data, gradients, metrics, models, plots, results
     from esv_jax.attribution import Attribution
     from esv_jax.batching import explain_batch, video_key
     from esv_jax.boundary import plan_cost
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = ("checkpoints", "data", "metrics", "models", "plots", "results")
+_ROOMS = ("baselines", "checkpoints", "data", "gradients", "metrics", "models", "plots", "results")
 _NAMES = {
     "Attribution": "attribution",
     "AverageConsensus": "games",
@@ -73,10 +73,12 @@ __all__ = [
     "Surrogate",
     "VariableLength",
     "__version__",
+    "baselines",
     "checkpoints",
     "data",
     "explain",
     "explain_batch",
+    "gradients",
     "k_sii",
     "metrics",
     "models",

@@ -24,7 +24,7 @@ FLOORS = (
     ("grouping",),
     ("boundary",),
     ("results", "plots"),  # what becomes of explanations
-    ("estimators", "perturbation", "relevance", "gradients", "metrics"),
+    ("estimators", "perturbation", "relevance", "gradients", "metrics", "baselines"),
     ("games",),
     ("checkpoints", "models", "data"),  # neighbours: they have never heard of explanations
     ("attribution", "subsequences", "links"),
@@ -35,7 +35,7 @@ ROOMS = [room for floor in FLOORS for room in floor]
 # Told what they work on, in arguments: no files, plots, network, clock, logging or hidden state.
 PURE = {
     *("estimators", "perturbation", "relevance", "gradients", "metrics", "games"),
-    *("attribution", "subsequences", "links", "records", "checks"),
+    *("baselines", "attribution", "subsequences", "links", "records", "checks"),
 }
 OUTSIDE_PURE = {
     *("os", "io", "sys", "pathlib", "tempfile", "shutil", "glob", "subprocess", "importlib"),

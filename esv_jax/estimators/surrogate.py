@@ -54,7 +54,7 @@ class Surrogate:
         coefficients as the pool has subsequences would mostly be shrinkage: it falls back to
         order 1, and the result says so in `warnings`.
       base: most subsequences per size on which effects are read; None is 4 * pool up to 20
-        elements and 1024 beyond. They cost no model evaluations.
+        elements, 4096 at least, and pool / 2 beyond, 1024 at least. They cost no model evaluations.
       error_draws: draws of the bootstrap; 0 gives no standard errors.
     Raises:
       ValueError, TypeError: on settings out of range.
@@ -123,7 +123,7 @@ class Surrogate:
     def _base(self, n: int) -> int:
         if self.base is not None:
             return self.base
-        return 4 * self.pool if n <= 20 else 1024
+        return max(4 * self.pool, 4096) if n <= 20 else max(self.pool // 2, 1024)
 
     def __call__(
         self,

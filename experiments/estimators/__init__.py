@@ -1,0 +1,1 @@
+"""Sampled ESVs measured against known ones; `python -m experiments.estimators`."""

@@ -1,0 +1,147 @@
+"""Games that combine heads by scale, with known ESVs: trained, rough, and on real sequences."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import esv_jax as ej
+from experiments.series_measures import elements_of
+
+_N_MAX, _D, _H, _C = 8, 32, 64, 20  # of the rough heads; the trained ones have the same
+VOWELS = ("JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Sequences of one game with their ESVs.
+
+    Attributes:
+      name: short, of results. title: of tables and figures.
+      game: what is explained.
+      xs: (B, n, D).
+      prior: (C,).
+      exact: (B, n, C) ESVs, or (B, n) where only those of `classes` are known.
+      classes: (B,), the class by which errors are measured.
+    """
+
+    name: str
+    title: str
+    game: Any
+    xs: np.ndarray
+    prior: np.ndarray
+    exact: np.ndarray
+    classes: np.ndarray
+
+    @property
+    def n(self) -> int:
+        """Elements per sequence."""
+        return self.xs.shape[1]
+
+    def of_class(self, values: np.ndarray) -> np.ndarray:
+        """Each sequence's values (B, n) for its class, from (B, n, C)."""
+        return values[np.arange(len(values)), :, self.classes]
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether the game scores each subsequence on its own."""
+        return hasattr(self.game, "row_logits")
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs of a sequence and a class whose exact ESVs are known."""
+        return int(np.prod(self.exact.shape)) // self.n
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the game's weights: 64 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.game):
+            digest.update(f"{leaf.dtype}:{leaf.shape};".encode() + np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def target(self) -> np.ndarray:
+        """ESVs (B, n) of `classes`."""
+        return self.exact if self.exact.ndim == 2 else self.of_class(self.exact)
+
+
+def with_exact(name: str, title: str, game: Any, xs: np.ndarray, prior: np.ndarray) -> Case:
+    """A case with the exact ESVs of all classes; errors are those of the highest score's class."""
+    exact = ej.explain_batch(game, xs, prior=prior, estimator=ej.Exact())
+    classes = np.asarray(exact.scores).argmax(-1)
+    return Case(name, title, game, xs, prior, np.asarray(exact.values), classes)
+
+
+def trained_cases(path: Path, n_sequences: int, n_long: int) -> tuple[Case, Case]:
+    """The stored temporal-order game at n = 16 and at n = 49 (long-run values)."""
+    with np.load(path) as file:
+        stored = {name: file[name] for name in file.files}
+    game = ej.MultiScale(
+        ej.models.stack_heads(
+            [
+                {name.lower(): stored[f"{name}_{s}"] for name in ("W1", "b1", "W2", "b2")}
+                for s in range(1, int(stored["n_max"]) + 1)
+            ]
+        )
+    )
+    rows, long = slice(n_sequences), slice(n_long)
+    short = Case(
+        "temporal",
+        "temporal order, n = 16",
+        game,
+        stored["features"][rows],
+        stored["prior"],
+        stored["esv"][rows],
+        stored["labels"][rows],
+    )
+    return short, Case(
+        "long",
+        "temporal order, n = 49",
+        game,
+        stored["features49"][long],
+        stored["prior"],
+        stored["esv49"][long],
+        stored["labels49"][long],
+    )
+
+
+def rough_case(n_sequences: int, seed: int, n: int = 16) -> Case:
+    """Rough random heads on random features: a model of pairs fits them badly."""
+    rng = np.random.default_rng([seed, 1])
+
+    def normal(scale: float, *shape: int) -> np.ndarray:
+        return (scale * rng.normal(size=shape)).astype(np.float32)
+
+    heads = [
+        {
+            "w1": normal(2 / np.sqrt(s * _D), s * _D, _H),
+            "b1": normal(0.3, _H),
+            "w2": normal(3 / np.sqrt(_H), _H, _C),
+            "b2": normal(0.3, _C),
+        }
+        for s in range(1, _N_MAX + 1)
+    ]
+    game = ej.MultiScale(ej.models.stack_heads(heads))
+    xs, prior = normal(1, n_sequences, n, _D), np.full(_C, 1 / _C, np.float32)
+    return with_exact("rough", f"rough random heads, n = {n}", game, xs, prior)
+
+
+def vowels_case(folder: Path, n_sequences: int, seed: int, max_epochs: int, n: int = 16) -> Case:
+    """Heads trained on JapaneseVowels; test sequences of at least n elements, spread evenly."""
+    train, test = (ej.data.read_ts(folder / name) for name in VOWELS)
+    config = ej.models.TrainConfig(max_epochs=max_epochs, seed=seed)
+    model = ej.models.train_heads(train.sequences, train.labels, len(train.class_names), config)
+    rows = np.flatnonzero(test.lengths >= n)
+    if n_sequences < len(rows):
+        rows = rows[ej.data.segment_centres(len(rows), n_sequences)]
+    sequences = [test.sequences[i] for i in rows]
+    xs = np.stack([x[i] for x, i in zip(sequences, elements_of(sequences, n), strict=True)])
+    game, prior = ej.MultiScale(model.heads), np.asarray(model.prior)
+    exact = np.asarray(ej.explain_batch(game, xs, prior=prior, estimator=ej.Exact()).values)
+    title = f"JapaneseVowels, n = {n}"
+    return Case("vowels", title, game, xs, prior, exact, np.asarray(test.labels)[rows])

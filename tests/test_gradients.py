@@ -1,0 +1,720 @@
+"""Gradient methods: another program's numbers, identities, plain twins, and their questions."""
+
+import functools
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esv_jax as ej
+from esv_jax.games import direct_logits, group_elements
+from esv_jax.games.chosen import choose_rows, chosen_logits
+from esv_jax.gradients import (
+    RULES,
+    grad_cam,
+    grad_cam_at,
+    gradient,
+    gradient_x_input,
+    integrated_gradients,
+    integration_rule,
+    mean_baseline,
+    per_element,
+    score_function,
+    smooth_grad,
+)
+from tests.conftest import FIXTURES, SHARED
+from tests.games_for_tests import multi_scale_case
+
+N, D, C = 5, 4, 3
+
+
+def rel_max(a, b):
+    return np.abs(np.asarray(a) - b).max() / np.abs(b).max()
+
+
+def smooth_fn(rng, dtype=np.float32, n=N):
+    """A smooth function of (n, D), its scores (C,), and an input."""
+    w = jnp.asarray(rng.normal(size=(n * D, 6)).astype(dtype))
+    v = jnp.asarray(rng.normal(size=(6, C)).astype(dtype))
+    x = jnp.asarray(rng.normal(size=(n, D)).astype(dtype))
+
+    def fn(x):
+        hidden = jnp.tanh(jnp.matmul(x.reshape(-1), w, precision="highest"))
+        return jax.nn.softmax(jnp.matmul(hidden, v, precision="highest"))
+
+    return fn, x
+
+
+# Another program's numbers
+
+
+def ig_cases():
+    """Our copies, and what else lies beside the checkout."""
+    paths = {}
+    for folder in (SHARED / "fixtures" / "integrated_gradients", FIXTURES / "integrated_gradients"):
+        paths |= {path.name: path for path in folder.glob("*.npz")}
+    assert len(paths) >= 5
+    return [pytest.param(path, id=path.stem) for _, path in sorted(paths.items())]
+
+
+def test_the_larger_case_is_there():
+    """It is compared below where it is."""
+    name = "integrated_gradients_multiscale_03.npz"
+    if not (SHARED / "fixtures" / "integrated_gradients" / name).is_file():
+        pytest.skip(f"{name} is not present beside the checkout")
+    assert any(name == case.values[0].name for case in ig_cases())
+
+
+def game_of(file, dtype, link):
+    if "W" in file:
+        return ej.AverageConsensus(file["W"].astype(dtype), file["b"].astype(dtype), link=link)
+    heads = [
+        {name.lower(): file[f"{name}_{s}"].astype(dtype) for name in ("W1", "b1", "W2", "b2")}
+        for s in range(1, int(file["n_max"]) + 1)
+    ]
+    return ej.MultiScale(ej.models.stack_heads(heads), link=link)
+
+
+@pytest.mark.parametrize("is_double", [False, True])
+@pytest.mark.parametrize("path", ig_cases())
+def test_integrated_gradients_agree_with_another_program(path, is_double):
+    dtype, tolerance = (np.float64, 1e-10) if is_double else (np.float32, 1e-5)
+    rules = {
+        "gausslegendre": 50,
+        "gausslegendre200": 200,
+        "riemann_middle": 50,
+        "riemann_trapezoid": 50,
+    }
+    if path.stem.endswith("tsn_01") and not is_double:
+        del rules["gausslegendre200"]  # a point lies within 1e-8 of a ReLU's kink
+    with jax.enable_x64(is_double), np.load(path, allow_pickle=False) as file:
+        x, baseline = file["features"].astype(dtype), file["baseline"].astype(dtype)
+        logits = score_function(game_of(file, dtype, "identity"))
+        target, c = int(file["target"]), int(file["n_classes"])
+
+        def both(x):
+            return jnp.concatenate([logits(x), jax.nn.softmax(logits(x))])
+
+        @jax.jit
+        def explain(x):
+            both_of = functools.partial(
+                integrated_gradients, both, x, [target, c + target], baseline=baseline
+            )
+            return both(x), {
+                method: both_of(steps=steps, rule=method.removesuffix("200"), return_gap=True)
+                for method, steps in rules.items()
+            }
+
+        output, results = explain(x)
+        for k, prefix in enumerate(("logits", "softmax")):
+            assert rel_max(output[k * c : (k + 1) * c], file[f"{prefix}_output"]) < tolerance
+            for method, (a, gaps) in results.items():
+                got, gap, expected = a[..., k], gaps[k], f"{prefix}_{method}"
+                assert got.dtype == dtype and got.shape == x.shape
+                assert rel_max(got, file[f"{expected}_full"]) < tolerance
+                assert rel_max(per_element(got), file[f"{expected}_mean"]) < tolerance
+                assert rel_max(per_element(got, "sum"), file[f"{expected}_sum"]) < tolerance
+                scale = np.abs(file[f"{prefix}_output"]).max()
+                assert abs(gap + file[f"{expected}_delta"]) < tolerance * scale
+        if "project_wrapper_f32" in file and not is_double:
+            got = per_element(results["gausslegendre"][0][..., 0])
+            assert rel_max(got, file["project_wrapper_f32"]) < tolerance
+
+
+# Identities
+
+
+def test_gap_vanishes_with_steps_and_gauss_legendre_is_the_fastest(rng, x64):
+    fn, x = smooth_fn(rng, np.float64)
+    explain = functools.partial(integrated_gradients, fn, x, return_gap=True)
+    gaps = {
+        rule: [
+            float(np.abs(explain(rule=integration_rule(rule, k, exact=True))[1]).max())
+            for k in (4, 16, 64)
+        ]
+        for rule in RULES
+    }
+    assert gaps["gausslegendre"][2] < 1e-13
+    for rule, (few, more, most) in gaps.items():
+        if rule != "gausslegendre":
+            assert few > more > most > gaps["gausslegendre"][2], rule
+    ends_count_half = [gaps[rule][2] for rule in ("trapezoid", "riemann_middle")]
+    assert max(ends_count_half) < gaps["riemann_left"][2] / 10
+
+
+@pytest.mark.parametrize("target", [2, [0, 2], None])
+def test_gap_is_what_the_sum_does_not_account_for(rng, x64, target):
+    fn, x = smooth_fn(rng, np.float64)
+    baseline = rng.normal(size=(D,))
+    a, gap = integrated_gradients(
+        fn, x, target, baseline=baseline, steps=2, rule="riemann_left", return_gap=True
+    )
+    start = jnp.broadcast_to(jnp.asarray(baseline), x.shape)
+    chosen = np.arange(C) if target is None else np.asarray(target)
+    np.testing.assert_allclose(gap, (fn(x) - fn(start))[chosen] - a.sum((0, 1)), atol=1e-14)
+    assert np.abs(gap).max() > 1e-3
+
+
+def test_a_linear_model_is_explained_exactly_by_one_step(rng, x64):
+    w, b = rng.normal(size=(N * D, C)), rng.normal(size=C)
+    x, baseline = rng.normal(size=(2, N, D))
+
+    def fn(x):
+        return x.reshape(-1) @ jnp.asarray(w) + jnp.asarray(b)
+
+    expected = (x - baseline)[..., None] * w.reshape(N, D, C)
+    for rule in ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle"):
+        got, gap = integrated_gradients(
+            fn, x, baseline=baseline, steps=1, rule=rule, return_gap=True
+        )
+        np.testing.assert_allclose(got, expected, atol=1e-14)
+        np.testing.assert_allclose(gap, 0, atol=1e-13)
+    np.testing.assert_allclose(
+        integrated_gradients(fn, x, baseline=baseline, steps=2, rule="trapezoid"), expected
+    )
+    np.testing.assert_allclose(gradient(fn, x), w.reshape(N, D, C))
+    np.testing.assert_allclose(gradient_x_input(fn, x), x[..., None] * w.reshape(N, D, C))
+
+
+def test_without_biases_relu_networks_make_it_gradient_x_input(rng, x64):
+    w, v = rng.normal(size=(N * D, 8)), rng.normal(size=(8, C))
+
+    def fn(x):
+        return jax.nn.relu(x.reshape(-1) @ jnp.asarray(w)) @ jnp.asarray(v)
+
+    x = rng.normal(size=(N, D))
+    got = integrated_gradients(fn, x, rule=integration_rule("gausslegendre", 3, exact=True))
+    np.testing.assert_allclose(got, gradient_x_input(fn, x), atol=1e-13)
+    np.testing.assert_allclose(gradient_x_input(fn, x).sum((0, 1)), fn(jnp.asarray(x)))
+
+
+def test_integration_rules_integrate():
+    rule_of = functools.partial(integration_rule, exact=True)
+    for rule in RULES:
+        points, weights = rule_of(rule, 8)
+        assert np.all(np.diff(points) > 0) and points[0] >= 0 and points[-1] <= 1
+        total = 7 / 8 if rule == "riemann_trapezoid" else 1
+        np.testing.assert_allclose(weights.sum(), total, rtol=1e-14)
+        for steps in (2, 8, 49, 50):
+            for single, double in zip(
+                integration_rule(rule, steps), rule_of(rule, steps), strict=True
+            ):
+                np.testing.assert_allclose(single, double, rtol=0, atol=6e-8)
+    points, weights = rule_of("gausslegendre", 4)
+    np.testing.assert_allclose([weights @ points**k for k in range(8)], 1 / np.arange(1, 9))
+    np.testing.assert_allclose(rule_of("riemann_left", 4)[0], [0, 1 / 4, 1 / 2, 3 / 4])
+    np.testing.assert_allclose(rule_of("riemann_right", 4)[0], [1 / 4, 1 / 2, 3 / 4, 1])
+    np.testing.assert_allclose(rule_of("riemann_middle", 2)[0], [1 / 4, 3 / 4])
+    np.testing.assert_allclose(rule_of("trapezoid", 3)[1], [1 / 4, 1 / 2, 1 / 4])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 1000])
+def test_batches_of_steps_change_nothing(rng, x64, batch_size):
+    fn, x = smooth_fn(rng, np.float64)
+    for target in (1, None):
+        whole = integrated_gradients(fn, x, target, baseline=0.5, steps=7)
+        part = integrated_gradients(fn, x, target, baseline=0.5, steps=7, batch_size=batch_size)
+        np.testing.assert_allclose(part, whole, atol=1e-15)
+        noisy = functools.partial(smooth_grad, fn, x, target, key=jax.random.key(1), sigma=0.3)
+        np.testing.assert_allclose(
+            noisy(samples=11, batch_size=batch_size), noisy(samples=11), atol=1e-15
+        )
+
+
+def test_repeated_points_that_fill_a_batch_put_nothing_new_to_the_function():
+    """Where the function has no finite gradient beyond the last point, the sum is still finite."""
+
+    def fn(x):
+        return jnp.sqrt(1 - x)  # infinite slope at 1, which "riemann_left" never sees
+
+    x = jnp.ones(2)
+    got = integrated_gradients(fn, x, 0, steps=5, rule="riemann_left", batch_size=3)
+    assert np.isfinite(got).all()
+
+
+def test_gradient_is_that_of_finite_differences(rng, x64):
+    fn, x = smooth_fn(rng, np.float64)
+    step, expected = 1e-6, np.zeros((N, D, C))
+    for i in range(N):
+        for d in range(D):
+            moved = np.zeros((N, D))
+            moved[i, d] = step
+            expected[i, d] = (fn(x + moved) - fn(x - moved)) / (2 * step)
+    np.testing.assert_allclose(gradient(fn, x), expected, atol=1e-9)
+    np.testing.assert_allclose(gradient(fn, x, 1), expected[..., 1], atol=1e-9)
+    np.testing.assert_allclose(gradient(fn, x, [2, 0]), expected[..., [2, 0]], atol=1e-9)
+
+
+def test_smooth_grad_without_noise_is_the_gradient(rng, x64):
+    fn, x = smooth_fn(rng, np.float64)
+    for target in (0, None):
+        got = smooth_grad(fn, x, target, key=jax.random.key(0), sigma=0, samples=3)
+        np.testing.assert_allclose(got, gradient(fn, x, target), atol=1e-15)
+
+
+def test_smooth_grad_is_the_mean_over_noise(rng, x64):
+    """Of x**3 / 3 the smoothed slope is x**2 + sigma**2."""
+    x, sigma = rng.normal(size=(1, 4)), np.array([[0.1, 0.5, 1.0, 0.0]])
+    got = smooth_grad(
+        lambda x: x.reshape(-1) ** 3 / 3,
+        x,
+        key=jax.random.key(0),
+        sigma=sigma,
+        samples=20_000,
+    )
+    slopes = np.asarray(got)[0, np.arange(4), np.arange(4)]
+    error = np.sqrt(4 * x**2 * sigma**2 + 2 * sigma**4)[0] / np.sqrt(20_000)  # of the mean
+    assert np.all(np.abs(slopes - (x**2 + sigma**2)[0]) <= 4 * error + 1e-12)
+    again = smooth_grad(lambda x: x[0], x, key=jax.random.key(0), sigma=1.0, samples=2)
+    np.testing.assert_allclose(again[0], np.eye(4))
+
+
+# Grad-CAM
+
+
+def plain_cam(a, gradients, over):
+    """Grad-CAM by loops: a (n, ..., D), gradients like it for one class."""
+    flat, slope = a.reshape(len(a), -1, a.shape[-1]), gradients.reshape(len(a), -1, a.shape[-1])
+    out = np.zeros(flat.shape[:2])
+    for i in range(flat.shape[0]):
+        for p in range(flat.shape[1]):
+            for d in range(flat.shape[2]):
+                alpha = slope[..., d].mean() if over == "sequence" else slope[i, :, d].mean()
+                out[i, p] += alpha * flat[i, p, d]
+    return out.reshape(a.shape[:-1])
+
+
+@pytest.mark.parametrize("over", ["sequence", "element"])
+@pytest.mark.parametrize("shape", [(N, D), (2, 3, 2, D)])
+def test_grad_cam_is_its_plain_twin(rng, x64, shape, over):
+    w, x = rng.normal(size=(np.prod(shape), C)), rng.normal(size=shape)
+
+    def fn(x):
+        return jnp.tanh(x.reshape(-1) @ jnp.asarray(w))
+
+    everything = np.asarray(gradient(fn, x))
+    expected = np.stack([plain_cam(x, everything[..., c], over) for c in range(C)], axis=-1)
+    np.testing.assert_allclose(grad_cam(fn, x, over=over), expected, atol=1e-13)
+    np.testing.assert_allclose(grad_cam(fn, x, 1, over=over), expected[..., 1], atol=1e-13)
+    assert expected.min() < 0 < expected.max()
+    rectified = grad_cam(fn, x, over=over, relu=True)
+    np.testing.assert_allclose(rectified, np.maximum(expected, 0), atol=1e-13)
+
+
+def test_grad_cam_of_features_over_each_element_is_gradient_x_input(rng, x64):
+    fn, x = smooth_fn(rng, np.float64)
+    np.testing.assert_allclose(
+        grad_cam(fn, x, over="element"), gradient_x_input(fn, x).sum(1), atol=1e-15
+    )
+
+
+class Block(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(nn.Conv(self.width, (3, 3, 3), name="conv", param_dtype=x.dtype)(x))
+
+
+class ClipNet(nn.Module):
+    """A clip (t, h, w, c) to logits (C,), with nested, shared and array-less layers."""
+
+    @nn.compact
+    def __call__(self, clip, train=True):
+        x = Block(4, name="first")(clip)
+        again = Block(4, name="shared")
+        x = again(again(x))
+        x = nn.remat(Block)(5, name="last")(x)
+        x = self.pooled(x)
+        return nn.Dense(C, name="head", param_dtype=x.dtype)(x * (2 if train else 1))
+
+    def pooled(self, x):
+        return jnp.tanh(x).mean((0, 1, 2))
+
+
+@pytest.fixture
+def clip_net(rng, x64):
+    clip = jnp.asarray(rng.normal(size=(3, 5, 4, 2)))
+    model = ClipNet()
+    return model, model.init(jax.random.key(0), clip), clip
+
+
+def conv(x, params):
+    kernel, bias = params["conv"]["kernel"], params["conv"]["bias"]
+    layout = ("NDHWC", "DHWIO", "NDHWC")
+    y = jax.lax.conv_general_dilated(x[None], kernel, (1,) * 3, "SAME", dimension_numbers=layout)
+    return jax.nn.relu(y[0] + bias.reshape(1, 1, 1, -1))
+
+
+def by_hand(params, x, start):
+    """The rest of `ClipNet` from the output of layer `start` on."""
+    for layer in ["first", "shared", "shared", "last"][start:]:
+        x = conv(x, params[layer])
+    return jnp.tanh(x).mean((0, 1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+@pytest.mark.parametrize("target", [1, None, [2, 0]])
+@pytest.mark.parametrize(
+    ("layer", "call", "depth"),
+    [("first", None, 1), ("shared", 0, 2), ("shared", 1, 3), ("last", None, 4)],
+)
+def test_grad_cam_at_a_layer_is_that_of_the_network_in_two_halves(
+    clip_net, layer, call, depth, target
+):
+    model, variables, clip = clip_net
+    params = variables["params"]
+    a = clip
+    for name in ["first", "shared", "shared", "last"][:depth]:
+        a = conv(a, params[name])
+    expected = grad_cam(lambda a: by_hand(params, a, depth), a, target)
+    got = grad_cam_at(model, variables, clip, target, layer=layer, call=call, train=False)
+    assert got.shape == expected.shape
+    assert got.shape[:3] == (3, 5, 4)
+    np.testing.assert_allclose(got, expected, atol=1e-14)
+    twice = grad_cam_at(model, variables, clip, target, layer=layer, call=call)
+    np.testing.assert_allclose(twice, 2 * expected, atol=1e-14)  # kwargs reach the model
+
+
+def test_grad_cam_at_leaves_nothing_behind_and_runs_compiled(clip_net):
+    model, variables, clip = clip_net
+    before = model.apply(variables, clip)
+    explain = functools.partial(grad_cam_at, model, layer="first/conv")
+    plain = explain(variables, clip, 0)
+    np.testing.assert_array_equal(model.apply(variables, clip), before)
+    assert set(variables) == {"params"}
+    chex.clear_trace_counter()
+    compiled = jax.jit(chex.assert_max_traces(lambda v, x, c: explain(v, x, c), n=1))
+    np.testing.assert_allclose(compiled(variables, clip, 0), plain, atol=1e-14)
+    np.testing.assert_allclose(compiled(variables, clip, 1), explain(variables, clip, 1))
+    batch = jax.vmap(lambda x: explain(variables, x, 0))(jnp.stack([clip, clip]))
+    np.testing.assert_allclose(batch[1], plain, atol=1e-14)
+
+
+def test_grad_cam_at_other_methods_and_behind_a_head(rng, x64):
+    """The frame encoder's convolutions are calls of one method; features go on to a game."""
+    from esv_jax.models import FrameCNN
+
+    model = FrameCNN(6, (3, 4, 4, 4))
+    frames = jnp.asarray(rng.uniform(size=(2, 64, 64, 3)))
+    variables = model.init(jax.random.key(0), frames)
+    game = ej.AverageConsensus(rng.normal(size=(6, C)), rng.normal(size=C))
+    head = score_function(game)
+    maps = grad_cam_at(
+        model, variables, frames, layer="_convolution", call=2, head=head, over="element"
+    )
+    assert maps.shape == (2, 4, 4, C)
+    assert per_element(maps, class_axis=True).shape == (2, C)
+    features = grad_cam_at(model, variables, frames, layer="__call__", head=head)
+    np.testing.assert_allclose(features, grad_cam(head, model.apply(variables, frames)))
+
+
+def test_grad_cam_at_says_what_is_wrong(clip_net):
+    model, variables, clip = clip_net
+    explain = functools.partial(grad_cam_at, model, variables, clip, 0)
+    with pytest.raises(
+        ValueError, match=r"layer: expected a layer .* got 'frist'. Did you mean 'f"
+    ):
+        explain(layer="frist")
+    with pytest.raises(ValueError, match=r"'shared', called 2 times. Give call, 0 to 1"):
+        explain(layer="shared")
+    with pytest.raises(ValueError, match=r"call: expected a call in 0..1, got 2"):
+        explain(layer="shared", call=2)
+    with pytest.raises(ValueError, match=r"layer: expected an output of shape \(n, ..., D\), got"):
+        explain(layer="pooled")
+    with pytest.raises(TypeError, match="layer: expected a name, got int"):
+        explain(layer=1)
+    with pytest.raises(TypeError, match="model: expected a Linen module, got function"):
+        grad_cam_at(lambda x: x, variables, clip, 0, layer="first")
+    with pytest.raises(
+        ValueError, match=r"fn: expected scores of shape \(C,\), got shape \(1, 3\)"
+    ):
+        explain(layer="first", head=lambda out: out[None])
+
+
+def test_grad_cam_at_refuses_layers_of_a_lifted_loop(x64):
+    class Step(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return nn.Dense(D, name="dense", param_dtype=x.dtype)(x), None
+
+    class Loop(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            split = {"params": True}
+            loop = nn.scan(Step, variable_axes={"params": 0}, split_rngs=split, length=3)
+            return loop(name="loop")(x, None)[0].mean(0)
+
+    x = jnp.ones((N, D))
+    variables = Loop().init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="layer: expected"):
+        grad_cam_at(Loop(), variables, x, layer="loop/dense", call=0)
+
+
+# Games
+
+
+def test_score_function_is_the_whole_sequences_score(rng, x64):
+    game, x, prior, _ = multi_scale_case(rng, 6, 3, n_hidden=1)
+    x = jnp.asarray(x)
+    att = ej.explain(game, x, prior=prior)
+    np.testing.assert_allclose(score_function(game)(x), att.scores, atol=1e-14)
+    logits = score_function(game, "identity")
+    np.testing.assert_allclose(logits(x), direct_logits(game.heads, x), atol=1e-14)
+    mean = ej.AverageConsensus(rng.normal(size=(x.shape[1], C)), rng.normal(size=C))
+    masked = ej.VariableLength(lambda x, mask: mean.row_logits(x, mask[None])[0])
+    for other in (mean, masked):
+        scores = ej.explain(other, x, prior=np.full(C, 1 / C)).scores
+        np.testing.assert_allclose(score_function(other)(x), scores, atol=1e-14)
+
+
+def test_gradients_of_the_definition_are_those_of_the_recurrence(rng, x64):
+    """Eq. (8) and Eq. (9) agree, and so do their gradients."""
+    game, x, _, _ = multi_scale_case(rng, 5, 3)
+    whole = choose_rows(game, np.ones((1, 5), bool))
+    slow = gradient(jax.jit(lambda x: chosen_logits(game, x, whole)[0]), x)
+    np.testing.assert_allclose(gradient(score_function(game, "identity"), x), slow, atol=1e-13)
+
+
+def test_float32_heads_take_double_features_and_the_other_way_round(rng, x64):
+    game, x, _, _ = multi_scale_case(rng, 4, 2)
+    single = ej.MultiScale(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), game.heads))
+    assert gradient(score_function(single), x).dtype == jnp.float64
+    assert gradient(score_function(game), x.astype(np.float32)).dtype == jnp.float32
+
+
+def test_games_that_have_no_gradient_are_refused(rng):
+    x = rng.normal(size=(4, D)).astype(np.float32)
+    box = ej.BlackBox(lambda clips: np.ones((len(clips), C)))
+    with pytest.raises(TypeError, match=r"game: expected a game that JAX can diff.* got BlackBox"):
+        score_function(box)
+    mean = ej.AverageConsensus(np.ones((D, C), np.float32), np.ones(C, np.float32))
+    grouped, _ = group_elements(mean, jnp.asarray(x), np.array([0, 0, 1, 1]))
+    with pytest.raises(TypeError, match=r"got Grouped. Explain its elements"):
+        score_function(grouped)
+    with pytest.raises(TypeError, match=r"got Silent. Write its score as a function of x"):
+        score_function(type("Silent", (), {"link": "identity"})())
+    with pytest.raises(ValueError, match=r"link: expected one of .*Did you mean 'softmax'"):
+        score_function(mean, "sotfmax")
+    with pytest.raises(ValueError, match=r"x: expected shape \(n, D\)"):
+        gradient(score_function(mean), x[:, :2])
+
+
+def test_sequences_too_long_to_enumerate_are_refused(rng):
+    game, x, _, _ = multi_scale_case(rng, 6, 3)
+    x = x.astype(np.float32)
+    with pytest.raises(ValueError, match=r"at most 40 subsequences .* got 41 of 6 elements"):
+        gradient(score_function(game, max_evaluations=40), x)
+    assert gradient(score_function(game, max_evaluations=41), x, 0).shape == x.shape
+
+
+def test_pixels_are_explained_through_a_network(rng):
+    """From the frames of a video, through encoder and heads, to its class."""
+    world = ej.models.load_synthetic_world()
+    fn = score_function(ej.MultiScale(world.trained.heads), "identity")
+    encode = functools.partial(world.encoder.apply, world.encoder.variables)
+    clip = rng.uniform(size=(3, 64, 64, 3)).astype(np.float32)
+    explain = jax.jit(
+        functools.partial(
+            integrated_gradients,
+            lambda clip: fn(encode(clip)),
+            baseline=0.5,
+            return_gap=True,
+            steps=32,
+        )
+    )
+    pixels, gap = explain(clip, 0)
+    assert pixels.shape == clip.shape
+    ends = [fn(encode(jnp.asarray(end)))[0] for end in (clip, np.full_like(clip, 0.5))]
+    change = ends[0] - ends[1]
+    assert abs(gap) < 0.1 * abs(change)
+    total = per_element(pixels, "sum").sum()
+    np.testing.assert_allclose(total + gap, change, atol=1e-3 * abs(change))
+
+
+# Shapes, batches, compilation
+
+
+METHODS: dict[str, Any] = {
+    "gradient": gradient,
+    "gradient_x_input": gradient_x_input,
+    "integrated_gradients": functools.partial(integrated_gradients, steps=5, baseline=0.1),
+    "smooth_grad": functools.partial(smooth_grad, key=jax.random.key(3), sigma=0.2, samples=4),
+    "grad_cam": grad_cam,
+}
+
+
+class Compiled(chex.TestCase):
+    """Every method with and without jit: one class, chosen ones and all agree."""
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_targets_agree(self):
+        fn, x = smooth_fn(np.random.default_rng(0))
+        for name, method in METHODS.items():
+            run = self.variant(functools.partial(method, fn))
+            everything = run(x)
+            assert everything.dtype == x.dtype and everything.shape[-1] == C, name
+            for c in range(C):
+                one = run(x, jnp.asarray(c))
+                np.testing.assert_allclose(one, everything[..., c], atol=1e-6, err_msg=name)
+            some = run(x, jnp.asarray([2, 0, 2]))
+            np.testing.assert_allclose(some, everything[..., [2, 0, 2]], atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_batches_with_a_target_each_compile_once(rng, name):
+    fn, _ = smooth_fn(rng)
+    xs = rng.normal(size=(4, N, D)).astype(np.float32)
+    targets = jnp.asarray([0, 2, 1, 1])
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def batched(xs, targets):
+        return jax.vmap(functools.partial(METHODS[name], fn))(xs, targets)
+
+    got = batched(xs, targets)
+    batched(xs + 1, targets[::-1])
+    for x, target, one in zip(xs, targets, got, strict=True):
+        np.testing.assert_allclose(one, METHODS[name](fn, x, int(target)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_and_double_keep_their_dtype(rng, x64, name):
+    fn, x = smooth_fn(rng, np.float64)
+    assert METHODS[name](fn, x, 0).dtype == jnp.float64
+    half = METHODS[name](lambda x: fn(x.astype(jnp.float64)), x.astype(jnp.float16), 0)
+    assert half.dtype == (jnp.float32 if name == "grad_cam" else jnp.float16)
+
+
+def test_per_element_averages_over_the_rest(rng):
+    a = rng.normal(size=(N, 2, 3, C)).astype(np.float32)
+    np.testing.assert_allclose(per_element(a), a.reshape(N, -1).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(per_element(a, "sum"), a.sum((1, 2, 3)), rtol=1e-4)
+    kept = per_element(a, class_axis=True)
+    np.testing.assert_allclose(kept, a.reshape(N, 6, C).mean(1), rtol=1e-4)
+    np.testing.assert_array_equal(per_element(a[:, 0, 0], class_axis=True), a[:, 0, 0])
+    np.testing.assert_array_equal(per_element(a[:, 0, 0, 0]), a[:, 0, 0, 0])
+    with pytest.raises(ValueError, match=r"attributions: expected shape \(n, ..., K\)"):
+        per_element(a[:, 0, 0, 0], class_axis=True)
+    with pytest.raises(ValueError, match="how: expected one of"):
+        per_element(a, "max")
+
+
+def test_mean_baseline_counts_every_frame_once(rng):
+    short, long = (rng.normal(size=(n, D)).astype(np.float32) for n in (2, 7))
+    expected = np.concatenate([short, long]).mean(0)
+    np.testing.assert_allclose(mean_baseline([short, long]), expected, rtol=1e-5)
+    bank = rng.normal(size=(3, 5, D)).astype(np.float32)
+    np.testing.assert_allclose(mean_baseline(bank), bank.mean((0, 1)), rtol=1e-4)
+    with pytest.raises(ValueError, match="features: expected at least one frame"):
+        mean_baseline([])
+    with pytest.raises(ValueError, match=r"features: expected one width D, got \[3, 4\]"):
+        mean_baseline([short, short[:, :3]])
+    with pytest.raises(ValueError, match="features: expected shape"):
+        mean_baseline(np.zeros((0, D), np.float32))
+
+
+def test_baselines_broadcast_like_the_input(rng):
+    fn, x = smooth_fn(rng)
+    mean = mean_baseline(x)
+    whole = integrated_gradients(fn, x, 0, baseline=jnp.broadcast_to(mean[None], x.shape))
+    np.testing.assert_array_equal(integrated_gradients(fn, x, 0, baseline=mean), whole)
+    zeros = integrated_gradients(fn, x, 0)
+    for nothing in (0, 0.0, np.zeros(D), np.zeros((N, 1), np.float32)):
+        np.testing.assert_array_equal(integrated_gradients(fn, x, 0, baseline=nothing), zeros)
+    same = integrated_gradients(fn, x, 0, baseline=x)
+    np.testing.assert_array_equal(same, np.zeros_like(x))
+
+
+# What is refused
+
+
+def test_questions_of_integrated_gradients(rng):
+    fn, x = smooth_fn(rng)
+    explain = functools.partial(integrated_gradients, fn, x, 0)
+    with pytest.raises(
+        ValueError, match=r"rule: .* got 'gauslegendre'. Did you mean 'gausslegendr"
+    ):
+        explain(rule="gauslegendre")
+    for rule, least in (("gausslegendre", 1), ("trapezoid", 2), ("riemann_trapezoid", 2)):
+        with pytest.raises(ValueError, match=f"steps: expected an integer >= {least}"):
+            explain(rule=rule, steps=least - 1)
+    with pytest.raises(TypeError, match="rule: expected a name or a pair"):
+        explain(rule=None)
+    with pytest.raises(ValueError, match=r"rule: expected points and weights of one shape"):
+        explain(rule=(np.zeros(1), np.zeros(2)))
+    with pytest.raises(TypeError, match="steps: expected an integer, got float"):
+        explain(steps=5.0)
+    with pytest.raises(
+        ValueError, match=r"baseline: .* broadcasts to that of x, \(5, 4\), got \(5"
+    ):
+        explain(baseline=np.zeros(N, np.float32))
+    with pytest.raises(ValueError, match=r"baseline: expected a shape that broadcasts"):
+        explain(baseline=np.zeros((2, N, D), np.float32))
+    with pytest.raises(ValueError, match="baseline: expected finite"):
+        explain(baseline=np.nan)
+    with pytest.raises(TypeError, match="baseline: expected a floating-point array"):
+        explain(baseline=np.zeros(D, np.uint8))
+    with pytest.raises(ValueError, match="batch_size: expected an integer >= 1"):
+        explain(batch_size=0)
+
+
+def test_questions_of_smooth_grad(rng):
+    fn, x = smooth_fn(rng)
+    explain = functools.partial(smooth_grad, fn, x, 0)
+    with pytest.raises(ValueError, match="samples: expected an integer >= 1, got 0"):
+        explain(key=jax.random.key(0), sigma=1.0, samples=0)
+    with pytest.raises(ValueError, match="sigma: expected standard deviations >= 0"):
+        explain(key=jax.random.key(0), sigma=-1)
+    with pytest.raises(ValueError, match="key: expected a PRNG key, got None"):
+        explain(key=None, sigma=1.0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_questions_of_all(rng, name):
+    fn, x = smooth_fn(rng)
+    method = METHODS[name]
+    with pytest.raises(ValueError, match=r"fn: expected scores of shape \(C,\), got shape \(\)"):
+        method(lambda x: fn(x)[0], x, 0)
+    with pytest.raises(ValueError, match=r"got shape \(1, 3\). fn takes one input"):
+        method(lambda x: fn(x)[None], x, 0)
+    with pytest.raises(ValueError, match=r"fn: expected scores of shape .*, got tuple"):
+        method(lambda x: (fn(x), fn(x)), x, 0)
+    with pytest.raises(TypeError, match="fn: expected floating-point scores, got dtype int32"):
+        method(lambda x: jnp.arange(3, dtype=jnp.int32), x, 0)
+    with pytest.raises(TypeError, match="fn: expected a function of x, got ndarray"):
+        method(np.ones(3), x, 0)
+    for target, wrong in ((C, "3"), (-1, "-1"), ([0, 5, -2], "5, -2")):
+        with pytest.raises(ValueError, match=rf"target: expected classes in 0..2, got {wrong}"):
+            method(fn, x, target)
+    with pytest.raises(TypeError, match="target: expected a class, classes or None, got dtype"):
+        method(fn, x, 1.0)
+    with pytest.raises(TypeError, match="target: expected a class, classes or None, got dtype"):
+        method(fn, x, True)
+    with pytest.raises(ValueError, match=r"target: expected one class or shape \(K,\)"):
+        method(fn, x, [[0]])
+    with pytest.raises(TypeError, match=r"x: expected a floating-point array.*Convert it"):
+        method(fn, np.zeros((N, D), np.uint8), 0)
+    with pytest.raises(ValueError, match="x: expected finite values"):
+        method(fn, x.at[1, 2].set(jnp.inf), 0)
+    with pytest.raises(ValueError, match="x: expected at least one number"):
+        method(fn, x[:0], 0)
+    traced = jax.jit(functools.partial(method, fn))(x, jnp.asarray(C))
+    assert np.isnan(traced).all()
+
+
+def test_questions_of_grad_cam(rng):
+    fn, x = smooth_fn(rng)
+    with pytest.raises(ValueError, match=r"over: expected one of 'sequence', 'element', got 'elem"):
+        grad_cam(fn, x, over="elements")
+    with pytest.raises(ValueError, match=r"x: expected shape \(n, ..., D\), got \(20,\)"):
+        grad_cam(lambda x: fn(x.reshape(N, D)), x.reshape(-1))
+
+
+def test_the_names_that_other_peoples_scripts_rely_on():
+    assert ej.gradients.integrated_gradients is integrated_gradients
+    assert set(ej.gradients.__all__) >= {"grad_cam", "grad_cam_at", "smooth_grad", "per_element"}
