@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -86,10 +87,13 @@ def _expect_place(target: Path) -> None:
     if not folder.is_dir():
         got, way_out = f"no {str(folder)!r}", "Make it first."
         raise FileNotFoundError(message("path", "an existing folder", got, way_out))
+    try:
+        mode = target.stat().st_mode  # asked once: another writer may replace the file meanwhile
+    except OSError:  # nothing there yet; a place that cannot be entered tells so on writing
+        return
     got = f"the folder {str(target)!r}"
-    expect(not target.is_dir(), "path", "a file", got, "Add a file name.")
-    got = f"the device or pipe {str(target)!r}"
-    expect(target.is_file() or not target.exists(), "path", "a file", got)
+    expect(not stat.S_ISDIR(mode), "path", "a file", got, "Add a file name.")
+    expect(stat.S_ISREG(mode), "path", "a file", f"the device or pipe {str(target)!r}")
 
 
 def _expect_free(target: Path, overwrite: bool) -> None:

@@ -1,8 +1,5 @@
 """`esv-jax extract` as a user meets it: videos to a feature store, resumed, and what goes wrong."""
 
-import sys
-import types
-
 import numpy as np
 import pytest
 
@@ -185,9 +182,8 @@ def test_pytorch_weights_with_pooled_features(folder, tmp_path, monkeypatch, cap
     state = {f"module.base_model.{k}": v for k, v in rule_state("resnet50", F).items()}
     files = {"good": state, "other": {"model.1.weight": np.zeros((2, 2))}}
     files["short"] = {k: v for k, v in state.items() if not k.endswith("layer4.2.bn3.bias")}
-    fake = types.ModuleType("esv_jax.checkpoints")
-    fake.load_torch = lambda path: files[path.stem]
-    monkeypatch.setitem(sys.modules, "esv_jax.checkpoints", fake)
+    read = {str(tmp_path / f"{name}.pth"): state for name, state in files.items()}
+    monkeypatch.setattr("esv_jax.cli.chosen_model.load_torch", lambda path: read[str(path)])
 
     def extract(name):
         out = tmp_path / "f.hdf"

@@ -111,13 +111,16 @@ def test_relative_names(path, monkeypatch, tmp_path_factory):
     assert path.read_text() == "here"
 
 
-def test_writers_at_the_same_time_leave_one_whole_file(path):
+def test_writers_at_the_same_time_leave_one_whole_file(path, monkeypatch):
     texts = [letter * 50_000 for letter in "abcdefgh"]
     threads = [threading.Thread(target=write, args=(path, text)) for text in texts]
+    failures = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert not failures
     assert path.read_text() in texts
     assert list(path.parent.iterdir()) == [path]
 
