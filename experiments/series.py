@@ -6,16 +6,10 @@ What `japanese_vowels` and `basic_motions` share: settings, the course of a run,
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
-import platform
-import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +23,9 @@ from esv_jax.checks import expect, expect_int
 from experiments import series_figures as figures
 from experiments import series_measures as measures
 from experiments import series_report as report
+from experiments.records import as_json, sha256, surroundings, write_json
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
-_VERSIONS = ("esv-jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,14 +150,14 @@ def run(experiment: Experiment, settings: Settings) -> dict[str, Any]:
         "experiment": experiment.name,
         "claims": report.claims(experiment.expected_accuracy, accuracy, discarded, gap),
         "seed": settings.seed,
-        "settings": _as_json(settings),
+        "settings": as_json(settings),
         "training": {
             **dataclasses.asdict(config),
             "epochs": len(model.history.train_loss),
             "best_epoch": model.history.best_epoch,
         },
         "weights_digest": ej.models.model_digest(model),
-        "data": {path.name: _sha256(path) for path in (train_path, test_path)},
+        "data": {path.name: sha256(path) for path in (train_path, test_path)},
         "n_train": len(train),
         "n_test": len(subject.labels),
         "lengths": [int(subject.lengths.min()), int(subject.lengths.max())],
@@ -171,10 +165,7 @@ def run(experiment: Experiment, settings: Settings) -> dict[str, Any]:
         "efficiency_gap": gap,
         "agreement": measures.agreement(same, exact, subject.labels, settings.max_subsequences),
         "discard": discarded,
-        "versions": {name: metadata.version(name) for name in _VERSIONS}
-        | {"python": platform.python_version()},
-        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
-        "cpu_cores": len(os.sched_getaffinity(0)),
+        **surroundings(),
         "wall_seconds": {name: round(value, 2) for name, value in seconds.items()},
     }
     _save(settings.out / "exact.nc", subject, exact, elements, settings, "Exact()")
@@ -183,7 +174,7 @@ def run(experiment: Experiment, settings: Settings) -> dict[str, Any]:
     figures.plot_accuracy(accuracy, settings.out / "accuracy_by_elements.png", title)
     figures.plot_discard(discarded, settings.out / "discard.png", title)
     figures.plot_examples(subject, elements, exact, settings.out)
-    _write(settings.out / "summary.json", json.dumps(summary, indent=1, allow_nan=False))
+    write_json(settings.out / "summary.json", summary)
     return summary
 
 
@@ -241,28 +232,9 @@ def _save(
         class_names=subject.model.class_names,
         labels=subject.labels,
         element_index=elements,
-        settings={"estimator": estimator, "weights_digest": digest, **_as_json(settings)},
+        settings={"estimator": estimator, "weights_digest": digest, **as_json(settings)},
         overwrite=True,
     )
-
-
-def _as_json(settings: Settings) -> dict[str, Any]:
-    fields = dataclasses.asdict(settings)
-    return {name: str(v) if isinstance(v, Path) else v for name, v in fields.items()}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_text(text + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ import esv_jax as ej
 from esv_jax.checks import expect_int
 from esv_jax.files import make_folder
 from experiments import synthetic_world as world
+from experiments.records import as_json, surroundings, write_json
 
 METHODS = ("ESV", "uniform", "centre-out", "random")
 MEASURES = ("precision@k", "Spearman")
@@ -104,7 +105,7 @@ def run(settings: Settings) -> dict[str, Any]:
         "experiment": "synthetic_evidence",
         "claims": [claim(name, intervals[name]) for name in MEASURES],
         "seed": settings.seed,
-        "settings": world.as_json(settings),
+        "settings": as_json(settings),
         "weights_digest": ej.models.video_model_digest(model),
         "n_clips": int(mixed.sum()),
         "n_left_out": int((~mixed).sum()),
@@ -123,9 +124,9 @@ def run(settings: Settings) -> dict[str, Any]:
             for c, name in enumerate(videos.class_names)
         },
         "wall_seconds": round(time.perf_counter() - start, 1),
-        **world.surroundings(),
+        **surroundings(),
     }
-    world.write_json(settings.out / "summary.json", summary)
+    write_json(settings.out / "summary.json", summary)
     return summary
 
 

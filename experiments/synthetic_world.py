@@ -15,15 +15,11 @@ the clips have lengths (8, 20, 32, 57) of which only one occurs in training.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +32,16 @@ from tqdm import tqdm
 
 import esv_jax as ej
 from esv_jax.checks import expect_int
-from esv_jax.files import atomic_path, expect_writable, make_folder
+from esv_jax.files import expect_writable, make_folder
 from esv_jax.models import FrameEncoder, HeadStack, MultiScaleHeads, TrainedModel, VideoModel
 from esv_jax.models.evaluation import draw_subsequences
 from esv_jax.models.frame_cnn import FrameCNN
+from experiments.records import as_json, surroundings, write_json
 
 N = 8  # frames taken of every clip
 TRAIN_LENGTHS = (16, 24, 32, 48)
 TEST_LENGTHS = (8, 20, 32, 57)
 CLAIMED = 0.95
-VERSIONS = ("esv-jax", "jax", "jaxlib", "flax", "optax", "numpy")
 PACKAGED = Path(ej.__file__).parent / "models" / "assets" / "synthetic_world.safetensors"
 
 
@@ -260,28 +256,6 @@ def accuracy(model: VideoModel, t: int, settings: Settings) -> dict[str, Any]:
         "accuracy_of_pairs": float(partner.mean()),
         "accuracy_by_class": by_class,
     }
-
-
-def as_json(settings: Any) -> dict[str, Any]:
-    """The settings as plain values."""
-    fields = dataclasses.asdict(settings)
-    return {name: str(v) if isinstance(v, Path) else v for name, v in fields.items()}
-
-
-def surroundings() -> dict[str, Any]:
-    """Versions and machine."""
-    return {
-        "versions": {name: metadata.version(name) for name in VERSIONS}
-        | {"python": platform.python_version()},
-        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
-        "cpu_cores": len(os.sched_getaffinity(0)),
-    }
-
-
-def write_json(path: Path, summary: dict[str, Any]) -> None:
-    """Write a file complete or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
 
 def table(summary: dict[str, Any]) -> str:
