@@ -24,14 +24,21 @@ def as_json(settings: Any) -> dict[str, Any]:
     return {name: str(v) if isinstance(v, Path) else v for name, v in fields.items()}
 
 
-def surroundings() -> dict[str, Any]:
-    """Versions and machine."""
+def surroundings(*also: str) -> dict[str, Any]:
+    """Versions, those of further packages included (None where absent), and machine."""
     return {
-        "versions": {name: metadata.version(name) for name in VERSIONS}
+        "versions": {name: _version(name) for name in (*VERSIONS, *also)}
         | {"python": platform.python_version()},
         "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
         "cpu_cores": len(os.sched_getaffinity(0)),
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def sha256(path: Path) -> str:

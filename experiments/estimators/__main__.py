@@ -27,14 +27,9 @@ Claims:
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,11 +39,11 @@ from tqdm import tqdm
 
 import esv_jax as ej
 from esv_jax.checks import expect_int
-from esv_jax.files import atomic_path, make_folder
+from esv_jax.files import make_folder
 from experiments.estimators import figures, games, measures, peers, report, row_games
+from experiments.records import as_json, sha256, surroundings, write_json
 
 _FILE = "temporal_order.npz"
-_VERSIONS = ("esv-jax", "jax", "jaxlib", "flax", "optax", "numpy", "shapiq")
 _WITH_PEERS = ("temporal", "rough", "network", "rough_network")
 Name = Literal["temporal", "rough", "vowels", "long", "network", "rough_network"]
 
@@ -129,20 +124,16 @@ def run(settings: Settings) -> dict[str, Any]:
         "experiment": "estimators",
         "claims": report.claims(found),
         "seed": settings.seed,
-        "settings": _as_json(settings),
+        "settings": as_json(settings),
         "games": found,
         "left_out": left_out,
-        "data": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in data},
-        "versions": {name: _version(name) for name in _VERSIONS}
-        | {"python": platform.python_version()},
-        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
-        "cpu_cores": len(os.sched_getaffinity(0)),
+        "data": {path.name: sha256(path) for path in data},
         "wall_seconds": round(time.perf_counter() - start, 1),
+        **surroundings("shapiq"),
     }
     figures.plot_errors(found, settings.out / "error.png")
     figures.plot_coverage(found, settings.out / "coverage.png")
-    with atomic_path(settings.out / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_json(settings.out / "summary.json", summary)
     return summary
 
 
@@ -205,22 +196,7 @@ def _estimators(case: games.Case, settings: Settings) -> list[Any]:
         if case.name in _WITH_PEERS and settings.peer_sequences:
             tenth = measures.matched_pool(case.n, case.game.n_scales, peers.all_heads(case) / 10)
             pools = tuple(sorted({*pools, tenth}))
-    surrogates = [ej.Surrogate(pool) for pool in pools]
-    # Where a pool is too small for the default to model pairs, it is asked to as well.
-    pairs = [ej.Surrogate(p, order=2) for p in pools if 2 * p < case.n * (case.n + 1) // 2 <= 4 * p]
-    return [*(ej.Constructive(*b) for b in budgets), *pairs, *surrogates]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _as_json(settings: Settings) -> dict[str, Any]:
-    fields = dataclasses.asdict(settings)
-    return {name: str(v) if isinstance(v, Path) else v for name, v in fields.items()}
+    return [*(ej.Constructive(*b) for b in budgets), *(ej.Surrogate(p) for p in pools)]
 
 
 if __name__ == "__main__":
