@@ -1,0 +1,305 @@
+"""Rules: how a linear layer shares the relevance of its outputs out among its inputs.
+
+In what follows x are a layer's inputs, w its weights, b its biases, z = sum_i x_i w_ij + b_j its
+outputs and R_j their relevance; v+ = max(v, 0), v- = min(v, 0). Denominators are stabilised:
+stab(z) = z + s sign(z) with sign(0) = 1; without a stabiliser, s = 0, what would be divided by
+zero gets nothing. Without biases (the default) b is left out of the denominators, and relevance
+is conserved up to the stabiliser.
+
+Each product with w here is one pass of the layer, each product with its transpose a backward
+pass, which cost about the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from esv_jax.checks import expect
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer:
+    """A linear layer at work: what a rule may ask.
+
+    Attributes:
+      name: of the layer, for messages. kind: "dense" or "conv".
+      x: its inputs. weight: w, a batch norm's scale included.
+      product: (x, w) -> outputs without bias, linear in both.
+      out: outputs with bias. bias: (of the shape of the outputs), or None.
+      use_bias: whether biases take their share of the denominators.
+      stabilizer: s of stab, >= 0.
+      is_positive: whether x >= 0 for certain, after a ReLU for example.
+      low, high: bounds of x, where a rule asked for them.
+    """
+
+    name: str
+    kind: str
+    x: Array
+    weight: Array
+    product: Callable[[Array, Array], Array]
+    out: Array
+    bias: Array | None
+    use_bias: bool
+    stabilizer: float
+    is_positive: bool
+    low: Array | None = None
+    high: Array | None = None
+
+    def back(self, s: Array, weight: Array) -> Array:
+        """The transposed product of s, like the outputs, with a weight: like x."""
+        like_x = jax.ShapeDtypeStruct(self.x.shape, self.x.dtype)
+        return jax.linear_transpose(lambda x: self.product(x, weight), like_x)(s)[0]
+
+    def share(self, relevance: Array, z: Array, stabilizer: float | None = None) -> Array:
+        """relevance / stab(z)."""
+        return stabilised_ratio(relevance, z, self.stabilizer if stabilizer is None else stabilizer)
+
+    def biased(self, z: Array, part: Callable[[Array], Array]) -> Array:
+        """z plus a part of the biases, where they are used."""
+        return z if self.bias is None or not self.use_bias else z + part(self.bias)
+
+    @property
+    def denominator(self) -> Array:
+        """The outputs, without bias where biases are not used."""
+        return self.out if self.use_bias or self.bias is None else self.out - self.bias
+
+
+class Rule(Protocol):
+    """Any function of a layer and its outputs' relevance; gives that of its inputs."""
+
+    def __call__(self, layer: Layer, relevance: Array) -> Array:
+        """Relevance of the inputs, like `layer.x`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Epsilon:
+    """R_i = sum_j x_i w_ij R_j / stab(z_j), with epsilon in the place of the stabiliser.
+
+    A larger epsilon takes relevance away from weak outputs. Source: Bach et al. (2015), Eq. (58).
+    Cost: one backward pass.
+    """
+
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Refuse a negative epsilon."""
+        _expect_not_negative("epsilon", self.epsilon)
+
+    def __call__(self, layer: Layer, relevance: Array) -> Array:
+        """See `Rule`."""
+        s = layer.share(relevance, layer.denominator, self.epsilon)
+        return layer.x * layer.back(s, layer.weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class AlphaBeta:
+    """alpha times the share in what is positive, less beta times that in what is negative.
+
+        R_i = alpha sum_j (x_i w_ij)+ R_j / stab(sum_i (x_i w_ij)+ + b_j+)
+             - beta sum_j (x_i w_ij)- R_j / stab(sum_i (x_i w_ij)- + b_j-)
+
+    Conserves relevance for alpha - beta = 1. Source: Bach et al. (2015), Eq. (60).
+    Cost: of inputs >= 0 two passes for each of alpha and beta that is not 0, else four.
+    """
+
+    alpha: float = 2.0
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse negative numbers, and a pair that does not conserve relevance."""
+        _expect_not_negative("alpha", self.alpha)
+        _expect_not_negative("beta", self.beta)
+        fits = abs(self.alpha - self.beta - 1) < 1e-6
+        got = f"alpha={self.alpha:g}, beta={self.beta:g}"
+        expect(fits, "AlphaBeta", "alpha - beta = 1", got, "Try AlphaBeta(2, 1).")
+
+    def __call__(self, layer: Layer, relevance: Array) -> Array:
+        """See `Rule`."""
+        w = layer.weight
+        found = _signed_share(layer, relevance, _positive(w), _negative(w), _positive)
+        if self.alpha != 1:
+            found = self.alpha * found
+        if self.beta == 0:
+            return found
+        return found - self.beta * _signed_share(
+            layer, relevance, _negative(w), _positive(w), _negative
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ZPlus:
+    """Only what is positive counts: AlphaBeta(1, 0), the z+ rule of deep Taylor decomposition.
+
+    Source: Montavon et al. (2017), Eq. (16). Cost: of inputs >= 0 two passes, else four.
+    """
+
+    def __call__(self, layer: Layer, relevance: Array) -> Array:
+        """See `Rule`."""
+        return AlphaBeta(1.0, 0.0)(layer, relevance)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gamma:
+    """The epsilon rule with weights of the output's sign made larger: w + gamma w+.
+
+    Where z_j > 0 contributions that are positive count 1 + gamma times, where z_j < 0 those that
+    are negative; where z_j = 0 nothing is passed on. The sign is that of the output with its bias.
+    Source: Montavon et al. (2019), Table 10.1; for inputs and outputs of either sign as in
+    Andeol et al. (2021). Cost: of inputs >= 0 two forward and two backward passes, else eight.
+    """
+
+    gamma: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Refuse a negative gamma."""
+        _expect_not_negative("gamma", self.gamma)
+
+    def __call__(self, layer: Layer, relevance: Array) -> Array:
+        """See `Rule`."""
+        w, gamma = layer.weight, self.gamma
+        more_positive = w + gamma * _positive(w)
+        more_negative = w + gamma * _negative(w)
+        found = jnp.zeros_like(layer.x)
+        for sign, grown, shrunk, part in (
+            (layer.out > 0, more_positive, more_negative, _positive),
+            (layer.out < 0, more_negative, more_positive, _negative),
+        ):
+            own = jnp.where(sign, relevance, 0)
+            found = found + _signed_share(layer, own, grown, shrunk, _grown(gamma, part))
+        return found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ZBox:
+    """For the first layer, whose inputs lie in a box: low <= x <= high.
+
+        R_i = sum_j (x_i w_ij - low_i w_ij+ - high_i w_ij-) R_j / stab(their sum over i)
+
+    The bounds are those of the input of the function, such as 0 and 1, or (c,) per channel: what
+    the function does to its input before the first layer (subtract a mean, divide, reshape) is
+    done to them as well. Biases cancel. Source: Montavon et al. (2017), Eq. (17).
+    Cost: five passes.
+    """
+
+    low: Any
+    high: Any
+
+    def __call__(self, layer: Layer, relevance: Array) -> Array:
+        """See `Rule`."""
+        x, w, low, high = layer.x, layer.weight, layer.low, layer.high
+        assert low is not None
+        assert high is not None
+        positive, negative = _positive(w), _negative(w)
+        bias = 0 if layer.bias is None else layer.bias
+        z = layer.out - bias - layer.product(low, positive) - layer.product(high, negative)
+        s = layer.share(relevance, z)
+        found = x * layer.back(s, w)
+        return found - low * layer.back(s, positive) - high * layer.back(s, negative)
+
+
+@dataclasses.dataclass(frozen=True)
+class WSquare:
+    """By the squares of the weights, whatever the inputs: R_i = sum_j w_ij**2 R_j / stab(sum).
+
+    With biases, b_j**2 is in the sum. Source: Montavon et al. (2017), Eq. (13). Cost: two passes.
+    """
+
+    def __call__(self, layer: Layer, relevance: Array) -> Array:
+        """See `Rule`."""
+        return _by_weight(layer, relevance, layer.weight**2, jnp.square)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flat:
+    """To all inputs alike, as if all weights were one. Source: Lapuschkin et al. (2019).
+
+    Cost: two passes.
+    """
+
+    def __call__(self, layer: Layer, relevance: Array) -> Array:
+        """See `Rule`."""
+        return _by_weight(layer, relevance, jnp.ones_like(layer.weight), jnp.zeros_like)
+
+
+@dataclasses.dataclass(frozen=True)
+class WPlus:
+    """By positive weights, the sign of x kept: R_i = sum_j x_i w_ij+ R_j / stab(sum_i x_i w_ij+).
+
+    Of inputs >= 0 it is `ZPlus` without biases. Cost: two passes.
+    """
+
+    def __call__(self, layer: Layer, relevance: Array) -> Array:
+        """See `Rule`."""
+        w = _positive(layer.weight)
+        s = layer.share(relevance, layer.product(layer.x, w))
+        return layer.x * layer.back(s, w)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """Through unchanged, for a layer whose outputs stand for its inputs one by one."""
+
+    def __call__(self, layer: Layer, relevance: Array) -> Array:
+        """See `Rule`."""
+        got = f"inputs {layer.x.shape} and outputs {layer.out.shape} of {layer.name}"
+        fits = layer.x.shape == layer.out.shape
+        expect(fits, "Pass", "a layer with inputs of the outputs' shape", got, "Take another rule.")
+        return relevance
+
+
+def stabilised_ratio(relevance: Array, z: Array, stabilizer: float) -> Array:
+    """relevance / (z + stabilizer sign(z)), sign(0) = 1; 0 where a denominator is 0."""
+    if stabilizer == 0:
+        return jnp.where(z == 0, 0, relevance / jnp.where(z == 0, 1, z))
+    return relevance / (z + jnp.where(z < 0, -stabilizer, stabilizer).astype(z.dtype))
+
+
+def _signed_share(
+    layer: Layer,
+    relevance: Array,
+    with_positive: Array,
+    with_negative: Array,
+    of_bias: Callable[[Array], Array],
+) -> Array:
+    """Share in x+ w + x- w', w being the weight of positive inputs and w' that of negative ones."""
+    if layer.is_positive:
+        parts = [(layer.x, with_positive)]
+    else:
+        parts = [(_positive(layer.x), with_positive), (_negative(layer.x), with_negative)]
+    z = functools.reduce(jnp.add, [layer.product(x, w) for x, w in parts])
+    s = layer.share(relevance, layer.biased(z, of_bias))
+    return functools.reduce(jnp.add, [x * layer.back(s, w) for x, w in parts])
+
+
+def _by_weight(
+    layer: Layer, relevance: Array, weight: Array, of_bias: Callable[[Array], Array]
+) -> Array:
+    z = layer.product(jnp.ones_like(layer.x), weight)
+    return layer.back(layer.share(relevance, layer.biased(z, of_bias)), weight)
+
+
+def _grown(gamma: float, part: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A bias with its positive or negative part made larger."""
+    return lambda bias: bias + gamma * part(bias)
+
+
+def _positive(values: Array) -> Array:
+    return jnp.maximum(values, 0)
+
+
+def _negative(values: Array) -> Array:
+    return jnp.minimum(values, 0)
+
+
+def _expect_not_negative(name: str, value: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    expect(is_number, name, "a number", type(value).__name__, kind=TypeError)
+    expect(value >= 0, name, "a number >= 0", value)
