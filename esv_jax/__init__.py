@@ -11,7 +11,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from esv_jax import baselines, checkpoints, data, gradients, metrics, models, plots, results
+    from esv_jax import (
+        baselines,
+        checkpoints,
+        data,
+        gradients,
+        metrics,
+        models,
+        plots,
+        relevance,
+        results,
+    )
     from esv_jax.attribution import Attribution
     from esv_jax.batching import explain_batch, video_key
     from esv_jax.boundary import plan_cost
@@ -37,7 +47,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = ("baselines", "checkpoints", "data", "gradients", "metrics", "models", "plots", "results")
+_ROOMS = (
+    *("baselines", "checkpoints", "data", "gradients", "metrics", "models", "plots"),
+    *("relevance", "results"),
+)
 _NAMES = {
     "Attribution": "attribution",
     "AverageConsensus": "games",
@@ -87,6 +100,7 @@ __all__ = [
     "plan_cost",
     "plots",
     "probe_sensitivity",
+    "relevance",
     "results",
     "video_key",
 ]

@@ -280,7 +280,7 @@ def changed(state, **changes):
         ({"bn1__bias": None}, ValueError, r"an entry for every layer, got no bn1\.bias\."),
         ({"last_linear__bias": None}, ValueError, r"got no last_linear\.bias"),
         ({"last_linear__weight": None}, ValueError, r"got no last_linear\.weight"),
-        ({"layer9__bias": np.zeros(3)}, ValueError, r"names of this backbone, got layer9\.bias"),
+        ({"layer9__bias": np.zeros(3)}, ValueError, r"names of this model, got layer9\.bias"),
         (
             {"conv1__weight": np.zeros((64, 3, 3, 3), np.float32)},
             ValueError,

@@ -46,7 +46,7 @@ def fold_batch_norm(
         channels, known = layer["kernel"].shape[-1], stat["mean"].shape
         expect(known == (channels,), norm_path, f"({channels},) channels", known)
         scale = norm.get("scale", jnp.ones_like(stat["mean"])) / jnp.sqrt(stat["var"] + epsilon)
-        layer["kernel"] = layer["kernel"] * scale
+        layer["kernel"] = layer["kernel"] * scale.reshape((1,) * (layer["kernel"].ndim - 1) + (-1,))
         layer["bias"] = (layer["bias"] - stat["mean"]) * scale + norm.get("bias", 0)
         stat["mean"] = jnp.zeros_like(stat["mean"])
         stat["var"] = jnp.full_like(stat["var"], 1 - epsilon)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -118,7 +119,7 @@ def _follow(
         is_once = len(operation.inputs) - len(others) == 1
         if not is_once or any(_is_active(i, active) for i in others):
             break
-        primitive, is_move = operation.primitive, operation.primitive in KEEPS_ORDER
+        primitive, is_move = operation.primitive, _keeps_order(operation)
         if not is_move and operation.shapes[0].shape != makers[current].shapes[0].shape:
             break
         if primitive == "mul" or (primitive == "div" and operation.inputs[0] == current):
@@ -136,6 +137,13 @@ def _follow(
         if not is_move:
             n_kept, output = len(chain), current  # moves at the end stand for themselves
     return tuple(chain[:n_kept]), output
+
+
+def _keeps_order(operation: Operation) -> bool:
+    """Whether an operation moves numbers about, each to one place."""
+    if operation.primitive == "broadcast_in_dim":  # new axes, but no copies
+        return math.prod(operation.shapes[0].shape) == math.prod(operation.input_shapes[0])
+    return operation.primitive in KEEPS_ORDER
 
 
 def _is_active(operand: Operand, active: set[int]) -> bool:
@@ -214,7 +222,7 @@ class Linear:
             operands = (weight, x) if first.inputs[0] is self.group.weight else (x, weight)
             (value,) = first.apply(*operands, preferred_element_type=self.out.dtype)
         for operation, factor in zip(self.group.after, self.factors, strict=True):
-            if operation.primitive in KEEPS_ORDER:
+            if _keeps_order(operation):
                 if operation.primitive != "convert_element_type":
                     (value,) = operation.apply(value)
             elif weight is None and operation.primitive in ("mul", "div"):
@@ -237,7 +245,7 @@ def make_linear(group: Group, value: Any) -> Linear:
     for operation in group.after:
         primitive, other = operation.primitive, [i for i in operation.inputs if i != current]
         current = operation.outputs[0]
-        if primitive in KEEPS_ORDER:
+        if _keeps_order(operation):
             bias = None if bias is None else operation.apply(bias)[0].astype(dtype)
             factors.append(None)
             continue

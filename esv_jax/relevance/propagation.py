@@ -405,9 +405,8 @@ def _is_float(value: Any) -> bool:
 
 def _unbroadcast(values: Array, shape: tuple[int, ...]) -> Array:
     """Summed over the axes along which an operand was repeated."""
-    axes = tuple(
-        axis
-        for axis, (have, want) in enumerate(zip(values.shape, shape, strict=True))
-        if have != want
-    )
+    if not shape:
+        return values.sum()
+    pairs = enumerate(zip(values.shape, shape, strict=True))
+    axes = tuple(axis for axis, (have, want) in pairs if have != want)
     return values.sum(axes, keepdims=True) if axes else values

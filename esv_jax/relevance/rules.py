@@ -106,7 +106,8 @@ class AlphaBeta:
         R_i = alpha sum_j (x_i w_ij)+ R_j / stab(sum_i (x_i w_ij)+ + b_j+)
              - beta sum_j (x_i w_ij)- R_j / stab(sum_i (x_i w_ij)- + b_j-)
 
-    Conserves relevance for alpha - beta = 1. Source: Bach et al. (2015), Eq. (60).
+    Conserves relevance for alpha - beta = 1 where an output has contributions of both signs.
+    Source: Bach et al. (2015), Eq. (60).
     Cost: of inputs >= 0 two passes for each of alpha and beta that is not 0, else four.
     """
 

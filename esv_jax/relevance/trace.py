@@ -43,7 +43,7 @@ class Operation:
     Attributes:
       primitive: its name. name: the modules or scopes it stands in, e.g. "TinyCNN/conv1".
       inputs: its operands. outputs: numbers of the values it makes.
-      shapes: of the outputs, with dtype.
+      shapes: of the outputs, with dtype. input_shapes: of the operands.
       function: the name of a called function that was kept whole, else "".
       apply: operand values -> list of output values; keywords replace parameters.
       params: the primitive's parameters.
@@ -54,6 +54,7 @@ class Operation:
     inputs: tuple[Operand, ...]
     outputs: tuple[int, ...]
     shapes: tuple[Any, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
     function: str
     apply: Callable[..., list[Any]]
     params: dict[str, Any]
@@ -122,6 +123,7 @@ class _Unfolding:
                 inputs=tuple(operands),
                 outputs=tuple(places),
                 shapes=tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.outvars),
+                input_shapes=tuple(tuple(atom.aval.shape) for atom in eqn.invars),
                 function=called,
                 apply=_apply(eqn),
                 params=dict(eqn.params),

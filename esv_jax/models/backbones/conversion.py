@@ -2,13 +2,13 @@
 
 A name of a state dict is a path of the module, written differently: `layer1.0.bn1.running_mean` is
 `batch_stats / layer1_0 / bn1 / mean`, `inception_3a_1x1.weight` is `params / inception_3a / 1x1 /
-kernel`. Kernels (out, in, kh, kw) turn to (kh, kw, in, out), last layers (out, in) to (in, out).
+kernel`. Kernels (out, in, ...) turn to (..., in, out), last layers (out, in) to (in, out).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax
@@ -22,7 +22,7 @@ Variables = Mapping[str, Any]
 Path = tuple[str, ...]
 
 LAST = "last_linear"
-_LEAVES = {
+LEAVES = {
     ("params", "kernel"): "weight",
     ("params", "scale"): "weight",
     ("params", "bias"): "bias",
@@ -42,7 +42,7 @@ def torch_name(path: Path) -> str:
     if modules[0].startswith("inception_"):
         modules = ["_".join(modules)]
     modules = [re.sub(r"^(layer\d|downsample)_(\d+)$", r"\1.\2", name) for name in modules]
-    return ".".join([*modules, _LEAVES[path[0], leaf]])
+    return ".".join([*modules, LEAVES[path[0], leaf]])
 
 
 def plain_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -73,12 +73,17 @@ def plain_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return plain
 
 
-def variables_from_state(shapes: Variables, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def variables_from_state(
+    shapes: Variables,
+    state: Mapping[str, np.ndarray],
+    name_of: Callable[[Path], str] = torch_name,
+) -> dict[str, Any]:
     """Linen variables filled from a state dict with plain names.
 
     Args:
       shapes: the variables of the module, or what `jax.eval_shape` gives for them.
       state: arrays by name, as of `plain_names`.
+      name_of: the state dict's name of a leaf, by its path.
     Returns:
       {"params": ..., "batch_stats": ...} of float32 arrays.
     Raises:
@@ -86,19 +91,19 @@ def variables_from_state(shapes: Variables, state: Mapping[str, np.ndarray]) -> 
       TypeError: arrays that are not floating-point.
     """
     leaves = flax.traverse_util.flatten_dict(dict(shapes))
-    wanted = {torch_name(path): path for path in leaves}
+    wanted = {name_of(path): path for path in leaves}
     missing = [name for name in wanted if name not in state]
     unknown = [name for name in state if name not in wanted]
     expect(not missing, "state dict", "an entry for every layer", f"no {_listed(missing)}")
-    way_out = "Leave out what is no part of the backbone."
-    expect(not unknown, "state dict", "names of this backbone", _listed(unknown), way_out)
+    way_out = "Leave out what is no part of it."
+    expect(not unknown, "state dict", "names of this model", _listed(unknown), way_out)
     found = {path: _to_linen(state[name]) for name, path in wanted.items()}
     wrong = [
         f"{name} {np.shape(state[name])} for {_torch_shape(leaves[path].shape)}"
         for name, path in wanted.items()
         if found[path].shape != leaves[path].shape
     ]
-    expect(not wrong, "state dict", "the shapes of this backbone", _listed(wrong))
+    expect(not wrong, "state dict", "the shapes of this model", _listed(wrong))
     for name, path in wanted.items():
         if not np.issubdtype(found[path].dtype, np.floating):
             raise TypeError(message(name, "floating-point weights", f"dtype {found[path].dtype}"))
@@ -107,28 +112,29 @@ def variables_from_state(shapes: Variables, state: Mapping[str, np.ndarray]) -> 
     return flax.traverse_util.unflatten_dict(filled)
 
 
-def state_from_variables(variables: Variables) -> dict[str, np.ndarray]:
+def state_from_variables(
+    variables: Variables, name_of: Callable[[Path], str] = torch_name
+) -> dict[str, np.ndarray]:
     """The inverse: arrays by the names, and in the layout, of the public state dicts."""
     leaves = flax.traverse_util.flatten_dict(jax.device_get(dict(variables)))
-    return {torch_name(path): _to_torch(leaf) for path, leaf in leaves.items()}
+    return {name_of(path): _to_torch(leaf) for path, leaf in leaves.items()}
 
 
 def _to_linen(array: np.ndarray) -> np.ndarray:
+    """(out, in, ...) to (..., in, out)."""
     array = np.asarray(array)
-    if array.ndim == 4:
-        return array.transpose(2, 3, 1, 0)
-    return array.T if array.ndim == 2 else array
+    return array.transpose(*range(2, array.ndim), 1, 0) if array.ndim > 1 else array
 
 
 def _to_torch(array: np.ndarray) -> np.ndarray:
     array = np.asarray(array)
-    if array.ndim == 4:
-        array = array.transpose(3, 2, 0, 1)
-    return np.ascontiguousarray(array.T if array.ndim == 2 else array)
+    last = array.ndim - 1
+    moved = array.transpose(last, last - 1, *range(last - 1)) if array.ndim > 1 else array
+    return np.ascontiguousarray(moved)
 
 
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
+    return (*shape[:-3:-1], *shape[:-2])
 
 
 def _listed(names: Iterable[str]) -> str:
