@@ -4,6 +4,15 @@ Nothing here knows of explanations; what is explained are the records `HeadStack
 """
 
 from esv_jax.models import backbones
+from esv_jax.models.clip_networks import (
+    C3D,
+    CLIP_NETWORKS,
+    ClipNetwork,
+    R2Plus1D18,
+    clip_network_from_state_dict,
+    clip_network_to_state_dict,
+    recognise_clip_network,
+)
 from esv_jax.models.config import TrainConfig
 from esv_jax.models.evaluation import Evaluation, evaluate
 from esv_jax.models.frame_cnn import FrameCNN
@@ -32,6 +41,9 @@ from esv_jax.models.video_model import (
 from esv_jax.models.weights import load_model, model_digest, save_model
 
 __all__ = [
+    "C3D",
+    "CLIP_NETWORKS",
+    "ClipNetwork",
     "Evaluation",
     "FrameCNN",
     "FrameEncoder",
@@ -39,12 +51,15 @@ __all__ = [
     "HiddenLayer",
     "History",
     "MultiScaleHeads",
+    "R2Plus1D18",
     "TrainConfig",
     "TrainedModel",
     "Tsn",
     "TsnHead",
     "VideoModel",
     "backbones",
+    "clip_network_from_state_dict",
+    "clip_network_to_state_dict",
     "evaluate",
     "head_logits",
     "holds_encoder",
@@ -53,6 +68,7 @@ __all__ = [
     "load_video_model",
     "model_digest",
     "padded_head_logits",
+    "recognise_clip_network",
     "register_frame_encoder",
     "save_model",
     "save_video_model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -107,7 +108,7 @@ def _expect_volume(relevance: Any) -> Array:
     relevance = expect_floating("relevance", relevance)
     fits = relevance.ndim in (3, 4)
     expect(fits, "relevance", "shape (t, h, w) or (t, h, w, c)", relevance.shape)
-    many = relevance.size > 0 and relevance[..., :1].size + (relevance.ndim == 3) > 1
+    many = math.prod(relevance.shape[:3]) > 1 and relevance.size > 0
     expect(many, "relevance", "at least two places", relevance.shape)
     expect_finite("relevance", relevance)
     return relevance
