@@ -7,7 +7,6 @@
 
 from esv_jax.relevance.canonizers import fold_batch_norm
 from esv_jax.relevance.composites import (
-    Composite,
     by_depth,
     by_kind,
     by_layer,
@@ -42,7 +41,6 @@ from esv_jax.relevance.selective import (
 
 __all__ = [
     "AlphaBeta",
-    "Composite",
     "Discriminative",
     "Epsilon",
     "Flat",
