@@ -1,0 +1,188 @@
+"""Integrated Gradients, Grad-CAM and discard curves at the size of the paper's heads: run time.
+
+    python -m experiments.benchmarks.paper --out paper.json
+
+256 sequences of 8 elements, one class each, weights of the paper's size (D = H = 256, C = 174
+classes, n_max = 8); values are random, since time does not depend on them. Integrated Gradients
+with 50 steps should take at most 1.3 times what 50 gradients of the same function take, written
+plainly with `jax.grad` and added up. Both are batched in two ways. "map": one sequence after
+another under `jax.lax.map`, all its 50 points at once, which is what `integrated_gradients` does by
+itself and what is advised: memory does not grow with the batch. "vmap": all sequences at one point
+of the way, then at the next (`batch_size=1` under `jax.vmap`).
+
+Calls of all cases take turns, so that what else runs on the machine slows them alike; a ratio is
+the median over turns of a case's time over that of the cheaper plain way, in the same turn.
+
+Discard curves: those of 1,000 sequences in ascending order of 6 given sets of values, at the same
+sizes, should take less than 60 s on 2 cores; compilation is counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import esv_jax as ej
+from esv_jax.files import atomic_path
+from experiments.benchmarks.core import N_MAX, C, D, H, model
+
+STEPS = 50
+METHODS = 6
+BARE = ("50 gradients, map", "50 gradients, vmap")
+ADVISED = "integrated gradients, map"
+DISCARD = f"discard curves, {METHODS} methods"
+TARGET_RATIO = {ADVISED: 1.3}
+TARGET_SECONDS = {DISCARD: 60.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    n_gradients: int = 256
+    """Sequences whose gradients are taken."""
+    n_discard: int = 1000
+    """Sequences of the discard curves."""
+    repeats: int = 5
+    """Timed calls of a case, after one that compiles; medians are reported."""
+    out: Path | None = None
+    """JSON file for the numbers; default none."""
+
+
+def gradient_cases(n: int) -> dict[str, Callable[[], Any]]:
+    """Compiled calls on the same n sequences, one class each; (n, N_MAX, D) or (n, N_MAX)."""
+    game, _ = model()
+    fn = ej.gradients.score_function(game, "identity")
+    rng = np.random.default_rng(1)
+    xs = jnp.asarray(rng.normal(size=(n, N_MAX, D)), jnp.float32)
+    classes = jnp.asarray(rng.integers(C, size=n))
+    baseline = jnp.asarray(rng.normal(size=D), jnp.float32)
+    rule = ej.gradients.integration_rule("gausslegendre", STEPS)
+    points, shares = (jnp.asarray(part, jnp.float32) for part in rule)
+
+    def gradient(x: Any, c: Any, t: Any) -> Any:
+        return jax.grad(lambda x: fn(x)[c])(baseline + t * (x - baseline))
+
+    def bare_map(xs: Any, classes: Any) -> Any:
+        def of_one(pair: Any) -> Any:
+            x, c = pair
+            each = jax.vmap(lambda t: gradient(x, c, t))(points)
+            return (x - baseline) * jnp.tensordot(shares, each, 1)
+
+        return jax.lax.map(of_one, (xs, classes))
+
+    def bare_vmap(xs: Any, classes: Any) -> Any:
+        def add(total: Any, point: Any) -> Any:
+            t, share = point
+            each = jax.vmap(lambda x, c: gradient(x, c, t))(xs, classes)
+            return total + share * each, None
+
+        total = jax.lax.scan(add, jnp.zeros_like(xs), (points, shares))[0]
+        return (xs - baseline) * total
+
+    def integrated(x: Any, c: Any, batch_size: int | None = None) -> Any:
+        return ej.gradients.integrated_gradients(
+            fn, x, c, baseline=baseline, steps=STEPS, batch_size=batch_size
+        )
+
+    cases = {
+        BARE[0]: bare_map,
+        BARE[1]: bare_vmap,
+        ADVISED: lambda xs, classes: jax.lax.map(lambda pair: integrated(*pair), (xs, classes)),
+        "integrated gradients, vmap": jax.vmap(lambda x, c: integrated(x, c, 1)),
+        "gradient x input, vmap": jax.vmap(lambda x, c: ej.gradients.gradient_x_input(fn, x, c)),
+        "Grad-CAM, vmap": jax.vmap(lambda x, c: ej.gradients.grad_cam(fn, x, c)),
+    }
+    compiled = {name: jax.jit(case) for name, case in cases.items()}
+    return {name: lambda run=run: run(xs, classes) for name, run in compiled.items()}
+
+
+def discard(n: int) -> None:
+    """Curves of n sequences by METHODS sets of values, one order each."""
+    game, prior = model()
+    rng = np.random.default_rng(2)
+    xs = rng.normal(size=(n, N_MAX, D)).astype(np.float32)
+    labels = rng.integers(C, size=n)
+    for values in rng.normal(size=(METHODS, n, N_MAX)):
+        ej.metrics.discard_curve(game, xs, values, labels, prior=prior)
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
+
+
+def measure(settings: Settings) -> list[dict[str, Any]]:
+    cases = gradient_cases(settings.n_gradients)
+    first = {name: seconds(run) for name, run in cases.items()}
+    rounds = [{name: seconds(run) for name, run in cases.items()} for _ in range(settings.repeats)]
+    cheaper = min(BARE, key=lambda name: statistics.median(turn[name] for turn in rounds))
+    rows = []
+    for name in cases:
+        ratios = [turn[name] / turn[cheaper] for turn in rounds]
+        row = row_of(name, settings.n_gradients, first[name], [turn[name] for turn in rounds])
+        rows.append(row | {"ratio": statistics.median(ratios), "ratios": ratios})
+    once, *again = (
+        seconds(lambda: discard(settings.n_discard)) for _ in range(settings.repeats + 1)
+    )
+    rows.append(row_of(DISCARD, settings.n_discard, once, again))
+    return rows
+
+
+def row_of(name: str, n: int, first: float, times: list[float]) -> dict[str, Any]:
+    return {
+        "case": name,
+        "sequences": n,
+        "first_s": first,
+        "median_s": statistics.median(times),
+        "min_s": min(times),
+        "target_s": TARGET_SECONDS.get(name),
+        "target_ratio": TARGET_RATIO.get(name),
+        "load": os.getloadavg()[0],
+    }
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    print(
+        f"{'case':32}{'sequences':>10}{'first':>10}{'median':>10}{'min':>10}{'target':>10}"
+        f"{'ratio':>8}{'target':>8}"
+    )
+    for row in rows:
+        times = "".join(f"{row[key]:>8.2f} s" for key in ("first_s", "median_s", "min_s"))
+        target = f"{row['target_s']:>8.0f} s" if row["target_s"] else f"{'-':>10}"
+        ratio = f"{row['ratio']:>8.2f}" if "ratio" in row else f"{'-':>8}"
+        most = f"{row['target_ratio']:>8.2f}" if row["target_ratio"] else f"{'-':>8}"
+        print(f"{row['case']:32}{row['sequences']:>10}{times}{target}{ratio}{most}", flush=True)
+    print(f"load {rows[-1]['load']:.1f}; first calls compile")
+
+
+def main(settings: Settings) -> None:
+    rows = measure(settings)
+    print_rows(rows)
+    if settings.out is not None:
+        about = {
+            "device": str(jax.devices()[0].device_kind),
+            "cores": len(os.sched_getaffinity(0)),
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+            "sizes": {"D": D, "H": H, "C": C, "n_max": N_MAX, "n": N_MAX, "steps": STEPS},
+        }
+        with atomic_path(settings.out) as path:
+            path.write_text(json.dumps({"about": about, "cases": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,300 @@
+"""Figure 3 of Play Fair: discard curves beside slow loops, and what is made of them."""
+
+import copy
+import dataclasses
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import esv_jax as ej
+from experiments.play_fair import fig3
+from experiments.play_fair.fig3 import comparison, findings
+from experiments.play_fair.figure import Settings, draw
+from experiments.play_fair.methods import METHODS
+from experiments.play_fair.subjects import Subject, explain_true
+
+C, D, H, N = 4, 5, 6, 4
+LENGTHS = [4, 6, 5, 3, 7, 4, 5, 6, 4, 5, 7, 4]
+SETTINGS = Settings(n_elements=N, n_resamples=300)
+ORDERS = comparison.ORDERS
+
+
+def subject_of(lengths):
+    rng = np.random.default_rng(1)
+    heads = ej.models.stack_heads(
+        [
+            {
+                "w1": rng.normal(size=(s * D, H)).astype(np.float32),
+                "b1": rng.normal(size=H).astype(np.float32),
+                "w2": rng.normal(size=(H, C)).astype(np.float32),
+                "b2": rng.normal(size=C).astype(np.float32),
+            }
+            for s in range(1, 4)
+        ]
+    )
+    names = tuple("abcd")
+    sequences = [rng.normal(size=(n, D)).astype(np.float32) for n in lengths]
+    return Subject(
+        name="features",
+        title="random",
+        trn=ej.models.TrainedModel(heads, np.full(C, 1 / C), names),
+        tsn=None,
+        sequences=sequences,
+        labels=rng.integers(C, size=len(lengths)),
+        uids=[f"s{i}" for i in range(len(lengths))],
+        baseline=np.concatenate(sequences).mean(0),
+        about={"n_sequences": len(lengths)},
+    )
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return subject_of(LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def outcome(subject):
+    return fig3.measure(subject, SETTINGS)
+
+
+def probabilities(heads, x):
+    """f^ms by its definition: the mean over scales of the mean over subsequences, then softmax."""
+    scales = []
+    for s, head in enumerate(heads[: len(x)], start=1):
+        logits = []
+        for chosen in itertools.combinations(range(len(x)), s):
+            hidden = np.maximum(x[list(chosen)].reshape(-1) @ head["w1"] + head["b1"], 0)
+            logits.append(hidden @ head["w2"] + head["b2"])
+        scales.append(np.mean(logits, axis=0))
+    logits = np.mean(scales, axis=0)
+    return np.exp(logits) / np.exp(logits).sum()
+
+
+def slow_curve(subject, elements, values, order):
+    """Right or wrong, and the class's score, (V', n) each, one drop after another."""
+    heads = ej.models.unstack_heads(subject.trn.heads)
+    right, scores = [], []
+    for x, own, label in zip(elements.xs, values, elements.labels, strict=True):
+        left, rights, each = list(range(len(x))), [], []
+        while left:
+            found = probabilities(heads, x[left].astype(float))
+            rights.append(found.argmax() == label)
+            each.append(found[label])
+            pick = max if order == "descending" else min
+            left.remove(pick(left, key=lambda i, own=own: (own[i], -i if pick is max else i)))
+        right.append(rights)
+        scores.append(each)
+    return np.array(right, float), np.array(scores)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("method", ["ESV", "Grad-CAM", "centre-out", "random"])
+def test_curves_areas_and_leads_are_those_of_a_slow_loop(subject, outcome, method, order):
+    elements = subject.at_centres(N)
+    assert outcome.store.sizes["video"] == len(elements.rows) == 11  # one sequence is too short
+    values = outcome.store["value"].sel(attribution=method).values
+    if method == "ESV":
+        exact, _ = explain_true(subject.game, subject.trn.prior, elements)
+        wanted = [esv[:, label] for esv, label in zip(exact, elements.labels, strict=True)]
+        np.testing.assert_allclose(values, wanted, atol=1e-6)
+    found = outcome.numbers["curves"][method][order]
+    slow = dict(zip(comparison.MEASURES, slow_curve(subject, elements, values, order), strict=True))
+    own = outcome.store["value"].sel(attribution="ESV").values
+    of_esv = dict(zip(comparison.MEASURES, slow_curve(subject, elements, own, order), strict=True))
+    sign = -1 if order == "descending" else 1
+    for name, rows in slow.items():
+        np.testing.assert_allclose(found[name]["mean"], rows.mean(0), atol=1e-5)
+        np.testing.assert_allclose(found[name]["area"]["mean"], rows.mean(), atol=1e-5)
+        assert (np.array(found[name]["low"]) <= np.array(found[name]["mean"]) + 1e-9).all()
+        assert (np.array(found[name]["high"]) >= np.array(found[name]["mean"]) - 1e-9).all()
+        if method == "ESV":
+            continue
+        lead = outcome.numbers["lead"][method][order][name]
+        difference = sign * (of_esv[name] - rows)
+        np.testing.assert_allclose(lead["mean"], difference.mean(0), atol=1e-5)
+        np.testing.assert_allclose(lead["area"]["mean"], difference.mean(), atol=1e-5)
+    if order == "ascending":
+        for name, rows in slow.items():
+            wanted = (rows[:, N // 2] - rows[:, 0]).mean()
+            np.testing.assert_allclose(
+                outcome.numbers["gain"][method][name]["mean"], wanted, atol=1e-5
+            )
+
+
+def test_a_lead_has_the_interval_of_paired_differences(outcome):
+    store = outcome.store["class_score"]
+    esv, other = (store.sel(attribution=m, order="descending").values for m in ("ESV", "random"))
+    wanted = ej.metrics.bootstrap_interval(other - esv, key=jax.random.key(0), resamples=300)
+    found = outcome.numbers["lead"]["random"]["descending"]["class_score"]
+    np.testing.assert_allclose(found["low"], wanted.low, atol=1e-9)
+    np.testing.assert_allclose(found["high"], wanted.high, atol=1e-9)
+
+
+def test_what_is_written(subject, outcome, tmp_path):
+    json.dumps(outcome.numbers, allow_nan=False)
+    assert set(outcome.numbers["curves"]) == set(METHODS)
+    assert set(outcome.pictures) == {"discard", "lead"}
+    assert [row.verdict for row in outcome.findings].count("not measured") == 0
+    assert outcome.table.count("\n| ") == 2 * (len(METHODS) + 2)
+    everything = np.mean(
+        [
+            probabilities(ej.models.unstack_heads(subject.trn.heads), x.astype(float)).argmax() == c
+            for x, c in zip(*dataclasses.astuple(subject.at_centres(N))[2:], strict=True)
+        ]
+    )
+    np.testing.assert_allclose(outcome.numbers["all_elements"]["accuracy"]["mean"], everything)
+    settings = dataclasses.replace(SETTINGS, out=tmp_path)
+    draw("fig3", lambda *_: outcome, subject, settings)
+    names = {path.name for path in (tmp_path / "features" / "fig3").iterdir()}
+    assert names == {"summary.json", "table.md", "arrays.nc", "discard.png", "lead.png"}
+
+
+def test_the_reduced_size_takes_sequences_evenly(subject, monkeypatch):
+    monkeypatch.setattr(fig3, "_AT_MOST", 3)
+    elements = subject.at_centres(N)
+    few = fig3._few(subject, elements, full=False)
+    np.testing.assert_array_equal(few.rows, elements.rows[[1, 5, 9]])
+    np.testing.assert_array_equal(few.xs, elements.xs[[1, 5, 9]])
+    np.testing.assert_array_equal(few.labels, elements.labels[[1, 5, 9]])
+    assert fig3._few(subject, elements, full=True) is elements
+
+
+@pytest.mark.parametrize(
+    ("lengths", "n", "why"),
+    [
+        ([3, 2], 4, "at most 3 elements, 4 are needed"),
+        ([3, 2], 1, "nothing can be dropped of 1 element"),
+    ],
+)
+def test_what_cannot_be_judged_says_why(lengths, n, why):
+    settings = dataclasses.replace(SETTINGS, n_elements=n, n_resamples=20)
+    found = fig3.measure(subject_of(lengths), settings)
+    assert len(found.findings) == 10
+    for row in found.findings:
+        assert row.verdict == "not measured"
+        assert why in row.why
+    assert found.pictures == {} and found.store is None
+    json.dumps(found.numbers, allow_nan=False)
+
+
+def test_few_sequences_are_not_judged():
+    found = findings.compare(made_up(0.3, 0.5, sequences=4))
+    assert len(found) == 10
+    assert {row.verdict for row in found} == {"not measured"}
+    assert {row.why for row in found} == {"4 sequences, 5 are needed"}
+
+
+# Verdicts, on made-up numbers
+
+
+def three(mean, half=0.01):
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def made_up(esv, others, sequences=1000, half=0.01):
+    """Numbers of two elements whose curves lie at a height, the leads being exact to `half`."""
+
+    def curve(height, spread=0.02):
+        spread = three(height, spread)
+        return {part: [0.9, value] for part, value in spread.items()} | {"area": spread}
+
+    heights = dict.fromkeys(METHODS, others) | {"ESV": esv}
+    measures = comparison.MEASURES
+    return {
+        "n_sequences": sequences,
+        "n_elements": 2,
+        "half": 1,
+        "all_elements": {name: three(0.9) for name in measures},
+        "curves": {
+            method: {order: {name: curve(height) for name in measures} for order in ORDERS}
+            for method, height in heights.items()
+        },
+        "lead": {
+            method: {
+                order: {
+                    name: curve(comparison.SIGN[order] * (esv - height), half) for name in measures
+                }
+                for order in ORDERS
+            }
+            for method, height in heights.items()
+        },
+        "gain": {
+            method: {name: three(height - 0.9) for name in measures}
+            for method, height in heights.items()
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("esv", "others", "descending", "ascending"),
+    [
+        (0.3, 0.5, "reproduced", "contradicted"),
+        (0.47, 0.5, "weaker", "contradicted"),
+        (0.5, 0.5, "weaker", "weaker"),
+        (0.53, 0.5, "contradicted", "weaker"),
+        (0.7, 0.5, "contradicted", "reproduced"),
+    ],
+)
+def test_comparisons(esv, others, descending, ascending):
+    found = findings.compare(made_up(esv, others))
+    assert len(found) == 10
+    for row in found[:-1]:
+        expected = descending if row.finding.startswith("highest") else ascending
+        assert row.verdict == expected, row.finding
+        assert row.why == "" or expected != "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("esv", "verdict"), [(0.95, "reproduced"), (0.905, "weaker"), (0.8, "contradicted")]
+)
+def test_gain(esv, verdict):
+    row = findings.compare(made_up(esv, 0.5))[-1]
+    assert row.verdict == verdict
+    assert f"{100 * (esv - 0.9):.1f} [" in row.measured
+    assert ("10.0 points to gain" in row.why) == (verdict != "reproduced")
+
+
+def test_one_method_in_the_way_is_enough():
+    numbers = made_up(0.3, 0.5)
+    level = made_up(0.3, 0.3)
+    for part in ("curves", "lead"):
+        numbers[part]["leave-one-in"] = copy.deepcopy(level[part]["leave-one-in"])
+    papers, every, *_ = findings.compare(numbers)
+    assert (papers.verdict, every.verdict) == ("reproduced", "weaker")
+    assert "level with leave-one-in 30.0 (lead 0.0 [-1.0, 1.0])" in every.measured
+    assert "clear of Integrated Gradients 50.0" in every.measured
+
+
+@pytest.mark.parametrize(
+    ("esv", "other", "lead", "expected"),
+    [
+        (three(0.3), three(0.4), three(0.1), "clear"),
+        (three(0.3, 0.1), three(0.4, 0.1), three(0.1), "ahead in pairs"),
+        (three(0.4, 0.1), three(0.4, 0.1), three(0.0), "level"),
+        (three(0.5, 0.1), three(0.4, 0.1), three(-0.1), "behind"),
+    ],
+)
+def test_relations_turn_round_with_the_order(esv, other, lead, expected):
+    assert comparison.relation("descending", esv, other, lead) == expected
+    turned = [
+        {p: 1 - row[q] for p, q in zip(row, ("mean", "high", "low"), strict=True)}
+        for row in (esv, other)
+    ]
+    assert comparison.relation("ascending", *turned, lead) == expected
+
+
+def test_reasons():
+    floor = findings.compare(made_up(0.3, 0.3))[1].why  # the only drop takes all that there is
+    assert "taken 100 % or more" in floor
+    assert "At no number dropped does ESV lead all" in floor
+    ceiling = findings.compare(made_up(0.96, 0.96))[5].why
+    assert "ESV is at 96.0 %: 4.0 points are left above it." in ceiling
+    assert "By class score ESV is level with Integrated Gradients" in ceiling
+    few = findings.compare(made_up(0.5, 0.5, sequences=20))[0].why
+    assert few.startswith("20 sequences: an interval spans 4 points.")
+    led = findings.compare(made_up(0.47, 0.5))[1].why
+    assert "in pairs ESV leads all" in led
+    assert "The surest lead over the nearest is at 1 dropped: ESV 47.0 %" in led

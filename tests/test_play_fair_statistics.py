@@ -1,0 +1,480 @@
+"""Figures 4, 5 and 6 of experiments.play_fair, on a subject of a dozen random sequences."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import esv_jax as ej
+from experiments.play_fair import fig4, fig5, fig6
+from experiments.play_fair.fig4 import findings as findings4
+from experiments.play_fair.fig4.numbers import mean_of, plain, resampled_means, wilson, with_ends
+from experiments.play_fair.fig5 import findings as findings5
+from experiments.play_fair.fig6 import findings as findings6
+from experiments.play_fair.figure import Settings
+from experiments.play_fair.subjects import Subject
+
+C, D, N = 4, 5, 4
+LENGTHS = (3, 4, 4, 5, 6, 6, 7, 8, 9, 9, 9, 9, 9, 9)
+SETTINGS = Settings(n_elements=N, n_resamples=200)
+VERDICTS = {"reproduced", "weaker", "contradicted", "not measured"}
+
+
+def make_subject(lengths=LENGTHS):
+    rng = np.random.default_rng(0)
+    heads = [
+        {
+            "w1": rng.normal(size=(s * D, 6)),
+            "b1": rng.normal(size=6),
+            "w2": 2 * rng.normal(size=(6, C)),
+            "b2": rng.normal(size=C),
+        }
+        for s in (1, 2, 3)
+    ]
+    heads = [{name: array.astype(np.float32) for name, array in head.items()} for head in heads]
+    names, prior = tuple("abcd"), np.full(C, 1 / C)
+    tsn = ej.models.TsnHead(rng.normal(size=(D, C)).astype(np.float32), np.zeros(C, np.float32))
+    sequences = [rng.normal(size=(n, D)).astype(np.float32) for n in lengths]
+    return Subject(
+        name="features",
+        title="random",
+        trn=ej.models.TrainedModel(ej.models.stack_heads(heads), prior, names),
+        tsn=ej.models.TrainedModel(tsn, prior, names),
+        sequences=sequences,
+        labels=rng.integers(C, size=len(lengths)),
+        uids=[f"s{i}" for i in range(len(lengths))],
+        baseline=np.concatenate(sequences).mean(0),
+        about={},
+    )
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return make_subject()
+
+
+@pytest.fixture(scope="module")
+def alone(subject):
+    """Without a TSN, and all sequences exactly N long."""
+    return dataclasses.replace(
+        subject, tsn=None, sequences=[x[-3:].repeat(2, 0)[:N] for x in subject.sequences]
+    )
+
+
+@pytest.fixture(scope="module")
+def outcomes(subject):
+    return {f.__name__.split(".")[-1]: f.measure(subject, SETTINGS) for f in (fig4, fig5, fig6)}
+
+
+def check_outcome(found):
+    json.dumps(found.numbers, allow_nan=False)
+    assert {row.verdict for row in found.findings} <= VERDICTS
+    assert len({row.finding for row in found.findings}) == len(found.findings)
+    assert found.table.startswith("| ")
+    json.dumps([row._asdict() for row in found.findings], allow_nan=False)
+
+
+def of_true_class(game, prior, subject, n=N):
+    """(rows, ESVs, predicted), a sequence at a time."""
+    rows = [i for i, x in enumerate(subject.sequences) if len(x) >= n]
+    esv, predicted = [], []
+    for i in rows:
+        x = subject.sequences[i]
+        att = ej.explain(game, x[ej.data.segment_centres(len(x), n)], prior=prior)
+        esv.append(np.asarray(att.values, float))
+        predicted.append(int(np.argmax(att.scores)))
+    return rows, esv, predicted
+
+
+# What comes out
+
+
+@pytest.mark.parametrize("name", ["fig4", "fig5", "fig6"])
+def test_outcomes_are_plain(outcomes, name, tmp_path):
+    found = outcomes[name]
+    check_outcome(found)
+    assert all(row.verdict in VERDICTS for row in found.findings)
+    for picture, figure in found.pictures.items():
+        path = ej.plots.save_figure(figure, tmp_path / f"{picture}.png", dpi=40)
+        assert path.stat().st_size > 1000
+    found.store.to_netcdf(tmp_path / "arrays.nc", engine="h5netcdf")
+
+
+def test_without_tsn_and_too_short(alone):
+    found = {f: f.measure(alone, SETTINGS) for f in (fig4, fig5, fig6)}
+    for outcome in found.values():
+        check_outcome(outcome)
+    unknown = [row for row in found[fig4].findings if "TSN" in row.finding]
+    assert len(unknown) == 2
+    assert all(row.verdict == "not measured" and "no TSN" in row.why for row in unknown)
+    assert set(found[fig4].numbers["models"]) == {"TRN"}
+    assert "TSN" not in found[fig5].numbers["matrices"]
+    assert found[fig6].numbers["smoothness"] is None
+    assert found[fig6].findings[-1].verdict == "not measured"
+    assert found[fig6].numbers["lengths"]["n"] == [1, 2, 3, 4]
+
+
+def test_elements_that_no_sequence_has(subject):
+    for figure in (fig4, fig5, fig6):
+        with pytest.raises(ValueError, match="at least 10 elements, got at most 9"):
+            figure.measure(subject, dataclasses.replace(SETTINGS, n_elements=10))
+
+
+# Means
+
+
+def test_means_leave_out_what_is_not_there():
+    values = np.array([[1.0, np.nan, np.nan], [2, 5, np.nan], [6, np.nan, np.nan]])
+    found = mean_of(values, SETTINGS)
+    assert found["mean"] == [3, 5, None] and found["n_sequences"] == [3, 1, 0]
+    assert found["low"][0] < 3 < found["high"][0] and found["low"][1:] == [None, None]
+    draws = resampled_means(values[:, :2], SETTINGS)
+    assert draws.shape == (200, 2) and set(draws[~np.isnan(draws[:, 1]), 1]) == {5}
+    assert abs(draws[:, 0].mean() - 3) < 0.3
+    np.testing.assert_allclose(resampled_means(values[:, 0] + 1, SETTINGS), draws[:, 0] + 1)
+    assert with_ends(np.nan, np.full(3, np.nan)) == {"mean": None, "low": None, "high": None}
+    assert plain({"a": [np.float64("nan"), np.int64(2)]}) == {"a": [None, 2]}
+
+
+def test_wilson_against_scipy():
+    low, high = wilson(np.array([0, 3, 10]), 10)
+    for k, count in enumerate((0, 3, 10)):
+        wanted = scipy.stats.binomtest(count, 10).proportion_ci(method="wilson")
+        np.testing.assert_allclose((low[k], high[k]), wanted, atol=1e-9)
+
+
+# Figure 4
+
+
+@pytest.mark.parametrize("name", ["TRN", "TSN"])
+def test_supporting_and_positions_in_loops(subject, outcomes, name):
+    game = subject.game if name == "TRN" else subject.tsn_game
+    rows, esv, predicted = of_true_class(game, subject.trn.prior, subject)
+    shares = {group: [] for group in fig4.GROUPS}
+    highest, lowest = np.zeros(N), np.zeros(N)
+    for i, values, p in zip(rows, esv, predicted, strict=True):
+        label = int(subject.labels[i])
+        share = sum(values[k, label] > 0 for k in range(N)) / N
+        shares["all"].append(share)
+        shares["right" if p == label else "wrong"].append(share)
+        if p != label:
+            supporting = sum(values[k, p] > 0 for k in range(N)) / N
+            shares["wrong, predicted class"].append(supporting)
+        highest[values[:, label].argmax()] += 1
+        lowest[values[:, label].argmin()] += 1
+    model = outcomes["fig4"].numbers["models"][name]
+    for group, values in shares.items():
+        found = model["groups"][group]["supporting"]
+        assert found["n_sequences"] == len(values)
+        np.testing.assert_allclose(found["mean"], np.mean(values), atol=1e-6)
+    gap = np.mean(shares["right"]) - np.mean(shares["wrong"])
+    np.testing.assert_allclose(model["right - wrong"]["mean"], gap, atol=1e-6)
+    v = len(rows)
+    np.testing.assert_allclose(model["positions"]["supporting"]["mean"], highest / v)
+    np.testing.assert_allclose(model["positions"]["distracting"]["mean"], lowest / v)
+    ends = (highest[0] + highest[-1]) / v
+    np.testing.assert_allclose(model["ends"]["supporting"]["mean"], ends)
+    distance = np.mean([np.abs(count / v - 1 / N).sum() / 2 for count in (highest, lowest)])
+    np.testing.assert_allclose(model["preference"]["mean"], distance)
+
+
+def test_ties_share_a_place():
+    where = fig4.extremes(np.array([[1.0, 1, 0], [0, 0, 0]]))
+    np.testing.assert_allclose(where[0], [[0.5, 0.5, 0], [0, 0, 1]])
+    np.testing.assert_allclose(where[1], np.full((2, 3), 1 / 3))
+    assert fig4.preference(np.array([[1.0, 0, 0], [1, 0, 0]])) == pytest.approx(2 / 3)
+    assert fig4.preference(np.full((2, 4), 0.25)) == 0
+
+
+def interval(low, high):
+    return {"mean": (low + high) / 2, "low": low, "high": high}
+
+
+def model_of(share=0.5, n_right=50, n_wrong=50, gap=(0.1, 0.2), ends=((0, 1), (0, 1))):
+    group = {"supporting": interval(share - 0.01, share + 0.01)}
+    return {
+        "accuracy": interval(0.94, 0.96),
+        "groups": dict.fromkeys(fig4.GROUPS, group),
+        "n_right": n_right,
+        "n_wrong": n_wrong,
+        "right - wrong": interval(*gap),
+        "ends": {
+            name: interval(*e) for name, e in zip(("supporting", "distracting"), ends, strict=True)
+        },
+        "preference": interval(0.1, 0.2) | {"of none": 0.05},
+    }
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict"),
+    [(0.55, "reproduced"), (0.75, "weaker"), (0.3, "weaker"), (0.9, "contradicted")],
+)
+def test_rule_of_half(share, verdict):
+    found = findings4.half({"TRN": model_of(share)}, 8)
+    assert found.verdict == verdict
+    assert ("easily" in found.why) == (share in (0.75, 0.9))
+    assert f"{100 * (1 - share):.1f}" in found.measured
+
+
+def test_rule_of_right_and_wrong():
+    cases = {(0.1, 0.2): "reproduced", (-0.1, 0.2): "weaker", (-0.2, -0.1): "contradicted"}
+    for gap, verdict in cases.items():
+        assert findings4.right_and_wrong("TRN", model_of(gap=gap)).verdict == verdict
+    for counts in ({"n_wrong": 4}, {"n_right": 4}):
+        assert findings4.right_and_wrong("TRN", model_of(**counts)).verdict == "not measured"
+
+
+def test_rule_of_two_models():
+    cases = {
+        (0.03, 0.1): "reproduced",
+        (-0.1, -0.03): "reproduced",
+        (-0.1, 0.1): "weaker",
+        (-0.01, 0.015): "contradicted",
+        (0.005, 0.015): "contradicted",
+    }
+    for ends, verdict in cases.items():
+        gap = interval(*ends)
+        between = {"supporting, both right": gap, "supporting, all": gap, "n_both_right": 9}
+        assert findings4.models_differ(between).verdict == verdict
+        few = findings4.models_differ(between | {"n_both_right": 4})
+        assert few.verdict == "not measured"
+
+
+def test_rules_of_positions():
+    high, low = (0.3, 0.4), (0.1, 0.3)  # chance is 1/4
+    for ends, verdict in {
+        (high, high): "reproduced",
+        (high, low): "weaker",
+        (low, high): "weaker",
+        (low, low): "contradicted",
+    }.items():
+        found = findings4.ends_of_trn(model_of(ends=ends), 8, "Placed so.")
+        assert found.verdict == verdict
+        assert ("Placed so." in found.why) == (verdict != "reproduced")
+    assert findings4.ends_of_trn(model_of(), 2, "").verdict == "not measured"
+    models = {"TRN": model_of(), "TSN": model_of()}
+    for ends, verdict in {
+        (0.1, 0.2): "reproduced",
+        (-0.1, 0.2): "weaker",
+        (-0.2, -0.1): "contradicted",
+    }.items():
+        between = {"preference": interval(*ends)}
+        assert findings4.less_preference(between, models, "").verdict == verdict
+    assert findings4.less_preference(None, models, "").verdict == "not measured"
+
+
+# Figure 5
+
+
+def test_pairs_in_loops(subject, outcomes):
+    rows, esv, _ = of_true_class(subject.game, subject.trn.prior, subject)
+    wanted = np.zeros((N, N))
+    for i, values in zip(rows, esv, strict=True):
+        phi = values[:, subject.labels[i]]
+        for a, b in itertools.product(range(N), repeat=2):
+            wanted[a, b] += 1.0 if phi[a] > phi[b] else 0.5 if phi[a] == phi[b] else 0.0
+    found = outcomes["fig5"].numbers["matrices"]["TRN"]
+    share = wanted / len(rows)
+    np.testing.assert_allclose(found["share"], share)
+    low, high = np.array(found["low"]), np.array(found["high"])
+    np.testing.assert_allclose(low, 1 - high.T)
+    differs = sum(
+        low[a, b] > 0.5 or high[a, b] < 0.5 for a, b in itertools.combinations(range(N), 2)
+    )
+    assert found["n_differ"] == differs
+    squares = [(share[a, b] - 0.5) ** 2 for a, b in itertools.combinations(range(N), 2)]
+    distance = outcomes["fig5"].numbers["overall"]["squared distance"]
+    np.testing.assert_allclose(distance, np.mean(squares))
+
+
+def test_classes_by_distance(rng):
+    esv = rng.normal(size=(60, 3))
+    labels = np.repeat([0, 1, 2, 3], [20, 20, 11, 9])
+    esv[labels == 1, 0] += 3
+    pairs = fig5.above(esv)
+    found = fig5.class_distances(pairs, labels)
+    assert next(iter(found)) == 1 and set(found) == {0, 1, 2}
+    wanted = []
+    for i, j in itertools.combinations(range(3), 2):
+        x = (esv[labels == 1, i] > esv[labels == 1, j]).astype(float)
+        wanted.append((x.mean() - 0.5) ** 2 - x.var(ddof=1) / 20)
+    np.testing.assert_allclose(found[1], np.mean(wanted))
+
+
+def test_shuffles_tell_a_preference(rng):
+    esv = rng.normal(size=(80, 4))
+    labels = np.arange(80) % 2
+    assert fig5.between_classes(fig5.above(esv), np.zeros(80, int), 5, rng) is None
+    placed = esv + 2 * np.eye(4)[labels]  # the class says which element is high
+    for values, beyond in ((esv, False), (placed, True)):
+        pairs = fig5.above(values)
+        shuffled = fig5.shuffled_elements(values, 99, rng)
+        overall = fig5.against_shuffles(fig5.overall_distance(pairs), shuffled)
+        classes = fig5.between_classes(pairs, labels, 99, rng)
+        for found in (overall, classes):
+            assert (found["p"] == 0.01) == beyond
+            assert not beyond or found["squared distance"] > found["by chance, 95 %"]
+        share = [pairs[labels == c].mean(0) - pairs.mean(0) for c in (0, 1)]
+        i, j = np.triu_indices(4, 1)
+        wanted = np.mean([(s[i, j] ** 2).mean() for s in share])
+        np.testing.assert_allclose(classes["squared distance"], wanted)
+
+
+def test_rules_of_pairs():
+    def distance(value):
+        by_chance = {"by chance": 0.01, "by chance, 95 %": 0.02, "p": 0.5}
+        return {"squared distance": value} | by_chance
+
+    for value, n_differ, verdict in (
+        (0.03, 14, "reproduced"),
+        (0.03, 13, "weaker"),
+        (0.015, 20, "weaker"),
+        (0.005, 20, "contradicted"),
+    ):
+        numbers = {
+            "overall": distance(value),
+            "matrices": {"TRN": {"n_differ": n_differ}},
+            "n_pairs": 28,
+            "between classes": distance(value),
+        }
+        overall, classes = findings5.compare(numbers, "synthetic")
+        assert overall.verdict == verdict and "By construction" in overall.why
+        assert classes.verdict == ("reproduced" if n_differ == 13 else verdict)
+    assert findings5.by_class({"between classes": None}).verdict == "not measured"
+
+
+# Figure 6
+
+
+def test_marginals_from_every_subsequence(subject, outcomes):
+    found = outcomes["fig6"].store["marginals"].values
+    assert found.shape == (len(LENGTHS), N, N)
+    assert np.isnan(found[0]).all()  # it has 3 elements
+    for v in (1, 5):
+        x, c = subject.sequences[v], subject.labels[v]
+        x = x[ej.data.segment_centres(len(x), N)]
+        parts = [p for s in range(1, N + 1) for p in itertools.combinations(range(N), s)]
+        batch = ej.explain_batch(
+            subject.game,
+            [x[list(part)] for part in parts],
+            prior=subject.trn.prior,
+            estimator=ej.Exact(),
+        )
+        score = {(): subject.trn.prior[c]}
+        score |= dict(zip(parts, np.asarray(batch.scores)[:, c].tolist(), strict=True))
+        for s, i in itertools.product(range(1, N + 1), range(N)):
+            others = [k for k in range(N) if k != i]
+            gains = [
+                score[tuple(sorted((*part, i)))] - score[part]
+                for part in itertools.combinations(others, s - 1)
+            ]
+            np.testing.assert_allclose(found[v, s - 1, i], np.mean(gains), atol=1e-5)
+
+
+def test_means_by_scale(outcomes):
+    marginals = outcomes["fig6"].store["marginals"].values[1:]
+    found = outcomes["fig6"].numbers["marginals"]
+    for s in range(N):
+        values = [marginals[v, s].mean() for v in range(len(marginals))]
+        sizes = [np.abs(marginals[v, s]).mean() for v in range(len(marginals))]
+        np.testing.assert_allclose(found["signed"]["mean"][s], np.mean(values))
+        np.testing.assert_allclose(found["absolute"]["mean"][s], np.mean(sizes))
+
+
+def test_shares_by_length(subject, outcomes):
+    found = outcomes["fig6"].numbers["lengths"]
+    assert found["n"] == [1, 2, 3, 4, 6, 8]
+    enough = [sum(length >= n for length in LENGTHS) for n in found["n"]]
+    assert found["all"]["n_sequences"] == enough
+    assert found["same"]["n_sequences"] == [enough[-1]] * 6
+    rows, esv, _ = of_true_class(subject.game, subject.trn.prior, subject)
+    shares = [
+        (values[:, subject.labels[i]] > 0).mean() for i, values in zip(rows, esv, strict=True)
+    ]
+    np.testing.assert_allclose(found["all"]["mean"][3], np.mean(shares), atol=1e-6)
+    longest = [s for i, s in zip(rows, shares, strict=True) if len(subject.sequences[i]) >= 8]
+    np.testing.assert_allclose(found["same"]["mean"][3], np.mean(longest), atol=1e-6)
+    some = fig6.supporting_shares(subject, 5)
+    assert (~np.isnan(some[:, 0])).sum() == 5
+
+
+def test_jitter_of_esvs(subject, outcomes):
+    found = outcomes["fig6"].store["smoothness"]
+    assert tuple(found["attribution"].values) == fig6.METHODS
+    known = ~np.isnan(found.values).any((0, 2))
+    assert [length for length, k in zip(LENGTHS, known, strict=True) if k] == [9] * 6
+    assert outcomes["fig6"].numbers["smoothness"]["n_sequences"] == 6
+    for i in np.flatnonzero(known):  # of 8 elements the last centre has none after it
+        x, c = subject.sequences[i], subject.labels[i]
+        centres = ej.data.segment_centres(9, N)
+        original, later, earlier = (
+            np.asarray(ej.explain(subject.game, x[at], prior=subject.trn.prior).values)[:, c]
+            for at in (centres, centres + 1, centres - 1)
+        )
+        r = [np.corrcoef(original, other)[0, 1] for other in (later, earlier)]
+        change = [
+            np.abs(other - original).sum() / np.abs(original).sum() for other in (later, earlier)
+        ]
+        wanted = np.mean(r), np.mean(change)
+        np.testing.assert_allclose(found.sel(attribution="ESV").values[i], wanted, atol=1e-4)
+
+
+def test_spearman_against_scipy(rng):
+    values = np.round(rng.normal(size=(20, 6)), 1)
+    values[0, :2] = values[0, 2]
+    wanted = [scipy.stats.spearmanr(row, np.arange(6)).statistic for row in values]
+    np.testing.assert_allclose(fig6.spearman(values), wanted)
+    assert np.isnan(fig6.spearman(np.zeros(4)))
+
+
+def test_trends():
+    rng = np.random.default_rng(1)
+    falling = np.array([4.0, 3, 2, 1]) + 0.1 * rng.normal(size=(30, 4))
+    for values, verdict in (
+        (falling, "reproduced"),
+        (falling[:, [1, 3, 0, 2]], "weaker"),  # 3, 1, 4, 2
+        (falling[:, ::-1], "contradicted"),
+        (0 * falling + rng.normal(size=(30, 4)), "weaker"),
+    ):
+        found = mean_of(values, SETTINGS) | {"trend": fig6.trend(values, SETTINGS)}
+        row = findings6.falls("f", found, (1, 4), "few")
+        assert row.verdict == verdict
+        json.dumps(found, allow_nan=False)
+    assert fig6.trend(falling[:, :2], SETTINGS) is None
+    flat = fig6.trend(np.ones((5, 4)), SETTINGS)
+    assert flat["spearman"]["mean"] is None
+    found = mean_of(np.ones((5, 4)), SETTINGS) | {"trend": flat}
+    assert findings6.falls("f", found, (1, 4), "few").verdict == "weaker"
+    assert findings6.falls("f", {"trend": None}, (1, 4), "few") == (
+        "f",
+        "falls",
+        "-",
+        "not measured",
+        "few",
+    )
+
+
+@pytest.mark.parametrize(
+    ("pearson", "change", "verdict"),
+    [
+        (((0.1, 0.2), (0.1, 0.2)), ((-0.1, 0.1), (-0.2, -0.1)), "reproduced"),
+        (((0.1, 0.2), (0.1, 0.2)), ((-0.1, 0.1), (0.1, 0.2)), "weaker"),
+        (((0.1, 0.2), (-0.1, 0.2)), ((-0.1, 0.1), (-0.2, -0.1)), "weaker"),
+        (((-0.2, -0.1), (-0.2, -0.1)), ((-0.1, 0.1), (-0.2, -0.1)), "weaker"),
+        (((-0.2, -0.1), (-0.2, -0.1)), ((-0.1, 0.1), (0.1, 0.2)), "contradicted"),
+    ],
+)
+def test_rule_of_smoothness(pearson, change, verdict):
+    others = fig6.METHODS[1:]
+    one = {"pearson": interval(0.8, 0.9), "change": interval(0.1, 0.2)}
+    between = {
+        name: {"pearson": interval(*p), "change": interval(*d)}
+        for name, p, d in zip(others, pearson, change, strict=True)
+    }
+    found = {"methods": dict.fromkeys(fig6.METHODS, one), "ESV - other": between}
+    row = findings6.smooth(found | {"median shift": 0.25}, 8)
+    assert row.verdict == verdict
+    assert ("25 % of a segment" in row.why) == (verdict != "reproduced")
