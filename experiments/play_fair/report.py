@@ -24,7 +24,7 @@ TITLES = {
 }
 BEGIN = "<!-- play fair: written by experiments.play_fair.run_all --install -->"
 END = "<!-- play fair: end -->"
-_SHOWN = ("synthetic", "fig3"), ("synthetic", "fig6"), ("synthetic", "fig8")
+_SHOWN = tuple(("synthetic", figure) for figure in ("fig3", "fig6", "fig8"))
 
 
 def page(out: Path, subjects: Sequence[str]) -> str:
@@ -70,7 +70,7 @@ def summaries(out: Path, subjects: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def install(page: str, out: Path, readme: Path) -> None:
-    """Put the page between its marks in a README, and the pictures it shows beside it.
+    """Put the page between its marks in a README, and the first picture of some figures beside it.
 
     Raises:
       ValueError: a README without the two marks.
@@ -84,10 +84,10 @@ def install(page: str, out: Path, readme: Path) -> None:
     for subject, figure in _SHOWN:
         path = out / subject / figure / "summary.json"
         if path.is_file():
-            for name in json.loads(path.read_text())["pictures"]:
-                kept = f"{subject}-{figure}-{name}"
-                shutil.copyfile(path.parent / name, folder / kept)
-                shown.append(f"![{TITLES[figure]}, {subject}](play_fair/pictures/{kept})")
+            name = json.loads(path.read_text())["pictures"][0]
+            kept = f"{subject}-{figure}.png"
+            shutil.copyfile(path.parent / name, folder / kept)
+            shown.append(f"![{TITLES[figure]}, {subject}](play_fair/pictures/{kept})")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
     body = "\n\n".join([BEGIN, page, *shown, END])
