@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 from scipy import stats
 
 import esv_jax as ej
@@ -67,6 +68,20 @@ def test_relative_error_and_pearson(rng):
         np.testing.assert_allclose(ej.metrics.pearson(approx[row], exact[row]), r, atol=1e-5)
     assert float(ej.metrics.relative_error(exact[0], exact[0])) == 0
     assert float(ej.metrics.pearson(exact[0], 2 * exact[0])) == pytest.approx(1, abs=1e-6)
+
+
+def test_lad_slope_is_that_of_a_linear_program(rng, x64):
+    for n in (2, 5, 9, 40):
+        exact, approx = rng.normal(size=(2, n))
+        # minimise sum of u over (slope, u) with -u <= approx - slope exact <= u
+        cost = np.concatenate([[0.0], np.ones(n)])
+        rows = np.block([[-exact[:, None], -np.eye(n)], [exact[:, None], -np.eye(n)]])
+        bounds = [(None, None)] + [(0, None)] * n
+        solved = scipy.optimize.linprog(
+            cost, rows, np.concatenate([-approx, approx]), bounds=bounds
+        )
+        assert solved.status == 0
+        assert float(ej.metrics.lad_slope(approx, exact)) == pytest.approx(solved.x[0], abs=1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
