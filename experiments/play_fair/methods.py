@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import esv_jax as ej
+from esv_jax.links import Link
 from experiments.play_fair.subjects import Elements, Subject, explain_true
 
 METHODS = (
@@ -23,6 +24,7 @@ METHODS = (
     "random",
 )
 _STEPS = 50  # of Integrated Gradients
+_LINKS: dict[str, Link] = {"Integrated Gradients": "softmax"}  # the others: logits
 _TOGETHER = 32  # sequences in a compiled call
 
 
@@ -31,9 +33,10 @@ def all_values(
 ) -> dict[str, np.ndarray]:
     """Attributions of the true class by every method, (V', n) float64 each.
 
-    Gradients are of the class logit: those of a probability vanish where the model is sure.
-    Integrated Gradients start at the mean feature of the training sequences, as in the paper;
-    gradients of features are averaged over the features of an element.
+    Each gradient method as it ranks elements best in the discard curves of figure 3: Integrated
+    Gradients of the class probability, from the mean feature of the training sequences as in the
+    paper; the others of the logit, since gradients of a probability vanish where the model is sure.
+    Gradients of features are averaged over the features of an element.
     """
     return {name: values(name, subject, elements, seed) for name in methods}
 
@@ -56,7 +59,7 @@ def values(name: str, subject: Subject, elements: Elements, seed: int) -> np.nda
 def _of_one(name: str, subject: Subject) -> Any:
     """The method as a function of one sequence (n, D) and its class, to be batched."""
     game, prior = subject.game, jnp.asarray(subject.trn.prior, jnp.float32)
-    fn = ej.gradients.score_function(game, "identity")
+    fn = ej.gradients.score_function(game, _LINKS.get(name, "identity"))
     baseline = jnp.asarray(subject.baseline)
     per_element = ej.gradients.per_element
 

@@ -6,10 +6,10 @@ shows it on examples, without a number; the thresholds below are ours.
 How: attributions of the true class by each method, for every sequence that has `n_elements`.
 Agreement of two methods on a sequence is the Pearson correlation over its elements; the table has
 its mean, the share of sequences below 0.5, and how often both have the same most supporting
-element. ESVs are of the probability, the gradients of the logit; "ESV of the logit" says how much
-of a difference comes from that alone. The picture shows sequences found by rule: the surest right
-one, the one of median sureness, the least sure right one, the surest wrong one, of different
-classes where there are any.
+element. ESVs and Integrated Gradients are of the probability, Grad-CAM of the logit; "ESV of the
+logit" says how much of a difference comes from that alone. The picture shows sequences found by
+rule: the surest right one, the one of median sureness, the least sure right one, the surest wrong
+one, of different classes where there are any.
 
 A pair "often disagrees" (reproduced) where the interval of the share of sequences with r < 0.5 lies
 above 25 %; contradicted where it lies below 5 %; else weaker.
@@ -47,7 +47,7 @@ OFTEN, SELDOM = 0.25, 0.05  # shares of the sequences
 _FEWEST = 3  # elements: a correlation over two is 1 or -1
 _NAMES = {
     "ESV": "ESV\n(probability)",
-    "Integrated Gradients": "Integrated\nGradients, IG\n(logit/feature)",
+    "Integrated Gradients": "Integrated\nGradients, IG\n(prob./feature)",
     "Grad-CAM": "Grad-CAM\n(logit)",
 }
 
@@ -137,7 +137,7 @@ def findings(pairs: dict[str, Any], n_sequences: int) -> list[Finding]:
             f" {n_sequences} sequences; same most supporting element in"
             f" {_text(one['same_top'])} %"
         )
-        why = _why(pairs, b) if a == "ESV" else ""
+        why = _why(pairs) if (a, b) == ("ESV", "Grad-CAM") else ""
         rows.append(Finding(finding, "examples", measured, verdict(one["disagree"]), why))
     return rows
 
@@ -149,10 +149,10 @@ def verdict(share: dict[str, float]) -> Verdict:
     return "contradicted" if share["high"] < SELDOM else "weaker"
 
 
-def _why(pairs: dict[str, Any], b: str) -> str:
-    """What is left of a gradient's disagreement with ESVs where both explain the logit."""
-    r = pairs[f"{b}, {OF_LOGIT}"]["r"]
-    return "" if r is None else f"{b} and ESVs of the logit: r {_text(r, 1, 2)}"
+def _why(pairs: dict[str, Any]) -> str:
+    """What is left of Grad-CAM's disagreement with ESVs where both explain the logit."""
+    r = pairs[f"Grad-CAM, {OF_LOGIT}"]["r"]
+    return "" if r is None else f"Grad-CAM and ESVs of the logit: r {_text(r, 1, 2)}"
 
 
 def _of_logit(subject: Subject, elements: Elements) -> np.ndarray:
