@@ -134,19 +134,20 @@ def run(settings: Settings) -> dict[str, Any]:
     return summary
 
 
-def clips_to_train_on(settings: Settings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frames (B, 8, h, w, 3) uint8 and labels (B,) of each step; the next are rendered ahead."""
-    rng = np.random.default_rng(settings.seed)
+def clips_to_train_on(
+    n_steps: int, batch_size: int, seed: int, n: int = N
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frames (B, n, h, w, 3) uint8 and labels (B,) of each step; the next are rendered ahead."""
+    rng = np.random.default_rng(seed)
 
     def render(step: int, t: int, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        frames = ((np.arange(N) + offset) * t / N).astype(int)  # one of each segment
-        first = step * settings.batch_size
+        frames = ((np.arange(n) + offset) * t / n).astype(int)  # one of each segment
         videos = ej.data.synthetic_videos(
-            settings.batch_size, seed=settings.seed, n_frames=t, frames=frames, first=first
+            batch_size, seed=seed, n_frames=t, frames=frames, first=step * batch_size
         )
         return videos.clips, videos.labels
 
-    plan = [(k, int(rng.choice(TRAIN_LENGTHS)), rng.random(N)) for k in range(settings.n_steps)]
+    plan = [(k, int(rng.choice(TRAIN_LENGTHS)), rng.random(n)) for k in range(n_steps)]
     with ThreadPoolExecutor(1) as ahead:
         upcoming = ahead.submit(render, *plan[0])
         for row in [*plan[1:], None]:
@@ -202,7 +203,7 @@ def train(settings: Settings) -> tuple[VideoModel, list[float]]:
             updates, memory = optimiser.update(gradient, memory, params)
         return optax.apply_updates(params, updates), memory, value
 
-    batches = clips_to_train_on(settings)
+    batches = clips_to_train_on(settings.n_steps, settings.batch_size, settings.seed)
     losses = []
     for i, batch in enumerate(tqdm(batches, total=settings.n_steps, unit="step", mininterval=2)):
         params, memory, value = step(params, memory, *batch, jax.random.fold_in(steps_key, i))

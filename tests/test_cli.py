@@ -68,7 +68,9 @@ def test_without_arguments_it_helps(capsys):
     assert "Start with: esv-jax demo" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "explain", "extract", "import-play-fair"])
+@pytest.mark.parametrize(
+    "command", ["demo", "train", "explain", "relevance", "extract", "import-play-fair"]
+)
 def test_help_shows_defaults_and_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -34,6 +34,7 @@ from esv_jax.relevance import (
     preset,
     uniform,
 )
+from esv_jax.relevance.propagation import make_plan
 from tests.conftest import FIXTURES, SHARED
 from tests.reference import plain_relevance as plain
 
@@ -606,3 +607,13 @@ def test_folding_names_what_is_not_there(pairs, text):
 
 def test_the_room_is_public():
     assert ej.relevance.lrp is lrp
+
+
+@pytest.mark.parametrize("relu", [nn.relu, jax.nn.relu, lambda x: jnp.maximum(x, 0)])
+def test_inputs_after_a_relu_are_known_to_be_positive(relu):
+    plan = make_plan(lambda x: relu(x) @ jnp.ones((3, 2)), jnp.ones(3))
+    (group,) = plan.groups.values()
+    assert group.x in plan.positive
+    plan = make_plan(lambda x: (relu(x) - 1) @ jnp.ones((3, 2)), jnp.ones(3))
+    (group,) = plan.groups.values()
+    assert group.x not in plan.positive

@@ -14,7 +14,7 @@ INTERRUPTED = 130  # the shell's own code for Ctrl-C
 
 DESCRIPTION = """How much did each frame contribute to this prediction?
 
-Element Shapley Values of video and sequence models. Start with: esv-jax demo"""
+Element Shapley Values and relevance of video and sequence models. Start with: esv-jax demo"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from esv_jax.cli.explain import Explain
         from esv_jax.cli.extract import Extract
         from esv_jax.cli.import_play_fair import ImportPlayFair
+        from esv_jax.cli.relevance import Relevance
         from esv_jax.cli.train import Train
 
         commands = {
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "train": Train,
             "extract": Extract,
             "explain": Explain,
+            "relevance": Relevance,
             "import-play-fair": ImportPlayFair,
         }
         command = tyro.extras.subcommand_cli_from_dict(

@@ -20,7 +20,7 @@ from esv_jax.batching import explain_batch
 from esv_jax.checks import expect, message
 from esv_jax.cli.chosen_model import ChosenModel, choose_model
 from esv_jax.cli.inputs import Inputs, class_index, is_video, open_inputs, open_videos
-from esv_jax.cli.printing import BAD_INPUT, progress, say, signed, table
+from esv_jax.cli.printing import BAD_INPUT, file_name, progress, say, signed, table
 from esv_jax.cli.video_figures import draw_video
 from esv_jax.estimators import Constructive, Estimator, Exact, Surrogate
 from esv_jax.extras import require
@@ -267,7 +267,7 @@ class Explain:
                 self._draw(uid, att, shown, names, index)
                 if inputs.videos is not None:
                     c = shown[0] if isinstance(shown, tuple) else shown
-                    place = self.out / "figures" / _file_name(uid)
+                    place = self.out / "figures" / file_name(uid)
                     draw_video(inputs.videos[i], att, c, index, names[c], place, self.overlay)
         pandas = require("pandas", "files")
         with atomic_path(self.out / "table.csv") as path:
@@ -298,7 +298,7 @@ class Explain:
         folder.mkdir(exist_ok=True)
         figure = axes.get_figure(root=True)
         assert figure is not None
-        plots.save_figure(figure, folder / f"{_file_name(uid)}.png")
+        plots.save_figure(figure, folder / f"{file_name(uid)}.png")
 
 
 def _tried(inputs: Inputs, i: int, read: Callable[[int], T], skipped: dict[int, str]) -> T | None:
@@ -310,11 +310,6 @@ def _tried(inputs: Inputs, i: int, read: Callable[[int], T], skipped: dict[int, 
             raise
         skipped[i] = str(error)
         return None
-
-
-def _file_name(uid: str) -> str:
-    """A uid as a file may be called."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in uid)
 
 
 def _how(att: Attribution) -> str:

@@ -1,4 +1,4 @@
-"""What the commands print: tables, and where things went."""
+"""What the commands print: tables, and where things went; names as files have them."""
 
 from __future__ import annotations
 
@@ -48,3 +48,8 @@ def progress(total: int, description: str, unit: str) -> Any:
 def signed(value: float) -> str:
     """An ESV with its sign, three decimals."""
     return f"{value:+.3f}"
+
+
+def file_name(uid: str) -> str:
+    """A uid as a file may be called."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in uid)

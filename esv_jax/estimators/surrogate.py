@@ -20,7 +20,8 @@ from esv_jax.links import Link, apply_link
 
 _MIN_ELEMENTS = 3
 _MIN_POOL = 16
-_LEAST_RAISE = 1.25  # of the variance
+_RAISE = 0.2  # of the variance, for each time the pool would have to be larger
+_UNSEEN = 0.0125  # of the root mean square value: error that is alike in every draw
 _ILL_CONDITIONED = 4  # coefficients per subsequence of the pool
 _CORRECT_ALL_UP_TO = 24  # elements; beyond, residuals of other subsequences weigh next to nothing
 
@@ -42,10 +43,12 @@ class Surrogate:
 
     `std_error` covers what the pool leaves open (a wild bootstrap of the fit's leave-one-out
     residuals, linearised) and what the base sample does (the spread around its least squares),
-    averaged half and half with the class's mean over elements. Where the pool has fewer members
-    than the model coefficients, shrinkage is error that no resampling sees: the variance is then
-    raised by 0.2 for each time the pool would have to be larger, and by a quarter at least, for
-    what the link makes of residuals. Both are rules of thumb, from trained and from random heads.
+    averaged half and half with the class's mean over elements. Beyond it there is error that no
+    resampling sees, for it is alike in every draw: what three and more elements do together, and
+    shrinkage where the pool has fewer members than the model coefficients. For these 1.25 % of
+    the class's root mean square value is added, by the share of subsequences that pools leave open
+    and as many times as the pool would have to be larger; the variance is raised by 0.2 for each
+    such time, too. These are rules of thumb, from trained and from random heads.
 
     Attributes:
       pool: most subsequences per scale, >= 16.
@@ -171,7 +174,6 @@ class Surrogate:
         everything: bool,
     ) -> Array:
         """Standard errors (n, C); see the class."""
-        pool = plan.pool.shape[1]
         left_out = _left_out(plan, residuals(plan, fit_heads(plan, logits), logits))
 
         def values(logits: Array) -> Array:
@@ -184,11 +186,12 @@ class Surrogate:
         shape = (self.error_draws, *plan.pool_valid.shape)
         signs = jax.random.rademacher(key, shape, logits.dtype)
         moved = jax.vmap(lambda sign: push(sign[..., None] * left_out))(signs)
-        p = plan.features.shape[2]
-        shrunk = max(_LEAST_RAISE, 1 + 0.2 * (p / pool - 1))
-        variance = shrunk * (moved**2).mean(0) + read.variance
+        times = max(1.0, plan.features.shape[2] / plan.pool.shape[1])
+        variance = (1 + _RAISE * (times - 1)) * (moved**2).mean(0) + read.variance
         variance = 0.5 * (variance + variance.mean(0, keepdims=True))
-        return jnp.sqrt(variance)
+        unseen = _UNSEEN * times * float(np.mean(_open_shares(plan)))
+        size = (_values(read, prior) ** 2).mean(0, keepdims=True)
+        return jnp.sqrt(variance + unseen**2 * size)
 
     def doubled(self) -> Surrogate:
         """Twice the pool."""
@@ -209,13 +212,17 @@ class Surrogate:
 
 def _left_out(plan: SurrogatePlan, beyond: Array) -> Array:
     """Leave-one-out residuals (K, m, C), by the share of each scale that the pool leaves open."""
+    left_out = beyond / (1 - jnp.minimum(plan.leverage, 0.95))[..., None]
+    return left_out * jnp.sqrt(jnp.asarray(_open_shares(plan), beyond.dtype))[:, None, None]
+
+
+def _open_shares(plan: SurrogatePlan) -> list[float]:
+    """Of each scale, the share of its subsequences that the pool does not hold."""
     pool = plan.pool.shape[1]
-    open_share = [
+    return [
         0.0 if enumerated else 1 - pool / math.comb(plan.n, k)
         for k, enumerated in enumerate(plan.enumerated, start=1)
     ]
-    left_out = beyond / (1 - jnp.minimum(plan.leverage, 0.95))[..., None]
-    return left_out * jnp.sqrt(jnp.asarray(open_share, beyond.dtype))[:, None, None]
 
 
 class _Effects(NamedTuple):

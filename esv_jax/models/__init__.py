@@ -4,9 +4,19 @@ Nothing here knows of explanations; what is explained are the records `HeadStack
 """
 
 from esv_jax.models import backbones
+from esv_jax.models.clip_model import (
+    ClipModel,
+    clip_model_digest,
+    clip_model_from_state_dict,
+    holds_clip_model,
+    load_clip_model,
+    load_synthetic_clips,
+    save_clip_model,
+)
 from esv_jax.models.clip_networks import (
     C3D,
     CLIP_NETWORKS,
+    ClipCNN,
     ClipNetwork,
     R2Plus1D18,
     clip_network_from_state_dict,
@@ -43,6 +53,8 @@ from esv_jax.models.weights import load_model, model_digest, save_model
 __all__ = [
     "C3D",
     "CLIP_NETWORKS",
+    "ClipCNN",
+    "ClipModel",
     "ClipNetwork",
     "Evaluation",
     "FrameCNN",
@@ -58,18 +70,24 @@ __all__ = [
     "TsnHead",
     "VideoModel",
     "backbones",
+    "clip_model_digest",
+    "clip_model_from_state_dict",
     "clip_network_from_state_dict",
     "clip_network_to_state_dict",
     "evaluate",
     "head_logits",
+    "holds_clip_model",
     "holds_encoder",
+    "load_clip_model",
     "load_model",
+    "load_synthetic_clips",
     "load_synthetic_world",
     "load_video_model",
     "model_digest",
     "padded_head_logits",
     "recognise_clip_network",
     "register_frame_encoder",
+    "save_clip_model",
     "save_model",
     "save_video_model",
     "scale_logits",

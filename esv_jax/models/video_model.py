@@ -20,17 +20,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from esv_jax import checks, extras
-from esv_jax.files import atomic_path, make_folder
 from esv_jax.models.config import TrainConfig
 from esv_jax.models.frame_encoder import FrameEncoder
 from esv_jax.models.heads import HeadStack, stack_heads, unstack_heads
+from esv_jax.models.tensor_files import (
+    foreign,
+    halved,
+    has_header,
+    read_tensors,
+    widened,
+    write_tensors,
+)
 from esv_jax.models.trained import History, TrainedModel
 from esv_jax.models.tsn import TsnHead
 from esv_jax.models.weights import model_digest
 
 _FORMAT = 1
 _HEADER = "esv_jax.video_model"
+_WRITER = "save_video_model"
 _LAYERS = ("w1", "b1", "w2", "b2")
 
 
@@ -78,11 +85,9 @@ def save_video_model(
     Raises:
       ValueError, OSError: a folder in the place of a file, a file that cannot be written.
     """
-    safetensors = extras.require("safetensors.numpy", "files")
-    path = Path(path)
     tensors = _tensors(model)
     if half:
-        tensors = {name: _halved(name, array) for name, array in tensors.items()}
+        tensors = halved(tensors) | {"prior": tensors["prior"]}
     trained = model.trained
     header = {
         "format": _FORMAT,
@@ -96,12 +101,7 @@ def save_video_model(
         "about": dict(model.about),
     }
     header["digest"] = video_model_digest(_model(header, tensors))
-    text = json.dumps(header, allow_nan=False)
-    content = safetensors.save(tensors, metadata={_HEADER: text})
-    make_folder(path.parent)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-    return path
+    return write_tensors(path, tensors, _HEADER, header)
 
 
 def load_video_model(path: str | os.PathLike[str]) -> VideoModel:
@@ -111,40 +111,23 @@ def load_video_model(path: str | os.PathLike[str]) -> VideoModel:
       FileNotFoundError: no such file.
       ValueError: a damaged or foreign file, an encoder that is not registered.
     """
-    safetensors = extras.require("safetensors", "files")
-    if not Path(path).is_file():
-        expected = "a model written by save_video_model"
-        raise FileNotFoundError(checks.message(str(path), expected, "no such file"))
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise _foreign(path, f"a damaged or foreign file ({error})") from error
-    if _HEADER not in metadata:
-        raise _foreign(path, f"tensors without the header {_HEADER!r}")
-    header = json.loads(metadata[_HEADER])
+    header, tensors = read_tensors(path, _HEADER, _WRITER)
     try:
         if header["format"] != _FORMAT:
             got = f"format {header['format']}"
-            raise _foreign(path, got, "It may come from a newer version.")
+            raise foreign(path, _WRITER, got, "It may come from a newer version.")
         model = _model(header, tensors)
         intact = video_model_digest(model) == header["digest"]
     except KeyError as error:
-        raise _foreign(path, f"no entry {error}") from error
+        raise foreign(path, _WRITER, f"no entry {error}") from error
     if not intact:
-        raise _foreign(path, "arrays that differ from the digest in the header")
+        raise foreign(path, _WRITER, "arrays that differ from the digest in the header")
     return model
 
 
 def holds_encoder(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a model of `save_video_model`, by its header."""
-    safetensors = extras.require("safetensors", "files")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return _HEADER in (file.metadata() or {})
-    except (safetensors.SafetensorError, OSError):
-        return False  # reading it as another kind says what is wrong
+    return has_header(path, _HEADER)
 
 
 def video_model_digest(model: VideoModel) -> str:
@@ -179,17 +162,9 @@ def _tensors(model: VideoModel) -> dict[str, np.ndarray]:
     return arrays | _encoder_tensors(model.encoder)
 
 
-def _halved(name: str, array: np.ndarray) -> np.ndarray:
-    is_weight = name != "prior" and np.issubdtype(array.dtype, np.floating)
-    return array.astype(np.float16) if is_weight else array
-
-
 def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> VideoModel:
     """The model that a header and arrays describe; half precision becomes single."""
-    wide = {
-        name: array.astype(np.float32) if array.dtype == np.float16 else array
-        for name, array in tensors.items()
-    }
+    wide = widened(tensors)
     start = "encoder."
     flat = {
         name.removeprefix(start): jnp.asarray(array)
@@ -231,9 +206,3 @@ def _config(settings: Mapping[str, Any] | None) -> TrainConfig | None:
         return None
     known = {setting.name for setting in fields(TrainConfig)}
     return TrainConfig(**{name: value for name, value in settings.items() if name in known})
-
-
-def _foreign(path: Any, got: str, way_out: str = "") -> ValueError:
-    return ValueError(
-        checks.message(str(path), "a model written by save_video_model", got, way_out)
-    )

@@ -6,8 +6,6 @@ history. The same model always gives the same bytes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -17,15 +15,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from esv_jax import checks, extras
-from esv_jax.files import atomic_path, make_folder
 from esv_jax.models.config import TrainConfig
 from esv_jax.models.heads import HeadStack, HiddenLayer
+from esv_jax.models.tensor_files import digest_of, foreign, read_tensors, write_tensors
 from esv_jax.models.trained import History, TrainedModel
 from esv_jax.models.tsn import TsnHead
 
 _FORMAT = 1
 _HEADER = "esv_jax"
+_WRITER = "save_model"
 _KINDS = ("multi_scale", "average_consensus")
 
 
@@ -40,8 +38,6 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> Path:
     Raises:
       ValueError, OSError: a folder in the place of a file, a file that cannot be written.
     """
-    safetensors = extras.require("safetensors.numpy", "files")
-    path = Path(path)
     header = {
         "format": _FORMAT,
         "kind": _kind(model.heads),
@@ -52,12 +48,7 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> Path:
         "history": None if model.history is None else model.history.to_json(),
         "digest": model_digest(model),
     }
-    text = json.dumps(header, allow_nan=False)
-    content = safetensors.save(_tensors(model), metadata={_HEADER: text})
-    make_folder(path.parent)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-    return path
+    return write_tensors(path, _tensors(model), _HEADER, header)
 
 
 def load_model(path: str | os.PathLike[str]) -> TrainedModel:
@@ -65,23 +56,11 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
 
     Weights in double precision come back in double precision in JAX's x64 mode only.
     """
-    safetensors = extras.require("safetensors", "files")
-    if not Path(path).is_file():
-        message = checks.message(str(path), "a model written by save_model", "no such file")
-        raise FileNotFoundError(message)
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise _foreign(path, f"a damaged or foreign file ({error})") from error
-    if _HEADER not in metadata:
-        raise _foreign(path, f"tensors without the header {_HEADER!r}")
-    header = json.loads(metadata[_HEADER])
+    header, tensors = read_tensors(path, _HEADER, _WRITER)
     try:
         if header["format"] != _FORMAT or header["kind"] not in _KINDS:
             got = f"format {header['format']}, kind {header['kind']!r}"
-            raise _foreign(path, got, "It may come from a newer version.")
+            raise foreign(path, _WRITER, got, "It may come from a newer version.")
         model = TrainedModel(
             heads=_heads(header, tensors),
             prior=tensors["prior"],
@@ -89,26 +68,17 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
             history=None if header["history"] is None else History.from_json(header["history"]),
             config=_config(header["config"]),
         )
-        intact = _digest(tensors) == header["digest"]
+        intact = digest_of(tensors) == header["digest"]
     except KeyError as error:
-        raise _foreign(path, f"no entry {error}") from error
+        raise foreign(path, _WRITER, f"no entry {error}") from error
     if not intact:
-        raise _foreign(path, "arrays that differ from the digest in the header")
+        raise foreign(path, _WRITER, "arrays that differ from the digest in the header")
     return model
 
 
 def model_digest(model: TrainedModel) -> str:
     """SHA-256 of weights and prior (names, dtypes, shapes, bytes): 64 hexadecimal digits."""
-    return _digest(_tensors(model))
-
-
-def _digest(tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    return digest_of(_tensors(model))
 
 
 def _kind(heads: HeadStack | TsnHead) -> str:
@@ -149,7 +119,3 @@ def _config(settings: Mapping[str, Any] | None) -> TrainConfig | None:
         return None
     known = {field.name for field in fields(TrainConfig)}
     return TrainConfig(**{name: value for name, value in settings.items() if name in known})
-
-
-def _foreign(path: Any, got: str, way_out: str = "") -> ValueError:
-    return ValueError(checks.message(str(path), "a model written by save_model", got, way_out))

@@ -89,18 +89,26 @@ def render_overlay(
     if index is None:
         expect(len(numbers) == n, "frames", f"{n} frames, one per element", len(numbers))
     values, half = bar_values(attribution, c)
-    drawing = _Drawing(heading, lines, places, values, half)
-    return _composed(pictures, numbers, drawing, min_width)
+    drawing = Drawing(heading, lines, places, values, half)
+    return compose(pictures, numbers, drawing, min_width)
 
 
-class _Drawing(NamedTuple):
-    """What is drawn under the video."""
+class Drawing(NamedTuple):
+    """What is drawn under a video.
+
+    Attributes:
+      heading, lines: above the bars. label: of their axis.
+      places, values, half: frame numbers, heights and half-widths of intervals of the bars, (n,).
+      meanings: of the two colours.
+    """
 
     heading: str
     lines: list[str]
     places: np.ndarray
     values: np.ndarray
     half: np.ndarray
+    label: str = "ESV"
+    meanings: tuple[str, str] = ("supporting", "distracting")
 
 
 class _Panel(NamedTuple):
@@ -112,9 +120,10 @@ class _Panel(NamedTuple):
     line: int  # width of the cursor
 
 
-def _composed(
-    pictures: Iterable[Any], numbers: np.ndarray, drawing: _Drawing, min_width: int
+def compose(
+    pictures: Iterable[Any], numbers: np.ndarray, drawing: Drawing, min_width: int
 ) -> Iterator[np.ndarray]:
+    """Pictures (h, w, 3), each above the drawing with a cursor at its number."""
     shape: tuple[int, ...] | None = None
     k = -1
     for k, picture in enumerate(pictures):
@@ -149,7 +158,7 @@ def _enlarge(image: np.ndarray, factor: int, out: np.ndarray) -> None:
         out[row::factor] = wide
 
 
-def _draw(drawing: _Drawing, numbers: np.ndarray, width: int, parity: int) -> _Panel:
+def _draw(drawing: Drawing, numbers: np.ndarray, width: int, parity: int) -> _Panel:
     """Draw the bars `width` pixels wide, in a number of rows that is odd where parity is 1."""
     dpi = _DPI * max(1.0, width / (_DPI * _WIDEST_INCHES))
     figure: Any = new_figure((width + 0.01) / dpi, 2)  # the canvas rounds down
@@ -166,11 +175,11 @@ def _draw(drawing: _Drawing, numbers: np.ndarray, width: int, parity: int) -> _P
     ax.locator_params(axis="y", nbins=4)
     ax.locator_params(axis="x", nbins=7, integer=True, min_n_ticks=1)
     ax.set_xlabel("frame", loc="left", **style.TEXT)
-    ax.set_ylabel("ESV", **style.TEXT)
+    ax.set_ylabel(drawing.label, **style.TEXT)
     figure.draw_without_rendering()  # settles how wide the panel is
-    style.annotate(ax, drawing.heading, drawing.lines, ("supporting", "distracting"))
+    style.annotate(ax, drawing.heading, drawing.lines, drawing.meanings)
     if ax.get_legend() is None:
-        _legend_below(ax)
+        _legend_below(ax, drawing.meanings)
     figure.get_layout_engine().set(h_pad=_PAD_INCHES)
     fit_height(figure, [ax], _BARS_INCHES)
     rows = int(np.ceil(figure.get_figheight() * dpi))
@@ -185,13 +194,13 @@ def _draw(drawing: _Drawing, numbers: np.ndarray, width: int, parity: int) -> _P
     return _Panel(pixels, slice(top, bottom), np.rint(across - line / 2).astype(int), line)
 
 
-def _legend_below(ax: Any) -> None:
+def _legend_below(ax: Any, meanings: tuple[str, str]) -> None:
     """What the colours say, on the right beside the label of the x axis."""
     transforms = require("matplotlib.transforms", "plots")
     down = transforms.ScaledTranslation(0, -15 / 72, ax.figure.dpi_scale_trans)
     style.legend(
         ax,
-        ("supporting", "distracting"),
+        meanings,
         loc="upper right",
         bbox_to_anchor=(1, 0),
         bbox_transform=ax.transAxes + down,

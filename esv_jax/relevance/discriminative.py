@@ -46,7 +46,7 @@ class Discriminative(NamedTuple):
 def discriminative(
     fn: ScoreFunction,
     clip: Any,
-    target: int,
+    target: int | Array,
     *,
     composite: Composite | Rule | str = "epsilon_plus",
     scale: Scale = "score",
@@ -115,7 +115,10 @@ def discriminative(
         still = jnp.broadcast_to(clip[place], clip.shape)
         return explain(still, "score" if scale == "score" else "one")[place]
 
-    spatial = jax.lax.map(of_frame, jnp.arange(t), batch_size=batch_size)
+    if batch_size == t:  # no loop: in one, XLA runs convolutions at a third of their speed on CPUs
+        spatial = jax.vmap(of_frame)(jnp.arange(t))
+    else:
+        spatial = jax.lax.map(of_frame, jnp.arange(t), batch_size=batch_size)
     if scale == "clip":
         spatial = spatial * fn(clip)[target].astype(spatial.dtype)
     temporal = own.astype(spatial.dtype) - spatial

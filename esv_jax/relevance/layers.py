@@ -12,6 +12,7 @@ from jax import Array
 
 from esv_jax.checks import wider
 from esv_jax.relevance.kinds import KEEPS_ORDER, PRODUCTS, SUMS
+from esv_jax.relevance.strided import is_better_split, split_convolution
 from esv_jax.relevance.trace import Constant, Operand, Operation, Trace
 
 _NUMBERS = "dimension_numbers"
@@ -219,14 +220,22 @@ class Linear:
         if weight is None:
             (value,) = first.apply(x)
         else:
-            operands = (weight, x) if first.inputs[0] is self.group.weight else (x, weight)
-            (value,) = first.apply(*operands, preferred_element_type=self.out.dtype)
+            value = self._weighted(x, weight)
         for operation, factor in zip(self.group.after, self.factors, strict=True):
             if _keeps_order(operation):
                 if operation.primitive != "convert_element_type":
                     (value,) = operation.apply(value)
             elif weight is None and operation.primitive in ("mul", "div"):
                 value = value * factor if operation.primitive == "mul" else value / factor
+        return value
+
+    def _weighted(self, x: Array, weight: Array) -> Array:
+        """The product that the group begins with."""
+        first, dtype = self.group.first, self.out.dtype
+        if first.primitive == "conv_general_dilated" and is_better_split(first.params):
+            return split_convolution(x, weight, first.params, dtype)
+        operands = (weight, x) if first.inputs[0] is self.group.weight else (x, weight)
+        (value,) = first.apply(*operands, preferred_element_type=dtype)
         return value
 
 

@@ -371,8 +371,10 @@ def _find_positive(traced: Trace) -> set[int]:
         if isinstance(operand, int):
             return operand in positive
         known = operand.value
-        is_scalar = np.ndim(known) == 0 and is_concrete(known) and not hasattr(known, "_aval")
-        return bool(is_scalar and np.isreal(known) and known >= 0)
+        if not is_concrete(known) or np.ndim(known) != 0:
+            return False
+        number = np.asarray(known)
+        return bool(np.isrealobj(number) and number >= 0)
 
     for operation in traced.operations:
         primitive, inputs = operation.primitive, operation.inputs
@@ -382,7 +384,7 @@ def _find_positive(traced: Trace) -> set[int]:
             fits = True
         elif primitive in MOVES | {
             *("add", "mul", "div", "min", "reduce_sum", "reduce_window_sum", "cumsum"),
-            *("reduce_max", "reduce_window_max", "dot_general_positive"),
+            *("reduce_max", "reduce_window_max"),
         }:
             skip = {"gather": 1, "dynamic_slice": 1}.get(primitive, len(inputs))
             fits = all(map(is_positive, inputs[:skip]))

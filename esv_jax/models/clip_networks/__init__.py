@@ -7,6 +7,7 @@ Clips are (B, t, h, w, 3), channels last; out come logits (B, C).
 """
 
 from esv_jax.models.clip_networks.c3d import C3D
+from esv_jax.models.clip_networks.clip_cnn import ClipCNN
 from esv_jax.models.clip_networks.r2plus1d import R2Plus1D18
 from esv_jax.models.clip_networks.registry import (
     CLIP_NETWORKS,
@@ -19,6 +20,7 @@ from esv_jax.models.clip_networks.registry import (
 __all__ = [
     "C3D",
     "CLIP_NETWORKS",
+    "ClipCNN",
     "ClipNetwork",
     "R2Plus1D18",
     "clip_network_from_state_dict",

@@ -10,11 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +23,7 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, message, nearest
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
+from esv_jax.results.provenance import compressed, open_format, provenance
 
 if TYPE_CHECKING:
     import xarray
@@ -95,7 +93,8 @@ def save(
         for name, array in (_of_records(records) | _given(records, labels, element_index)).items():
             dims, text = _LAYOUT[name]
             variables[name] = (dims[-array.ndim :], array, {"long_name": text, "units": "1"})
-        attrs = _provenance(attributions[0], settings) | _notes(records)
+        attrs = provenance("Element Shapley Values", FORMAT, attributions[0].values, settings)
+        attrs |= _notes(records)
         dataset = xarray.Dataset(variables, coords, attrs)
         encoding = {name: _encoding(dataset[name].values) for name in variables}
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
@@ -110,17 +109,7 @@ def open(path: str | os.PathLike[str]) -> xarray.Dataset:
     Raises:
       ValueError: a file that is missing, empty, truncated, or not one of ours.
     """
-    xarray, h5py = require("xarray", "files"), require("h5py", "files")
-    expected = f"a file written by results.save ({FORMAT})"
-    expect(Path(path).is_file(), str(path), expected, "no such file")
-    try:
-        with h5py.File(path, "r") as file:
-            found = str(file.attrs.get("format"))
-        expect(found == FORMAT, str(path), expected, f"another file (format {found})")
-        return xarray.open_dataset(path, engine="h5netcdf")
-    except (OSError, KeyError) as error:
-        got = f"an empty, damaged or foreign file ({error})"
-        raise ValueError(message(str(path), expected, got)) from error
+    return open_format(path, FORMAT, "results.save")
 
 
 def load_attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
@@ -296,34 +285,9 @@ def _padded(rows: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
     return padded
 
 
-def _provenance(attribution: Attribution, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    try:
-        text = json.dumps(dict(settings or {}), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise TypeError(message("settings", "what JSON can hold", error)) from error
-    values = attribution.values
-    device = min(values.devices(), key=str) if isinstance(values, jax.Array) else jax.devices()[0]
-    return {
-        "title": "Element Shapley Values",
-        "format": FORMAT,
-        "esv_jax_version": metadata.version("esv-jax"),
-        "jax_version": jax.__version__,
-        "python_version": platform.python_version(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": f"{device.platform}: {device.device_kind}",
-        "settings": text,
-    }
-
-
 def _encoding(array: np.ndarray) -> dict[str, Any]:
     """Light compression, with a checksum, of arrays over videos; nothing for short ones."""
     if array.ndim < 2:
         return {}
     n_videos = max(1, min(len(array), _CHUNK_BYTES // array[0].nbytes))
-    return {
-        "compression": "gzip",
-        "compression_opts": 1,
-        "shuffle": True,
-        "fletcher32": True,
-        "chunksizes": (n_videos, *array.shape[1:]),
-    }
+    return compressed((n_videos, *array.shape[1:]))

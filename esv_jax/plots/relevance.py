@@ -1,0 +1,208 @@
+"""Relevance of pixels: laid over frames, as a strip, and as a video."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from esv_jax.checks import expect, expect_finite, expect_int, expect_shape, message
+from esv_jax.plots import style
+from esv_jax.plots.bars import bar_limits, draw_bars
+from esv_jax.plots.figures import fit_height, new_figure
+from esv_jax.plots.overlay import Drawing, compose
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MEANINGS = ("for the class", "against it")
+_SLOT_INCHES = 0.8  # of a frame with the gap to the next
+_FILLED = 0.95  # share of a slot that a frame takes
+_BARS_INCHES = 0.8
+_LETTERS = 12  # of a name beside a row of frames, in one line
+_PALE = 0.55  # how far frames under relevance are faded to white
+_GAP = 4  # pixels between the panels of a video
+_FULL = 99.5  # percentile of |relevance| that has the full colour
+
+
+def overlay_relevance(frames: Any, relevance: Any, limit: float | None = None) -> np.ndarray:
+    """Frames in pale grey, with relevance over them: blue where positive, vermillion where not.
+
+    Args:
+      frames: (t, h, w, 3) uint8 RGB.
+      relevance: (t, h, w), or (t, h, w, c), whose channels are summed.
+      limit: |relevance| of the full colour; default the 99.5th percentile of the places that have
+        any, so that a few strong pixels do not hide the others.
+    Returns:
+      (t, h, w, 3) uint8.
+    Raises:
+      ValueError: shapes that do not fit, relevance that is not finite, a limit that is not > 0.
+      TypeError: frames that are not uint8.
+    """
+    frames, volume = _expect_pair(frames, relevance)
+    limit = strongest(volume) if limit is None else float(limit)
+    expect(limit > 0, "limit", "a number > 0", limit)
+    grey = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    pale = (grey + (255 - grey) * _PALE)[..., None]
+    strength = np.sqrt(np.minimum(np.abs(volume) / limit, 1))[..., None]
+    ends = np.array([_rgb(style.SUPPORTING), _rgb(style.DISTRACTING)], np.float32)
+    colour = ends[(volume < 0).astype(int)]
+    return np.rint(pale + (colour - pale) * strength).astype(np.uint8)
+
+
+def strongest(relevance: Any) -> float:
+    """|Relevance| that has the full colour by default; 1 of a volume of zeros."""
+    volume = np.asarray(relevance, np.float32)
+    size = np.abs(volume if volume.ndim == 3 else volume.sum(-1))
+    some = size[size > 0]
+    return float(np.percentile(some, _FULL)) if some.size else 1.0
+
+
+def plot_relevance_strip(
+    frames: Any,
+    parts: Mapping[str, Any],
+    *,
+    frame_labels: Sequence[str] | None = None,
+    title: str | None = None,
+    lines: Sequence[str] = (),
+    max_columns: int = 16,
+) -> Figure:
+    """Frames in temporal order; below them each part of relevance over them, with its sums.
+
+    All parts have one colour scale and their bars one axis, so that they can be compared.
+
+    Args:
+      frames: what the network saw, (t, h, w, 3) uint8 RGB.
+      parts: names -> relevance (t, h, w) or (t, h, w, c), e.g. {"spatial": ..., "temporal": ...}.
+      frame_labels: t labels, e.g. frame numbers; default 0..t-1.
+      title, lines: heading and text above the frames.
+      max_columns: frames beside each other at most; more are thinned out evenly, the bars are not.
+    Returns:
+      A new figure that no window shows; `save_figure` writes it.
+    Raises:
+      ValueError, TypeError: no parts, or as `overlay_relevance`; another number of labels.
+    """
+    frames, volumes, limit = _expect_parts(frames, parts)
+    t = len(frames)
+    max_columns = expect_int("max_columns", max_columns, minimum=1)
+    labels = [str(label) for label in (range(t) if frame_labels is None else frame_labels)]
+    expect(len(labels) == t, "frame_labels", f"{t} labels", len(labels))
+    n = min(t, max_columns)
+    shown = (2 * np.arange(n) + 1) * t // (2 * n)
+    sums = {name: volume.sum((1, 2), dtype=np.float64) for name, volume in volumes.items()}
+    every = np.concatenate(list(sums.values()))
+    low, high = bar_limits(every, np.full_like(every, np.nan))
+
+    figure = new_figure(float(np.clip(1.2 + _SLOT_INCHES * n, 5.6, 14)), 4)
+    axes = figure.subplots(1 + 2 * len(parts), squeeze=False)[:, 0]
+    places = (np.arange(n) + 0.5) * t / n - 0.5
+    for ax in axes:
+        ax.set_xlim(-0.5, t - 0.5)
+    for (name, volume), ax, bars in zip(volumes.items(), axes[1::2], axes[2::2], strict=True):
+        _draw_frames(ax, overlay_relevance(frames[shown], volume[shown], limit), places, t / n)
+        ax.set_ylabel(textwrap.fill(name, _LETTERS), **style.TEXT)
+        draw_bars(bars, np.arange(t), sums[name], np.full(t, np.nan), 0.7)
+        bars.set_ylim(low, high)
+        bars.set_xticks([])
+        bars.locator_params(axis="y", nbins=3)
+        bars.set_ylabel("sum", **style.TEXT)
+    _draw_frames(axes[0], frames[shown], places, t / n)
+    axes[0].set_ylabel("frame", **style.TEXT)
+    axes[0].set_xticks(places, [labels[i] for i in shown], parse_math=False)
+    axes[0].tick_params(axis="x", length=0, labelcolor=style.INK, labelsize=style.TEXT_SIZE)
+    figure.draw_without_rendering()  # settles how wide the panels are
+    text = [*lines, "sum: relevance of a frame, of one scale in all rows"]
+    style.annotate(axes[0], title or "Relevance", text, MEANINGS)
+    slot = axes[0].get_window_extent().width / figure.dpi / n
+    tall = _FILLED * slot * frames.shape[1] / frames.shape[2]
+    heights = [tall] + [tall, _BARS_INCHES] * len(parts)
+    axes[0].get_gridspec().set_height_ratios(heights)
+    fit_height(figure, list(axes), sum(heights))
+    return figure
+
+
+def render_relevance(
+    frames: Any,
+    parts: Mapping[str, Any],
+    *,
+    index: Any = None,
+    title: str | None = None,
+    lines: Sequence[str] = (),
+    min_width: int = 640,
+) -> Iterator[np.ndarray]:
+    """A video: each frame beside every part of its relevance, above the sums of the last part.
+
+    Args:
+      frames, parts, title, lines: as of `plot_relevance_strip`.
+      index: frame numbers of the t frames, increasing; default 0..t-1.
+      min_width: pixels, >= 160; frames are enlarged by a whole factor.
+    Returns:
+      An iterator over t pictures (h', w', 3) uint8 RGB, as `write_video` takes them.
+    Raises:
+      ValueError, TypeError: as `plot_relevance_strip`; numbers that are not one per frame.
+    """
+    frames, volumes, limit = _expect_parts(frames, parts)
+    numbers = np.arange(len(frames)) if index is None else np.asarray(index)
+    expect(len(numbers) == len(frames), "index", f"{len(frames)} frame numbers", len(numbers))
+    name, last = list(volumes.items())[-1]
+    panels = [frames, *(overlay_relevance(frames, v, limit) for v in volumes.values())]
+    gap = np.full((*frames.shape[:2], _GAP, 3), 255, np.uint8)
+    beside = [panels[0]]
+    for panel in panels[1:]:
+        beside += [gap, panel]
+    drawing = Drawing(
+        heading=title or "Relevance",
+        lines=[*lines, f"from left: {', '.join(['frame', *volumes])}; bars: {name}"],
+        places=numbers,
+        values=last.sum((1, 2), dtype=np.float64),
+        half=np.full(len(frames), np.nan),
+        label="sum",
+        meanings=MEANINGS,
+    )
+    return compose(np.concatenate(beside, 2), numbers, drawing, min_width)
+
+
+def _expect_parts(
+    frames: Any, parts: Mapping[str, Any]
+) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
+    """Frames, volumes (t, h, w), and the limit of their one colour scale."""
+    expect(len(parts) > 0, "parts", "at least one volume of relevance", "none")
+    volumes = {}
+    for name, relevance in parts.items():
+        pictures, volumes[name] = _expect_pair(frames, relevance, name)
+    return pictures, volumes, max(strongest(volume) for volume in volumes.values())
+
+
+def _expect_pair(
+    frames: Any, relevance: Any, name: str = "relevance"
+) -> tuple[np.ndarray, np.ndarray]:
+    frames = np.asarray(frames)
+    if frames.dtype != np.uint8:
+        raise TypeError(message("frames", "uint8, 0..255", f"dtype {frames.dtype}"))
+    expect_shape("frames", frames, (None, None, None, 3), "(t, h, w, 3)")
+    expect(frames.size > 0, "frames", "shape (t, h, w, 3), each at least 1", frames.shape)
+    volume = np.asarray(relevance, np.float32)
+    fits = volume.ndim in (3, 4) and volume.shape[:3] == frames.shape[:3]
+    expect(fits, name, f"shape {frames.shape[:3]}, as the frames", volume.shape)
+    expect_finite(name, volume)
+    return frames, volume if volume.ndim == 3 else volume.sum(-1)
+
+
+def _draw_frames(ax: Any, images: np.ndarray, places: np.ndarray, slot: float) -> None:
+    """Frames side by side, centred at some places of the x axis."""
+    limits = ax.get_xlim()
+    half = _FILLED * slot / 2
+    for image, place in zip(images, places, strict=True):
+        ax.imshow(image, extent=(place - half, place + half, 0, 1), aspect="auto")
+    ax.set_xlim(limits)
+    ax.set_ylim(0, 1)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _rgb(colour: str) -> list[int]:
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]

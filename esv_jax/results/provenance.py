@@ -1,0 +1,75 @@
+"""What every file of results says of itself, and how it is opened by that."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from esv_jax.checks import expect, message
+from esv_jax.extras import require
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def provenance(
+    title: str, kind: str, values: Any, settings: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Attributes of a file: versions, device, time, settings.
+
+    Args:
+      title: for people. kind: name and version of the format.
+      values: an array of the results, for the device that it is on.
+      settings: what they were made with, as JSON allows.
+    Raises:
+      TypeError: settings that JSON cannot hold.
+    """
+    try:
+        text = json.dumps(dict(settings or {}), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(message("settings", "what JSON can hold", error)) from error
+    device = min(values.devices(), key=str) if isinstance(values, jax.Array) else jax.devices()[0]
+    return {
+        "title": title,
+        "format": kind,
+        "esv_jax_version": metadata.version("esv-jax"),
+        "jax_version": jax.__version__,
+        "python_version": platform.python_version(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": f"{device.platform}: {device.device_kind}",
+        "settings": text,
+    }
+
+
+def compressed(chunk: tuple[int, ...]) -> dict[str, Any]:
+    """Light compression with a checksum, as xarray's `encoding` has it."""
+    return {
+        "compression": "gzip",
+        "compression_opts": 1,
+        "shuffle": True,
+        "fletcher32": True,
+        "chunksizes": chunk,
+    }
+
+
+def open_format(path: str | os.PathLike[str], kind: str, writer: str) -> xarray.Dataset:
+    """The dataset in a file of one of our formats, by the name that it says."""
+    xarray, h5py = require("xarray", "files"), require("h5py", "files")
+    expected = f"a file written by {writer} ({kind})"
+    expect(Path(path).is_file(), str(path), expected, "no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            found = str(file.attrs.get("format"))
+        expect(found == kind, str(path), expected, f"another file (format {found})")
+        return xarray.open_dataset(path, engine="h5netcdf")
+    except (OSError, KeyError) as error:
+        got = f"an empty, damaged or foreign file ({error})"
+        raise ValueError(message(str(path), expected, got)) from error

@@ -1,0 +1,102 @@
+"""LRP beside zennit: R(2+1)D-18 with the same weights, the same composite, in one run.
+
+    python -m experiments.benchmarks.relevance_zennit --out relevance_zennit.json
+
+Needs torch, torchvision and zennit beside this package. Composite: epsilon for the last layer, z+
+for convolutions, batch norms folded. Weights and the clip are random, for time does not depend on
+them. Both take turns; ours is compiled, theirs is built up front and runs as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import esv_jax as ej
+from esv_jax.extras import require
+from experiments.records import as_json, surroundings, write_json
+
+TARGET = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    frames: int = 16
+    """Frames of the clip."""
+    side: int = 112
+    """Height and width."""
+    repeats: int = 5
+    """Timed calls of each, after one that is not timed."""
+    out: Path | None = None
+    """JSON file for the numbers; default none."""
+
+
+def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
+    """Calls that explain one clip: ours, and zennit's."""
+    torch = require("torch", "parity")
+    composites = require("zennit.composites", "parity")
+    canonizers = require("zennit.canonizers", "parity")
+    network = require("torchvision.models.video", "parity").r2plus1d_18(num_classes=20).eval()
+    state = {name: array.numpy() for name, array in network.state_dict().items()}
+    module, variables = ej.models.clip_network_from_state_dict("r2plus1d_18", state)
+    rng = np.random.default_rng(0)
+    clip = rng.uniform(size=(settings.frames, settings.side, settings.side, 3)).astype(np.float32)
+
+    @jax.jit
+    def ours(x: jax.Array) -> jax.Array:
+        return ej.relevance.lrp(
+            lambda x: module.apply(variables, x[None])[0], x, TARGET, composite="epsilon_plus"
+        )
+
+    x = jnp.asarray(clip)
+    tensor = torch.from_numpy(np.moveaxis(clip, -1, 0)[None].copy()).requires_grad_()
+    merge = canonizers.SequentialMergeBatchNorm()
+    composite = composites.EpsilonPlus(canonizers=[merge])
+    composite.register(network)  # for good: registering is not timed
+
+    def theirs() -> Any:
+        scores = network(tensor)
+        start = torch.zeros_like(scores)
+        start[0, TARGET] = scores[0, TARGET].detach()
+        return torch.autograd.grad(scores, tensor, start)
+
+    return {"esv_jax": lambda: jax.block_until_ready(ours(x)), "zennit": theirs}
+
+
+def main() -> None:
+    settings = tyro.cli(Settings, description=__doc__)
+    calls = cases(settings)
+    for call in calls.values():
+        call()
+    turns = []
+    for _ in range(settings.repeats):
+        turn = {}
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            turn[name] = time.perf_counter() - start
+        turns.append(turn)
+    median = {name: statistics.median(turn[name] for turn in turns) for name in calls}
+    ratio = statistics.median(turn["esv_jax"] / turn["zennit"] for turn in turns)
+    for name, seconds in median.items():
+        print(f"{name:10}{seconds:8.3f} s")
+    print(f"esv_jax / zennit {ratio:.2f} (target 1)")
+    if settings.out is not None:
+        found = {"median_seconds": median, "ratio": ratio, "turns": turns}
+        about = surroundings("torch", "torchvision", "zennit")
+        write_json(settings.out, {"settings": as_json(settings), **found, **about})
+
+
+if __name__ == "__main__":
+    main()

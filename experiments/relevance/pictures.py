@@ -1,0 +1,97 @@
+"""The pictures of the experiment: mass in the evidence, motion by sigma, two examples."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import esv_jax as ej
+from esv_jax import plots
+from esv_jax.models import ClipModel
+from esv_jax.plots import style
+from esv_jax.plots.figures import new_figure
+from experiments.relevance.measures import METHODS, QUESTIONS, maps_of, questioned
+
+_COLOURS = (style.SUPPORTING, style.DISTRACTING)
+_SHOWN = ("LRP", "selective, sigma 2", "spatial", "temporal")
+
+
+def draw(
+    folder: Path,
+    summary: dict[str, Any],
+    model: ClipModel,
+    videos: ej.data.SyntheticVideos,
+    composite: Any,
+) -> list[Path]:
+    """Write all pictures to a folder; their paths."""
+    return [
+        plots.save_figure(mass(summary), folder / "mass.png"),
+        plots.save_figure(motion_share(summary), folder / "motion_share.png"),
+        *(
+            plots.save_figure(
+                example(model, videos, composite, q), folder / f"example_{question}.png", dpi=80
+            )
+            for q, question in enumerate(QUESTIONS)
+        ),
+    ]
+
+
+def mass(summary: dict[str, Any]) -> Any:
+    """Share of positive relevance in the evidence by method, for both questions."""
+    figure = new_figure(7.2, 3.4)
+    ax = figure.subplots()
+    places = np.arange(len(METHODS))
+    for q, (question, colour) in enumerate(zip(QUESTIONS, _COLOURS, strict=True)):
+        rows = [summary["measures"][question]["mass"][method] for method in METHODS]
+        mean = np.array([row["mean"] for row in rows])
+        ends = np.array([[row["mean"] - row["low"], row["high"] - row["mean"]] for row in rows])
+        at = places + 0.38 * (q - 0.5)
+        ax.bar(at, mean, 0.36, color=colour, label=f"{question} question")
+        ax.errorbar(at, mean, yerr=ends.T, fmt="none", ecolor=style.INK, elinewidth=0.9, capsize=2)
+    style.strip_down(ax)
+    ax.set_xticks(places, [textwrap.fill(method, 11) for method in METHODS], fontsize=7.5)
+    ax.set_ylabel("share of positive relevance\nin the evidence", **style.TEXT)
+    ax.legend(frameon=False, fontsize=style.TEXT_SIZE)
+    ax.set_title("Where relevance lies", loc="left", fontsize=style.TITLE_SIZE)
+    return figure
+
+
+def motion_share(summary: dict[str, Any]) -> Any:
+    """Share of relevance that is motion, by sigma: what is missing is spatial bias."""
+    figure = new_figure(5.6, 3.2)
+    ax = figure.subplots()
+    for question, colour in zip(QUESTIONS, _COLOURS, strict=True):
+        rows = summary["motion_share"][question]
+        low, mean, high = (np.array([row[k] for row in rows]) for k in ("low", "mean", "high"))
+        ax.plot(summary["sigmas"], mean, "o-", color=colour, label=f"{question} question")
+        ax.fill_between(summary["sigmas"], low, high, color=colour, alpha=0.2, linewidth=0)
+    style.strip_down(ax)
+    ax.set_ylim(0, 1.02)
+    ax.set_xlabel("sigma, standard deviations of the temporal derivative", **style.TEXT)
+    ax.set_ylabel("share of |relevance|\nthat is motion", **style.TEXT)
+    ax.legend(frameon=False, fontsize=style.TEXT_SIZE)
+    ax.set_title("Motion and spatial bias", loc="left", fontsize=style.TITLE_SIZE)
+    return figure
+
+
+def example(
+    model: ClipModel, videos: ej.data.SyntheticVideos, composite: Any, question: int
+) -> Any:
+    """The first clip whose evidence is in half of its frames or more, asked one question."""
+    shares = videos.evidence_frames.mean(1)
+    i = int(np.flatnonzero(shares >= min(0.5, shares.max()))[0])
+    label = int(videos.labels[i])
+    target = label + question * len(model.class_names)
+    fn = questioned(model)
+    clip = model.prepare(videos.clips[i])
+    volumes = maps_of(fn, composite)(clip, jnp.asarray(target))
+    parts = {name: np.asarray(volumes[name]) for name in _SHOWN}
+    name = videos.class_names[label]
+    partner = videos.class_names[label ^ 1]
+    asked = f"{name} or {partner}?" if question == 0 else f"{name} / {partner}, or another pair?"
+    lines = [f"logit difference {float(fn(clip)[target]):.2f}"]
+    return plots.plot_relevance_strip(videos.clips[i], parts, title=asked, lines=lines)

@@ -1,0 +1,248 @@
+"""Trains the small 3D network that comes with the package, on synthetic videos.
+
+A `ClipCNN` sees 16 frames of a clip at once. Every step renders fresh clips and takes one frame of
+each of 16 equal segments. No clip is seen twice, so held-out clips, which come from another key,
+test the world and not the memory.
+
+Claim: on held-out clips it is right at least 95 % of the time from the 16 frames at segment
+centres, though the clips have lengths (20, 32, 57) of which only one occurs in training.
+
+    python -m experiments.synthetic_clips
+    python -m experiments.synthetic_clips --install   # also replaces the model in the package
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from tqdm import tqdm
+
+import esv_jax as ej
+from esv_jax.checks import expect_int
+from esv_jax.files import expect_writable, make_folder
+from esv_jax.models import ClipCNN, ClipModel
+from esv_jax.models.clip_networks.clip_cnn import STRIDES
+from experiments import synthetic_world as world
+from experiments.records import as_json, surroundings, write_json
+
+N = 16  # frames taken of every clip
+TEST_LENGTHS = (20, 32, 57)
+CLAIMED = 0.95
+PACKAGED = Path(ej.__file__).parent / "models" / "assets" / "synthetic_clips.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of one run; they determine its numbers on one backend."""
+
+    out: Path = Path("results/synthetic_clips")
+    """Folder for the results; files of an earlier run are replaced."""
+    seed: int = 0
+    """Seed of initial weights and of the clips to train on."""
+    test_seed: int = 10_000
+    """Seed of the held-out clips."""
+    n_steps: int = 1500
+    """Steps of training."""
+    batch_size: int = 32
+    """Fresh clips in a step."""
+    widths: tuple[int, int, int, int] = (32, 64, 64, 96)
+    """Channels after each convolution."""
+    learning_rate: float = 1e-3
+    """Highest learning rate of AdamW, after a warm-up; then a cosine down to 0."""
+    weight_decay: float = 1e-3
+    """AdamW's decay."""
+    n_test: int = 300
+    """Held-out clips of each length."""
+    install: bool = False
+    """Whether to replace the model in the package by this one."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts below 1; the library asks about the rest."""
+        for name in ("n_steps", "batch_size", "n_test"):
+            expect_int(name, getattr(self, name), minimum=1)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    settings = tyro.cli(
+        Settings, prog="python -m experiments.synthetic_clips", description=__doc__, args=args
+    )
+    print(table(run(settings)))
+    return 0
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Train, measure, write `model.safetensors` and `summary.json`; what the latter holds."""
+    make_folder(settings.out)
+    if settings.install:
+        expect_writable(PACKAGED)
+    start = time.perf_counter()
+    model, losses = train(settings)
+    train_seconds = time.perf_counter() - start
+    path = ej.models.save_clip_model(settings.out / "model.safetensors", model, half=True)
+    stored = ej.models.load_clip_model(path)  # with the rounding of half precision
+    measured = {t: accuracy(stored, t, settings) for t in TEST_LENGTHS}
+    mean = float(np.mean([row["accuracy"] for row in measured.values()]))
+    about = {
+        "world": "esv_jax.data.synthetic_videos",
+        "seed": settings.seed,
+        "n_training_clips": settings.n_steps * settings.batch_size,
+        "held_out_accuracy": mean,
+        "held_out_clips": settings.n_test * len(TEST_LENGTHS),
+    }
+    stored = dataclasses.replace(stored, about=about)
+    ej.models.save_clip_model(path, stored, half=True)
+    if settings.install:
+        ej.models.save_clip_model(PACKAGED, stored, half=True)
+    summary = {
+        "experiment": "synthetic_clips",
+        "claims": [
+            {
+                "claim": f"accuracy from 16 frames >= {100 * CLAIMED:g} %",
+                "measured": f"{100 * mean:.1f} %",
+                "holds": mean >= CLAIMED,
+            }
+        ],
+        "seed": settings.seed,
+        "settings": as_json(settings),
+        "accuracy": mean,
+        "accuracy_by_length": measured,
+        "training_loss": losses,
+        "weights_digest": ej.models.clip_model_digest(stored),
+        "file_bytes": path.stat().st_size,
+        "wall_seconds": {"train": round(train_seconds, 1)},
+        **surroundings(),
+    }
+    write_json(settings.out / "summary.json", summary)
+    return summary
+
+
+def train(settings: Settings) -> tuple[ClipModel, list[float]]:
+    """The trained model, and the mean loss of each tenth of the training."""
+    names = ej.data.SYNTHETIC_VIDEO_CLASSES
+    network = ClipCNN(n_classes=len(names), widths=settings.widths)
+    params = network.init(jax.random.key(settings.seed), jnp.zeros((1, N, 64, 64, 3)))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, settings.learning_rate, settings.n_steps // 20, settings.n_steps
+    )
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, weight_decay=settings.weight_decay),
+    )
+    memory = optimiser.init(params)
+
+    def loss(params: Any, clips: jax.Array, labels: jax.Array) -> jax.Array:
+        logits = logits_by_patches(params, clips.astype(jnp.float32) / 255)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, memory: Any, clips: Any, labels: Any) -> Any:
+        value, gradient = jax.value_and_grad(loss)(params, clips, labels)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes its step count with floats
+            updates, memory = optimiser.update(gradient, memory, params)
+        return optax.apply_updates(params, updates), memory, value
+
+    batches = world.clips_to_train_on(settings.n_steps, settings.batch_size, settings.seed, N)
+    losses = []
+    for clips, labels in tqdm(batches, total=settings.n_steps, unit="step", mininterval=2):
+        params, memory, value = step(params, memory, clips, labels)
+        losses.append(value)
+    tenths = [float(np.mean(part)) for part in np.array_split(losses, min(10, len(losses)))]
+    known = {"n_classes": len(names), "widths": list(settings.widths)}
+    return ClipModel("clip_cnn", known, params, names, N), tenths
+
+
+def logits_by_patches(params: Any, clips: jax.Array) -> jax.Array:
+    """What `ClipCNN` gives, with convolutions as products of patches and weights.
+
+    Its gradient takes a ninth of the time on a CPU, where that of strided convolutions is slow.
+    """
+    x = clips
+    layers = params["params"]
+    for i, strides in enumerate(STRIDES):
+        kernel = layers[f"conv_{i}"]["kernel"]
+        patches = _patches(x, kernel.shape[:3], strides)
+        bias = layers[f"conv_{i}"]["bias"][None, None, None, None]
+        x = jax.nn.relu(patches @ kernel.reshape(-1, kernel.shape[-1]) + bias)
+    dense = layers["dense"]
+    return x.reshape(x.shape[0], -1) @ dense["kernel"] + dense["bias"][None]
+
+
+def _patches(x: jax.Array, kernel: Sequence[int], strides: Sequence[int]) -> jax.Array:
+    """What each place of a convolution with padding "SAME" sees, (B, t, h, w, numbers)."""
+    places, pads = [], []
+    for size, k, stride in zip(x.shape[1:4], kernel, strides, strict=True):
+        n = -(-size // stride)
+        short = max((n - 1) * stride + k - size, 0)
+        places.append(n)
+        pads.append((short // 2, short - short // 2))
+    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
+    parts = []
+    for tap in np.ndindex(*kernel):
+        stop = [a + (n - 1) * s + 1 for a, n, s in zip(tap, places, strides, strict=True)]
+        begin, end = (0, *tap, 0), (x.shape[0], *stop, x.shape[4])
+        parts.append(jax.lax.slice(x, begin, end, (1, *strides, 1)))
+    return jnp.concatenate(parts, -1)
+
+
+def held_out(
+    model: ClipModel, n: int, t: int, seed: int
+) -> tuple[ej.data.SyntheticVideos, np.ndarray]:
+    """Clips of t frames cut down to those at segment centres, and logits of each (V, C)."""
+    frames = ej.data.segment_centres(t, model.n_frames)
+    key = jax.random.fold_in(jax.random.key(seed), t)
+    videos = ej.data.synthetic_videos(n, key=key, n_frames=t, frames=frames)
+    score = jax.jit(jax.vmap(lambda clip: model.logits(clip.astype(jnp.float32) / 255)))
+    parts = [score(videos.clips[start : start + 50]) for start in range(0, n, 50)]
+    return videos, np.concatenate(parts)
+
+
+def accuracy(model: ClipModel, t: int, settings: Settings) -> dict[str, Any]:
+    """How often the network is right on clips of t frames; errors within pairs."""
+    videos, logits = held_out(model, settings.n_test, t, settings.test_seed)
+    predicted = logits.argmax(-1)
+    right = predicted == videos.labels
+    by_class = {
+        name: float(right[videos.labels == c].mean())
+        for c, name in enumerate(videos.class_names)
+        if (videos.labels == c).any()
+    }
+    return {
+        "n_clips": len(videos),
+        "accuracy": float(right.mean()),
+        "accuracy_of_pairs": float((predicted // 2 == videos.labels // 2).mean()),
+        "accuracy_by_class": by_class,
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The numbers for people."""
+    lines = [f"synthetic clips, seed {summary['seed']}", "", "clip length  accuracy  of the pair"]
+    for t, row in summary["accuracy_by_length"].items():
+        pairs = 100 * row["accuracy_of_pairs"]
+        lines.append(f"{t:>11}  {100 * row['accuracy']:6.1f} %  {pairs:9.1f} %")
+    rows = [row["accuracy_by_class"] for row in summary["accuracy_by_length"].values()]
+    for name in ej.data.SYNTHETIC_VIDEO_CLASSES:
+        shares = [row[name] for row in rows if name in row]
+        if shares:
+            lines.append(f"  {name:28} {100 * np.mean(shares):6.1f} %")
+    for claim in summary["claims"]:
+        verdict = "holds" if claim["holds"] else "FAILS"
+        lines.append(f"{verdict}: {claim['claim']}: {claim['measured']}")
+    seconds = summary["wall_seconds"]["train"]
+    lines.append(f"{summary['file_bytes'] / 1e6:.2f} MB, {seconds:.0f} s of training")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

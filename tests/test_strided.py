@@ -1,0 +1,108 @@
+"""Strided convolutions, split by their strides: the same numbers, and the same transposes."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from esv_jax import relevance as rules
+from esv_jax.relevance.strided import is_better_split, split_convolution
+
+CASES = {
+    "few channels": ((2, 9, 8, 3), (3, 4, 3, 5), (2, 3), "SAME", 1),
+    "many channels": ((1, 9, 8, 12), (3, 4, 12, 5), (2, 3), "SAME", 1),
+    "three dimensions": ((1, 6, 7, 8, 9), (3, 3, 3, 9, 4), (2, 1, 2), "SAME", 1),
+    "a window below the stride": ((1, 9, 9, 8), (1, 1, 8, 4), (2, 2), "VALID", 1),
+    "few channels and a window below the stride": ((1, 9, 9, 2), (1, 2, 2, 4), (3, 3), "VALID", 1),
+    "groups": ((1, 10, 4), (3, 2, 6), (2,), "VALID", 2),
+    "padding of one side": ((1, 10, 8), (3, 8, 6), (3,), ((0, 4),), 1),
+    "padding taken off": ((1, 10, 8), (3, 8, 6), (2,), ((-1, -2),), 1),
+}
+LAST = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+def arrays(x_shape, kernel_shape):
+    rng = np.random.default_rng(0)
+    return (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in (x_shape, kernel_shape))
+
+
+def parameters(convolution, x, kernel):
+    (equation,) = jax.make_jaxpr(convolution)(x, kernel).eqns
+    return equation.params
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_split_is_the_convolution(name):
+    x_shape, kernel_shape, strides, padding, groups = CASES[name]
+    x, kernel = arrays(x_shape, kernel_shape)
+
+    def convolution(x, kernel):
+        layout = LAST[len(strides)]
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            padding,
+            dimension_numbers=layout,
+            feature_group_count=groups,
+            precision="highest",
+        )
+
+    params = parameters(convolution, x, kernel)
+
+    def split(x):
+        return split_convolution(x, kernel, params, jnp.float32)
+
+    out = convolution(x, kernel)
+    np.testing.assert_allclose(split(x), out, atol=2e-5)
+    back = jax.linear_transpose(lambda x: convolution(x, kernel), x)(out)
+    np.testing.assert_allclose(jax.linear_transpose(split, x)(out)[0], back[0], atol=2e-4)
+
+
+def test_any_layout():
+    x, kernel = arrays((2, 3, 9, 8), (5, 3, 3, 4))
+
+    def convolution(x, kernel):
+        layout = ("NCHW", "OIHW", "HWNC")
+        return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=layout)
+
+    params = parameters(convolution, x, kernel)
+    found = split_convolution(x, kernel, params, jnp.float32)
+    np.testing.assert_allclose(found, convolution(x, kernel), atol=2e-5)
+
+
+def test_only_strides_are_split():
+    x, kernel = arrays((1, 10, 8), (3, 8, 6))
+
+    def convolution(x, kernel, **how):
+        return jax.lax.conv_general_dilated(
+            x, kernel, padding=((0, 0),), dimension_numbers=LAST[1], **how
+        )
+
+    def split(**how):
+        return is_better_split(parameters(lambda x, k: convolution(x, k, **how), x, kernel))
+
+    on_cpu = jax.default_backend() == "cpu"
+    assert split(window_strides=(2,)) == on_cpu
+    assert not split(window_strides=(1,))
+    assert not split(window_strides=(2,), rhs_dilation=(2,))
+    assert not split(window_strides=(2,), lhs_dilation=(2,))
+
+
+@pytest.mark.parametrize("composite", ["zplus", "alpha2_beta1", "epsilon"])
+def test_relevance_is_that_of_the_convolution_whole(composite, monkeypatch):
+    x, kernel = arrays((9, 8, 3), (3, 3, 3, 4))
+    last = jnp.asarray(np.random.default_rng(1).normal(size=(4 * 5 * 4, 2)), jnp.float32)
+
+    def fn(x):
+        layout = LAST[2]
+        y = jax.lax.conv_general_dilated(x[None], kernel, (2, 2), "SAME", dimension_numbers=layout)
+        return jax.nn.relu(y).reshape(-1) @ last
+
+    split = rules.lrp(fn, x, 1, composite=composite)
+    room = importlib.import_module("esv_jax.relevance.layers")
+    monkeypatch.setattr(room, "is_better_split", lambda params: False)
+    whole = rules.lrp(fn, x, 1, composite=composite)
+    np.testing.assert_allclose(split, whole, atol=1e-5 * float(jnp.abs(whole).max()))
