@@ -196,8 +196,8 @@ class Relevance:
     ) -> None:
         lines = [
             f"{name}: logit {found.logits[found.c]:.2f}, probability"
-            f" {_softmax(found.logits)[found.c]:.3f}; "
-            + ", ".join(f"{part} {signed(v.sum())}" for part, v in found.parts.items())
+            f" {_softmax(found.logits)[found.c]:.3f}",
+            ", ".join(f"{part} {signed(v.sum())}" for part, v in found.parts.items()),
         ]
         strip = place.with_name(f"{place.name}_strip.png")
         labels = [str(i) for i in found.index]
