@@ -55,3 +55,14 @@ def write_text(path: Path, text: str) -> None:
     """Write a file complete or not at all; a last line break is added."""
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n")
+
+
+def write_cases(path: Path, cases: list[dict[str, Any]], **about: Any) -> None:
+    """Write what a benchmark measured, with the machine and whatever else is about it."""
+    machine = {
+        "device": str(jax.devices()[0].device_kind),
+        "cores": len(os.sched_getaffinity(0)),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+    write_json(path, {"about": machine | about, "cases": cases})

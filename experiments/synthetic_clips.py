@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +24,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from tqdm import tqdm
 
 import esv_jax as ej
 from esv_jax.checks import expect_int
-from esv_jax.files import expect_writable, make_folder
 from esv_jax.models import ClipCNN, ClipModel
 from esv_jax.models.clip_networks.clip_cnn import STRIDES
-from experiments import synthetic_world as world
-from experiments.records import as_json, surroundings, write_json
+from experiments.synthetic_training import (
+    ASSETS,
+    Kind,
+    accuracies,
+    clips_to_train_on,
+    optimise,
+    table,
+    train_and_report,
+)
 
 N = 16  # frames taken of every clip
 TEST_LENGTHS = (20, 32, 57)
 CLAIMED = 0.95
-PACKAGED = Path(ej.__file__).parent / "models" / "assets" / "synthetic_clips.safetensors"
+KIND = Kind(
+    ej.models.save_clip_model,
+    ej.models.load_clip_model,
+    ej.models.clip_model_digest,
+    ASSETS / "synthetic_clips.safetensors",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,48 +91,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def run(settings: Settings) -> dict[str, Any]:
     """Train, measure, write `model.safetensors` and `summary.json`; what the latter holds."""
-    make_folder(settings.out)
-    if settings.install:
-        expect_writable(PACKAGED)
-    start = time.perf_counter()
-    model, losses = train(settings)
-    train_seconds = time.perf_counter() - start
-    path = ej.models.save_clip_model(settings.out / "model.safetensors", model, half=True)
-    stored = ej.models.load_clip_model(path)  # with the rounding of half precision
-    measured = {t: accuracy(stored, t, settings) for t in TEST_LENGTHS}
-    mean = float(np.mean([row["accuracy"] for row in measured.values()]))
-    about = {
-        "world": "esv_jax.data.synthetic_videos",
-        "seed": settings.seed,
-        "n_training_clips": settings.n_steps * settings.batch_size,
-        "held_out_accuracy": mean,
-        "held_out_clips": settings.n_test * len(TEST_LENGTHS),
-    }
-    stored = dataclasses.replace(stored, about=about)
-    ej.models.save_clip_model(path, stored, half=True)
-    if settings.install:
-        ej.models.save_clip_model(PACKAGED, stored, half=True)
-    summary = {
-        "experiment": "synthetic_clips",
-        "claims": [
-            {
-                "claim": f"accuracy from 16 frames >= {100 * CLAIMED:g} %",
-                "measured": f"{100 * mean:.1f} %",
-                "holds": mean >= CLAIMED,
-            }
-        ],
-        "seed": settings.seed,
-        "settings": as_json(settings),
-        "accuracy": mean,
-        "accuracy_by_length": measured,
-        "training_loss": losses,
-        "weights_digest": ej.models.clip_model_digest(stored),
-        "file_bytes": path.stat().st_size,
-        "wall_seconds": {"train": round(train_seconds, 1)},
-        **surroundings(),
-    }
-    write_json(settings.out / "summary.json", summary)
-    return summary
+    claim = ("accuracy from 16 frames", CLAIMED)
+    return train_and_report("synthetic_clips", settings, KIND, train, accuracy, TEST_LENGTHS, claim)
 
 
 def train(settings: Settings) -> tuple[ClipModel, list[float]]:
@@ -132,32 +100,13 @@ def train(settings: Settings) -> tuple[ClipModel, list[float]]:
     names = ej.data.SYNTHETIC_VIDEO_CLASSES
     network = ClipCNN(n_classes=len(names), widths=settings.widths)
     params = network.init(jax.random.key(settings.seed), jnp.zeros((1, N, 64, 64, 3)))
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, settings.learning_rate, settings.n_steps // 20, settings.n_steps
-    )
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, weight_decay=settings.weight_decay),
-    )
-    memory = optimiser.init(params)
 
     def loss(params: Any, clips: jax.Array, labels: jax.Array) -> jax.Array:
         logits = logits_by_patches(params, clips.astype(jnp.float32) / 255)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, memory: Any, clips: Any, labels: Any) -> Any:
-        value, gradient = jax.value_and_grad(loss)(params, clips, labels)
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes its step count with floats
-            updates, memory = optimiser.update(gradient, memory, params)
-        return optax.apply_updates(params, updates), memory, value
-
-    batches = world.clips_to_train_on(settings.n_steps, settings.batch_size, settings.seed, N)
-    losses = []
-    for clips, labels in tqdm(batches, total=settings.n_steps, unit="step", mininterval=2):
-        params, memory, value = step(params, memory, clips, labels)
-        losses.append(value)
-    tenths = [float(np.mean(part)) for part in np.array_split(losses, min(10, len(losses)))]
+    batches = clips_to_train_on(settings.n_steps, settings.batch_size, settings.seed, N)
+    params, tenths = optimise(loss, params, batches, settings)
     known = {"n_classes": len(names), "widths": list(settings.widths)}
     return ClipModel("clip_cnn", known, params, names, N), tenths
 
@@ -210,38 +159,7 @@ def held_out(
 def accuracy(model: ClipModel, t: int, settings: Settings) -> dict[str, Any]:
     """How often the network is right on clips of t frames; errors within pairs."""
     videos, logits = held_out(model, settings.n_test, t, settings.test_seed)
-    predicted = logits.argmax(-1)
-    right = predicted == videos.labels
-    by_class = {
-        name: float(right[videos.labels == c].mean())
-        for c, name in enumerate(videos.class_names)
-        if (videos.labels == c).any()
-    }
-    return {
-        "n_clips": len(videos),
-        "accuracy": float(right.mean()),
-        "accuracy_of_pairs": float((predicted // 2 == videos.labels // 2).mean()),
-        "accuracy_by_class": by_class,
-    }
-
-
-def table(summary: dict[str, Any]) -> str:
-    """The numbers for people."""
-    lines = [f"synthetic clips, seed {summary['seed']}", "", "clip length  accuracy  of the pair"]
-    for t, row in summary["accuracy_by_length"].items():
-        pairs = 100 * row["accuracy_of_pairs"]
-        lines.append(f"{t:>11}  {100 * row['accuracy']:6.1f} %  {pairs:9.1f} %")
-    rows = [row["accuracy_by_class"] for row in summary["accuracy_by_length"].values()]
-    for name in ej.data.SYNTHETIC_VIDEO_CLASSES:
-        shares = [row[name] for row in rows if name in row]
-        if shares:
-            lines.append(f"  {name:28} {100 * np.mean(shares):6.1f} %")
-    for claim in summary["claims"]:
-        verdict = "holds" if claim["holds"] else "FAILS"
-        lines.append(f"{verdict}: {claim['claim']}: {claim['measured']}")
-    seconds = summary["wall_seconds"]["train"]
-    lines.append(f"{summary['file_bytes'] / 1e6:.2f} MB, {seconds:.0f} s of training")
-    return "\n".join(lines)
+    return accuracies(logits.argmax(-1), videos)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +25,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from tqdm import tqdm
 
 import esv_jax as ej
 from esv_jax.checks import expect_int
-from esv_jax.files import expect_writable, make_folder
 from esv_jax.models import FrameEncoder, HeadStack, MultiScaleHeads, TrainedModel, VideoModel
 from esv_jax.models.evaluation import draw_subsequences
 from esv_jax.models.frame_cnn import FrameCNN
-from experiments.records import as_json, surroundings, write_json
+from experiments.synthetic_training import (
+    ASSETS,
+    Kind,
+    accuracies,
+    clips_to_train_on,
+    optimise,
+    table,
+    train_and_report,
+)
 
 N = 8  # frames taken of every clip
-TRAIN_LENGTHS = (16, 24, 32, 48)
 TEST_LENGTHS = (8, 20, 32, 57)
 CLAIMED = 0.95
-PACKAGED = Path(ej.__file__).parent / "models" / "assets" / "synthetic_world.safetensors"
+KIND = Kind(
+    ej.models.save_video_model,
+    ej.models.load_video_model,
+    ej.models.video_model_digest,
+    ASSETS / "synthetic_world.safetensors",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,71 +97,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def run(settings: Settings) -> dict[str, Any]:
     """Train, measure, write `model.safetensors` and `summary.json`; what the latter holds."""
-    make_folder(settings.out)
-    if settings.install:
-        expect_writable(PACKAGED)
-    start = time.perf_counter()
-    model, losses = train(settings)
-    train_seconds = time.perf_counter() - start
-    path = ej.models.save_video_model(settings.out / "model.safetensors", model, half=True)
-    stored = ej.models.load_video_model(path)  # with the rounding of half precision
-    measured = {t: accuracy(stored, t, settings) for t in TEST_LENGTHS}
-    mean = float(np.mean([row["accuracy"] for row in measured.values()]))
-    about = {
-        "world": "esv_jax.data.synthetic_videos",
-        "seed": settings.seed,
-        "n_training_clips": settings.n_steps * settings.batch_size,
-        "held_out_accuracy": mean,
-        "held_out_clips": settings.n_test * len(TEST_LENGTHS),
-    }
-    stored = dataclasses.replace(stored, about=about)
-    ej.models.save_video_model(path, stored, half=True)
-    if settings.install:
-        ej.models.save_video_model(PACKAGED, stored, half=True)
-    summary = {
-        "experiment": "synthetic_world",
-        "claims": [
-            {
-                "claim": f"accuracy of f^ms from 8 frames >= {100 * CLAIMED:g} %",
-                "measured": f"{100 * mean:.1f} %",
-                "holds": mean >= CLAIMED,
-            }
-        ],
-        "seed": settings.seed,
-        "settings": as_json(settings),
-        "accuracy": mean,
-        "accuracy_by_length": measured,
-        "training_loss": losses,
-        "weights_digest": ej.models.video_model_digest(stored),
-        "file_bytes": path.stat().st_size,
-        "wall_seconds": {"train": round(train_seconds, 1)},
-        **surroundings(),
-    }
-    write_json(settings.out / "summary.json", summary)
-    return summary
-
-
-def clips_to_train_on(
-    n_steps: int, batch_size: int, seed: int, n: int = N
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frames (B, n, h, w, 3) uint8 and labels (B,) of each step; the next are rendered ahead."""
-    rng = np.random.default_rng(seed)
-
-    def render(step: int, t: int, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        frames = ((np.arange(n) + offset) * t / n).astype(int)  # one of each segment
-        videos = ej.data.synthetic_videos(
-            batch_size, seed=seed, n_frames=t, frames=frames, first=step * batch_size
-        )
-        return videos.clips, videos.labels
-
-    plan = [(k, int(rng.choice(TRAIN_LENGTHS)), rng.random(n)) for k in range(n_steps)]
-    with ThreadPoolExecutor(1) as ahead:
-        upcoming = ahead.submit(render, *plan[0])
-        for row in [*plan[1:], None]:
-            batch = upcoming.result()
-            if row is not None:
-                upcoming = ahead.submit(render, *row)
-            yield batch
+    claim = ("accuracy of f^ms from 8 frames", CLAIMED)
+    return train_and_report("synthetic_world", settings, KIND, train, accuracy, TEST_LENGTHS, claim)
 
 
 def train(settings: Settings) -> tuple[VideoModel, list[float]]:
@@ -171,14 +115,6 @@ def train(settings: Settings) -> tuple[VideoModel, list[float]]:
             heads_key, jnp.zeros((N, 1, N, settings.feature_dim)), jnp.ones((N, 1, N), bool)
         ),
     }
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, settings.learning_rate, settings.n_steps // 20, settings.n_steps
-    )
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, weight_decay=settings.weight_decay),
-    )
-    memory = optimiser.init(params)
     sizes = jnp.arange(1, N + 1)
 
     def loss(params: Any, clips: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
@@ -196,19 +132,9 @@ def train(settings: Settings) -> tuple[VideoModel, list[float]]:
         wanted = jnp.broadcast_to(labels[None], logits.shape[:2])
         return optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
 
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, memory: Any, clips: Any, labels: Any, key: jax.Array) -> Any:
-        value, gradient = jax.value_and_grad(loss)(params, clips, labels, key)
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes its step count with floats
-            updates, memory = optimiser.update(gradient, memory, params)
-        return optax.apply_updates(params, updates), memory, value
-
-    batches = clips_to_train_on(settings.n_steps, settings.batch_size, settings.seed)
-    losses = []
-    for i, batch in enumerate(tqdm(batches, total=settings.n_steps, unit="step", mininterval=2)):
-        params, memory, value = step(params, memory, *batch, jax.random.fold_in(steps_key, i))
-        losses.append(value)
-    tenths = [float(np.mean(part)) for part in np.array_split(losses, min(10, len(losses)))]
+    clips = clips_to_train_on(settings.n_steps, settings.batch_size, settings.seed, N)
+    batches = ((*batch, jax.random.fold_in(steps_key, i)) for i, batch in enumerate(clips))
+    params, tenths = optimise(loss, params, batches, settings)
     stack = heads.fold(params["heads"])
     return _video_model(settings, network, params["encoder"], stack, names), tenths
 
@@ -243,39 +169,7 @@ def accuracy(model: VideoModel, t: int, settings: Settings) -> dict[str, Any]:
     batch = ej.explain_batch(
         ej.MultiScale(trained.heads), features, prior=trained.prior, estimator=ej.Exact()
     )
-    predicted = np.asarray(batch.scores).argmax(-1)
-    partner = predicted // 2 == videos.labels // 2
-    right = predicted == videos.labels
-    by_class = {
-        name: float(right[videos.labels == c].mean())
-        for c, name in enumerate(videos.class_names)
-        if (videos.labels == c).any()
-    }
-    return {
-        "n_clips": len(videos),
-        "accuracy": float(right.mean()),
-        "accuracy_of_pairs": float(partner.mean()),
-        "accuracy_by_class": by_class,
-    }
-
-
-def table(summary: dict[str, Any]) -> str:
-    """The numbers for people."""
-    lines = [f"synthetic world, seed {summary['seed']}", "", "clip length  accuracy  of the pair"]
-    for t, row in summary["accuracy_by_length"].items():
-        pairs = 100 * row["accuracy_of_pairs"]
-        lines.append(f"{t:>11}  {100 * row['accuracy']:6.1f} %  {pairs:9.1f} %")
-    rows = [row["accuracy_by_class"] for row in summary["accuracy_by_length"].values()]
-    for name in ej.data.SYNTHETIC_VIDEO_CLASSES:
-        shares = [row[name] for row in rows if name in row]
-        if shares:
-            lines.append(f"  {name:28} {100 * np.mean(shares):6.1f} %")
-    for claim in summary["claims"]:
-        verdict = "holds" if claim["holds"] else "FAILS"
-        lines.append(f"{verdict}: {claim['claim']}: {claim['measured']}")
-    seconds = summary["wall_seconds"]["train"]
-    lines.append(f"{summary['file_bytes'] / 1e6:.2f} MB, {seconds:.0f} s of training")
-    return "\n".join(lines)
+    return accuracies(np.asarray(batch.scores).argmax(-1), videos)
 
 
 if __name__ == "__main__":

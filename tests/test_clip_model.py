@@ -43,7 +43,7 @@ def test_the_shipped_model_knows_its_world(shipped):
     assert shipped.about["held_out_accuracy"] >= 0.95
     assert measured["n_clips"] == 72 and measured["accuracy"] >= 0.9
     assert shipped.class_names == ej.data.SYNTHETIC_VIDEO_CLASSES and shipped.n_frames == 16
-    assert synthetic_clips.PACKAGED.stat().st_size < 3e6
+    assert synthetic_clips.KIND.packaged.stat().st_size < 3e6
 
 
 def test_clips_are_prepared_within_bounds(shipped, rng):

@@ -11,10 +11,10 @@ import scipy.stats
 import esv_jax as ej
 from experiments.play_fair import fig4, fig5, fig6
 from experiments.play_fair.fig4 import findings as findings4
-from experiments.play_fair.fig4.numbers import mean_of, plain, resampled_means, wilson, with_ends
 from experiments.play_fair.fig5 import findings as findings5
 from experiments.play_fair.fig6 import findings as findings6
 from experiments.play_fair.figure import Settings
+from experiments.play_fair.numbers import mean_of, plain, resampled_means, wilson, with_ends
 from experiments.play_fair.subjects import Subject
 
 C, D, N = 4, 5, 4

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from esv_jax import __version__
-from esv_jax.cli.printing import BAD_INPUT
+from esv_jax.cli.printing import BAD_INPUT, complain
 from esv_jax.extras import require
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, KeyError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("ESV_JAX_DEBUG"):
             raise
-        print(f"esv-jax: {' '.join(str(error).split())}", file=sys.stderr)
+        complain(str(error))
         return BAD_INPUT
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,14 +15,15 @@ import tyro
 from esv_jax import plots, results
 from esv_jax.attribution import Attribution
 from esv_jax.batching import explain_batch
-from esv_jax.checks import expect, message
+from esv_jax.checks import expect
 from esv_jax.cli.chosen_model import ChosenModel, choose_model
 from esv_jax.cli.inputs import Inputs, class_index, is_video, open_inputs, open_videos
-from esv_jax.cli.printing import BAD_INPUT, file_name, progress, say, signed, table
+from esv_jax.cli.outputs import expect_free, file_name, settings_of
+from esv_jax.cli.printing import BAD_INPUT, complain, progress, say, signed, table
 from esv_jax.cli.video_figures import draw_video
 from esv_jax.estimators import Constructive, Estimator, Exact, Surrogate
 from esv_jax.extras import require
-from esv_jax.files import atomic_path, expect_writable, make_folder
+from esv_jax.files import atomic_path, make_folder
 from esv_jax.games import make_game
 from esv_jax.models import TrainedModel
 
@@ -135,18 +134,14 @@ class Explain:
         if stopped is not None:
             raise stopped
         for i in skipped:
-            print(f"esv-jax: {' '.join(skipped[i].split())}", file=sys.stderr)
+            complain(skipped[i])
         return BAD_INPUT if skipped else 0
 
     def _prepared(self) -> Path:
         """The results file, its place questioned before any work is done."""
         store = self.out / "results.nc"
         make_folder(self.out)
-        if store.exists() and not self.overwrite:
-            raise FileExistsError(
-                message("out", "a folder without results", f"{store}", "Add --overwrite.")
-            )
-        expect_writable(store)
+        expect_free(store, overwrite=self.overwrite)
         return store
 
     def _explained(
@@ -199,11 +194,6 @@ class Explain:
         kept: list[int],
         done: Done,
     ) -> None:
-        settings = {
-            "command": "explain",
-            **json.loads(json.dumps(dataclasses.asdict(self), default=str)),
-            "model_digest": model.digest,
-        }
         results.save(
             store,
             [done[i][0] for i in kept],
@@ -211,7 +201,7 @@ class Explain:
             class_names=names,
             labels=None if inputs.labels is None else [int(inputs.labels[i]) for i in kept],
             element_index=[done[i][1].tolist() for i in kept],
-            settings=settings,
+            settings=settings_of("explain", self, model.digest),
             overwrite=True,
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ import tyro
 from esv_jax import data
 from esv_jax.checks import expect, expect_int
 from esv_jax.cli.chosen_model import read_backbone
-from esv_jax.cli.printing import progress, say
+from esv_jax.cli.printing import complain, progress, say
 from esv_jax.cli.videos import find_videos, read_labels
 from esv_jax.data.appending import FeatureAppender
 from esv_jax.data.prefetch import prefetch
@@ -150,7 +149,7 @@ class Extract:
 
     def _report(self, n_there: int, n_new: int, failed: Mapping[str, str], n_stored: int) -> int:
         for uid, error in failed.items():
-            print(f"esv-jax: {uid} left out: {' '.join(error.split())}", file=sys.stderr)
+            complain(f"{uid} left out: {error}")
         if n_there:
             say(f"{n_there} of {n_there + n_new} videos were in the store")
         if n_stored:

@@ -1,4 +1,4 @@
-"""What the commands print: tables, and where things went; names as files have them."""
+"""What the commands print: tables, errors, and where things went."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ BAD_INPUT = 2  # exit code
 def say(text: str) -> None:
     """One line for the user, on the standard output."""
     print(text, flush=True)
+
+
+def complain(text: str) -> None:
+    """An error as one line, on the standard error."""
+    print(f"esv-jax: {' '.join(text.split())}", file=sys.stderr)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -48,8 +53,3 @@ def progress(total: int, description: str, unit: str) -> Any:
 def signed(value: float) -> str:
     """An ESV with its sign, three decimals."""
     return f"{value:+.3f}"
-
-
-def file_name(uid: str) -> str:
-    """A uid as a file may be called."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in uid)

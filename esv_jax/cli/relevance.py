@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,12 +15,13 @@ import tyro
 from esv_jax import data, models, plots, results
 from esv_jax import relevance as rules
 from esv_jax.checkpoints import load_torch
-from esv_jax.checks import expect, message
+from esv_jax.checks import expect
 from esv_jax.cli.inputs import class_index
-from esv_jax.cli.printing import BAD_INPUT, file_name, progress, say, signed, table
+from esv_jax.cli.outputs import expect_free, file_name, settings_of
+from esv_jax.cli.printing import BAD_INPUT, complain, progress, say, signed, table
 from esv_jax.cli.videos import find_videos
 from esv_jax.extras import require
-from esv_jax.files import atomic_path, expect_writable, make_folder
+from esv_jax.files import atomic_path, make_folder
 
 _SHOWN = 20  # rows of the printed table
 _PARTS = {
@@ -52,6 +51,11 @@ class Found:
     parts: Parts
     logits: np.ndarray
     c: int
+
+    @property
+    def probability(self) -> float:
+        """Of the class, by a softmax over the logits."""
+        return float(jax.nn.softmax(self.logits)[self.c])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Relevance:
         videos = dict([*find_videos([self.data]).items()][: self.limit])
         make_folder(self.out)
         for uid in videos:
-            self._expect_free(self.out / f"{file_name(uid)}.nc")
+            expect_free(self.out / f"{file_name(uid)}.nc", overwrite=self.overwrite)
         explain = _compiled(self, model)
         failed: dict[str, str] = {}
         rows, frames = [], []
@@ -128,7 +132,7 @@ class Relevance:
         finally:
             self._report(rows, frames)
         for text in failed.values():
-            print(f"esv-jax: {' '.join(text.split())}", file=sys.stderr)
+            complain(text)
         return BAD_INPUT if failed else 0
 
     def _model(self) -> models.ClipModel:
@@ -148,12 +152,6 @@ class Relevance:
             except (ValueError, TypeError) as error:
                 raise type(error)(f"{self.model}, {error}") from None
         return model if names is None else dataclasses.replace(model, class_names=names)
-
-    def _expect_free(self, path: Path) -> None:
-        if path.exists() and not self.overwrite:
-            got, way_out = f"{path}", "Add --overwrite."
-            raise FileExistsError(message("out", "a folder without these results", got, way_out))
-        expect_writable(path)
 
     def _explained(
         self, model: models.ClipModel, explain: _Compiled, uid: str, path: Path
@@ -178,11 +176,7 @@ class Relevance:
             place.with_name(f"{place.name}.nc"),
             parts,
             frame_index=index,
-            settings={
-                "command": "relevance",
-                **json.loads(json.dumps(dataclasses.asdict(self), default=str)),
-                "model_digest": models.clip_model_digest(model),
-            },
+            settings=settings_of("relevance", self, models.clip_model_digest(model)),
             overwrite=self.overwrite,
             uid=uid,
             class_name=name,
@@ -195,8 +189,7 @@ class Relevance:
         self, place: Path, video: str, frames: np.ndarray, found: Found, name: str, info: Any
     ) -> None:
         lines = [
-            f"{name}: logit {found.logits[found.c]:.2f}, probability"
-            f" {_softmax(found.logits)[found.c]:.3f}",
+            f"{name}: logit {found.logits[found.c]:.2f}, probability {found.probability:.3f}",
             ", ".join(f"{part} {signed(v.sum())}" for part, v in found.parts.items()),
         ]
         strip = place.with_name(f"{place.name}_strip.png")
@@ -216,25 +209,21 @@ class Relevance:
 
     def _row(self, uid: str, found: Found, model: models.ClipModel) -> tuple[Any, ...]:
         """One line of the printed table."""
-        last = list(found.parts.values())[-1]
-        whole = sum(np.abs(v).sum() for v in self._addends(found.parts))
-        share = np.abs(last).sum() / whole if whole > 0 else 0.0
-        top = int(np.abs(last.sum((1, 2, 3))).argmax())
+        volumes = list(found.parts.values())
+        sizes = [np.abs(volume).sum() for volume in volumes]
+        whole = sum(sizes) if self.method == "discriminative" else sizes[0]
+        share = sizes[-1] / whole if whole > 0 else 0.0
+        top = int(np.abs(volumes[-1].sum((1, 2, 3))).argmax())
         predicted = int(found.logits.argmax())
         return (
             uid,
             model.class_names[found.c],
             model.class_names[predicted],
-            f"{_softmax(found.logits)[found.c]:.3f}",
-            *(signed(v.sum()) for v in found.parts.values()),
+            f"{found.probability:.3f}",
+            *(signed(volume.sum()) for volume in volumes),
             *([] if self.method == "lrp" else [f"{100 * share:.1f} %"]),
             f"{found.index[top]}",
         )
-
-    def _addends(self, parts: Parts) -> list[np.ndarray]:
-        """The volumes that the share of the last one is of."""
-        volumes = list(parts.values())
-        return volumes if self.method == "discriminative" else volumes[:1]
 
     def _report(self, rows: list[tuple[Any, ...]], frames: list[Any]) -> None:
         """The table on screen, the long table as CSV."""
@@ -279,8 +268,3 @@ def _by_frame(uid: str, found: Found) -> Any:
     pandas = require("pandas", "files")
     sums = {name: v.sum((1, 2, 3), dtype=np.float64) for name, v in found.parts.items()}
     return pandas.DataFrame({"uid": uid, "frame": found.index, **sums})
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max())
-    return powers / powers.sum()

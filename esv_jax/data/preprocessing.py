@@ -43,6 +43,12 @@ class Preprocessing:
             expect(fits, name, "three finite numbers", values)
         expect(min(self.std) > 0, "std", "numbers > 0", self.std)
 
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest value that comes out, (3,) float32 each, by channel."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return -mean / std, (np.float32(self.scale) - mean) / std
+
 
 # Zhou et al. (2018), TRN on BNInception: weights that came from Caffe. 256 = int(224 / 0.875).
 TRN_BNINCEPTION = Preprocessing(256, 224, 255.0, "BGR", (104.0, 117.0, 128.0), (1.0, 1.0, 1.0))

@@ -21,17 +21,17 @@ import numpy as np
 from flax import traverse_util
 
 from esv_jax import checks
-from esv_jax.data.preprocessing import preprocess
+from esv_jax.data.preprocessing import Preprocessing, preprocess
 from esv_jax.models.clip_networks import CLIP_NETWORKS, clip_network_from_state_dict
 from esv_jax.models.clip_networks.clip_cnn import ClipCNN
 from esv_jax.models.clip_networks.registry import recognise_clip_network
 from esv_jax.models.frame_cnn import prepare_frames
 from esv_jax.models.tensor_files import (
     digest_of,
-    foreign,
     halved,
     has_header,
-    read_tensors,
+    has_version,
+    read_model,
     widened,
     write_tensors,
 )
@@ -82,11 +82,9 @@ class ClipModel:
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest value that a prepared clip can have, (3,) each, by channel."""
-        if self.network not in CLIP_NETWORKS:
-            return np.zeros(3, np.float32), np.ones(3, np.float32)
-        how = CLIP_NETWORKS[self.network].preprocessing
-        mean, std = np.asarray(how.mean, np.float32), np.asarray(how.std, np.float32)
-        return -mean / std, (np.float32(how.scale) - mean) / std
+        if self._preprocessing is not None:
+            return self._preprocessing.bounds
+        return np.zeros(3, np.float32), np.ones(3, np.float32)
 
     def prepare(self, frames: Any) -> jax.Array:
         """Frames as the network takes them.
@@ -98,18 +96,22 @@ class ClipModel:
         Raises:
           TypeError: not uint8. ValueError: another shape.
         """
-        if self.network in CLIP_NETWORKS:
-            return jnp.asarray(preprocess(frames, CLIP_NETWORKS[self.network].preprocessing))
+        if self._preprocessing is not None:
+            return jnp.asarray(preprocess(frames, self._preprocessing))
         return prepare_frames(frames, _SIDE)
 
     def shown(self, frames: Any) -> np.ndarray:
         """The same frames for people: what of them the network sees, (t, s, s, 3) uint8, RGB."""
         low, high = self.bounds
         clip = (np.asarray(self.prepare(frames)) - low) / (high - low)
-        is_bgr = self.network in CLIP_NETWORKS and (
-            CLIP_NETWORKS[self.network].preprocessing.channels == "BGR"
-        )
+        is_bgr = self._preprocessing is not None and self._preprocessing.channels == "BGR"
         return np.rint(255 * clip.clip(0, 1)).astype(np.uint8)[..., :: -1 if is_bgr else 1]
+
+    @property
+    def _preprocessing(self) -> Preprocessing | None:
+        """What a published network wants; a `ClipCNN` takes `prepare_frames`."""
+        known = CLIP_NETWORKS.get(self.network)
+        return None if known is None else known.preprocessing
 
     def logits(self, clip: jax.Array) -> jax.Array:
         """Logits (C,) of one prepared clip (t, s, s, 3), in JAX: differentiable, compilable."""
@@ -179,18 +181,12 @@ def load_clip_model(path: str | os.PathLike[str]) -> ClipModel:
       FileNotFoundError: no such file.
       ValueError: a damaged or foreign file, a network that is not known.
     """
-    header, tensors = read_tensors(path, _HEADER, _WRITER)
-    try:
-        if header["format"] != _FORMAT:
-            got = f"format {header['format']}"
-            raise foreign(path, _WRITER, got, "It may come from a newer version.")
+
+    def build(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> tuple[ClipModel, str]:
         model = _model(header, tensors)
-        intact = clip_model_digest(model) == header["digest"]
-    except KeyError as error:
-        raise foreign(path, _WRITER, f"no entry {error}") from error
-    if not intact:
-        raise foreign(path, _WRITER, "arrays that differ from the digest in the header")
-    return model
+        return model, clip_model_digest(model)
+
+    return read_model(path, _HEADER, _WRITER, build, has_version(_FORMAT))
 
 
 def holds_clip_model(path: str | os.PathLike[str]) -> bool:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from esv_jax import checks, extras
 from esv_jax.files import atomic_path, make_folder
+
+Model = TypeVar("Model")
 
 
 def write_tensors(
@@ -38,30 +40,39 @@ def write_tensors(
     return path
 
 
-def read_tensors(
-    path: str | os.PathLike[str], name: str, writer: str
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The header under `name` and the arrays; nothing in the file is executed.
+def read_model(
+    path: str | os.PathLike[str],
+    name: str,
+    writer: str,
+    build: Callable[[dict[str, Any], dict[str, np.ndarray]], tuple[Model, str]],
+    version: Callable[[dict[str, Any]], tuple[bool, str]],
+) -> Model:
+    """What a file of `write_tensors` holds, whole; nothing in the file is executed.
 
     Args:
       path: the file. name: of the header. writer: the function that writes such files, for people.
+      build: header and arrays -> the model, and the digest that the header should say.
+      version: header -> whether this version knows it, and what it is, for people.
     Raises:
       FileNotFoundError: no such file. ValueError: a damaged or foreign file.
     """
-    safetensors = extras.require("safetensors", "files")
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            checks.message(str(path), f"a model written by {writer}", "no such file")
-        )
+    header, tensors = _read(path, name, writer)
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise foreign(path, writer, f"a damaged or foreign file ({error})") from error
-    if name not in metadata:
-        raise foreign(path, writer, f"tensors without the header {name!r}")
-    return json.loads(metadata[name]), tensors
+        known, got = version(header)
+        if not known:
+            raise _foreign(path, writer, got, "It may come from a newer version.")
+        model, digest = build(header, tensors)
+        intact = digest == header["digest"]
+    except KeyError as error:
+        raise _foreign(path, writer, f"no entry {error}") from error
+    if not intact:
+        raise _foreign(path, writer, "arrays that differ from the digest in the header")
+    return model
+
+
+def has_version(number: int) -> Callable[[dict[str, Any]], tuple[bool, str]]:
+    """`version` of `read_model` for files whose headers have a number alone."""
+    return lambda header: (header["format"] == number, f"format {header['format']}")
 
 
 def has_header(path: str | os.PathLike[str], name: str) -> bool:
@@ -72,11 +83,6 @@ def has_header(path: str | os.PathLike[str], name: str) -> bool:
             return name in (file.metadata() or {})
     except (safetensors.SafetensorError, OSError):
         return False  # reading it as another kind says what is wrong
-
-
-def foreign(path: str | os.PathLike[str], writer: str, got: str, way_out: str = "") -> ValueError:
-    """What to raise for a file that `writer` did not write."""
-    return ValueError(checks.message(str(path), f"a model written by {writer}", got, way_out))
 
 
 def digest_of(tensors: Mapping[str, np.ndarray], start: str = "") -> str:
@@ -103,3 +109,34 @@ def widened(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         name: array.astype(np.float32) if array.dtype == np.float16 else array
         for name, array in tensors.items()
     }
+
+
+def _read(
+    path: str | os.PathLike[str], name: str, writer: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The header under `name` and the arrays; nothing in the file is executed.
+
+    Args:
+      path: the file. name: of the header. writer: the function that writes such files, for people.
+    Raises:
+      FileNotFoundError: no such file. ValueError: a damaged or foreign file.
+    """
+    safetensors = extras.require("safetensors", "files")
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            checks.message(str(path), f"a model written by {writer}", "no such file")
+        )
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise _foreign(path, writer, f"a damaged or foreign file ({error})") from error
+    if name not in metadata:
+        raise _foreign(path, writer, f"tensors without the header {name!r}")
+    return json.loads(metadata[name]), tensors
+
+
+def _foreign(path: str | os.PathLike[str], writer: str, got: str, way_out: str = "") -> ValueError:
+    """What to raise for a file that `writer` did not write."""
+    return ValueError(checks.message(str(path), f"a model written by {writer}", got, way_out))

@@ -7,7 +7,6 @@ Encoders go by name. One file holds everything; the same model always gives the 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import json
 import os
@@ -24,10 +23,11 @@ from esv_jax.models.config import TrainConfig
 from esv_jax.models.frame_encoder import FrameEncoder
 from esv_jax.models.heads import HeadStack, stack_heads, unstack_heads
 from esv_jax.models.tensor_files import (
-    foreign,
+    digest_of,
     halved,
     has_header,
-    read_tensors,
+    has_version,
+    read_model,
     widened,
     write_tensors,
 )
@@ -111,18 +111,12 @@ def load_video_model(path: str | os.PathLike[str]) -> VideoModel:
       FileNotFoundError: no such file.
       ValueError: a damaged or foreign file, an encoder that is not registered.
     """
-    header, tensors = read_tensors(path, _HEADER, _WRITER)
-    try:
-        if header["format"] != _FORMAT:
-            got = f"format {header['format']}"
-            raise foreign(path, _WRITER, got, "It may come from a newer version.")
+
+    def build(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> tuple[VideoModel, str]:
         model = _model(header, tensors)
-        intact = video_model_digest(model) == header["digest"]
-    except KeyError as error:
-        raise foreign(path, _WRITER, f"no entry {error}") from error
-    if not intact:
-        raise foreign(path, _WRITER, "arrays that differ from the digest in the header")
-    return model
+        return model, video_model_digest(model)
+
+    return read_model(path, _HEADER, _WRITER, build, has_version(_FORMAT))
 
 
 def holds_encoder(path: str | os.PathLike[str]) -> bool:
@@ -132,13 +126,9 @@ def holds_encoder(path: str | os.PathLike[str]) -> bool:
 
 def video_model_digest(model: VideoModel) -> str:
     """SHA-256 of encoder, heads and prior (names, dtypes, shapes, bytes): 64 hexadecimal digits."""
-    digest = hashlib.sha256(model_digest(model.trained).encode())
     settings = json.dumps(dict(model.encoder.settings), sort_keys=True)
-    digest.update(f"{model.encoder.name}:{settings};".encode())
-    for name, array in sorted(_encoder_tensors(model.encoder).items()):
-        digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    start = f"{model_digest(model.trained)}{model.encoder.name}:{settings};"
+    return digest_of(_encoder_tensors(model.encoder), start)
 
 
 def _encoder_tensors(encoder: FrameEncoder) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from esv_jax.models.config import TrainConfig
 from esv_jax.models.heads import HeadStack, HiddenLayer
-from esv_jax.models.tensor_files import digest_of, foreign, read_tensors, write_tensors
+from esv_jax.models.tensor_files import digest_of, read_model, write_tensors
 from esv_jax.models.trained import History, TrainedModel
 from esv_jax.models.tsn import TsnHead
 
@@ -56,29 +56,31 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
 
     Weights in double precision come back in double precision in JAX's x64 mode only.
     """
-    header, tensors = read_tensors(path, _HEADER, _WRITER)
-    try:
-        if header["format"] != _FORMAT or header["kind"] not in _KINDS:
-            got = f"format {header['format']}, kind {header['kind']!r}"
-            raise foreign(path, _WRITER, got, "It may come from a newer version.")
-        model = TrainedModel(
-            heads=_heads(header, tensors),
-            prior=tensors["prior"],
-            class_names=tuple(header["class_names"]),
-            history=None if header["history"] is None else History.from_json(header["history"]),
-            config=_config(header["config"]),
-        )
-        intact = digest_of(tensors) == header["digest"]
-    except KeyError as error:
-        raise foreign(path, _WRITER, f"no entry {error}") from error
-    if not intact:
-        raise foreign(path, _WRITER, "arrays that differ from the digest in the header")
-    return model
+
+    def version(header: dict[str, Any]) -> tuple[bool, str]:
+        known = header["format"] == _FORMAT and header["kind"] in _KINDS
+        return known, f"format {header['format']}, kind {header['kind']!r}"
+
+    return read_model(path, _HEADER, _WRITER, _model, version)
 
 
 def model_digest(model: TrainedModel) -> str:
     """SHA-256 of weights and prior (names, dtypes, shapes, bytes): 64 hexadecimal digits."""
     return digest_of(_tensors(model))
+
+
+def _model(
+    header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> tuple[TrainedModel, str]:
+    """The model that a header and arrays describe, and the digest of the arrays."""
+    model = TrainedModel(
+        heads=_heads(header, tensors),
+        prior=tensors["prior"],
+        class_names=tuple(header["class_names"]),
+        history=None if header["history"] is None else History.from_json(header["history"]),
+        config=_config(header["config"]),
+    )
+    return model, digest_of(tensors)
 
 
 def _kind(heads: HeadStack | TsnHead) -> str:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esv_jax.attribution import Attribution
-from esv_jax.checks import expect, expect_int, expect_shape, message
+from esv_jax.checks import expect, expect_int
 from esv_jax.plots import style
 from esv_jax.plots.bars import SHARE, bar_limits, bar_values, class_text, draw_bars, expect_one
 from esv_jax.plots.figures import fit_height, new_figure
+from esv_jax.plots.pictures import draw_pictures, expect_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +64,7 @@ def plot_frame_strip(
     """
     expect_one(attribution)
     n = attribution.n
-    images = _expect_images(frames, n)
+    images = expect_pictures(frames, "(n, h, w, 3)", n)
     max_columns = expect_int("max_columns", max_columns, minimum=1)
     heading, lines = class_text(attribution, c, class_name, title)
     values, half = bar_values(attribution, c)
@@ -97,23 +98,13 @@ def plot_frame_strip(
     for ax, span in zip(axes[::2], spans, strict=True):
         here = [i for i in shown if i in span]
         places = span[0] - 0.5 + (np.arange(len(here)) + 0.5) * per_slot
-        _draw_frames(ax, images[here], places, thumb_inches / slot_inches * per_slot)
+        draw_pictures(ax, images[here], places, thumb_inches / slot_inches * per_slot)
         _label_frames(ax, places, [labels[i] for i in here], slot_inches, kind)
     style.annotate(axes[0], heading, lines, ("supporting", "distracting"))
     heights = [thumb_inches * aspect, _BARS_INCHES] * len(spans)
     axes[0].get_gridspec().set_height_ratios(heights)
     fit_height(figure, list(axes), sum(heights))
     return figure
-
-
-def _expect_images(frames: Any, n: int) -> np.ndarray:
-    images = np.asarray(frames)
-    if images.dtype != np.uint8:
-        raise TypeError(message("frames", "uint8, 0..255", f"dtype {images.dtype}"))
-    expect_shape("frames", images, (None, None, None, 3), "(n, h, w, 3)")
-    expect(len(images) == n, "frames", f"{n} frames, one per element", len(images))
-    expect(images.size > 0, "frames", "shape (n, h, w, 3), each at least 1", images.shape)
-    return images
 
 
 def _rows(n: int, max_columns: int) -> tuple[list[range], int, list[int]]:
@@ -125,19 +116,6 @@ def _rows(n: int, max_columns: int) -> tuple[list[range], int, list[int]]:
     columns = -(-n // rows)
     spans = [range(start, min(start + columns, n)) for start in range(0, n, columns)]
     return spans, max(columns, _MIN_SLOTS), list(range(n))
-
-
-def _draw_frames(ax: Any, images: np.ndarray, places: np.ndarray, width: float) -> None:
-    """Frames side by side, centred at some places of the x axis."""
-    limits = ax.get_xlim()
-    for image, place in zip(images, places, strict=True):
-        extent = (place - width / 2, place + width / 2, 0, 1)
-        ax.imshow(image, extent=extent, aspect="auto")
-    ax.set_xlim(limits)
-    ax.set_ylim(0, 1)
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
 
 
 def _label_frames(

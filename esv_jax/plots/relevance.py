@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esv_jax.checks import expect, expect_finite, expect_int, expect_shape, message
+from esv_jax.checks import expect, expect_finite, expect_int
 from esv_jax.plots import style
 from esv_jax.plots.bars import bar_limits, draw_bars
 from esv_jax.plots.figures import fit_height, new_figure
 from esv_jax.plots.overlay import Drawing, compose
+from esv_jax.plots.pictures import draw_pictures, expect_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,17 +99,19 @@ def plot_relevance_strip(
     figure = new_figure(float(np.clip(1.2 + _SLOT_INCHES * n, 5.6, 14)), 4)
     axes = figure.subplots(1 + 2 * len(parts), squeeze=False)[:, 0]
     places = (np.arange(n) + 0.5) * t / n - 0.5
+    width = _FILLED * t / n
     for ax in axes:
         ax.set_xlim(-0.5, t - 0.5)
     for (name, volume), ax, bars in zip(volumes.items(), axes[1::2], axes[2::2], strict=True):
-        _draw_frames(ax, overlay_relevance(frames[shown], volume[shown], limit), places, t / n)
+        ax.set_xticks([])
+        draw_pictures(ax, overlay_relevance(frames[shown], volume[shown], limit), places, width)
         ax.set_ylabel(textwrap.fill(name, _LETTERS), **style.TEXT)
         draw_bars(bars, np.arange(t), sums[name], np.full(t, np.nan), 0.7)
         bars.set_ylim(low, high)
         bars.set_xticks([])
         bars.locator_params(axis="y", nbins=3)
         bars.set_ylabel("sum", **style.TEXT)
-    _draw_frames(axes[0], frames[shown], places, t / n)
+    draw_pictures(axes[0], frames[shown], places, width)
     axes[0].set_ylabel("frame", **style.TEXT)
     axes[0].set_xticks(places, [labels[i] for i in shown], parse_math=False)
     axes[0].tick_params(axis="x", length=0, labelcolor=style.INK, labelsize=style.TEXT_SIZE)
@@ -178,30 +181,12 @@ def _expect_parts(
 def _expect_pair(
     frames: Any, relevance: Any, name: str = "relevance"
 ) -> tuple[np.ndarray, np.ndarray]:
-    frames = np.asarray(frames)
-    if frames.dtype != np.uint8:
-        raise TypeError(message("frames", "uint8, 0..255", f"dtype {frames.dtype}"))
-    expect_shape("frames", frames, (None, None, None, 3), "(t, h, w, 3)")
-    expect(frames.size > 0, "frames", "shape (t, h, w, 3), each at least 1", frames.shape)
+    frames = expect_pictures(frames, "(t, h, w, 3)")
     volume = np.asarray(relevance, np.float32)
     fits = volume.ndim in (3, 4) and volume.shape[:3] == frames.shape[:3]
     expect(fits, name, f"shape {frames.shape[:3]}, as the frames", volume.shape)
     expect_finite(name, volume)
     return frames, volume if volume.ndim == 3 else volume.sum(-1)
-
-
-def _draw_frames(ax: Any, images: np.ndarray, places: np.ndarray, slot: float) -> None:
-    """Frames side by side, centred at some places of the x axis."""
-    limits = ax.get_xlim()
-    half = _FILLED * slot / 2
-    for image, place in zip(images, places, strict=True):
-        ax.imshow(image, extent=(place - half, place + half, 0, 1), aspect="auto")
-    ax.set_xlim(limits)
-    ax.set_ylim(0, 1)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
 
 
 def _rgb(colour: str) -> list[int]:

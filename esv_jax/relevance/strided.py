@@ -7,6 +7,7 @@ numbers of multiplications. Other devices keep the operation as it is.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,8 @@ def split_convolution(x: Array, kernel: Array, params: Mapping[str, Any], dtype:
         y = _plain(*_phases_as_channels(x, kernel, strides, places), **kind)
     else:
         phases = itertools.product(*map(range, map(min, strides, windows)))
-        y = _sum(_plain(*_phase(x, kernel, strides, places, p), **kind) for p in phases)
+        parts = (_plain(*_phase(x, kernel, strides, places, p), **kind) for p in phases)
+        y = functools.reduce(jnp.add, parts)
     back = [0] * y.ndim
     order = (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
     for axis, place in enumerate(order):
@@ -108,10 +110,3 @@ def _plain(x: Array, kernel: Array, *, groups: int, precision: Any, dtype: Any) 
         precision=precision,
         preferred_element_type=dtype,
     )
-
-
-def _sum(parts: Any) -> Array:
-    first, *rest = parts
-    for part in rest:
-        first = first + part
-    return first

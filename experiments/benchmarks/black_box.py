@@ -16,9 +16,7 @@ batch, and what else there is. Beside it, what copies of all subsequences would 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import platform
 import statistics
 import time
 import tracemalloc
@@ -31,7 +29,7 @@ import numpy as np
 import tyro
 
 import esv_jax as ej
-from esv_jax.files import atomic_path
+from experiments.records import write_cases
 
 C = 400  # classes
 TARGET_SHARE = 0.05
@@ -172,18 +170,14 @@ def main(settings: Settings) -> None:
         rows.append(measure(case, settings))
         print_row(rows[-1], header=len(rows) == 1)
     if settings.out is not None:
-        about = {
-            "device": str(jax.devices()[0].device_kind),
-            "cores": os.cpu_count(),
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-            "clip_seconds": settings.clip_seconds,
-            "batch_size": settings.batch_size,
-            "target_share": TARGET_SHARE,
-            "classes": C,
-        }
-        with atomic_path(settings.out) as path:
-            path.write_text(json.dumps({"about": about, "cases": rows}, indent=1))
+        write_cases(
+            settings.out,
+            rows,
+            clip_seconds=settings.clip_seconds,
+            batch_size=settings.batch_size,
+            target_share=TARGET_SHARE,
+            classes=C,
+        )
 
 
 if __name__ == "__main__":

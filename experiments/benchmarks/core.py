@@ -35,8 +35,8 @@ import numpy as np
 import tyro
 
 import esv_jax as ej
-from esv_jax.files import atomic_path
 from esv_jax.front_door import compiled
+from experiments.records import write_cases
 
 D, H, C, N_MAX = 256, 256, 174, 8
 PUBLIC_SECONDS = {  # the paper's public code
@@ -196,15 +196,11 @@ def main(settings: Settings) -> None:
         rows.append(json.loads(answer.stdout.splitlines()[-1]))
         print_row(rows[-1], header=len(rows) == 1)
     if settings.out is not None:
-        about = {
-            "device": str(jax.devices()[0].device_kind),
-            "cores": os.cpu_count(),
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-            "sizes": {"D": D, "H": H, "C": C, "n_max": N_MAX},
-        }
-        with atomic_path(settings.out) as path:
-            path.write_text(json.dumps({"about": about, "cases": rows}, indent=1))
+        write_cases(
+            settings.out,
+            rows,
+            sizes={"D": D, "H": H, "C": C, "n_max": N_MAX},
+        )
 
 
 def print_row(row: dict[str, Any], header: bool) -> None:

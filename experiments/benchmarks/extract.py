@@ -15,9 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -32,8 +30,8 @@ import tyro
 
 from esv_jax.cli.extract import Extract
 from esv_jax.data.video_writer import write_video
-from esv_jax.files import atomic_path
 from esv_jax.models import backbones
+from experiments.records import write_cases
 
 TARGET_RATIO = 1.5
 MAX_LENGTH = 8  # frames of a video
@@ -157,15 +155,11 @@ def main(settings: Settings) -> None:
             flush=True,
         )
     if settings.out is not None:
-        about = {
-            "device": str(jax.devices()[0].device_kind),
-            "cores": os.cpu_count(),
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-            "batch_size": settings.batch_size,
-        }
-        with atomic_path(settings.out) as path:
-            path.write_text(json.dumps({"about": about, "cases": rows}, indent=1))
+        write_cases(
+            settings.out,
+            rows,
+            batch_size=settings.batch_size,
+        )
 
 
 if __name__ == "__main__":

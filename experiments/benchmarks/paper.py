@@ -20,9 +20,7 @@ sizes, should take less than 60 s on 2 cores; compilation is counted.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -35,8 +33,8 @@ import numpy as np
 import tyro
 
 import esv_jax as ej
-from esv_jax.files import atomic_path
 from experiments.benchmarks.core import N_MAX, C, D, H, model
+from experiments.records import write_cases
 
 STEPS = 50
 METHODS = 6
@@ -173,15 +171,11 @@ def main(settings: Settings) -> None:
     rows = measure(settings)
     print_rows(rows)
     if settings.out is not None:
-        about = {
-            "device": str(jax.devices()[0].device_kind),
-            "cores": len(os.sched_getaffinity(0)),
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-            "sizes": {"D": D, "H": H, "C": C, "n_max": N_MAX, "n": N_MAX, "steps": STEPS},
-        }
-        with atomic_path(settings.out) as path:
-            path.write_text(json.dumps({"about": about, "cases": rows}, indent=1))
+        write_cases(
+            settings.out,
+            rows,
+            sizes={"D": D, "H": H, "C": C, "n_max": N_MAX, "n": N_MAX, "steps": STEPS},
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ All calls are compiled, take turns, and a ratio is the median over turns.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import statistics
@@ -27,7 +26,7 @@ import numpy as np
 import tyro
 
 import esv_jax as ej
-from esv_jax.files import atomic_path
+from experiments.records import write_cases
 
 PRESETS = ("zplus", "epsilon", "epsilon_plus", "epsilon_gamma", "alpha2_beta1")
 TARGETS = dict.fromkeys(PRESETS[:3], 3.0) | {"discriminative": 1.2}
@@ -110,17 +109,14 @@ def main() -> None:
         target = f"{row['target']:.1f}" if row["target"] else "-"
         line = f"{row['case']:16}{row['first']:8.2f} s{row['median']:8.3f} s{row['ratio']:8.2f}"
         print(f"{line}  {row['of']:22}{target:>6}")
-    about = {
-        "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)),
-        "jax": jax.__version__,
-        "device": str(jax.devices()[0]),
-        "load": os.getloadavg()[0],
-        "settings": {"frames": settings.frames, "side": settings.side},
-    }
     if settings.out is not None:
-        with atomic_path(settings.out) as path:
-            path.write_text(json.dumps({"about": about, "cases": rows}, indent=1))
+        write_cases(
+            settings.out,
+            rows,
+            platform=platform.platform(),
+            load=os.getloadavg()[0],
+            settings={"frames": settings.frames, "side": settings.side},
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Without a clip, one is rendered: 280 frames of 340 x 256, H.264.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import statistics
@@ -37,7 +36,7 @@ from esv_jax.data import (
     segment_centres,
     write_video,
 )
-from esv_jax.files import atomic_path
+from experiments.records import write_cases
 
 TARGET_SECONDS = {"sampled": 0.25}
 CLIPS = 8  # loaded one after the other, and ahead
@@ -138,18 +137,16 @@ def main(settings: Settings) -> None:
         print(f"{clip.name}: {info.frames} frames, {info.width}x{info.height}, {info.codec}")
         rows = measure(clip, settings)
     if settings.out is not None:
-        about = {
-            "clip": clip.name,
-            "video": dataclasses.asdict(info),
-            "sampled": settings.n,
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "av": av.__version__,
-            "esv_jax": esv_jax.__version__,
-        }
-        with atomic_path(settings.out) as path:
-            path.write_text(json.dumps({"about": about, "cases": rows}, indent=1))
+        write_cases(
+            settings.out,
+            rows,
+            clip=clip.name,
+            video=dataclasses.asdict(info),
+            sampled=settings.n,
+            machine=platform.machine(),
+            av=av.__version__,
+            esv_jax=esv_jax.__version__,
+        )
 
 
 if __name__ == "__main__":

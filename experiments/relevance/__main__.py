@@ -49,7 +49,9 @@ from experiments.relevance.measures import (
     METHODS,
     QUESTIONS,
     SIGMAS,
+    maps_of,
     measure_maps,
+    questioned,
     without_motion,
 )
 
@@ -100,7 +102,8 @@ def run(settings: Settings) -> dict[str, Any]:
     videos = ej.data.synthetic_videos(
         settings.n_clips, seed=settings.seed, n_frames=settings.n_frames, frames=frames
     )
-    found = measure_maps(model, videos, composite)
+    maps = maps_of(questioned(model), composite)
+    found = measure_maps(model, videos, maps)
     still = without_motion(model, videos, settings.seed, composite)
     measures = {
         question: {
@@ -155,7 +158,7 @@ def run(settings: Settings) -> dict[str, Any]:
     summary |= surroundings()
     write_json(settings.out / "summary.json", summary)
     write_text(settings.out / "table.md", table(summary))
-    pictures.draw(settings.out, summary, model, videos, composite)
+    pictures.draw(settings.out, summary, model, videos, maps)
     return summary
 
 

@@ -56,10 +56,12 @@ def questioned(model: ClipModel) -> Callable[[jax.Array], jax.Array]:
     return scores
 
 
-def maps_of(
-    fn: Callable[[jax.Array], jax.Array], composite: Any
-) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
-    """Compiled: a clip and a target -> volumes (t, h, w) by method, and the sums of the parts."""
+Maps = Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
+"""A clip and a question -> volumes (t, h, w) by method, and the "motion share" by sigma."""
+
+
+def maps_of(fn: Callable[[jax.Array], jax.Array], composite: Any) -> Maps:
+    """What all measures and pictures are taken from; compiled once for all clips and questions."""
 
     def of_clip(clip: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
         whole = rules.lrp(fn, clip, target, composite=composite)
@@ -111,14 +113,13 @@ def points_inside(volume: np.ndarray, inside: np.ndarray) -> float:
 
 
 def measure_maps(
-    model: ClipModel, videos: ej.data.SyntheticVideos, composite: Any
+    model: ClipModel, videos: ej.data.SyntheticVideos, run: Maps
 ) -> dict[str, dict[str, np.ndarray]]:
     """Measures by question: (methods, V) each of "mass" and "pointing", and "motion share" (V, S).
 
     "appearance" masks are those of "motion": the objects and the hand. Clips without evidence in
     the frames seen give NaN.
     """
-    run = maps_of(questioned(model), composite)
     c = len(model.class_names)
     found = {}
     for q, question in enumerate(QUESTIONS):

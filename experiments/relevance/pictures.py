@@ -14,7 +14,7 @@ from esv_jax import plots
 from esv_jax.models import ClipModel
 from esv_jax.plots import style
 from esv_jax.plots.figures import new_figure
-from experiments.relevance.measures import METHODS, QUESTIONS, maps_of, questioned
+from experiments.relevance.measures import METHODS, QUESTIONS, Maps, questioned
 
 _COLOURS = (style.SUPPORTING, style.DISTRACTING)
 _SHOWN = ("LRP", "selective, sigma 2", "spatial", "temporal")
@@ -25,7 +25,7 @@ def draw(
     summary: dict[str, Any],
     model: ClipModel,
     videos: ej.data.SyntheticVideos,
-    composite: Any,
+    run: Maps,
 ) -> list[Path]:
     """Write all pictures to a folder; their paths."""
     return [
@@ -33,7 +33,7 @@ def draw(
         plots.save_figure(motion_share(summary), folder / "motion_share.png"),
         *(
             plots.save_figure(
-                example(model, videos, composite, q), folder / f"example_{question}.png", dpi=80
+                example(model, videos, run, q), folder / f"example_{question}.png", dpi=80
             )
             for q, question in enumerate(QUESTIONS)
         ),
@@ -78,20 +78,17 @@ def motion_share(summary: dict[str, Any]) -> Any:
     return figure
 
 
-def example(
-    model: ClipModel, videos: ej.data.SyntheticVideos, composite: Any, question: int
-) -> Any:
+def example(model: ClipModel, videos: ej.data.SyntheticVideos, run: Maps, question: int) -> Any:
     """The first clip whose evidence is in half of its frames or more, asked one question."""
     shares = videos.evidence_frames.mean(1)
     i = int(np.flatnonzero(shares >= min(0.5, shares.max()))[0])
     label = int(videos.labels[i])
     target = label + question * len(model.class_names)
-    fn = questioned(model)
     clip = model.prepare(videos.clips[i])
-    volumes = maps_of(fn, composite)(clip, jnp.asarray(target))
+    volumes = run(clip, jnp.asarray(target))
     parts = {name: np.asarray(volumes[name]) for name in _SHOWN}
     name = videos.class_names[label]
     partner = videos.class_names[label ^ 1]
     asked = f"{name} or {partner}?" if question == 0 else f"{name} / {partner}, or another pair?"
-    lines = [f"logit difference {float(fn(clip)[target]):.2f}"]
+    lines = [f"logit difference {float(questioned(model)(clip)[target]):.2f}"]
     return plots.plot_relevance_strip(videos.clips[i], parts, title=asked, lines=lines)

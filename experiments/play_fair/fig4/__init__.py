@@ -31,7 +31,8 @@ import xarray
 
 import esv_jax as ej
 from experiments.play_fair.fig4 import findings, picture
-from experiments.play_fair.fig4.numbers import (
+from experiments.play_fair.figure import Outcome, Settings, markdown
+from experiments.play_fair.numbers import (
     mean_of,
     plain,
     resampled_means,
@@ -39,7 +40,6 @@ from experiments.play_fair.fig4.numbers import (
     with_ends,
     written,
 )
-from experiments.play_fair.figure import Outcome, Settings, markdown
 from experiments.play_fair.subjects import Elements, Subject, explain_true
 
 GROUPS = ("all", "right", "wrong", "wrong, predicted class")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.play_fair.fig4.numbers import by_sign, written
 from experiments.play_fair.figure import Finding, Verdict
+from experiments.play_fair.numbers import by_sign, written
 
 LEAST = 5  # sequences in a group that is judged
 ALIKE = 0.02  # shares that differ by less are taken as equal

@@ -30,10 +30,10 @@ import numpy as np
 import xarray
 
 import esv_jax as ej
-from experiments.play_fair.fig4.numbers import plain, wilson
 from experiments.play_fair.fig5.findings import compare
 from experiments.play_fair.fig5.picture import plot_matrices
 from experiments.play_fair.figure import Outcome, Settings, markdown
+from experiments.play_fair.numbers import plain, wilson
 from experiments.play_fair.subjects import Elements, Subject, explain_true
 
 LEAST = 10  # sequences of a class that is looked at

@@ -31,7 +31,11 @@ import xarray
 from tqdm import tqdm
 
 import esv_jax as ej
-from experiments.play_fair.fig4.numbers import (
+from experiments.play_fair.fig6.findings import compare
+from experiments.play_fair.fig6.picture import plot_all
+from experiments.play_fair.figure import Outcome, Settings, markdown
+from experiments.play_fair.methods import all_values
+from experiments.play_fair.numbers import (
     at,
     mean_of,
     plain,
@@ -39,10 +43,6 @@ from experiments.play_fair.fig4.numbers import (
     with_ends,
     written,
 )
-from experiments.play_fair.fig6.findings import compare
-from experiments.play_fair.fig6.picture import plot_all
-from experiments.play_fair.figure import Outcome, Settings, markdown
-from experiments.play_fair.methods import all_values
 from experiments.play_fair.subjects import Subject, explain_true
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.play_fair.fig4.numbers import written
 from experiments.play_fair.figure import Finding, Verdict
+from experiments.play_fair.numbers import written
 
 STEADY = -0.8  # Spearman's rho of a trend that falls all the way
 _OTHERS = ("Integrated Gradients", "Grad-CAM")

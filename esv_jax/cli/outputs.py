@@ -1,0 +1,35 @@
+"""What the commands that explain write: where it goes, and what it says it was made with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from esv_jax.checks import message
+from esv_jax.files import expect_writable
+
+
+def file_name(uid: str) -> str:
+    """A uid as a file may be called."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in uid)
+
+
+def expect_free(path: Path, *, overwrite: bool) -> None:
+    """Question the place of a file of results before any work is done.
+
+    Raises:
+      FileExistsError: it is taken, and not to be replaced. OSError: it cannot be written.
+    """
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            message("out", "a folder without results", f"{path}", "Add --overwrite.")
+        )
+    expect_writable(path)
+
+
+def settings_of(name: str, command: Any, digest: str) -> dict[str, Any]:
+    """What results are stored with: the command and its options, as JSON; the model's digest."""
+    options = json.loads(json.dumps(dataclasses.asdict(command), default=str))
+    return {"command": name, **options, "model_digest": digest}
