@@ -126,6 +126,16 @@ def test_bad_input_is_one_line_and_code_2(videos, tmp_path, capsys, options, tex
     assert len(lines) == 1 and text in lines[0]
 
 
+def test_a_foreign_file_is_named_once(videos, tmp_path, capsys):
+    _, paths = videos
+    wrong = tmp_path / "weights.pth"
+    wrong.write_bytes(b"no weights")
+    args = ["relevance", str(paths[0]), "--model", str(wrong), "--out", str(tmp_path / "out")]
+    assert main(args) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"esv-jax: {wrong}: expected a torch checkpoint")
+
+
 def test_volumes_are_checked(tmp_path, rng):
     path = tmp_path / "v.nc"
     volume = rng.normal(size=(3, 4, 5)).astype(np.float32)

@@ -63,6 +63,15 @@ def test_clips_are_prepared_within_bounds(shipped, rng):
     np.testing.assert_allclose(seen / 255, clip, atol=0.5 / 255 + 1e-6)
 
 
+def test_clips_of_another_size_are_named(shipped):
+    short = jnp.full((4, 64, 64, 3), 0.5)
+    match = r"clip: expected shape \(16, s, s, 3\), as prepare\(\) gives it, got \(4, 64, 64, 3\)"
+    with pytest.raises(ValueError, match=match):
+        shipped.logits(short)
+    with pytest.raises(ValueError, match=match):
+        ej.relevance.lrp(shipped.logits, short, 2)
+
+
 @pytest.mark.parametrize("name", list(CLIP_NETWORKS))
 def test_published_networks_show_what_they_see(name, rng):
     # Weights do not matter here, so that no network is built.

@@ -116,13 +116,14 @@ class Relevance:
         for uid in videos:
             expect_free(self.out / f"{file_name(uid)}.nc", overwrite=self.overwrite)
         explain = _compiled(self, model)
+        settings = settings_of("relevance", self, models.clip_model_digest(model))
         failed: dict[str, str] = {}
         rows, frames = [], []
         try:
             with progress(len(videos), "Explaining", "video") as bar:
                 for uid, path in videos.items():
                     try:
-                        found = self._explained(model, explain, uid, path)
+                        found = self._explained(model, explain, uid, path, settings)
                     except (ValueError, OSError) as error:
                         failed[uid] = str(error)
                     else:
@@ -147,14 +148,20 @@ class Relevance:
         elif self.model.suffix.lower() == ".safetensors":
             model = models.load_clip_model(self.model)
         else:
+            state = load_torch(self.model)
             try:
-                return models.clip_model_from_state_dict(load_torch(self.model), names)
+                return models.clip_model_from_state_dict(state, names)
             except (ValueError, TypeError) as error:
                 raise type(error)(f"{self.model}, {error}") from None
         return model if names is None else dataclasses.replace(model, class_names=names)
 
     def _explained(
-        self, model: models.ClipModel, explain: _Compiled, uid: str, path: Path
+        self,
+        model: models.ClipModel,
+        explain: _Compiled,
+        uid: str,
+        path: Path,
+        settings: dict[str, Any],
     ) -> Found:
         """Relevance of one video, written and drawn."""
         info = data.probe_video(path)
@@ -176,7 +183,7 @@ class Relevance:
             place.with_name(f"{place.name}.nc"),
             parts,
             frame_index=index,
-            settings=settings_of("relevance", self, models.clip_model_digest(model)),
+            settings=settings,
             overwrite=self.overwrite,
             uid=uid,
             class_name=name,

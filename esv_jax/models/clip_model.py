@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from flax.errors import ScopeParamShapeError
 
 from esv_jax import checks
 from esv_jax.data.preprocessing import Preprocessing, preprocess
@@ -114,8 +115,16 @@ class ClipModel:
         return None if known is None else known.preprocessing
 
     def logits(self, clip: jax.Array) -> jax.Array:
-        """Logits (C,) of one prepared clip (t, s, s, 3), in JAX: differentiable, compilable."""
-        found: jax.Array = self.module.apply(self.variables, clip[None])
+        """Logits (C,) of one prepared clip (t, s, s, 3), in JAX: differentiable, compilable.
+
+        Raises:
+          ValueError: a clip of another size than the weights are for.
+        """
+        try:
+            found: jax.Array = self.module.apply(self.variables, clip[None])
+        except ScopeParamShapeError as error:
+            expected = f"shape ({self.n_frames}, s, s, 3), as prepare() gives it"
+            raise ValueError(checks.message("clip", expected, clip.shape)) from error
         return found[0]
 
 
