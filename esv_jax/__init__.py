@@ -16,8 +16,10 @@ if TYPE_CHECKING:
         checkpoints,
         data,
         gradients,
+        maps,
         metrics,
         models,
+        perturbation,
         plots,
         relevance,
         results,
@@ -48,8 +50,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = (
-    *("baselines", "checkpoints", "data", "gradients", "metrics", "models", "plots"),
-    *("relevance", "results"),
+    *("baselines", "checkpoints", "data", "gradients", "maps", "metrics", "models"),
+    *("perturbation", "plots", "relevance", "results"),
 )
 _NAMES = {
     "Attribution": "attribution",
@@ -93,10 +95,12 @@ __all__ = [
     "explain_batch",
     "gradients",
     "k_sii",
+    "maps",
     "metrics",
     "models",
     "owen_values",
     "pairwise_interactions",
+    "perturbation",
     "plan_cost",
     "plots",
     "probe_sensitivity",

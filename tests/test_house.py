@@ -23,11 +23,11 @@ FLOORS = (
     ("groups", "interactions", "front_door", "batching"),
     ("grouping",),
     ("boundary",),
-    ("results", "plots"),  # what becomes of explanations
+    ("results", "plots", "maps"),  # what becomes of explanations
     ("estimators", "perturbation", "relevance", "gradients", "metrics", "baselines"),
     ("games",),
     ("checkpoints", "models", "data"),  # neighbours: they have never heard of explanations
-    ("attribution", "subsequences", "links"),
+    ("attribution", "subsequences", "links", "blur", "strided"),
     ("records", "files", "extras", "checks"),
 )
 ROOMS = [room for floor in FLOORS for room in floor]
@@ -35,7 +35,7 @@ ROOMS = [room for floor in FLOORS for room in floor]
 # Told what they work on, in arguments: no files, plots, network, clock, logging or hidden state.
 PURE = {
     *("estimators", "perturbation", "relevance", "gradients", "metrics", "games"),
-    *("baselines", "attribution", "subsequences", "links", "records", "checks"),
+    *("baselines", "attribution", "subsequences", "links", "blur", "strided", "records", "checks"),
 }
 OUTSIDE_PURE = {
     *("os", "io", "sys", "pathlib", "tempfile", "shutil", "glob", "subprocess", "importlib"),
@@ -50,9 +50,12 @@ NOWHERE = {
 }
 HEAVY = {
     *("flax", "optax", "orbax", "chex", "h5py", "safetensors", "xarray", "pandas", "matplotlib"),
-    *("tyro", "tqdm", "rich", "av", "PIL", "dash", "plotly", "torch", "tensorflow"),
+    *("tyro", "tqdm", "rich", "av", "PIL", "skimage", "dash", "plotly", "torch", "tensorflow"),
 }
-EXTRAS = {"h5py", "h5netcdf", "safetensors", "xarray", "pandas", "matplotlib", "av", "PIL", "tqdm"}
+EXTRAS = {
+    *("h5py", "h5netcdf", "safetensors", "xarray", "pandas", "matplotlib", "av", "PIL", "tqdm"),
+    "skimage",
+}
 
 
 def modules() -> list[Path]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from esv_jax import relevance as rules
-from esv_jax.relevance.strided import is_better_split, split_convolution
+from esv_jax.strided import is_better_split, split_convolution
 
 CASES = {
     "few channels": ((2, 9, 8, 3), (3, 4, 3, 5), (2, 3), "SAME", 1),

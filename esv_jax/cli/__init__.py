@@ -30,9 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         tyro = require("tyro", "cli")
         from esv_jax.cli.demo import Demo
+        from esv_jax.cli.evaluate import Evaluate
         from esv_jax.cli.explain import Explain
         from esv_jax.cli.extract import Extract
         from esv_jax.cli.import_play_fair import ImportPlayFair
+        from esv_jax.cli.perturb import Perturb
         from esv_jax.cli.relevance import Relevance
         from esv_jax.cli.train import Train
 
@@ -42,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "extract": Extract,
             "explain": Explain,
             "relevance": Relevance,
+            "perturb": Perturb,
+            "evaluate": Evaluate,
             "import-play-fair": ImportPlayFair,
         }
         command = tyro.extras.subcommand_cli_from_dict(

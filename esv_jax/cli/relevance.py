@@ -14,14 +14,20 @@ import tyro
 
 from esv_jax import data, models, plots, results
 from esv_jax import relevance as rules
-from esv_jax.checkpoints import load_torch
 from esv_jax.checks import expect
+from esv_jax.cli.clip_inputs import (
+    VideoClip,
+    exit_code,
+    free_videos,
+    load_clip_network,
+    read_clip,
+    try_each,
+)
 from esv_jax.cli.inputs import class_index
-from esv_jax.cli.outputs import expect_free, file_name, settings_of
-from esv_jax.cli.printing import BAD_INPUT, complain, progress, say, signed, table
-from esv_jax.cli.videos import find_videos
+from esv_jax.cli.outputs import file_name, settings_of
+from esv_jax.cli.printing import progress, say, signed, table
 from esv_jax.extras import require
-from esv_jax.files import atomic_path, make_folder
+from esv_jax.files import atomic_path
 
 _SHOWN = 20  # rows of the printed table
 _PARTS = {
@@ -29,7 +35,6 @@ _PARTS = {
     "selective": ("relevance", "motion"),
     "discriminative": ("spatial", "temporal"),
 }
-_SLOWEST = 2.0  # frames per second of the overlay, at least
 
 Composite = Literal[
     "epsilon",
@@ -107,94 +112,59 @@ class Relevance:
     def run(self) -> int:
         """Explain, save, draw, print."""
         expect(self.sigma >= 0, "sigma", "a number >= 0", self.sigma)
-        expect(self.limit is None or self.limit >= 1, "limit", "a number >= 1", self.limit)
-        model = self._model()
+        model = load_clip_network(self.model, self.classes)
         if self.target != "pred":
             class_index(self.target, model.class_names)
-        videos = dict([*find_videos([self.data]).items()][: self.limit])
-        make_folder(self.out)
-        for uid in videos:
-            expect_free(self.out / f"{file_name(uid)}.nc", overwrite=self.overwrite)
-        explain = _compiled(self, model)
+        videos = free_videos(self.data, self.out, limit=self.limit, overwrite=self.overwrite)
+        compiled = _compiled(self, model)
         settings = settings_of("relevance", self, models.clip_model_digest(model))
-        failed: dict[str, str] = {}
-        rows, frames = [], []
+        rows: list[tuple[Any, ...]] = []
+        frames: list[Any] = []
+
+        def explain(uid: str, path: Path) -> None:
+            found = self._explained(model, compiled, read_clip(model, uid, path), settings)
+            rows.append(self._row(uid, found, model))
+            frames.append(_by_frame(uid, found))
+
         try:
             with progress(len(videos), "Explaining", "video") as bar:
-                for uid, path in videos.items():
-                    try:
-                        found = self._explained(model, explain, uid, path, settings)
-                    except (ValueError, OSError) as error:
-                        failed[uid] = str(error)
-                    else:
-                        rows.append(self._row(uid, found, model))
-                        frames.append(_by_frame(uid, found))
-                    bar.update(1)
+                said = try_each(videos, explain, lambda: bar.update(1))
         finally:
             self._report(rows, frames)
-        for text in failed.values():
-            complain(text)
-        return BAD_INPUT if failed else 0
-
-    def _model(self) -> models.ClipModel:
-        """The network that `model` names."""
-        names = None if self.classes is None else tuple(data.read_classes(self.classes))
-        if self.model is None:
-            model = models.load_synthetic_clips()
-            say(
-                f"The network that comes with this package knows only its {len(model.class_names)}"
-                " made-up classes. Name your own with --model."
-            )
-        elif self.model.suffix.lower() == ".safetensors":
-            model = models.load_clip_model(self.model)
-        else:
-            state = load_torch(self.model)
-            try:
-                return models.clip_model_from_state_dict(state, names)
-            except (ValueError, TypeError) as error:
-                raise type(error)(f"{self.model}, {error}") from None
-        return model if names is None else dataclasses.replace(model, class_names=names)
+        return exit_code(said)
 
     def _explained(
         self,
         model: models.ClipModel,
-        explain: _Compiled,
-        uid: str,
-        path: Path,
+        compiled: _Compiled,
+        seen: VideoClip,
         settings: dict[str, Any],
     ) -> Found:
         """Relevance of one video, written and drawn."""
-        info = data.probe_video(path)
-        t = model.n_frames
-        expect(info.frames >= t, path.name, f"at least {t} frames, for the network", info.frames)
-        index = data.segment_centres(info.frames, t)
-        frames = data.decode_frames(path, indices=index)
-        clip = model.prepare(frames)
-        logits = np.asarray(explain.logits(clip))
-        expect(bool(np.isfinite(logits).all()), path.name, "finite logits", logits)
+        logits = np.asarray(compiled.logits(seen.clip))
+        expect(bool(np.isfinite(logits).all()), seen.path.name, "finite logits", logits)
         chosen = self.target
         c = int(logits.argmax()) if chosen == "pred" else class_index(chosen, model.class_names)
-        volumes = explain.parts(clip, jnp.asarray(c))
+        volumes = compiled.parts(seen.clip, jnp.asarray(c))
         parts = dict(zip(_PARTS[self.method], map(np.asarray, volumes), strict=True))
-        found = Found(index, parts, logits, c)
+        found = Found(seen.index, parts, logits, c)
         name = model.class_names[c]
-        place = self.out / file_name(uid)
+        place = self.out / file_name(seen.uid)
         results.save_volumes(
             place.with_name(f"{place.name}.nc"),
             parts,
-            frame_index=index,
+            frame_index=seen.index,
             settings=settings,
             overwrite=self.overwrite,
-            uid=uid,
+            uid=seen.uid,
             class_name=name,
             score=float(logits[c]),
         )
-        self._draw(place, path.name, model.shown(frames), found, name, info)
+        self._draw(place, seen, found, name)
         return found
 
-    def _draw(
-        self, place: Path, video: str, frames: np.ndarray, found: Found, name: str, info: Any
-    ) -> None:
+    def _draw(self, place: Path, seen: VideoClip, found: Found, name: str) -> None:
+        frames, video = seen.pictures, seen.path.name
         lines = [
             f"{name}: logit {found.logits[found.c]:.2f}, probability {found.probability:.3f}",
             ", ".join(f"{part} {signed(v.sum())}" for part, v in found.parts.items()),
@@ -210,9 +180,8 @@ class Relevance:
         pictures = plots.render_relevance(
             frames, found.parts, index=found.index, title=video, lines=lines
         )
-        seconds = info.frames / info.fps if info.fps else len(frames) / _SLOWEST
-        pace = max(_SLOWEST, len(frames) / seconds)
-        data.write_video(place.with_name(f"{place.name}_overlay.{self.overlay}"), pictures, pace)
+        file = place.with_name(f"{place.name}_overlay.{self.overlay}")
+        data.write_video(file, pictures, seen.pace)
 
     def _row(self, uid: str, found: Found, model: models.ClipModel) -> tuple[Any, ...]:
         """One line of the printed table."""

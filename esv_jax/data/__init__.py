@@ -5,6 +5,7 @@
     read_classes        class names; `read_class_priors`, the scores of the empty subsequence
     segment_centres     which elements of a long sequence stand for it; `sample_elements`
     propose_segments    shots, from how alike neighbouring elements are
+    supervoxels         regions of a clip in space and time, of similar colour
     temporal_order      synthetic sequences whose classes differ by the order of events alone
     decode_frames       frames of a video or a folder of images, exactly; `probe_video`
     preprocess          frames as TSN and TRN want them; `resize_frames`
@@ -14,7 +15,7 @@
                         `write_synthetic_videos`
 
 Everything here is NumPy on the host. h5py is imported when a store is opened or written,
-PyAV when a video is.
+PyAV when a video is, scikit-image when regions are made.
 """
 
 from esv_jax.data.classes import read_class_priors, read_classes
@@ -29,6 +30,7 @@ from esv_jax.data.preprocessing import (
 )
 from esv_jax.data.sampling import sample_elements, segment_centres
 from esv_jax.data.segments import propose_segments
+from esv_jax.data.supervoxels import supervoxels
 from esv_jax.data.synthetic import SyntheticSequences, temporal_order
 from esv_jax.data.synthetic_video import (
     SYNTHETIC_VIDEO_CLASSES,
@@ -65,6 +67,7 @@ __all__ = [
     "resize_frames",
     "sample_elements",
     "segment_centres",
+    "supervoxels",
     "synthetic_videos",
     "temporal_order",
     "write_features",

@@ -12,8 +12,8 @@ from jax import Array
 
 from esv_jax.checks import wider
 from esv_jax.relevance.kinds import KEEPS_ORDER, PRODUCTS, SUMS
-from esv_jax.relevance.strided import is_better_split, split_convolution
 from esv_jax.relevance.trace import Constant, Operand, Operation, Trace
+from esv_jax.strided import is_better_split, split_convolution
 
 _NUMBERS = "dimension_numbers"
 _RESHAPES = KEEPS_ORDER - {"convert_element_type", "copy"}

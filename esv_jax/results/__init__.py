@@ -1,7 +1,7 @@
 """What explanations become on disk: self-describing files, complete or not at all.
 
 save, open, load_attribution, summary   values of the elements of many sequences
-save_volumes, open_volumes              relevance of the pixels of one clip
+save_volumes, open_volumes              relevance, or masks, of the pixels of one clip
 """
 
 from esv_jax.results.sequences import load_attribution, open, save, summary

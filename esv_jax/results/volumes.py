@@ -1,4 +1,4 @@
-"""Relevance of the pixels of one clip in one self-describing file: netCDF-4, opened by xarray.
+"""Relevance, or masks, of one clip in one self-describing file: netCDF-4, opened by xarray.
 
 Dimensions: part (e.g. spatial, temporal), frame, y, x. Needs the `files` extra.
 """
@@ -6,7 +6,7 @@ Dimensions: part (e.g. spatial, temporal), frame, y, x. Needs the `files` extra.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import xarray
 
 FORMAT = "esv_jax relevance, version 1"
+_RELEVANCE = "relevance of a pixel, channels summed; of one unit with the score"
 
 
 def save_volumes(
@@ -29,18 +30,20 @@ def save_volumes(
     *,
     frame_index: Any = None,
     settings: Mapping[str, Any] | None = None,
+    meaning: str = _RELEVANCE,
     overwrite: bool = False,
-    **about: str | float,
+    **about: str | float | Sequence[float],
 ) -> Path:
-    """Write relevance volumes of one clip to one file, complete or not at all.
+    """Write volumes of one clip, relevance or masks, to one file, complete or not at all.
 
     Args:
       path: the file, e.g. "clip.nc", in a folder that exists.
       parts: names -> relevance (t, h, w), or (t, h, w, c), whose channels are summed; of one shape.
       frame_index: numbers of the t frames in the video; default 0..t-1.
       settings: what they were made with (method, model, ...), as JSON allows.
+      meaning: what a number of the variable `relevance` is, in words.
       overwrite: whether an existing file may be replaced.
-      **about: further attributes of the file, e.g. `uid`, `class_name`, `score`.
+      **about: further attributes of the file, e.g. `uid`, `class_name`, `score`, `title`.
     Returns:
       The path.
     Raises:
@@ -67,8 +70,8 @@ def save_volumes(
     index = np.arange(t) if frame_index is None else np.asarray(frame_index)
     expect(index.shape == (t,), "frame_index", f"{t} frame numbers", index.shape)
     with atomic_path(path, overwrite=overwrite) as temporary:
-        text = {"long_name": "relevance of a pixel, channels summed; of one unit with the score"}
-        sums = {"long_name": "relevance of a frame"}
+        text = {"long_name": meaning}
+        sums = {"long_name": "sum over the pixels of a frame"}
         of_frame = array.sum((2, 3), dtype=np.float64)
         dataset = xarray.Dataset(
             {

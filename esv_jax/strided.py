@@ -10,14 +10,89 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.extend import core
 
 _FEW_CHANNELS = 8  # inputs with fewer have all their phases as channels of one convolution
+
+
+def split_strides(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """The same function with its strided convolutions split, where its gradients gain by it.
+
+    On a CPU the gradient of a 3D network with strides takes a tenth to a hundredth of the time.
+    Convolutions within loops, and within functions with derivatives of their own, stay as they are;
+    on other devices all do. Sums are in another order, so values differ by rounding.
+
+    Args:
+      fn: one array -> one array, in JAX.
+    """
+    if jax.default_backend() != "cpu":
+        return fn
+
+    def split(x: Array) -> Array:
+        closed = jax.make_jaxpr(fn)(x)
+        if not _has_strides(closed.jaxpr):
+            return fn(x)
+        (out,) = _evaluate(closed.jaxpr, closed.consts, [x])
+        return out
+
+    return split
+
+
+_CONVOLUTION = "conv_general_dilated"
+_CALLS = ("jit", "pjit")  # by name in versions of JAX
+
+
+def _has_strides(jaxpr: Any) -> bool:
+    """Whether there is a convolution that should be split."""
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        if name in _CALLS and _has_strides(eqn.params["jaxpr"].jaxpr):
+            return True
+        if name == _CONVOLUTION and is_better_split(eqn.params):
+            return True
+    return False
+
+
+def _evaluate(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    """The operations one by one, strided convolutions split."""
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values |= zip(jaxpr.invars, inputs, strict=True)
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+    for eqn in jaxpr.eqns:
+        operands = [read(atom) for atom in eqn.invars]
+        name = eqn.primitive.name
+        if name in _CALLS:
+            inner = eqn.params["jaxpr"]
+            out = _evaluate(inner.jaxpr, inner.consts, operands)
+        elif name == _CONVOLUTION and is_better_split(eqn.params):
+            x, kernel = operands
+            out = [split_convolution(x, kernel, eqn.params, eqn.outvars[0].aval.dtype)]
+        else:
+            out = _alone(jaxpr, eqn)(*operands)
+        values |= zip(eqn.outvars, out, strict=True)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _alone(jaxpr: Any, eqn: Any) -> Callable[..., list[Any]]:
+    """One operation as a function of its operands, whatever it holds."""
+    fresh = [core.Var(var.aval) for var in eqn.outvars]  # also of those that nobody reads
+    inputs = [core.Var(atom.aval) for atom in eqn.invars]
+    alone = jaxpr.replace(
+        constvars=[],
+        invars=inputs,
+        outvars=fresh,
+        eqns=[eqn.replace(invars=inputs, outvars=fresh)],
+    )
+    return core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))
 
 
 def is_better_split(params: Mapping[str, Any]) -> bool:

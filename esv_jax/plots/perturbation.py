@@ -1,0 +1,327 @@
+"""Masks of a clip: where they lie over its frames, as a strip and as a video; how they came about.
+
+Masks are one on what a prediction needs and zero elsewhere, as `perturbation.step` finds them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from esv_jax.checks import expect, expect_choice, expect_finite, expect_int
+from esv_jax.extras import require
+from esv_jax.plots import style
+from esv_jax.plots.figures import fit_height, new_figure
+from esv_jax.plots.overlay import Drawing, compose
+from esv_jax.plots.pictures import draw_pictures, expect_pictures
+from esv_jax.plots.relevance import overlay_relevance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WANTED = {
+    "preserve": "p kept",
+    "delete": "1 - p left",
+    "dual": "p kept x (1 - p left)",
+}
+"""What exp(-reward) is, by mode."""
+
+_SLOT_INCHES = 0.8  # of a frame with the gap to the next
+_FILLED = 0.95  # share of a slot that a frame takes
+_BARS_INCHES = 0.9
+_LETTERS = 12  # of a name beside a row of frames, in one line
+_PALE = 0.65  # how far frames outside of a mask are faded to white
+_PALEST = 0.65  # the same of the last of several colours
+_EDGE = 0.5  # where a mask has its outline
+_GAP = 4  # pixels between the panels of a video
+_PER_LINE = 64  # rows of a frame for each pixel of an outline's width
+
+
+def overlay_mask(frames: Any, mask: Any) -> np.ndarray:
+    """Frames as they are under a mask, pale grey elsewhere, with the outline of the mask.
+
+    Args:
+      frames: (t, h, w, 3) uint8 RGB.
+      mask: (t, h, w) in 0..1.
+    Returns:
+      (t, h, w, 3) uint8. The outline is where the mask crosses one half.
+    Raises:
+      ValueError: shapes that do not fit, a mask outside 0..1. TypeError: frames that are not uint8.
+    """
+    frames = expect_pictures(frames, "(t, h, w, 3)")
+    mask = _expect_mask("mask", mask, frames)
+    grey = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    pale = (grey + (255 - grey) * _PALE)[..., None]
+    drawn = np.rint(pale + (frames - pale) * mask[..., None]).astype(np.uint8)
+    return _outlined(drawn, mask)
+
+
+def plot_perturbation_strip(
+    frames: Any,
+    masks: Mapping[str, Any],
+    *,
+    frame_labels: Sequence[str] | None = None,
+    title: str | None = None,
+    lines: Sequence[str] = (),
+    max_columns: int = 16,
+) -> Figure:
+    """Frames in temporal order; below them each mask, the sum of all, and their share of frames.
+
+    Args:
+      frames: what the network saw, (t, h, w, 3) uint8 RGB.
+      masks: names -> masks (t, h, w) in 0..1, e.g. {"area 0.05": ..., "area 0.1": ...}.
+      frame_labels: t labels, e.g. frame numbers; default 0..t-1.
+      title, lines: heading and text above the frames.
+      max_columns: frames beside each other at most; more are thinned out evenly, the bars are not.
+    Returns:
+      A new figure that no window shows; `save_figure` writes it.
+    Raises:
+      ValueError, TypeError: no masks, or as `overlay_mask`; another number of labels.
+    """
+    frames, volumes = _expect_masks(frames, masks)
+    t = len(frames)
+    max_columns = expect_int("max_columns", max_columns, minimum=1)
+    labels = [str(label) for label in (range(t) if frame_labels is None else frame_labels)]
+    expect(len(labels) == t, "frame_labels", f"{t} labels", len(labels))
+    n = min(t, max_columns)
+    shown = (2 * np.arange(n) + 1) * t // (2 * n)
+    rows = {"frame": frames[shown]}
+    rows |= {name: overlay_mask(frames[shown], mask[shown]) for name, mask in volumes.items()}
+    rows["all masks"] = _all_over(frames, volumes)[shown]
+
+    figure = new_figure(float(np.clip(1.2 + _SLOT_INCHES * n, 5.6, 14)), 4)
+    axes = figure.subplots(len(rows) + 1, squeeze=False)[:, 0]
+    places = (np.arange(n) + 0.5) * t / n - 0.5
+    for ax in axes:
+        ax.set_xlim(-0.5, t - 0.5)
+        ax.set_xticks([])
+    for (name, pictures), ax in zip(rows.items(), axes[:-1], strict=True):
+        draw_pictures(ax, pictures, places, _FILLED * t / n)
+        ax.set_ylabel(textwrap.fill(name, _LETTERS), **style.TEXT)
+    axes[0].set_xticks(places, [labels[i] for i in shown], parse_math=False)
+    axes[0].tick_params(axis="x", length=0, labelcolor=style.INK, labelsize=style.TEXT_SIZE)
+    _draw_shares(axes[-1], volumes)
+    figure.draw_without_rendering()  # settles how wide the panels are
+    meanings = ("in more masks, the darker", "outline of a mask")
+    text = [*lines, "share: mean of a mask over a frame"]
+    style.annotate(axes[0], title or "Masks", text, meanings)
+    slot = axes[0].get_window_extent().width / figure.dpi / n
+    tall = _FILLED * slot * frames.shape[1] / frames.shape[2]
+    heights = [tall] * len(rows) + [_BARS_INCHES]
+    axes[0].get_gridspec().set_height_ratios(heights)
+    fit_height(figure, list(axes), sum(heights))
+    return figure
+
+
+def render_perturbation(
+    frames: Any,
+    masks: Mapping[str, Any],
+    perturbed: Any,
+    *,
+    shown: str | None = None,
+    index: Any = None,
+    title: str | None = None,
+    lines: Sequence[str] = (),
+    min_width: int = 640,
+) -> Iterator[np.ndarray]:
+    """A video: each frame, the sum of all masks over it, and what one of them leaves of it.
+
+    Args:
+      frames, masks, title, lines: as of `plot_perturbation_strip`.
+      perturbed: what the mask `shown` leaves of the clip, (t, h, w, 3) uint8 RGB.
+      shown: the mask whose outline and share of each frame are drawn; default that in the middle.
+      index: frame numbers of the t frames, increasing; default 0..t-1.
+      min_width: pixels, >= 160; frames are enlarged by a whole factor.
+    Returns:
+      An iterator over t pictures (h', w', 3) uint8 RGB, as `write_video` takes them.
+    Raises:
+      ValueError, TypeError: as `plot_perturbation_strip`; numbers that are not one per frame, a
+        name that no mask has, a perturbed clip of another shape.
+    """
+    frames, volumes = _expect_masks(frames, masks)
+    names = list(volumes)
+    chosen = middle(names) if shown is None else shown
+    expect_choice("shown", chosen, names)
+    left = expect_pictures(perturbed, "(t, h, w, 3)")
+    expect(left.shape == frames.shape, "perturbed", f"shape {frames.shape}", left.shape)
+    numbers = np.arange(len(frames)) if index is None else np.asarray(index)
+    expect(len(numbers) == len(frames), "index", f"{len(frames)} frame numbers", len(numbers))
+    over = _outlined(_all_over(frames, volumes), volumes[chosen])
+    drawing = Drawing(
+        heading=title or "Masks",
+        lines=[*lines, "from left: frame, all masks, perturbed frame"],
+        places=numbers,
+        values=volumes[chosen].mean((1, 2), dtype=np.float64),
+        half=np.full(len(frames), np.nan),
+        label="share of\nthe frame",
+        meanings=(f"masks; bars: {chosen}", f"outline of {chosen}"),
+    )
+    return compose(_beside([frames, over, left]), numbers, drawing, min_width)
+
+
+def render_clips(clips: Sequence[Any], *, min_height: int = 240) -> Iterator[np.ndarray]:
+    """A video of clips beside each other, enlarged by a whole factor.
+
+    Args:
+      clips: each (t, h, w, 3) uint8 RGB, of one shape.
+      min_height: pixels, >= 1.
+    Returns:
+      An iterator over t pictures (h', w', 3) uint8 RGB, as `write_video` takes them.
+    Raises:
+      ValueError: no clips, or shapes that differ. TypeError: clips that are not uint8.
+    """
+    expect(len(clips) > 0, "clips", "at least one", "none")
+    shown = [expect_pictures(clip, "(t, h, w, 3)") for clip in clips]
+    shapes = {clip.shape for clip in shown}
+    expect(len(shapes) == 1, "clips", "one shape", sorted(shapes))
+    factor = -(-expect_int("min_height", min_height, minimum=1) // shown[0].shape[1])
+    return (picture.repeat(factor, 0).repeat(factor, 1) for picture in _beside(shown))
+
+
+def plot_descent(
+    energy: Any,
+    reward: Any,
+    names: Sequence[str],
+    *,
+    mode: str = "preserve",
+    title: str | None = None,
+) -> Figure:
+    """What masks cost, and what they are worth, by iteration: a line each.
+
+    Args:
+      energy: what was descended, (A, iterations).
+      reward: the part of the prediction in it, (A, iterations); drawn as exp(-reward), which is
+        the probability of what the mode wants, in 0..1. NaN are gaps in both.
+      names: A names of masks.
+      mode: "preserve", "delete" or "dual".
+      title: heading.
+    Returns:
+      A new figure that no window shows; `save_figure` writes it.
+    Raises:
+      ValueError: shapes that do not fit, another number of names, an unknown mode.
+    """
+    energy, reward = np.asarray(energy, np.float64), np.asarray(reward, np.float64)
+    fits = energy.ndim == 2 and energy.size > 0 and reward.shape == energy.shape
+    expect(fits, "energy, reward", "one shape (A, iterations)", (energy.shape, reward.shape))
+    expect(len(names) == len(energy), "names", f"{len(energy)} names", len(names))
+    expect_choice("mode", mode, WANTED)
+    figure: Any = new_figure(8, 3)
+    left, right = figure.subplots(1, 2)
+    marker = "." if energy.shape[1] == 1 else None
+    for ax, rows in ((left, energy), (right, np.exp(-reward))):
+        style.strip_down(ax)
+        for k, (row, name) in enumerate(zip(rows, names, strict=True)):
+            look = {"color": _colours(len(names))[k], "linewidth": 1.5, "marker": marker}
+            ax.plot(row, label=name, zorder=3 - k / len(names), **look)
+        ax.locator_params(axis="x", nbins=6, integer=True)
+        ax.set_xlabel("iteration", **style.TEXT)
+    finite = energy[np.isfinite(energy)]
+    if finite.size and finite.min() > 0:
+        left.set_yscale("log")
+        ticker = require("matplotlib.ticker", "plots")
+        left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        left.yaxis.set_minor_locator(ticker.NullLocator())
+    right.set_ylim(-0.02, 1.02)
+    left.set_ylabel("energy", **style.TEXT)
+    right.set_ylabel(WANTED[mode], **style.TEXT)
+    text = {"frameon": False, "fontsize": style.TEXT_SIZE, "labelcolor": style.INK}
+    left.legend(loc="best", **text)
+    style.head(figure, title or "Descent")
+    return figure
+
+
+def middle(names: Sequence[str]) -> str:
+    """That in the middle; of two the former."""
+    return names[(len(names) - 1) // 2]
+
+
+def _draw_shares(ax: Any, volumes: Mapping[str, np.ndarray]) -> None:
+    """Bars of every mask's share of each frame, side by side."""
+    style.strip_down(ax)
+    shares = [volume.mean((1, 2), dtype=np.float64) for volume in volumes.values()]
+    count, t = len(shares), len(shares[0])
+    width = 0.8 / count
+    for k, (name, share) in enumerate(zip(volumes, shares, strict=True)):
+        at = np.arange(t) + (k - (count - 1) / 2) * width
+        ax.bar(at, share, width, color=_colours(count)[k], label=name)
+    ax.axhline(0, color=style.INK, linewidth=0.8)
+    ax.set_ylim(0, 1.07 * np.max(shares) or 0.05)
+    ax.locator_params(axis="y", nbins=3)
+    ax.set_ylabel("share of\nthe frame", **style.TEXT)
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=min(count, 6),
+        frameon=False,
+        fontsize=style.TEXT_SIZE,
+        labelcolor=style.INK,
+        handlelength=0.9,
+        handleheight=0.9,
+        borderaxespad=0.2,
+        columnspacing=1.2,
+    )
+
+
+def _colours(n: int) -> list[tuple[float, ...]]:
+    """n shades of one colour, from full to pale."""
+    full = _rgb(style.SUPPORTING) / 255
+    return [tuple(full + (1 - full) * _PALEST * k / max(n - 1, 1)) for k in range(n)]
+
+
+def _all_over(frames: np.ndarray, volumes: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Frames under the sum of all masks, which the depth of the colour is in proportion to."""
+    total = np.sum(list(volumes.values()), axis=0)
+    return overlay_relevance(frames, total**2, len(volumes) ** 2)  # it takes roots
+
+
+def _outlined(pictures: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Pictures with the outline of a mask over them."""
+    out = pictures.copy()
+    out[_outline(mask)] = _rgb(style.DISTRACTING).astype(np.uint8)
+    return out
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """Places just within a mask (t, h, w) whose neighbours in the frame are not, bool."""
+    inside = mask >= _EDGE
+    inner = inside
+    for _ in range(max(1, mask.shape[1] // _PER_LINE)):
+        padded = np.pad(inner, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        inner = inner & padded[:, :-2, 1:-1] & padded[:, 2:, 1:-1]
+        inner = inner & padded[:, 1:-1, :-2] & padded[:, 1:-1, 2:]
+    return inside & ~inner
+
+
+def _beside(clips: Sequence[np.ndarray]) -> np.ndarray:
+    """Clips of one shape side by side, with white gaps, (t, h, w', 3)."""
+    gap = np.full((*clips[0].shape[:2], _GAP, 3), 255, np.uint8)
+    panels = [clips[0]]
+    for clip in clips[1:]:
+        panels += [gap, clip]
+    return np.concatenate(panels, 2)
+
+
+def _expect_masks(
+    frames: Any, masks: Mapping[str, Any]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    frames = expect_pictures(frames, "(t, h, w, 3)")
+    expect(len(masks) > 0, "masks", "at least one", "none")
+    return frames, {name: _expect_mask(name, mask, frames) for name, mask in masks.items()}
+
+
+def _expect_mask(name: str, mask: Any, frames: np.ndarray) -> np.ndarray:
+    volume = np.asarray(mask, np.float32)
+    fits = volume.shape == frames.shape[:3]
+    expect(fits, name, f"shape {frames.shape[:3]}, as the frames", volume.shape)
+    expect_finite(name, volume)
+    low, high = float(volume.min()), float(volume.max())
+    expect(low >= 0 and high <= 1, name, "numbers in 0..1", f"{low:.4g}..{high:.4g}")
+    return volume
+
+
+def _rgb(colour: str) -> np.ndarray:
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float64)

@@ -1,0 +1,180 @@
+"""Perturbation masks and pixel metrics beside the bare model: run time.
+
+    python -m experiments.benchmarks.perturbation --out perturbation.json
+    python -m experiments.benchmarks.perturbation --network r2plus1d_18 --clips 1 --areas 0.1
+
+An iteration of STEP should take at most 1.15 times what one forward and backward pass of the model
+takes on the same clips (areas x modes). Insertion and deletion curves of a set come out of one
+compiled call; beside them stand as many forward passes. All calls are compiled, take turns, and a
+ratio is the median over turns. On CPUs there are two bare passes: of the model as it is, and with
+its strided convolutions split as STEP has them (see `esv_jax.strided`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import esv_jax as ej
+from esv_jax.perturbation import Core, step
+from esv_jax.strided import split_strides
+from experiments.records import write_cases
+
+ROUNDS = 3  # iterations in a call that is timed
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    network: Literal["clip_cnn", "r2plus1d_18"] = "clip_cnn"
+    """The small network that comes with the package (16 x 64 x 64), or R(2+1)D-18 with random
+    weights (16 x 112 x 112)."""
+    areas: tuple[float, ...] = (0.05, 0.1, 0.2)
+    """A mask each."""
+    clips: int = 64
+    """Of the curves."""
+    steps: int = 16
+    """Of the curves."""
+    repeats: int = 5
+    """Timed calls of a case, after one that compiles."""
+    whole: int = 0
+    """Iterations of a whole search to time as well, for one clip and all areas; 0 for none."""
+    native: bool = True
+    """Whether to time the model's own gradient, slow on CPUs, as well."""
+    out: Path | None = None
+    """JSON file for the numbers; default none."""
+
+
+def network_of(settings: Settings) -> tuple[Callable[[Any], Any], tuple[int, ...]]:
+    """Clips -> probabilities, and the shape of a clip."""
+    if settings.network == "clip_cnn":
+        model = ej.models.load_synthetic_clips()
+        module, variables, shape = model.module, model.variables, (16, 64, 64, 3)
+    else:
+        module, shape = ej.models.R2Plus1D18(n_classes=20), (16, 112, 112, 3)
+        variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *shape)))
+    return lambda clips: jax.nn.softmax(module.apply(variables, clips)), shape
+
+
+def cases(settings: Settings) -> dict[str, tuple[Callable[[], Any], int]]:
+    """Calls, and by how many iterations or clips their times are divided."""
+    fn, shape = network_of(settings)
+    rng = np.random.default_rng(0)
+    clip = jnp.asarray(rng.uniform(size=shape), jnp.float32)
+    views = jnp.broadcast_to(clip, (len(settings.areas), *shape)) + 0.0
+
+    def bare(model: Callable[[Any], Any]) -> Callable[[], Any]:
+        run = jax.jit(jax.value_and_grad(lambda x: -jnp.log(model(x)[:, 3]).sum()))
+        return lambda: jax.block_until_ready(run(views))
+
+    def search(core: Core | None, iterations: int) -> Callable[[], Any]:
+        options = {"areas": settings.areas, "core": core, "key": jax.random.key(0)}
+        return lambda: jax.block_until_ready(step(fn, clip, 3, iterations=iterations, **options))
+
+    found: dict[str, tuple[Callable[[], Any], int]] = {}
+    if settings.native:
+        found["forward and backward"] = bare(fn), 1
+    found["the same, strides split"] = bare(split_strides(fn)), 1
+    for name, core in (("STEP", None), ("STEP with core", Core())):
+        # What comes before and after the iterations is taken off: two calls, one longer.
+        few, more = search(core, 1), search(core, 1 + ROUNDS)
+        found[f"{name}, short"] = few, 1
+        found[name] = more, 1
+    many = jnp.asarray(rng.uniform(size=(settings.clips, *shape)), jnp.float32)
+    maps = jnp.asarray(rng.uniform(size=many.shape[:-1]), jnp.float32)
+    targets = jnp.asarray(rng.integers(0, 3, settings.clips))
+    curves = jax.jit(functools.partial(ej.metrics.insertion_deletion, fn, steps=settings.steps))
+    found["curves"] = lambda: jax.block_until_ready(curves(many, maps, targets)), settings.clips
+    forward = jax.jit(fn)
+    n_passes = 2 * settings.steps
+
+    def passes() -> None:
+        for _ in range(n_passes):
+            out = forward(many)
+        jax.block_until_ready(out)
+
+    found["bare passes of the curves"] = passes, settings.clips
+    return found
+
+
+def measure(settings: Settings) -> list[dict[str, Any]]:
+    """Seconds and ratios of each case."""
+    calls = cases(settings)
+    first = {name: _seconds(call) for name, (call, _) in calls.items()}
+    turns = []
+    for _ in range(settings.repeats):
+        turn = {name: _seconds(call) / n for name, (call, n) in calls.items()}
+        for name in ("STEP", "STEP with core"):
+            turn[name] = (turn[name] - turn.pop(f"{name}, short")) / ROUNDS
+        turns.append(turn)
+    rows = []
+    for name in turns[0]:
+        bases = {
+            "STEP": ("forward and backward", "the same, strides split"),
+            "STEP with core": ("forward and backward", "the same, strides split"),
+            "curves": ("bare passes of the curves",),
+        }.get(name, ())
+        rows.append(
+            {
+                "case": name,
+                "first": first[name],
+                "median": statistics.median(turn[name] for turn in turns),
+                "ratios": {
+                    base: statistics.median(turn[name] / turn[base] for turn in turns)
+                    for base in bases
+                    if base in turns[0]
+                },
+            }
+        )
+    if settings.whole:
+        fn, shape = network_of(settings)
+        clip = jnp.asarray(np.random.default_rng(0).uniform(size=shape), jnp.float32)
+        options = {"areas": settings.areas, "key": jax.random.key(0)}
+        seconds = _seconds(
+            lambda: jax.block_until_ready(
+                step(fn, clip, 3, iterations=settings.whole, core=Core(), **options)
+            )
+        )
+        case = f"whole search, {settings.whole} iterations, compiling included"
+        rows.append({"case": case, "first": seconds, "median": seconds, "ratios": {}})
+    return rows
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    settings = tyro.cli(Settings, description=__doc__)
+    rows = measure(settings)
+    print(f"{'case':58}{'first':>10}{'median':>11}  ratio")
+    for row in rows:
+        ratios = ", ".join(f"{value:.2f} x {base}" for base, value in row["ratios"].items())
+        print(f"{row['case']:58}{row['first']:8.2f} s{row['median']:9.4f} s  {ratios}")
+    if settings.out is not None:
+        write_cases(
+            settings.out,
+            rows,
+            platform=platform.platform(),
+            load=os.getloadavg()[0],
+            settings={"network": settings.network, "areas": list(settings.areas)},
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The experiment of perturbation: its measures against plain twins, and one small run, resumed."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esv_jax as ej
+from esv_jax.perturbation import perturb, pyramid
+from experiments.perturbation.__main__ import Settings, main
+from experiments.perturbation.claims import claims
+from experiments.perturbation.masks import MAIN, MaskStore, _read
+from experiments.perturbation.measures import NEEDS, keeping, mask_measures, needs
+from experiments.perturbation.report import agreement
+from experiments.relevance.measures import around
+
+T = 8
+METHODS = ("step", "step_no_core", "gradient_x_input", "random")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny network with the classes of the synthetic clips, in a file."""
+    names = ej.data.SYNTHETIC_VIDEO_CLASSES
+    module = ej.models.ClipCNN(n_classes=len(names), widths=(2, 2, 2, 2))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, T, 64, 64, 3)))
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), shapes
+    )
+    settings = {"n_classes": len(names), "widths": [2, 2, 2, 2]}
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    tiny = ej.models.ClipModel("clip_cnn", settings, variables, names, T)
+    return ej.models.save_clip_model(path, tiny)
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """A small run."""
+    pytest.importorskip("matplotlib", reason="needs the plots extra")
+    out = tmp_path_factory.mktemp("run")
+    assert run(model, out) == 0
+    return out
+
+
+def run(model, out, n_clips=2):
+    args = ["--model", str(model), "--out", str(out), "--n-clips", str(n_clips), "--iterations"]
+    args += ["3", "--steps", "2", "--n-frames", "16", "--n-resamples", "20", "--n-ablation", "1"]
+    return main([*args, "--methods", *METHODS, "--ablation"])
+
+
+def read(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_what_is_measured_of_a_mask():
+    mask = np.zeros((2, 5, 4), np.float32)  # a tenth of it are four voxels
+    mask[0, 0] = [0.9, 0.8, 0.7, 0.6]
+    evidence = np.zeros(mask.shape, bool)
+    evidence[0, 0, :2] = evidence[1, 4, 3] = True
+    coverage, kept, flicker, area = mask_measures(mask, 0.4, 0.8, evidence)
+    assert coverage == pytest.approx(2 / 3)
+    assert kept == 0.5
+    assert flicker == pytest.approx(3 / 20)
+    assert area == pytest.approx(3 / 40)
+
+
+def test_what_a_prediction_needs(rng):
+    clip = jnp.asarray(rng.random((4, 12, 12, 3)), jnp.float32)
+    weights = jnp.asarray(rng.normal(size=(4 * 12 * 12 * 3, 2)) / 20, jnp.float32)
+
+    def fn(clips):
+        flat = clips.reshape(len(clips), -1)
+        return jax.nn.softmax(jnp.matmul(flat, weights, precision="highest"))
+
+    evidence = np.zeros((4, 12, 12), bool)
+    evidence[1, 2:4, 5:8] = evidence[2, 2:4, 5:8] = True
+    mask = np.zeros(evidence.shape, np.float32)
+    mask[2, :5, :9] = 1
+    clean, *rest = needs(keeping(fn), clip, 1, mask, evidence)
+    found = dict(zip(NEEDS, rest, strict=True))
+
+    levels = pyramid(clip, edge="replicate")
+    grown = around(evidence)
+    half = grown & (np.arange(4) == 2)[:, None, None]  # the frame that the mask holds most of
+    wanted = {
+        "kept by nothing, all blurred": np.zeros_like(mask),
+        "kept by the evidence": evidence,
+        "kept by the evidence, grown": grown,
+        "kept by half of its frames, grown": half,
+        "kept without the evidence, grown": ~grown,
+        "kept by the mask within the evidence, grown": mask * grown,
+    }
+    assert clean == pytest.approx(float(fn(clip[None])[0, 1]), rel=1e-5)
+    for name, volume in wanted.items():
+        left = perturb(levels, jnp.asarray(volume, jnp.float32))
+        assert found[name] == pytest.approx(float(fn(left[None])[0, 1]) / clean, rel=1e-4), name
+    assert found["evidence share"] == 12 / 576
+    assert found["highest coverage possible"] == 1
+    assert found["evidence frames covered by half"] == 0.5
+
+
+def test_agreement_of_metrics():
+    mean = np.array([[0.1, 0.2, 0.3], [5.0, 4.0, 1.0], [1.0, 1.0, 1.0], [3.0, 1.0, 2.0]])
+    found = np.array(agreement(mean, [True, False, True, True]))
+    assert found[0, 1] == pytest.approx(1)
+    assert found[0, 3] == pytest.approx(-0.5)
+    assert np.isnan(found[2]).all()  # orders nothing
+
+
+def test_a_run_is_complete(folder):
+    summary = read(folder)
+    text = (folder / "table.md").read_text()
+    assert list(summary["seconds"]) == list(METHODS)
+    for row in summary["masks"].values():
+        assert 0 <= row["coverage"]["low"] <= row["coverage"]["mean"] <= row["coverage"]["high"]
+        assert f"{100 * row['kept']['mean']:.1f} %" in text
+    for method in METHODS:
+        insertion = summary["means"]["insertion"][method]
+        assert f"| {method} | {insertion['mean']:.3f} ±" in text
+    assert list(summary["ablation"]) == list(MAIN)
+    assert summary["ablation"]["core"]["n"] == 1
+    first = summary["clips"][0]
+    assert summary["ablation"]["core"]["coverage"] == pytest.approx(first["coverage"])
+    assert all(row["class"] in ej.data.SYNTHETIC_VIDEO_CLASSES for row in summary["clips"])
+    own = np.mean([row["coverage"] for row in summary["clips"]])
+    assert summary["masks"]["core"]["coverage"]["mean"] == pytest.approx(own)
+    means = {method: row["mean"] for method, row in summary["means"]["insertion"].items()}
+    for method, row in summary["minus_random"].items():
+        assert row["mean"] == pytest.approx(means[method] - means["random"])
+    for name in ("methods", "reliability", "example"):
+        assert (folder / f"{name}.png").stat().st_size > 1000
+
+
+def test_a_run_goes_on_where_it_was_cut(folder, model, monkeypatch, capsys):
+    before = read(folder)
+    lines = (folder / "scores.jsonl").read_text().splitlines(keepends=True)
+    (folder / "scores.jsonl").write_text("".join(lines[:2]) + lines[2][:40])  # cut within clip 1
+
+    def never(*args, **kwargs):
+        raise AssertionError("masks that are known are not found again")
+
+    monkeypatch.setattr(ej.perturbation, "step", never)
+    assert run(model, folder) == 0
+    after = read(folder)
+    for name in ("masks", "mask_seconds", "means", "needs", "claims", "clips"):
+        assert after[name] == before[name], name
+    assert len((folder / "scores.jsonl").read_text().splitlines()) == 3
+    assert "clip 2 of 2" in capsys.readouterr().err
+
+
+def test_claims_follow_from_the_numbers(folder):
+    summary = read(folder)
+    assert claims(summary) == summary["claims"]
+    sure = {"mean": 0.2, "low": 0.1, "high": 0.3}
+    lost = {"mean": -0.2, "low": -0.3, "high": -0.1}
+    even = {"mean": 0.0, "low": -0.001, "high": 0.001}
+    summary["masks"]["core"]["coverage"] = {"mean": 0.7, "low": 0.6, "high": 0.8}
+    summary["step_minus"] = {"gradient_x_input": even, "random": sure}
+    summary["means"]["insertion"]["gradient_x_input"]["mean"] = 2.0
+    summary["core_minus"] = {
+        "no core": {"flicker": lost, "area": even, "kept": even},
+        "difference loss": {"flicker": lost, "area": even, "kept": lost},
+    }
+    summary["minus_random"] = {"step": sure, "gradient_x_input": even}
+    assert [row["holds"] for row in claims(summary)] == [True, True, True, False, False]
+    summary["masks"]["core"]["coverage"]["mean"] = 0.69
+    summary["step_minus"]["gradient_x_input"] = lost
+    summary["core_minus"]["no core"]["area"] = sure
+    summary["minus_random"]["gradient_x_input"] = sure
+    assert [row["holds"] for row in claims(summary)] == [False, False, False, False, True]
+
+
+def test_settings_that_compare_nothing_are_refused():
+    with pytest.raises(ValueError, match="at least one more"):
+        Settings(methods=("step", "step_no_core", "random"))
+    with pytest.raises(ValueError, match="n_clips"):
+        Settings(n_clips=0)
+    with pytest.raises(ValueError, match="ablation"):
+        Settings(ablation=("core",))
+
+
+def test_masks_of_other_settings_are_not_taken(folder, model):
+    network = ej.models.load_clip_model(model)
+    path = folder / "masks" / "core-000.npz"
+    with np.load(path) as file:
+        mark = str(file["mark"])
+    about = {"n_frames": 16, "model": ej.models.clip_model_digest(network)}
+    same = MaskStore(folder / "masks", network, network.logits, 40_000, 3, about)
+    assert same._mark("core") == mark
+    for change in ({"seed": 1}, {"iterations": 4}, {"about": {**about, "n_frames": 9}}):
+        fields = {"seed": 40_000, "iterations": 3, "about": about} | change
+        other = MaskStore(folder / "masks", network, network.logits, **fields)
+        assert other._mark("core") != mark
+    assert same._mark("no core") != mark
+    assert _read(path, mark) is not None
+    assert _read(path, "another") is None
+    path.write_bytes(path.read_bytes()[:400])  # a file that is cut
+    assert _read(path, mark) is None

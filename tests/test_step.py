@@ -1,0 +1,363 @@
+"""STEP: traces of the public program, and what users see of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import esv_jax as ej
+from esv_jax.perturbation import (
+    Core,
+    Masking,
+    dampened_sgd,
+    published_weights,
+    ramped_weights,
+    step,
+)
+from tests.test_perturbation import step_fixture
+
+PUBLISHED = {"weights": published_weights(), "padded": True}
+GRADIENTS = [f"step_gradient_0{i}" for i in range(1, 8)]
+TRACES = [f"step_trace_0{i}" for i in range(1, 10)]
+ONES = [f"step_trace_ones_0{i}" for i in range(1, 5)]
+
+
+def classifier(weights):
+    """The small network of the fixtures, clips (B, t, h, w, c) -> probabilities (B, C)."""
+    conv1, bias1, conv2, bias2, fc, bias = (
+        jnp.asarray(weights[f"param_{name}"])
+        for name in (
+            "conv1_weight",
+            "conv1_bias",
+            "conv2_weight",
+            "conv2_bias",
+            "fc_weight",
+            "fc_bias",
+        )
+    )
+
+    def layer(x, kernel, bias, strides, padding):
+        out = jax.lax.conv_general_dilated(
+            x, kernel, strides, padding, dimension_numbers=("NDHWC", "OIDHW", "NDHWC")
+        )
+        return jax.nn.relu(out + jnp.broadcast_to(bias, out.shape))
+
+    def fn(clips):
+        x = layer(clips, conv1, bias1, (1, 2, 2), ((1, 1), (2, 2), (2, 2)))
+        x = layer(x, conv2, bias2, (2, 2, 2), ((1, 1),) * 3).mean((1, 2, 3))
+        logits = jnp.matmul(x, fc.T, precision="highest")
+        return jax.nn.softmax(logits + jnp.broadcast_to(bias, logits.shape))
+
+    return fn
+
+
+@pytest.fixture(scope="module")
+def public():
+    """One function for all fixtures, whose weights are the same: programs are shared."""
+    return {}
+
+
+def replayed(fixtures, request, public, name):
+    """A fixture, and the result of the same call."""
+    want = step_fixture(fixtures, request, name)
+    fn = public.setdefault("fn", classifier(want))
+    clips = jnp.asarray(np.moveaxis(want["input"], 1, -1))
+    areas = tuple(float(area) for area in want["opt_areas"])
+    n, t = clips.shape[:2]
+
+    def by_clip(small):  # (A * N * t, h, w), area first -> (N, A, t, h, w)
+        rows = np.asarray(small)
+        return rows.reshape(len(areas), n, t, *rows.shape[1:]).swapaxes(0, 1)
+
+    core = None
+    if want["opt_with_core"]:
+        size = int(want["opt_core_spatial_size"])
+        core = Core(str(want["opt_core_shape"]), int(want["opt_core_num_keyframe"]), size)
+    result = step(
+        fn,
+        clips,
+        want["target"],
+        areas=areas,
+        mode=str(want["opt_variant"]),
+        iterations=int(want["opt_max_iter"]),
+        core=core,
+        difference=bool(want["opt_with_diff"]),
+        masking=Masking(str(want["opt_perturb_type"]), edge="zero", step=7, sigma=11),
+        start=by_clip(want["pmasks"][0]),
+        **PUBLISHED,
+    )
+    return want, result, by_clip
+
+
+def energies_of(want):
+    return np.moveaxis(want["reward"] + want["regul"], 0, 1)
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_first_iterations_are_those_of_the_public_code(fixtures, request, public, name):
+    want, result, by_clip = replayed(fixtures, request, public, name)
+    reward = np.moveaxis(want["reward"], 0, 1)
+    np.testing.assert_allclose(result.reward[..., 0], reward[..., 0], rtol=1e-5)
+    np.testing.assert_allclose(result.energy[..., 0], energies_of(want)[..., 0], rtol=1e-5)
+    np.testing.assert_allclose(result.reward, reward, rtol=1e-4)
+    np.testing.assert_allclose(result.energy, energies_of(want), rtol=1e-4)
+    np.testing.assert_allclose(result.small_masks, by_clip(want["final_pmask"]), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_traces_are_those_of_the_public_code(fixtures, request, public, name):
+    want, result, by_clip = replayed(fixtures, request, public, name)
+    np.testing.assert_allclose(result.energy, energies_of(want), rtol=1e-2)
+    # Masks there are those before the last step; one step moves them by little.
+    np.testing.assert_allclose(result.small_masks, by_clip(want["final_pmask"]), atol=2e-2)
+    alike = np.corrcoef(np.ravel(result.masks), np.ravel(want["final_masks"]))[0, 1]
+    assert alike > 0.999
+    assert result.probability.shape == result.masks.shape[:2]
+
+
+@pytest.mark.parametrize("name", ONES)
+def test_traces_from_equal_masks_are_alike(fixtures, request, public, name):
+    want, result, _ = replayed(fixtures, request, public, name)
+    np.testing.assert_allclose(result.energy[..., -1], energies_of(want)[..., -1], rtol=0.2)
+    alike = np.corrcoef(np.ravel(result.masks), np.ravel(want["final_masks"]))[0, 1]
+    assert alike >= 0.85
+
+
+# A network that looks at one place of two frames
+
+
+SHAPE = (6, 16, 16, 3)
+PLACE = (slice(1, 3), slice(4, 9), slice(8, 13))  # frames, rows, columns
+
+
+@pytest.fixture(scope="module")
+def spotter():
+    """Class 1 for what is bright and sharp in one place; other places are not looked at."""
+    pattern = np.indices((5, 5)).sum(0) % 2 * 2.0 - 1  # a blur takes it away
+
+    def fn(clips):
+        seen = (clips[:, *PLACE].mean(-1) * pattern[None, None]).mean((1, 2, 3))
+        logits = jnp.stack([jnp.zeros_like(seen), 40 * seen - 4], 1)
+        return jax.nn.softmax(logits.astype(clips.dtype))
+
+    return fn
+
+
+@pytest.fixture(scope="module")
+def clip():
+    checks = np.indices((16, 16)).sum(0) % 2
+    return jnp.asarray(np.broadcast_to(checks[None, :, :, None], SHAPE), jnp.float32)
+
+
+def found(spotter, clip, **options):
+    chosen = {"areas": (0.05,), "iterations": 120, "key": jax.random.key(0)} | options
+    return step(spotter, clip, 1, **chosen)
+
+
+@pytest.fixture(scope="module")
+def kept(spotter, clip):
+    return found(spotter, clip, areas=(0.03, 0.1), dropout=0.0)
+
+
+def inside(mask):
+    """The share of a mask (t, h, w) in the place, and 2 pixels around it."""
+    around = np.zeros(SHAPE[:3], bool)
+    around[PLACE[0], 2:11, 6:15] = True
+    return float(np.asarray(mask)[around].sum() / np.asarray(mask).sum())
+
+
+def test_masks_lie_where_the_network_looks(kept):
+    assert kept.masks.shape == (2, *SHAPE[:3])
+    assert kept.energy.shape == kept.reward.shape == (2, 120)
+    assert kept.clean_probability > 0.99
+    assert (np.asarray(kept.probability) > 0.95).all()
+    assert inside(kept.masks[0]) > 0.8
+    for mask, area in zip(kept.masks, kept.areas, strict=True):
+        assert float((np.asarray(mask) > 0.5).mean()) == pytest.approx(area, abs=0.03)
+    np.testing.assert_allclose(kept.saliency, kept.masks.sum(0), rtol=1e-6)
+    assert (kept.energy[:, -1] < kept.energy[:, 0]).all()
+    assert kept.warnings == () and (kept.stopped_at == 120).all()
+
+
+@pytest.mark.parametrize("mode", ["delete", "dual"])
+def test_other_modes(spotter, clip, mode):
+    result = found(spotter, clip, mode=mode)
+    assert inside(result.masks[0]) > 0.7
+    if mode == "delete":
+        assert result.probability[0] < 0.1
+    else:
+        assert result.probability[0] > 0.9
+
+
+def test_every_frame_can_have_the_area(spotter, clip):
+    result = found(spotter, clip, areas=(0.15,), per_frame=True, dropout=0.0)
+    by_frame = np.asarray(result.masks[0] > 0.5).mean((1, 2))
+    np.testing.assert_allclose(by_frame, np.full(6, 0.15), atol=0.07)
+
+
+def test_smoothness_lowers_flicker(rng):
+    """At the same area, and with the prediction kept: the core, and the difference loss."""
+
+    def fn(clips):  # every frame is looked at, and each in a place of its own
+        places = [(2, 2), (10, 3), (4, 10), (11, 11), (2, 6), (8, 8)]
+        seen = jnp.stack(
+            [clips[:, t, y : y + 4, x : x + 4].std((1, 2, 3)) for t, (y, x) in enumerate(places)]
+        ).mean(0)
+        return jax.nn.softmax(jnp.stack([jnp.zeros_like(seen), 20 * seen - 3], 1))
+
+    clip = jnp.asarray(rng.uniform(size=SHAPE), jnp.float32)
+    plain, core, even = (
+        found(fn, clip, areas=(0.2,), iterations=60, **options)
+        for options in ({}, {"core": Core("cylinder", 4, 4)}, {"difference": True})
+    )
+
+    def flicker(result):
+        return float(np.abs(np.diff(result.masks[0], axis=0)).mean())
+
+    assert flicker(core) < 0.8 * flicker(plain)
+    assert flicker(even) < 0.8 * flicker(plain)
+    assert core.probability[0] > 0.5
+
+
+def test_clips_in_one_call_are_clips_one_by_one(spotter, clip):
+    clips = jnp.stack([clip, clip[:, ::-1]])
+    options = {"areas": (0.05, 0.1), "iterations": 12}
+    together = step(spotter, clips, [1, 0], **options)
+    assert together.masks.shape == (2, 2, *SHAPE[:3]) and together.energy.shape == (2, 2, 12)
+    for i, target in enumerate((1, 0)):
+        alone = step(spotter, clips[i], target, **options)
+        for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
+            np.testing.assert_allclose(a, b[i], rtol=1e-5, atol=1e-5)
+
+
+def test_one_loop_is_calls_one_by_one(spotter, clip):
+    options = {"areas": (0.05,), "iterations": 6, "key": jax.random.key(3)}
+    eager = step(spotter, clip, 1, **options)
+    compiled = jax.jit(lambda clip: step(spotter, clip, 1, **options))(clip)
+    mapped = jax.vmap(lambda clip: step(spotter, clip, 1, **options))(clip[None])
+    for a, b, c in zip(*map(jax.tree.leaves, (eager, compiled, mapped)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(a, c[0], rtol=1e-5, atol=1e-5)
+    again = step(spotter, clip, 1, **options)
+    np.testing.assert_array_equal(again.masks, eager.masks)
+    other = step(spotter, clip, 1, **options | {"key": jax.random.key(4)})
+    assert np.abs(np.asarray(other.masks - eager.masks)).max() > 1e-4
+
+
+def test_masks_that_stand_still_are_left(spotter, clip):
+    seen = []
+    result = found(
+        spotter,
+        clip,
+        areas=(0.05, 0.1),
+        iterations=300,
+        dropout=0.0,
+        patience=5,
+        tolerance=0.01,
+        on_progress=lambda done, energy: seen.append((done, energy.total.shape)),
+    )
+    stops = np.asarray(result.stopped_at)
+    assert (stops < 300).all()
+    assert seen == [(i + 1, (1, 2)) for i in range(stops.max())]
+    for energies, stop in zip(result.energy, stops, strict=True):
+        assert (energies[stop:] == energies[stop - 1]).all()
+    assert result.energy.shape == (2, 300)
+
+
+def test_an_energy_that_is_not_finite_stops_a_mask(spotter, clip):
+    """As soon as much is taken, one of two clips gives NaN: the other goes on."""
+
+    def fn(clips):
+        p = spotter(clips)
+        fragile = clips[:, 0, 0, 0, 0] > 2  # the mark of the second clip
+        gone = clips.std((1, 2, 3, 4)) < 0.3
+        return jnp.where((fragile & gone)[:, None], jnp.nan, p)
+
+    clips = jnp.stack([clip, clip.at[0, 0, 0].set(3.0)])
+    start, weights = jnp.ones((2, 1, 6, 16, 16)), ramped_weights(60)
+    result = step(fn, clips, [1, 1], areas=(0.05,), iterations=60, start=start, weights=weights)
+    assert result.failed_at[0, 0] == -1
+    at = int(result.failed_at[1, 0])
+    assert 0 < at < 60 and result.stopped_at[1, 0] == at
+    assert result.warnings == (
+        f"area 0.05 of clip 1: the energy was not finite at iteration {at}; its mask is the last"
+        " before that.",
+    )
+    assert np.isfinite(result.energy).all() and np.isfinite(result.masks).all()
+    shorter = step(fn, clips, [1, 1], areas=(0.05,), iterations=at, start=start, weights=weights)
+    assert shorter.failed_at[1, 0] == -1
+    before = step(fn, clips, [1, 1], areas=(0.05,), iterations=at - 1, start=start, weights=weights)
+    np.testing.assert_allclose(result.small_masks[1], before.small_masks[1], atol=1e-5)
+
+
+def test_any_optimizer_of_optax(spotter, clip):
+    descent = optax.sgd(0.05, momentum=0.5, nesterov=True)
+    result = found(spotter, clip, optimizer=descent, dropout=0.0)
+    assert inside(result.masks[0]) > 0.7 and result.probability[0] > 0.9
+
+
+def test_dampened_descent():
+    """buffer = 0.9 buffer + 0.1 gradient, the first in full."""
+    optimizer = dampened_sgd(0.5, momentum=0.9, dampening=0.8)
+    state = optimizer.init(jnp.zeros(2))
+    first, state = optimizer.update(jnp.asarray([1.0, 2.0]), state)
+    np.testing.assert_allclose(first, [-0.5, -1.0])
+    second, _ = optimizer.update(jnp.asarray([10.0, 0.0]), state)
+    np.testing.assert_allclose(second, [-0.5 * (0.9 + 0.2 * 10), -0.5 * 1.8], rtol=1e-6)
+
+
+# Bad input
+
+
+def host(clips):
+    return np.asarray(clips).mean((1, 2, 3))
+
+
+def called_back(clips):
+    shape = jax.ShapeDtypeStruct((len(clips), 3), jnp.float32)
+    p = jax.pure_callback(lambda x: np.full((len(x), 3), 1 / 3, np.float32), shape, clips)
+    return p
+
+
+def rounded(clips):
+    return jax.nn.softmax(jnp.round(clips.mean((1, 2, 3))))
+
+
+def even(clips):
+    return jax.nn.softmax(clips.mean((1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "match"),
+    [
+        ({"areas": (0.1, 1.0)}, ValueError, r"areas: expected shares of the volume in \(0, 1\)"),
+        ({"areas": ()}, ValueError, "areas: expected at least one"),
+        ({"target": 3}, ValueError, r"target: expected a class in 0..2, got 3"),
+        ({"target": [0, 1]}, ValueError, "target: expected one class per clip"),
+        ({"mode": "keep"}, ValueError, "mode: expected one of 'preserve', 'delete', 'dual'"),
+        ({"iterations": 0}, ValueError, "iterations: expected an integer >= 1"),
+        ({"dropout": 1.0}, ValueError, r"dropout: expected a share in \[0, 1\)"),
+        ({"patience": 0}, ValueError, "patience: expected an integer >= 1"),
+        ({"key": 0}, TypeError, "key: expected a typed PRNG key"),
+        ({"masking": Masking(step=17)}, ValueError, "clip: expected frames of 17 pixels"),
+        ({"core": Core(frames=7)}, ValueError, "clip: expected at least 7 frames"),
+        ({"start": jnp.ones((1, 6, 2, 2))}, ValueError, "start: expected shape"),
+        ({"start": jnp.full((1, 6, 16, 16), 1.5)}, ValueError, r"start: expected numbers in 0..1"),
+        ({"clip": jnp.zeros(SHAPE, jnp.uint8)}, TypeError, "clip: expected a floating-point array"),
+        ({"clip": jnp.zeros(SHAPE[1:])}, ValueError, r"clip: expected shape \(t, h, w, c\)"),
+        ({"clip": jnp.full(SHAPE, jnp.nan)}, ValueError, "clip: expected finite values"),
+        ({"fn": "x3d"}, TypeError, "fn: expected a function of clips"),
+        ({"fn": lambda clips: clips.mean((1, 2, 3)) - 1}, ValueError, "jax.nn.softmax"),
+        ({"fn": lambda clips: even(clips)[:, 0]}, ValueError, r"fn: expected .*shape \(B, C\)"),
+        ({"fn": host}, TypeError, "fn: expected a function in JAX.*What only asks remains"),
+        ({"fn": called_back}, TypeError, "calls back to the host. What only asks remains"),
+        ({"fn": rounded}, ValueError, "gradients that are zero everywhere. Rounding"),
+    ],
+)
+def test_bad_input(change, kind, match):
+    clip = jnp.asarray(np.random.default_rng(0).uniform(size=SHAPE), jnp.float32)
+    given = {"fn": even, "clip": clip, "target": 0, "areas": (0.1,), "iterations": 2} | change
+    fn, clip, target = (given.pop(name) for name in ("fn", "clip", "target"))
+    with pytest.raises(kind, match=match):
+        ej.perturbation.step(fn, clip, target, **given)
