@@ -12,6 +12,7 @@ SIZES = [  # few, since every new shape compiles
     {"n_sequences": 30, "n": 8, "n_pairs": 4, "n_events": 3},
     {"n_sequences": 7, "n": 4, "n_pairs": 2, "n_events": 4, "min_length": 4},
 ]
+MANY = 4000  # sequences wherever statistics are looked at
 
 
 def accuracy(train, train_labels, test, test_labels):
@@ -59,7 +60,7 @@ def test_class_names():
 
 
 def test_without_noise_elements_are_prototypes():
-    data = temporal_order(200, key=jax.random.key(0), noise=0.0, feature_dim=7)
+    data = temporal_order(MANY, key=jax.random.key(0), noise=0.0, feature_dim=7)
     for event in range(len(data.event_names)):
         assert len(np.unique(data.features[data.events == event], axis=0)) == 1
     backgrounds = np.unique(data.features[data.events == -1], axis=0)
@@ -69,15 +70,15 @@ def test_without_noise_elements_are_prototypes():
 
 
 def test_noise_has_the_size_asked_for():
-    clean = temporal_order(300, key=jax.random.key(0), noise=0.0)
-    noisy = temporal_order(300, key=jax.random.key(0), noise=0.5)
+    clean = temporal_order(MANY, key=jax.random.key(0), noise=0.0)
+    noisy = temporal_order(MANY, key=jax.random.key(0), noise=0.5)
     residual = noisy.features - clean.features
-    # 300 * 8 * 16 draws: the standard error of the deviation is 0.5 / sqrt(2 * 38400).
+    # MANY * 8 * 16 draws: the standard error of the deviation is 0.5 / sqrt(twice as many).
     assert abs(residual.std() - 0.5) < 5 * 0.5 / np.sqrt(2 * residual.size)
 
 
 def test_partners_look_the_same_to_a_bag_of_frames():
-    data = temporal_order(4000, key=jax.random.key(1), n_events=3, n=6)
+    data = temporal_order(MANY, key=jax.random.key(1), n_events=3)
     bags = data.features.mean(axis=1)  # (V, D)
     moments = np.concatenate([bags, bags**2, data.features.max(axis=1)], axis=1)
     for pair in range(2):
@@ -89,23 +90,23 @@ def test_partners_look_the_same_to_a_bag_of_frames():
 
 
 def test_positions_of_events_do_not_depend_on_the_class():
-    data = temporal_order(4000, key=jax.random.key(2), n_pairs=1)
+    data = temporal_order(MANY, key=jax.random.key(2), n_pairs=1)
     share = [data.informative[data.labels == label].mean(axis=0) for label in (0, 1)]  # (n,)
     # Each element is an event with probability 2/8.
-    error = np.sqrt(0.25 * 0.75 / 2000)
+    error = np.sqrt(0.25 * 0.75 / (MANY / 2))
     assert np.abs(np.array(share) - 0.25).max() < 4 * error
 
 
 def test_order_can_be_learned_and_only_from_order():
     # Where the events stand is linear in the concatenated frames, so a linear model will do.
-    train = temporal_order(3000, key=jax.random.key(3), n_pairs=1)
-    test = temporal_order(1000, key=jax.random.key(4), n_pairs=1)
+    train = temporal_order(MANY, key=jax.random.key(3), n_pairs=1)
+    test = temporal_order(MANY, key=jax.random.key(4), n_pairs=1)
     wide = accuracy(
-        train.features.reshape(3000, -1), train.labels, test.features.reshape(1000, -1), test.labels
+        train.features.reshape(MANY, -1), train.labels, test.features.reshape(MANY, -1), test.labels
     )
     bag = accuracy(train.features.mean(1), train.labels, test.features.mean(1), test.labels)
     assert wide > 0.9
-    assert abs(bag - 0.5) < 4 * np.sqrt(0.25 / 1000)
+    assert abs(bag - 0.5) < 4 * np.sqrt(0.25 / MANY)
 
 
 def test_lengths_and_padding():

@@ -76,7 +76,7 @@ def test_history_has_a_row_per_epoch(trained):
 
 def test_the_seed_determines_the_result(trained):
     same_heads(models.train_heads(*order_task(), C, SMALL), trained)
-    other = models.train_heads(*order_task(), C, replace(SMALL, seed=1, max_epochs=1))
+    other = models.train_heads(*order_task(), C, replace(SMALL, seed=1))
     assert np.abs(other.heads.w1 - trained.heads.w1).max() > 0
 
 
@@ -118,7 +118,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(trained, tmp_path, error):
 
 
 def test_resuming_with_other_settings_or_data_is_refused(tmp_path):
-    data, config = order_task(), replace(SMALL, max_epochs=1)
+    data, config = order_task(), SMALL
     models.train_tsn(*data, C, config, checkpoint_dir=tmp_path)
     says = r"checkpoint_dir: expected a run with learning_rate=0.01, got learning_rate=0.5. Use an"
     with pytest.raises(ValueError, match=says):
@@ -214,7 +214,7 @@ def test_a_short_sequence_teaches_only_the_scales_it_has():
 
 
 def test_features_behind_a_relu_are_not_standardised():
-    config = replace(SMALL, max_epochs=1, input_relu=True)
+    config = replace(SMALL, input_relu=True)
     model = models.train_tsn(*order_task(), C, config)
     assert model.heads.input_relu
     with_it = models.train_tsn(*order_task(), C, replace(config, standardise=False))
@@ -243,8 +243,8 @@ def test_training_works_in_x64_mode(x64):
 
 
 def test_progress_bar_is_shown_on_request(capsys):
-    models.train_tsn(*order_task(), C, replace(SMALL, max_epochs=2), progress=True)
-    assert "2/2" in capsys.readouterr().err
+    models.train_tsn(*order_task(), C, SMALL, progress=True)
+    assert "6/6" in capsys.readouterr().err
 
 
 def test_drawn_subsequences_are_ordered_uniform_and_within_the_sequence():

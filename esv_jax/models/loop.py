@@ -8,7 +8,7 @@ record (`fold`). An epoch is one compiled scan over steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -109,7 +109,7 @@ def run_epochs(
     }
     data: Examples = jax.device_put(standardised)
     held = jax.device_put(held)
-    program = replace(config, seed=0)  # what is compiled serves every seed
+    program = _program(config)
     run = _start(module, program, data, key=keys.init)
     bar = extras.require("tqdm", "cli").tqdm if progress else None
     interrupted = False
@@ -124,7 +124,8 @@ def run_epochs(
                 variables = {"params": learned.params, "batch_stats": learned.batch_stats}
                 scores = None
                 if held is not None:
-                    scores = _validate(module, program, variables, mean, std, held, keys.validation)
+                    draws = config.validation_subsequences
+                    scores = _validate(module, draws, variables, mean, std, held, keys.validation)
                 # Waited for here: NumPy turns a Ctrl-C in its own conversions into ValueError.
                 losses, scores = jax.device_get((losses, scores))
                 run = _after_epoch(run, learned, variables, losses, scores)
@@ -144,6 +145,21 @@ def run_epochs(
                 bar.close()
         saved.save(run, int(run.epoch), last=True)
     return run, interrupted
+
+
+def _program(config: TrainConfig) -> TrainConfig:
+    """The settings that an epoch is compiled for; the others are defaults, to compile less often.
+
+    Runs that differ in their seed, say, or in how they end, share one program.
+    """
+    return TrainConfig(
+        n_max=config.n_max,
+        batch_size=config.batch_size,
+        max_epochs=config.max_epochs,
+        learning_rate=config.learning_rate,
+        warmup_fraction=config.warmup_fraction,
+        weight_decay=config.weight_decay,
+    )
 
 
 def _optimiser(config: TrainConfig, n_examples: int) -> optax.GradientTransformation:
@@ -186,7 +202,7 @@ def _init(module: Any, key: jax.Array, elements: jax.Array, mask: jax.Array) -> 
 @partial(jax.jit, static_argnums=(0, 1))
 def _validate(
     module: Any,
-    config: TrainConfig,
+    n_subsequences: int,
     variables: Any,
     mean: Any,
     std: Any,
@@ -195,7 +211,7 @@ def _validate(
 ) -> Evaluation:
     """How the head, as it would be written down now, does on raw features."""
     heads = module.fold(variables, mean, std)
-    return evaluate_examples(heads, held, config.validation_subsequences, key=key)
+    return evaluate_examples(heads, held, n_subsequences, key=key)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
