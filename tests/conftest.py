@@ -26,14 +26,6 @@ FIXTURES = Path(__file__).resolve().parent / "fixtures"
 SHARED = ROOT.parent / "shared"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def programs_of_this_run(tmp_path_factory):
-    """Keep every compiled program on disk until the run ends: many tests compile what a test
-    before them did. Nothing outlasts the run, and each process has its own folder."""
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
-
-
 @pytest.fixture(scope="module", autouse=True)
 def few_programs_at_a_time():
     """Drop compiled programs after each module: thousands of them exhaust the memory mappings

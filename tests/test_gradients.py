@@ -459,9 +459,10 @@ def test_score_function_is_the_whole_sequences_score(rng, x64):
     game, x, prior, _ = multi_scale_case(rng, 6, 3, n_hidden=1)
     x = jnp.asarray(x)
     att = ej.explain(game, x, prior=prior)
-    np.testing.assert_allclose(score_function(game)(x), att.scores, atol=1e-14)
+    np.testing.assert_allclose(jax.jit(score_function(game))(x), att.scores, atol=1e-14)
     logits = score_function(game, "identity")
-    np.testing.assert_allclose(logits(x), direct_logits(game.heads, x), atol=1e-14)
+    expected = jax.jit(direct_logits)(game.heads, x)
+    np.testing.assert_allclose(jax.jit(logits)(x), expected, atol=1e-14)
     mean = ej.AverageConsensus(rng.normal(size=(x.shape[1], C)), rng.normal(size=C))
     masked = ej.VariableLength(lambda x, mask: mean.row_logits(x, mask[None])[0])
     for other in (mean, masked):
@@ -474,14 +475,15 @@ def test_gradients_of_the_definition_are_those_of_the_recurrence(rng, x64):
     game, x, _, _ = multi_scale_case(rng, 5, 3)
     whole = choose_rows(game, np.ones((1, 5), bool))
     slow = gradient(jax.jit(lambda x: chosen_logits(game, x, whole)[0]), x)
-    np.testing.assert_allclose(gradient(score_function(game, "identity"), x), slow, atol=1e-13)
+    fast = gradient(jax.jit(score_function(game, "identity")), x)
+    np.testing.assert_allclose(fast, slow, atol=1e-13)
 
 
 def test_float32_heads_take_double_features_and_the_other_way_round(rng, x64):
     game, x, _, _ = multi_scale_case(rng, 4, 2)
     single = ej.MultiScale(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), game.heads))
-    assert gradient(score_function(single), x).dtype == jnp.float64
-    assert gradient(score_function(game), x.astype(np.float32)).dtype == jnp.float32
+    assert gradient(jax.jit(score_function(single)), x).dtype == jnp.float64
+    assert gradient(jax.jit(score_function(game)), x.astype(np.float32)).dtype == jnp.float32
 
 
 def test_games_that_have_no_gradient_are_refused(rng):
@@ -506,7 +508,7 @@ def test_sequences_too_long_to_enumerate_are_refused(rng):
     x = x.astype(np.float32)
     with pytest.raises(ValueError, match=r"at most 40 subsequences .* got 41 of 6 elements"):
         gradient(score_function(game, max_evaluations=40), x)
-    assert gradient(score_function(game, max_evaluations=41), x, 0).shape == x.shape
+    assert gradient(jax.jit(score_function(game, max_evaluations=41)), x, 0).shape == x.shape
 
 
 def test_pixels_are_explained_through_a_network(rng):
@@ -526,7 +528,8 @@ def test_pixels_are_explained_through_a_network(rng):
     )
     pixels, gap = explain(clip, 0)
     assert pixels.shape == clip.shape
-    ends = [fn(encode(jnp.asarray(end)))[0] for end in (clip, np.full_like(clip, 0.5))]
+    score = jax.jit(lambda clip: fn(encode(clip))[0])
+    ends = [score(end) for end in (clip, np.full_like(clip, 0.5))]
     change = ends[0] - ends[1]
     assert abs(gap) < 0.1 * abs(change)
     total = per_element(pixels, "sum").sum()

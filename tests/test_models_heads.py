@@ -1,5 +1,7 @@
 """Heads of every scale: the record, its evaluation, and the module that trains it."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -208,9 +210,19 @@ def make_module(**settings):
     return models.MultiScaleHeads(n_max=N_MAX, hidden_dim=H, n_classes=C, **settings)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def initial_of(module, elements, mask):
+    return module.init(jax.random.key(0), elements, mask)
+
+
+def initial(module, elements, mask):
+    """Initial variables, compiled once for modules that differ in nothing that has parameters."""
+    return initial_of(module.clone(input_relu=False, dropout=0.0), elements, mask)
+
+
 def random_variables(module, elements, mask, rng):
     """Initial variables with norms and biases moved away from 0 and 1."""
-    variables = jax.jit(module.init)(jax.random.key(0), elements, mask)
+    variables = initial(module, elements, mask)
     return jax.tree.map(
         lambda leaf: leaf + jnp.asarray(0.3 * np.abs(rng.normal(size=leaf.shape)), leaf.dtype),
         variables,
@@ -224,7 +236,7 @@ def beyond_scale(w1):
 def test_parameters_are_stacked_and_scaled_by_the_fan_in_of_each_scale():
     module = models.MultiScaleHeads(n_max=8, hidden_dim=64, n_classes=C, n_hidden_layers=2)
     elements, mask = jnp.ones((8, 1, 8, 32)), jnp.ones((8, 1, 8), bool)
-    params = jax.jit(module.init)(jax.random.key(0), elements, mask)["params"]["heads"]
+    params = initial(module, elements, mask)["params"]["heads"]
     chex.assert_shape(params["w1"], (8, 8, 32, 64))
     chex.assert_shape(params["w_hidden_1"], (8, 64, 64))
     chex.assert_shape(params["w2"], (8, 64, C))
@@ -271,7 +283,7 @@ def test_standardisation_is_folded_into_the_first_layer(rng):
 def test_gradients_reach_the_positions_of_a_scale_alone(rng):
     module = make_module(dropout=0.1)
     elements, mask = padded(rng)
-    variables = jax.jit(module.init)(jax.random.key(0), elements, mask)
+    variables = initial(module, elements, mask)
 
     def total(params, elements):
         rngs = {"dropout": jax.random.key(1)}
@@ -287,7 +299,7 @@ def test_batch_norm_counts_only_the_rows_that_are_there(rng):
     module = make_module(batch_norm=True)
     elements, mask = padded(rng)
     some = mask.at[:, 3:].set(False).at[2].set(False)  # scale 3 has no row at all
-    variables = jax.jit(module.init)(jax.random.key(0), elements, mask)
+    variables = initial(module, elements, mask)
 
     def train(elements, mask):
         return module.apply(variables, elements, mask, train=True, mutable=["batch_stats"])
@@ -306,7 +318,7 @@ def test_dropout_differs_between_scales_and_is_off_in_evaluation(rng):
     module = make_module(dropout=0.5)
     mask = jnp.ones((N_MAX, B, N_MAX), bool)
     elements = jnp.ones((N_MAX, B, N_MAX, D))
-    variables = jax.jit(module.init)(jax.random.key(0), elements, mask)
+    variables = initial(module, elements, mask)
     shared_head = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), variables)
     train = module.apply(
         shared_head, elements, mask, train=True, rngs={"dropout": jax.random.key(0)}
