@@ -98,23 +98,18 @@ def scale_sums(game: Game, x: Array, prior: Array, lattice: Lattice) -> ScaleSum
     )
     by_low, by_top = game.fold_lattice(x, lattice, visit, nothing)
 
-    # By level of the top and size of the low, each element's two sides side by side.
+    # From (level of the top, size of the low) to scale; each element's two sides side by side.
+    sides = jnp.zeros((n + 1, 2, n, c), dtype)
     start = np.searchsorted(lattice.low_scale, np.arange(n_low + 2))  # of each size's rows
-    own = []
     for p in range(n_low + 1):
         rows = slice(start[p], start[p + 1])
         member = lattice.low_member[rows]
         weight = jnp.asarray(np.concatenate([member, ~member], axis=1).T, dtype)
-        own.append(jnp.einsum("ir,urc->uic", weight, by_low[:, rows], precision="highest"))
-    sides = jnp.stack(own, axis=1).reshape(n_top + 1, n_low + 1, 2, n_low, c)
-    if n_top:
-        of_tops = by_top.reshape(n_top + 1, n_low + 1, 2, n_top, c)
-        sides = jnp.concatenate([of_tops, sides], axis=3)
-        scale = np.arange(n_top + 1)[:, None] + np.arange(n_low + 1)[None, :]
-        at_scale = jnp.asarray(np.arange(n + 1)[:, None, None] == scale[None], dtype)
-        sides = jnp.einsum("sup,upkic->skic", at_scale, sides, precision="highest")
-    else:
-        sides = sides[0]
+        own = jnp.einsum("ir,urc->uic", weight, by_low[:, rows], precision="highest")
+        scales = slice(p, p + n_top + 1)
+        sides = sides.at[scales, :, n_top:].add(own.reshape(n_top + 1, 2, n_low, c))
+        if n_top:
+            sides = sides.at[scales, :, :n_top].add(by_top[:, p].reshape(n_top + 1, 2, n_top, c))
     without = sides[:-1, 1].at[0].set(prior)  # scale 0 is the empty subsequence
     s = np.arange(1, n + 1)
     n_each = np.array([math.comb(n - 1, k - 1) for k in s])  # on both sides
