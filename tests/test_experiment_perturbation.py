@@ -1,6 +1,7 @@
 """The experiment of perturbation: its measures against plain twins, and one small run, resumed."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +39,21 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
-    """A small run."""
+    """A small run, its masks drawn at random: `step` has tests of its own."""
     pytest.importorskip("matplotlib", reason="needs the plots extra")
     out = tmp_path_factory.mktemp("run")
-    assert run(model, out) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ej.perturbation, "step", drawn)
+        assert run(model, out) == 0
     return out
+
+
+def drawn(fn, clip, target, *, areas, iterations, key, **options):
+    """Random masks in the place of those that `step` finds."""
+    shape = clip.shape[:3]
+    at = jax.random.uniform(jax.random.fold_in(key, len(options)), shape)
+    masks = jnp.stack([(at > 1 - area).astype(jnp.float32) for area in areas])
+    return SimpleNamespace(masks=masks, probability=fn(masks[..., None] * clip[None])[:, target])
 
 
 def run(model, out, n_clips=2):
@@ -96,7 +107,8 @@ def test_what_a_prediction_needs(rng):
     assert clean == pytest.approx(float(fn(clip[None])[0, 1]), rel=1e-5)
     for name, volume in wanted.items():
         left = perturb(levels, jnp.asarray(volume, jnp.float32))
-        assert found[name] == pytest.approx(float(fn(left[None])[0, 1]) / clean, rel=1e-4), name
+        share = min(1, float(fn(left[None])[0, 1]) / clean)
+        assert found[name] == pytest.approx(share, rel=1e-4), name
     assert found["evidence share"] == 12 / 576
     assert found["highest coverage possible"] == 1
     assert found["evidence frames covered by half"] == 0.5
@@ -180,6 +192,26 @@ def test_settings_that_compare_nothing_are_refused():
         Settings(n_clips=0)
     with pytest.raises(ValueError, match="ablation"):
         Settings(ablation=("core",))
+
+
+def test_masks_are_those_of_step(model, tmp_path):
+    network = ej.models.load_clip_model(model)
+    frames = ej.data.synthetic_videos(1, seed=3, n_frames=T).clips[0]
+
+    def fn(clips):
+        return jax.nn.softmax(jax.vmap(network.logits)(clips))
+
+    store = MaskStore(tmp_path, network, fn, 5, 2, {})
+    found = store.find("difference loss", 0, frames, 4)
+    key = jax.random.fold_in(jax.random.key(5), 0)
+    clip = network.prepare(frames)
+    options = {"areas": (0.1,), "iterations": 2, "difference": True, "key": key}
+    wanted = ej.perturbation.step(fn, clip, 4, **options)
+    np.testing.assert_array_equal(found.masks, wanted.masks)
+    np.testing.assert_array_equal(found.probability, wanted.probability)
+    again = store.find("difference loss", 0, frames, 4)
+    np.testing.assert_array_equal(again.masks, found.masks)
+    assert again.seconds == found.seconds
 
 
 def test_masks_of_other_settings_are_not_taken(folder, model):

@@ -13,8 +13,8 @@ from experiments.perturbation.masks import CORE, DIFFERENCE, NO_CORE
 from experiments.perturbation.measures import WANTED
 
 STEP = ("step", "step_no_core")
-SAME_AREA = 0.01
-"""Areas closer than this are equal."""
+SAME = 0.01
+"""Areas that differ by less, and shares of the probability, are equal: the interval included."""
 
 Row = dict[str, float]
 
@@ -63,7 +63,7 @@ def claims(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             f" (flicker {masks[CORE]['flicker']['mean']:.4f},"
             f" {masks[other]['flicker']['mean']:.4f})"
         )
-        equal = max(-area["low"], area["high"]) < SAME_AREA and kept["high"] >= 0
+        equal = max(-area["low"], area["high"]) < SAME and kept["low"] > -SAME
         text = f"the core lowers flicker against {other}, at equal area and probability"
         rows.append((text, measured, flicker["high"] < 0 and equal))
 

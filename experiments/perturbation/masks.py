@@ -129,7 +129,7 @@ class MaskStore:
 def _read(path: Path, mark: str) -> Masks | None:
     """Masks of a file, where there is one with this mark."""
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:
             if str(file["mark"]) != mark:
                 return None
             return Masks(file["masks"], file["probability"], float(file["seconds"]))

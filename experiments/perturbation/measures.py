@@ -35,12 +35,12 @@ def mask_measures(
 ) -> tuple[float, float, float, float]:
     """What `MASK_MEASURES` names, of one mask (t, h, w).
 
-    coverage: share of the evidence among the highest tenth of the mask; kept: share of the
-    probability; flicker: mean |mask[t + 1] - mask[t]|; area: mean of the mask.
+    coverage: share of the evidence among the highest tenth of the mask; kept: share of the clean
+    probability, at most all of it; flicker: mean |mask[t + 1] - mask[t]|; area: mean of the mask.
     """
     coverage = covered(mask, evidence, AREA)
     flicker = float(np.abs(np.diff(mask, axis=0)).mean())
-    return coverage, probability / clean, flicker, float(mask.mean())
+    return coverage, min(1.0, probability / clean), flicker, float(mask.mean())
 
 
 def covered(volume: np.ndarray, evidence: np.ndarray, area: float) -> float:
@@ -71,7 +71,8 @@ def needs(
 ) -> tuple[float, ...]:
     """What `NEEDS` names, of one clip and its mask of a tenth; clean probability first.
 
-    Half of the frames of the evidence are those that the mask holds most of.
+    Shares of the probability are at most 1. Half of the frames of the evidence: those of which the
+    mask holds most.
     """
     grown = around(evidence)
     frames = np.flatnonzero(evidence.any((1, 2)))
@@ -87,7 +88,7 @@ def needs(
     share = float(evidence.mean())
     possible = min(1.0, AREA / share) if share else float("nan")
     half_covered = float((shares >= 0.5).mean()) if len(frames) else float("nan")
-    return (float(p[0]), share, possible, *(p[1:] / p[0]).tolist(), half_covered)
+    return (float(p[0]), share, possible, *np.minimum(1, p[1:] / p[0]).tolist(), half_covered)
 
 
 def _highest(volume: np.ndarray, area: float) -> np.ndarray:

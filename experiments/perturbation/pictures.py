@@ -82,7 +82,7 @@ _LABELS = {"reliability": "weighted rank correlation", "alpha": "Krippendorff's 
 
 
 def example(subject: Subject) -> Any:
-    """Frames, evidence, masks, LRP and occlusion of the clip whose evidence is in most frames."""
+    """Frames, evidence, masks and maps of the clip whose evidence is in most frames."""
     i = int(subject.videos.evidence_frames.sum(1).argmax())
     label, seen = int(subject.videos.labels[i]), subject.videos.clips[i]
     clip = subject.model.prepare(seen)
@@ -92,7 +92,7 @@ def example(subject: Subject) -> Any:
     for way in (CORE, NO_CORE):
         mask = subject.masks(way, i).masks[WAYS[way].areas.index(AREA)]
         rows[f"STEP, {way}"] = plots.overlay_mask(seen, mask)
-    for name in _MAPS:
+    for name in (name for name in _MAPS if name in subject.settings.methods):
         volume = jax.device_get(clip_map(name, subject.model, clip, label))
         rows[name.upper() if name == "lrp" else name] = plots.overlay_relevance(seen, volume)
     t, h, w = seen.shape[:3]
