@@ -1,5 +1,6 @@
 """The experiment of perturbation: its measures against plain twins, and one small run, resumed."""
 
+import inspect
 import json
 from types import SimpleNamespace
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.perturbation import perturb, pyramid
+from esv_jax.perturbation import Masking, perturb, pyramid
+from experiments.perturbation import pictures
 from experiments.perturbation.__main__ import Settings, main
 from experiments.perturbation.claims import claims
-from experiments.perturbation.masks import MAIN, MaskStore, _read
+from experiments.perturbation.masks import AREA, MAIN, WAYS, MaskStore, _read
 from experiments.perturbation.measures import NEEDS, keeping, mask_measures, needs
 from experiments.perturbation.report import agreement
 from experiments.relevance.measures import around
@@ -142,7 +144,7 @@ def test_a_run_is_complete(folder):
     means = {method: row["mean"] for method, row in summary["means"]["insertion"].items()}
     for method, row in summary["minus_random"].items():
         assert row["mean"] == pytest.approx(means[method] - means["random"])
-    for name in ("methods", "reliability", "example"):
+    for name in ("methods", "reliability", "example", "example_least"):
         assert (folder / f"{name}.png").stat().st_size > 1000
 
 
@@ -155,6 +157,7 @@ def test_a_run_goes_on_where_it_was_cut(folder, model, monkeypatch, capsys):
         raise AssertionError("masks that are known are not found again")
 
     monkeypatch.setattr(ej.perturbation, "step", never)
+    monkeypatch.setattr(pictures, "draw", lambda *args: [])
     assert run(model, folder) == 0
     after = read(folder)
     for name in ("masks", "mask_seconds", "means", "needs", "claims", "clips"):
@@ -194,22 +197,35 @@ def test_settings_that_compare_nothing_are_refused():
         Settings(ablation=("core",))
 
 
-def test_masks_are_those_of_step(model, tmp_path):
+@pytest.mark.parametrize("name", WAYS)
+def test_masks_are_those_of_step(name, model, tmp_path, monkeypatch):
     network = ej.models.load_clip_model(model)
-    frames = ej.data.synthetic_videos(1, seed=3, n_frames=T).clips[0]
+    frames = np.zeros((T, 64, 64, 3), np.uint8)
+    signature = inspect.signature(ej.perturbation.step)
+    calls = []
+
+    def watched(*args, **options):
+        calls.append(signature.bind(*args, **options).arguments)
+        return drawn(*args, **options)
 
     def fn(clips):
-        return jax.nn.softmax(jax.vmap(network.logits)(clips))
+        return jnp.full((len(clips), 18), 1 / 18)
 
+    monkeypatch.setattr(ej.perturbation, "step", watched)
     store = MaskStore(tmp_path, network, fn, 5, 2, {})
-    found = store.find("difference loss", 0, frames, 4)
-    key = jax.random.fold_in(jax.random.key(5), 0)
-    clip = network.prepare(frames)
-    options = {"areas": (0.1,), "iterations": 2, "difference": True, "key": key}
-    wanted = ej.perturbation.step(fn, clip, 4, **options)
-    np.testing.assert_array_equal(found.masks, wanted.masks)
-    np.testing.assert_array_equal(found.probability, wanted.probability)
-    again = store.find("difference loss", 0, frames, 4)
+    found = store.find(name, 3, frames, 4)
+    again = store.find(name, 3, frames, 4)
+    (call,) = calls  # the second time they are known
+    assert call["fn"] is fn and call["target"] == 4 and call["iterations"] == 2
+    assert call["areas"] == WAYS[name].areas and AREA in call["areas"]
+    assert call["key"] == jax.random.fold_in(jax.random.key(5), 3)
+    assert all(call[option] == value for option, value in WAYS[name].options.items())
+    if WAYS[name].from_ones:
+        small = Masking().generator((64, 64)).small_shape
+        np.testing.assert_array_equal(call["start"], np.ones((1, T, *small), np.float32))
+    else:
+        assert "start" not in call
+    assert found.masks.shape == (len(call["areas"]), T, 64, 64)
     np.testing.assert_array_equal(again.masks, found.masks)
     assert again.seconds == found.seconds
 

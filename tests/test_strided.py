@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from esv_jax import relevance as rules
-from esv_jax.strided import is_better_split, split_convolution
+from esv_jax.strided import is_better_split, split_convolution, split_strides
 
 CASES = {
     "few channels": ((2, 9, 8, 3), (3, 4, 3, 5), (2, 3), "SAME", 1),
@@ -89,6 +89,68 @@ def test_only_strides_are_split():
     assert not split(window_strides=(1,))
     assert not split(window_strides=(2,), rhs_dilation=(2,))
     assert not split(window_strides=(2,), lhs_dilation=(2,))
+
+
+def strides_of(fn, x):
+    """The strides of all convolutions in a function, calls within it included."""
+
+    def inside(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "conv_general_dilated":
+                yield eqn.params["window_strides"]
+            for value in eqn.params.values():
+                if hasattr(value, "jaxpr"):
+                    yield from inside(value.jaxpr)
+
+    return [*inside(jax.make_jaxpr(fn)(x).jaxpr)]
+
+
+def network():
+    """Convolutions with strides, within a compiled function and without, and what lies between."""
+    x, first = arrays((2, 6, 12, 10, 3), (3, 5, 5, 3, 8))
+    second, _ = arrays((3, 3, 3, 8, 9), (1,))
+
+    def layer(x, kernel, strides):
+        out = jax.lax.conv_general_dilated(
+            x, kernel, strides, "SAME", dimension_numbers=LAST[3], precision="highest"
+        )
+        return jax.nn.relu(out)  # a derivative of its own
+
+    @jax.jit
+    def inner(x):
+        return layer(x, second, (2, 1, 2)), x.sum()  # an output that nobody reads
+
+    def fn(x):
+        y, _ = inner(layer(x, first, (1, 2, 2)))
+        top, _ = jax.lax.top_k(y.reshape(len(y), -1), 3)  # several outputs
+        return jax.nn.softmax(y.mean((1, 2, 3)) + top.mean(-1, keepdims=True) * jnp.ones((1, 9)))
+
+    return fn, x
+
+
+def test_a_function_with_its_strides_split_is_the_function():
+    fn, x = network()
+    split = split_strides(fn)
+    on_cpu = jax.default_backend() == "cpu"
+    assert any(max(strides) > 1 for strides in strides_of(fn, x))
+    assert any(max(strides) > 1 for strides in strides_of(split, x)) != on_cpu
+    np.testing.assert_allclose(jax.jit(split)(x), jax.jit(fn)(x), atol=1e-6)
+
+    def gradient(fn):
+        return jax.jit(jax.grad(lambda x: fn(x)[:, 3].sum()))(x)
+
+    whole = gradient(fn)
+    np.testing.assert_allclose(gradient(split), whole, atol=1e-5 * float(jnp.abs(whole).max()))
+    each = jax.jit(jax.vmap(lambda x: split(x[None])[0]))(x)
+    np.testing.assert_allclose(each, jax.jit(fn)(x), atol=1e-6)
+
+
+def test_a_function_without_strides_is_left_alone():
+    def fn(x):
+        return jnp.tanh(x).sum(0)
+
+    x = jnp.arange(6.0).reshape(2, 3)
+    assert str(jax.make_jaxpr(split_strides(fn))(x)) == str(jax.make_jaxpr(fn)(x))
 
 
 @pytest.mark.parametrize("composite", ["zplus", "alpha2_beta1", "epsilon"])

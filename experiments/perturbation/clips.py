@@ -87,7 +87,7 @@ def measured(subject: Subject, i: int) -> Found:
     clip = subject.model.prepare(subject.videos.clips[i])
     tenth, _ = _tenth(CORE, masks[CORE])
     clean, *rest = needs(subject.keep, clip, target, tenth, evidence)
-    rows = {
+    rows: dict[str, tuple[float, ...]] = {
         name: mask_measures(*_tenth(name, found), clean, evidence) for name, found in masks.items()
     }
     wider = {

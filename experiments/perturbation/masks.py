@@ -102,8 +102,9 @@ class MaskStore:
         clip = self.model.prepare(frames)
         options = dict(way.options)
         if way.from_ones:
-            small = perturbation.Masking().generator(clip.shape[1:3]).small_shape
-            options["start"] = jnp.ones((len(way.areas), len(clip), *small), clip.dtype)
+            t, h, w = clip.shape[:3]
+            small = perturbation.Masking().generator((h, w)).small_shape
+            options["start"] = jnp.ones((len(way.areas), t, *small), clip.dtype)
         found = perturbation.step(
             self.fn,
             clip,

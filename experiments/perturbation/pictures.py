@@ -1,4 +1,4 @@
-"""The pictures of the experiment: scores of methods, worth of metrics, masks and maps of a clip."""
+"""The pictures: scores of methods, worth of metrics, masks and maps of two clips."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ _MAPS = ("lrp", "occlusion")
 
 def draw(folder: Path, summary: Mapping[str, Any], subject: Subject) -> list[Path]:
     """Write all pictures to a folder; their paths."""
+    coverage = np.array([row["coverage"] for row in summary["clips"]], np.float64)
+    order = np.argsort(coverage, kind="stable")
+    shown = {"example": order[len(order) // 2], "example_least": order[0]}
     return [
         plots.save_figure(methods(summary), folder / "methods.png"),
         plots.save_figure(reliability(summary), folder / "reliability.png"),
-        plots.save_figure(example(subject), folder / "example.png", dpi=80),
+        *(
+            plots.save_figure(example(subject, int(i)), folder / f"{name}.png", dpi=65)
+            for name, i in shown.items()
+        ),
     ]
 
 
@@ -73,7 +79,8 @@ def reliability(summary: Mapping[str, Any]) -> Any:
     labels = [textwrap.fill(row["metric"].replace("_", " "), 11) for row in rows]
     ax.set_xticks(places, labels, fontsize=7.5)
     ax.set_ylabel("agreement of clips\non the order of methods", **style.TEXT)
-    ax.legend(frameon=False, fontsize=style.TEXT_SIZE)
+    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}
+    ax.legend(frameon=False, fontsize=style.TEXT_SIZE, **place)
     ax.set_title("What metrics are worth", loc="left", fontsize=style.TITLE_SIZE)
     return figure
 
@@ -81,9 +88,8 @@ def reliability(summary: Mapping[str, Any]) -> Any:
 _LABELS = {"reliability": "weighted rank correlation", "alpha": "Krippendorff's alpha"}
 
 
-def example(subject: Subject) -> Any:
-    """Frames, evidence, masks and maps of the clip whose evidence is in most frames."""
-    i = int(subject.videos.evidence_frames.sum(1).argmax())
+def example(subject: Subject, i: int) -> Any:
+    """Frames, evidence, masks and maps of clip i."""
     label, seen = int(subject.videos.labels[i]), subject.videos.clips[i]
     clip = subject.model.prepare(seen)
     rows = {"frames": seen}
