@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from esv_jax.checks import (
     expect,
@@ -179,10 +179,11 @@ def step(
       TypeError: a clip of integers, fn that is no JAX function. ValueError: areas outside (0, 1), a
         target out of range, probabilities that are none (logits, say), a clip smaller than the
         step of masks or the core, gradients that are zero throughout, a start of another shape.
-    Cost: `iterations` forward and backward passes of fn on N * A clips ("dual": twice as many), and
-      2 L clips of memory for a pyramid. One compiled program for each fn (the same object), shape
-      and setting. Under `jax.jit` or `jax.vmap` all iterations are one `lax.scan`, as they are on
-      accelerators; on CPUs they are called one by one, for XLA slows convolutions within loops.
+    Cost: `iterations` forward and backward passes of fn on N * A clips ("dual": twice as many),
+      before them 16 forward passes on N clips, and 2 L clips of memory for a pyramid. One compiled
+      program for each fn (the same object), shape and setting. Under `jax.jit` or `jax.vmap` all
+      iterations are one `lax.scan`, as they are on accelerators; on CPUs they are called one by
+      one, for XLA slows convolutions within loops.
     """
     clip = expect_floating("clip", clip, "Scale frames as the model has it, e.g. to 0..1.")
     expect(clip.ndim in (4, 5), "clip", "shape (t, h, w, c) or (N, t, h, w, c)", clip.shape)
@@ -262,8 +263,15 @@ class _Run:
 
         return descend(one, state, n)
 
+    def under_even(self, levels: Array, targets: Array, value: Array) -> Array:
+        """p(target) of N clips under masks of one number, (N,)."""
+        mask = jnp.full(levels.shape[1:-1], value, levels.dtype)
+        scores = self.objective.fn(perturb(levels, mask))
+        return jnp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
+
 
 _levels = jax.jit(_Run.levels, static_argnums=0)
+_under_even = jax.jit(_Run.under_even, static_argnums=0)
 _advance = jax.jit(_Run.advance, static_argnums=(0, 4))
 
 
@@ -351,7 +359,6 @@ def _areas(areas: Sequence[float]) -> tuple[float, ...]:
     return chosen
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
 def _undecided(
     run: _Run,
     clips: Array,
@@ -365,23 +372,28 @@ def _undecided(
     Above, it does not care about any place, and below there is nothing left of it: the gradient
     says most between. (N, A, t, h', w')
     """
-    levels = run.levels(clips)
-    grid = np.linspace(0, 1, _GRID + 2)[1:-1]
-
-    def at(value: float) -> Array:
-        mask = jnp.full(clips.shape[:-1], value, clips.dtype)
-        scores = run.objective.fn(perturb(levels, mask))
-        return jnp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
-
-    lost = jnp.stack([at(float(value)) for value in grid]) < _KEPT * clean[None]
-    kept = 1 - lost[::-1].argmax(0) / (_GRID + 1)  # above the last value at which it is lost
-    level = jnp.where(lost.any(0), kept - 0.5 / (_GRID + 1), 0.5).astype(clips.dtype)
-    level = 1 - level if run.objective.mode == "delete" else level
+    grid = np.linspace(0, 1, _GRID + 2, dtype=clips.dtype)[1:-1]
+    if is_concrete(clips) and is_concrete(targets):
+        levels = _levels(run, clips)
+        p = jnp.stack([_under_even(run, levels, targets, value) for value in grid])
+    else:
+        levels = run.levels(clips)
+        p = lax.map(lambda value: run.under_even(levels, targets, value), jnp.asarray(grid))
+    level = _level(p, clean, run.objective.mode).astype(clips.dtype)
     small = jnp.broadcast_to(level[:, None, None, None, None], shape)
     if key is None:
         return small
     drawn = jax.random.fold_in(expect_key("key", key), -1 % 2**32)  # iterations count from 0
     return small + jax.random.uniform(drawn, shape, clips.dtype, -_SCATTER, _SCATTER)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _level(p: Array, clean: Array, mode: Mode) -> Array:
+    """The number of each clip, (N,), from the probabilities (grid, N) under masks that are even."""
+    lost = p < _KEPT * clean[None]
+    above = 1 - lost[::-1].argmax(0) / (_GRID + 1)  # above the last value at which it is lost
+    level = jnp.where(lost.any(0), above - 0.5 / (_GRID + 1), 0.5)
+    return 1 - level if mode == "delete" else level
 
 
 def _given(start: Any, shape: tuple[int, ...], dtype: Any) -> Array:
