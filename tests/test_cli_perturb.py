@@ -11,7 +11,6 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.cli import main
-from esv_jax.cli.clip_inputs import pictures_of
 from esv_jax.maps.programs import probabilities
 from esv_jax.perturbation import Core, Masking, perturb, pyramid
 
@@ -151,7 +150,7 @@ def test_the_perturbed_video_is_what_the_network_saw(folder, run):
     clip, _, options = spy.calls[0]
     shown = ej.data.decode_frames(out / "a_perturbed.mp4", n=None)[:, 2::4, 2::4].astype(int)
     levels = pyramid_of(clip, options["masking"])
-    wanted = pictures_of(model, perturb(levels, spy.results[0].masks[1]))
+    wanted = model.pictures(perturb(levels, spy.results[0].masks[1]))
     assert np.abs(shown[:, :, 68:132] - wanted).mean() < 6  # of 255; compression blurs edges
     assert np.abs(shown[:, :, :64] - wanted).mean() > np.abs(shown[:, :, 68:132] - wanted).mean()
 
@@ -159,7 +158,7 @@ def test_the_perturbed_video_is_what_the_network_saw(folder, run):
 def test_pictures_of_prepared_clips_are_those_of_the_model(folder):
     model = ej.models.load_clip_model(folder / "m.safetensors")
     frames = ej.data.decode_frames(folder / "a.mp4", n=T)
-    found = pictures_of(model, model.prepare(frames))
+    found = model.pictures(model.prepare(frames))
     np.testing.assert_array_equal(found, model.shown(frames))
 
 
@@ -189,7 +188,7 @@ def test_what_is_deleted_is_shown_without_the_mask(folder, tmp_path, spy, run, c
     assert main(["perturb", str(folder / "a.mp4"), *options, "--overlay", "gif"]) == 0
     ((clip, _, _),) = spy.calls
     model = ej.models.load_clip_model(folder / "m.safetensors")
-    wanted = pictures_of(model, perturb(pyramid(clip, "fade"), 1 - found.masks[0]))
+    wanted = model.pictures(perturb(pyramid(clip, "fade"), 1 - found.masks[0]))
     shown = ej.data.decode_frames(tmp_path / "a_perturbed.gif", n=None)[:, 2::4, 2:256:4]
     assert np.abs(shown.astype(int) - wanted).mean() < 10  # a GIF has 256 colours
     with ej.results.open_volumes(tmp_path / "a.nc") as dataset:

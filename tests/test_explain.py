@@ -365,15 +365,15 @@ def test_a_tolerance_is_reached_or_the_result_says_not():
     same = ej.explain(game, x, tolerance=1.01 * half, **asked)
     assert same.within_tolerance
     np.testing.assert_array_equal(same.values, first.values)
-    finer = ej.explain(game, x, tolerance=half / 2, **asked)
+    finer = ej.explain(game, x, tolerance=half / 4, **asked)
     assert finer.within_tolerance
     assert int(finer.n_evaluations) > int(first.n_evaluations)
-    assert float(finer.half_width(0.9).max()) <= half / 2
+    assert float(finer.half_width(0.9).max()) <= half / 4
     assert np.abs(finer.values - exact.values).max() < half
     stopped = ej.explain(game, x, tolerance=half / 1e4, max_evaluations=100, **asked)
     assert stopped.within_tolerance is False
     one_class = ej.explain(game, x, tolerance=half / 4, classes=[1], **asked)
-    assert float(one_class.half_width(0.9)[:, 1].max()) <= half / 2
+    assert float(one_class.half_width(0.9)[:, 1].max()) <= half / 4
     assert ej.explain(game, x, prior=prior, tolerance=0.1).within_tolerance  # exact
 
 

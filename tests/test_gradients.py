@@ -96,18 +96,20 @@ def test_integrated_gradients_agree_with_another_program(path, is_double):
         logits = score_function(game_of(file, dtype, "identity"))
         target, c = int(file["target"]), int(file["n_classes"])
 
-        @jax.jit  # its gradients at as many points are compiled once for all rules
         def both(x):
             return jnp.concatenate([logits(x), jax.nn.softmax(logits(x))])
 
-        output = both(x)
-        both_of = functools.partial(
-            integrated_gradients, both, x, [target, c + target], baseline=baseline, return_gap=True
-        )
-        results = {
-            method: both_of(steps=steps, rule=method.removesuffix("200"))
-            for method, steps in rules.items()
-        }
+        @jax.jit
+        def explain(x):
+            both_of = functools.partial(
+                integrated_gradients, both, x, [target, c + target], baseline=baseline
+            )
+            return both(x), {
+                method: both_of(steps=steps, rule=method.removesuffix("200"), return_gap=True)
+                for method, steps in rules.items()
+            }
+
+        output, results = explain(x)
         for k, prefix in enumerate(("logits", "softmax")):
             assert rel_max(output[k * c : (k + 1) * c], file[f"{prefix}_output"]) < tolerance
             for method, (a, gaps) in results.items():
@@ -459,10 +461,9 @@ def test_score_function_is_the_whole_sequences_score(rng, x64):
     game, x, prior, _ = multi_scale_case(rng, 6, 3, n_hidden=1)
     x = jnp.asarray(x)
     att = ej.explain(game, x, prior=prior)
-    np.testing.assert_allclose(jax.jit(score_function(game))(x), att.scores, atol=1e-14)
+    np.testing.assert_allclose(score_function(game)(x), att.scores, atol=1e-14)
     logits = score_function(game, "identity")
-    expected = jax.jit(direct_logits)(game.heads, x)
-    np.testing.assert_allclose(jax.jit(logits)(x), expected, atol=1e-14)
+    np.testing.assert_allclose(logits(x), direct_logits(game.heads, x), atol=1e-14)
     mean = ej.AverageConsensus(rng.normal(size=(x.shape[1], C)), rng.normal(size=C))
     masked = ej.VariableLength(lambda x, mask: mean.row_logits(x, mask[None])[0])
     for other in (mean, masked):
@@ -475,15 +476,14 @@ def test_gradients_of_the_definition_are_those_of_the_recurrence(rng, x64):
     game, x, _, _ = multi_scale_case(rng, 5, 3)
     whole = choose_rows(game, np.ones((1, 5), bool))
     slow = gradient(jax.jit(lambda x: chosen_logits(game, x, whole)[0]), x)
-    fast = gradient(jax.jit(score_function(game, "identity")), x)
-    np.testing.assert_allclose(fast, slow, atol=1e-13)
+    np.testing.assert_allclose(gradient(score_function(game, "identity"), x), slow, atol=1e-13)
 
 
 def test_float32_heads_take_double_features_and_the_other_way_round(rng, x64):
     game, x, _, _ = multi_scale_case(rng, 4, 2)
     single = ej.MultiScale(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), game.heads))
-    assert gradient(jax.jit(score_function(single)), x).dtype == jnp.float64
-    assert gradient(jax.jit(score_function(game)), x.astype(np.float32)).dtype == jnp.float32
+    assert gradient(score_function(single), x).dtype == jnp.float64
+    assert gradient(score_function(game), x.astype(np.float32)).dtype == jnp.float32
 
 
 def test_games_that_have_no_gradient_are_refused(rng):
@@ -508,7 +508,7 @@ def test_sequences_too_long_to_enumerate_are_refused(rng):
     x = x.astype(np.float32)
     with pytest.raises(ValueError, match=r"at most 40 subsequences .* got 41 of 6 elements"):
         gradient(score_function(game, max_evaluations=40), x)
-    assert gradient(jax.jit(score_function(game, max_evaluations=41)), x, 0).shape == x.shape
+    assert gradient(score_function(game, max_evaluations=41), x, 0).shape == x.shape
 
 
 def test_pixels_are_explained_through_a_network(rng):
@@ -528,8 +528,7 @@ def test_pixels_are_explained_through_a_network(rng):
     )
     pixels, gap = explain(clip, 0)
     assert pixels.shape == clip.shape
-    score = jax.jit(lambda clip: fn(encode(clip))[0])
-    ends = [score(end) for end in (clip, np.full_like(clip, 0.5))]
+    ends = [fn(encode(jnp.asarray(end)))[0] for end in (clip, np.full_like(clip, 0.5))]
     change = ends[0] - ends[1]
     assert abs(gap) < 0.1 * abs(change)
     total = per_element(pixels, "sum").sum()

@@ -17,7 +17,6 @@ from esv_jax.cli.outputs import expect_free, file_name
 from esv_jax.cli.printing import BAD_INPUT, complain, say
 from esv_jax.cli.videos import find_videos
 from esv_jax.files import make_folder
-from esv_jax.models.clip_networks import CLIP_NETWORKS
 
 T = TypeVar("T")
 
@@ -72,15 +71,6 @@ def load_clip_network(path: Path | None, classes: Path | None = None) -> models.
     return model if names is None else dataclasses.replace(model, class_names=names)
 
 
-def pictures_of(model: models.ClipModel, clip: Any) -> np.ndarray:
-    """Prepared frames (..., s, s, 3), also perturbed ones, for people: uint8 RGB."""
-    low, high = model.bounds
-    known = CLIP_NETWORKS.get(model.network)
-    is_bgr = known is not None and known.preprocessing.channels == "BGR"
-    scaled = ((np.asarray(clip) - low) / (high - low)).clip(0, 1)
-    return np.rint(255 * scaled).astype(np.uint8)[..., :: -1 if is_bgr else 1]
-
-
 def read_clip(model: models.ClipModel, uid: str, path: Path) -> VideoClip:
     """Decode and prepare the frames of a video that a network takes.
 
@@ -94,7 +84,8 @@ def read_clip(model: models.ClipModel, uid: str, path: Path) -> VideoClip:
     frames = data.decode_frames(path, indices=index)
     seconds = info.frames / info.fps if info.fps else t / _SLOWEST
     pace = max(_SLOWEST, t / seconds)
-    return VideoClip(uid, path, index, model.prepare(frames), model.shown(frames), pace)
+    clip = model.prepare(frames)
+    return VideoClip(uid, path, index, clip, model.pictures(clip), pace)
 
 
 def free_videos(

@@ -21,7 +21,6 @@ from esv_jax.cli.clip_inputs import (
     exit_code,
     free_videos,
     load_clip_network,
-    pictures_of,
     read_clip,
     try_each,
 )
@@ -182,7 +181,7 @@ class Perturb:
         levels = perturbation.pyramid(seen.clip, m.perturbation, m.levels, m.max_blur, m.edge)
         masks = result.masks if self.mode != "delete" else 1 - result.masks
         perturbed = jnp.stack([perturbation.perturb(levels, mask) for mask in masks])
-        return FoundMasks(seen, model.class_names[c], result, pictures_of(model, perturbed))
+        return FoundMasks(seen, model.class_names[c], result, model.pictures(perturbed))
 
     def _report(self, rows: list[dict[str, Any]]) -> None:
         """The table as CSV, and its first rows on screen."""

@@ -101,12 +101,16 @@ class ClipModel:
             return jnp.asarray(preprocess(frames, self._preprocessing))
         return prepare_frames(frames, _SIDE)
 
+    def pictures(self, clip: Any) -> np.ndarray:
+        """Prepared frames (..., s, s, 3), also perturbed ones, for people: uint8, RGB."""
+        low, high = self.bounds
+        scaled = ((np.asarray(clip) - low) / (high - low)).clip(0, 1)
+        is_bgr = self._preprocessing is not None and self._preprocessing.channels == "BGR"
+        return np.rint(255 * scaled).astype(np.uint8)[..., :: -1 if is_bgr else 1]
+
     def shown(self, frames: Any) -> np.ndarray:
         """The same frames for people: what of them the network sees, (t, s, s, 3) uint8, RGB."""
-        low, high = self.bounds
-        clip = (np.asarray(self.prepare(frames)) - low) / (high - low)
-        is_bgr = self._preprocessing is not None and self._preprocessing.channels == "BGR"
-        return np.rint(255 * clip.clip(0, 1)).astype(np.uint8)[..., :: -1 if is_bgr else 1]
+        return self.pictures(self.prepare(frames))
 
     @property
     def _preprocessing(self) -> Preprocessing | None:

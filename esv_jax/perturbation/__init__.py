@@ -5,7 +5,7 @@
 `fn` maps clips (B, t, h, w, c) to probabilities (B, C), in JAX.
 """
 
-from esv_jax.perturbation.descent import Optimizer, Stopping, dampened_sgd
+from esv_jax.perturbation.descent import Optimizer, dampened_sgd
 from esv_jax.perturbation.masks import MaskGenerator
 from esv_jax.perturbation.objective import (
     Masking,
@@ -31,7 +31,6 @@ __all__ = [
     "Masking",
     "Optimizer",
     "StepResult",
-    "Stopping",
     "Weights",
     "area_loss",
     "core_filled",

@@ -218,16 +218,17 @@ def step(
     stopping = Stopping(patience, tolerance)
     chosen = dampened_sgd() if optimizer is None else optimizer
     clean = clean_probabilities(fn, clips, targets)
-    run = _Run(objective, chosen, stopping, masking)
+    run = _Run(objective, chosen, stopping)
+    levels = _levels(clips, masking)
     shape = (len(clips), len(objective.areas), clips.shape[1], *generator.small_shape)
-    expect_gradients(run.gradient, clips, targets, jnp.ones(shape, clips.dtype))
+    expect_gradients(run.gradient, levels, targets, jnp.ones(shape, clips.dtype))
     if start is None:
-        small = _undecided(run, clips, targets, clean, shape, key)
+        small = _undecided(run, levels, targets, clean, shape, key)
     else:
         small = _given(start, shape, clips.dtype)
     state = started(small, run.optimizer, jax.random.key(0) if key is None else key)
-    state, energies = _descended(run, clips, targets, state, iterations, on_progress)
-    result = _result(run, clips, targets, state, energies, clean, iterations)
+    state, energies = _descended(run, levels, targets, state, iterations, on_progress)
+    result = _result(run, levels, targets, state, energies, clean, iterations)
     if is_concrete(state.is_felt):
         felt = bool(np.asarray(state.is_felt | (state.failed_at >= 0)).any())
         got = "gradients that are zero everywhere"
@@ -243,17 +244,12 @@ class _Run:
     objective: Objective
     optimizer: Optimizer
     stopping: Stopping
-    masking: Masking
 
-    def levels(self, clips: Array) -> Array:
-        m = self.masking
-        return pyramid(clips, m.perturbation, m.levels, m.max_blur, m.edge)
-
-    def gradient(self, clips: Array, targets: Array, small: Array) -> Array:
+    def gradient(self, levels: Array, targets: Array, small: Array) -> Array:
         """Of the energy at the start; to be traced alone."""
         zero = jnp.zeros((), jnp.int32)
         key = jax.random.key(0)
-        return value_and_gradient(self.objective, self.levels(clips), targets, small, zero, key)[1]
+        return value_and_gradient(self.objective, levels, targets, small, zero, key)[1]
 
     def advance(self, levels: Array, targets: Array, state: State, n: int) -> tuple[State, Energy]:
         fast = replace(self.objective, fn=split_strides(self.objective.fn))
@@ -270,18 +266,22 @@ class _Run:
         return jnp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
 
 
-_levels = jax.jit(_Run.levels, static_argnums=0)
 _under_even = jax.jit(_Run.under_even, static_argnums=0)
 _advance = jax.jit(_Run.advance, static_argnums=(0, 4))
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def _levels(clips: Array, m: Masking) -> Array:
+    """The pyramid of clips (N, t, h, w, c) under the settings of masks, (L, N, t, h, w, c)."""
+    return pyramid(clips, m.perturbation, m.levels, m.max_blur, m.edge)
+
+
 def _descended(
-    run: _Run, clips: Array, targets: Array, state: State, iterations: int, watch: Progress | None
+    run: _Run, levels: Array, targets: Array, state: State, iterations: int, watch: Progress | None
 ) -> tuple[State, Energy]:
     """All iterations: in one loop, or in calls of some that can be watched and cut short."""
-    if not all(map(is_concrete, (clips, targets, state.small, state.key))):
-        return run.advance(run.levels(clips), targets, state, iterations)
-    levels = _levels(run, clips)
+    if not all(map(is_concrete, (levels, targets, state.small, state.key))):
+        return run.advance(levels, targets, state, iterations)
     at_once = _CHUNK if watch or run.stopping.patience else iterations
     if jax.default_backend() == "cpu":
         at_once = 1
@@ -316,14 +316,14 @@ def _ended(run: _Run, levels: Array, targets: Array, small: Array) -> tuple[Arra
 
 def _result(
     run: _Run,
-    clips: Array,
+    levels: Array,
     targets: Array,
     state: State,
     energies: Energy,
     clean: Array,
     iterations: int,
 ) -> StepResult:
-    masks, probability = _ended(run, _levels(run, clips), targets, state.small)
+    masks, probability = _ended(run, levels, targets, state.small)
     return StepResult(
         masks=masks,
         saliency=masks.sum(1),
@@ -361,7 +361,7 @@ def _areas(areas: Sequence[float]) -> tuple[float, ...]:
 
 def _undecided(
     run: _Run,
-    clips: Array,
+    levels: Array,
     targets: Array,
     clean: Array,
     shape: tuple[int, ...],
@@ -372,19 +372,17 @@ def _undecided(
     Above, it does not care about any place, and below there is nothing left of it: the gradient
     says most between. (N, A, t, h', w')
     """
-    grid = np.linspace(0, 1, _GRID + 2, dtype=clips.dtype)[1:-1]
-    if is_concrete(clips) and is_concrete(targets):
-        levels = _levels(run, clips)
+    grid = np.linspace(0, 1, _GRID + 2, dtype=levels.dtype)[1:-1]
+    if is_concrete(levels) and is_concrete(targets):
         p = jnp.stack([_under_even(run, levels, targets, value) for value in grid])
     else:
-        levels = run.levels(clips)
         p = lax.map(lambda value: run.under_even(levels, targets, value), jnp.asarray(grid))
-    level = _level(p, clean, run.objective.mode).astype(clips.dtype)
+    level = _level(p, clean, run.objective.mode).astype(levels.dtype)
     small = jnp.broadcast_to(level[:, None, None, None, None], shape)
     if key is None:
         return small
     drawn = jax.random.fold_in(expect_key("key", key), -1 % 2**32)  # iterations count from 0
-    return small + jax.random.uniform(drawn, shape, clips.dtype, -_SCATTER, _SCATTER)
+    return small + jax.random.uniform(drawn, shape, levels.dtype, -_SCATTER, _SCATTER)
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -5,7 +5,6 @@ Masks are one on what a prediction needs and zero elsewhere, as `perturbation.st
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from esv_jax.extras import require
 from esv_jax.plots import style
 from esv_jax.plots.figures import fit_height, new_figure
 from esv_jax.plots.overlay import Drawing, compose
-from esv_jax.plots.pictures import draw_pictures, expect_pictures
+from esv_jax.plots.pictures import beside, columns_of, expect_pictures
 from esv_jax.plots.relevance import overlay_relevance
 
 if TYPE_CHECKING:
@@ -29,14 +28,10 @@ WANTED = {
 }
 """What exp(-reward) is, by mode."""
 
-_SLOT_INCHES = 0.8  # of a frame with the gap to the next
-_FILLED = 0.95  # share of a slot that a frame takes
 _BARS_INCHES = 0.9
-_LETTERS = 12  # of a name beside a row of frames, in one line
 _PALE = 0.65  # how far frames outside of a mask are faded to white
 _PALEST = 0.65  # the same of the last of several colours
 _EDGE = 0.5  # where a mask has its outline
-_GAP = 4  # pixels between the panels of a video
 _PER_LINE = 64  # rows of a frame for each pixel of an outline's width
 
 
@@ -82,35 +77,26 @@ def plot_perturbation_strip(
       ValueError, TypeError: no masks, or as `overlay_mask`; another number of labels.
     """
     frames, volumes = _expect_masks(frames, masks)
-    t = len(frames)
-    max_columns = expect_int("max_columns", max_columns, minimum=1)
-    labels = [str(label) for label in (range(t) if frame_labels is None else frame_labels)]
-    expect(len(labels) == t, "frame_labels", f"{t} labels", len(labels))
-    n = min(t, max_columns)
-    shown = (2 * np.arange(n) + 1) * t // (2 * n)
+    columns = columns_of(len(frames), frame_labels, max_columns)
+    shown = columns.shown
     rows = {"frame": frames[shown]}
     rows |= {name: overlay_mask(frames[shown], mask[shown]) for name, mask in volumes.items()}
     rows["all masks"] = _all_over(frames, volumes)[shown]
 
-    figure = new_figure(float(np.clip(1.2 + _SLOT_INCHES * n, 5.6, 14)), 4)
+    figure = new_figure(columns.inches(), 4)
     axes = figure.subplots(len(rows) + 1, squeeze=False)[:, 0]
-    places = (np.arange(n) + 0.5) * t / n - 0.5
     for ax in axes:
-        ax.set_xlim(-0.5, t - 0.5)
+        ax.set_xlim(-0.5, len(frames) - 0.5)
         ax.set_xticks([])
     for (name, pictures), ax in zip(rows.items(), axes[:-1], strict=True):
-        draw_pictures(ax, pictures, places, _FILLED * t / n)
-        ax.set_ylabel(textwrap.fill(name, _LETTERS), **style.TEXT)
-    axes[0].set_xticks(places, [labels[i] for i in shown], parse_math=False)
-    axes[0].tick_params(axis="x", length=0, labelcolor=style.INK, labelsize=style.TEXT_SIZE)
+        columns.draw(ax, pictures, name)
+    columns.label(axes[0])
     _draw_shares(axes[-1], volumes)
     figure.draw_without_rendering()  # settles how wide the panels are
     meanings = ("in more masks, the darker", "outline of a mask")
     text = [*lines, "share: mean of a mask over a frame"]
     style.annotate(axes[0], title or "Masks", text, meanings)
-    slot = axes[0].get_window_extent().width / figure.dpi / n
-    tall = _FILLED * slot * frames.shape[1] / frames.shape[2]
-    heights = [tall] * len(rows) + [_BARS_INCHES]
+    heights = [columns.tall(axes[0], frames)] * len(rows) + [_BARS_INCHES]
     axes[0].get_gridspec().set_height_ratios(heights)
     fit_height(figure, list(axes), sum(heights))
     return figure
@@ -159,7 +145,7 @@ def render_perturbation(
         label="share of\nthe frame",
         meanings=(f"masks; bars: {chosen}", f"outline of {chosen}"),
     )
-    return compose(_beside([frames, over, left]), numbers, drawing, min_width)
+    return compose(beside([frames, over, left]), numbers, drawing, min_width)
 
 
 def render_clips(clips: Sequence[Any], *, min_height: int = 240) -> Iterator[np.ndarray]:
@@ -178,7 +164,7 @@ def render_clips(clips: Sequence[Any], *, min_height: int = 240) -> Iterator[np.
     shapes = {clip.shape for clip in shown}
     expect(len(shapes) == 1, "clips", "one shape", sorted(shapes))
     factor = -(-expect_int("min_height", min_height, minimum=1) // shown[0].shape[1])
-    return (picture.repeat(factor, 0).repeat(factor, 1) for picture in _beside(shown))
+    return (picture.repeat(factor, 0).repeat(factor, 1) for picture in beside(shown))
 
 
 def plot_descent(
@@ -268,7 +254,7 @@ def _draw_shares(ax: Any, volumes: Mapping[str, np.ndarray]) -> None:
 
 def _colours(n: int) -> list[tuple[float, ...]]:
     """n shades of one colour, from full to pale."""
-    full = _rgb(style.SUPPORTING) / 255
+    full = np.array(style.rgb(style.SUPPORTING)) / 255
     return [tuple(full + (1 - full) * _PALEST * k / max(n - 1, 1)) for k in range(n)]
 
 
@@ -281,7 +267,7 @@ def _all_over(frames: np.ndarray, volumes: Mapping[str, np.ndarray]) -> np.ndarr
 def _outlined(pictures: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Pictures with the outline of a mask over them."""
     out = pictures.copy()
-    out[_outline(mask)] = _rgb(style.DISTRACTING).astype(np.uint8)
+    out[_outline(mask)] = style.rgb(style.DISTRACTING)
     return out
 
 
@@ -294,15 +280,6 @@ def _outline(mask: np.ndarray) -> np.ndarray:
         inner = inner & padded[:, :-2, 1:-1] & padded[:, 2:, 1:-1]
         inner = inner & padded[:, 1:-1, :-2] & padded[:, 1:-1, 2:]
     return inside & ~inner
-
-
-def _beside(clips: Sequence[np.ndarray]) -> np.ndarray:
-    """Clips of one shape side by side, with white gaps, (t, h, w', 3)."""
-    gap = np.full((*clips[0].shape[:2], _GAP, 3), 255, np.uint8)
-    panels = [clips[0]]
-    for clip in clips[1:]:
-        panels += [gap, clip]
-    return np.concatenate(panels, 2)
 
 
 def _expect_masks(
@@ -321,7 +298,3 @@ def _expect_mask(name: str, mask: Any, frames: np.ndarray) -> np.ndarray:
     low, high = float(volume.min()), float(volume.max())
     expect(low >= 0 and high <= 1, name, "numbers in 0..1", f"{low:.4g}..{high:.4g}")
     return volume
-
-
-def _rgb(colour: str) -> np.ndarray:
-    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float64)

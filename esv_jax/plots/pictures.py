@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from esv_jax.checks import expect, expect_shape, message
+from esv_jax.checks import expect, expect_int, expect_shape, message
+from esv_jax.plots import style
+
+_SLOT_INCHES = 0.8  # of a frame with the gap to the next
+_FILLED = 0.95  # share of a slot that a frame takes
+_LETTERS = 12  # of a name beside a row of frames, in one line
+_GAP = 4  # pixels between clips side by side
 
 
 def expect_pictures(frames: Any, letters: str, n: int | None = None) -> np.ndarray:
@@ -32,3 +41,57 @@ def draw_pictures(ax: Any, images: np.ndarray, places: np.ndarray, width: float)
     ax.set_yticks([])
     for spine in ax.spines.values():
         spine.set_visible(False)
+
+
+def beside(clips: Sequence[np.ndarray]) -> np.ndarray:
+    """Clips of one shape (t, h, w, 3) side by side, with white gaps, (t, h, w', 3) uint8."""
+    gap = np.full((*clips[0].shape[:2], _GAP, 3), 255, np.uint8)
+    panels = [clips[0]]
+    for clip in clips[1:]:
+        panels += [gap, clip]
+    return np.concatenate(panels, 2)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Frames beside each other, each at its place on an axis of all elements.
+
+    Attributes:
+      shown: numbers of the frames that are drawn, evenly thinned out.
+      labels: of these. places: their middles on the axis. width: of each.
+    """
+
+    shown: np.ndarray
+    labels: list[str]
+    places: np.ndarray
+    width: float
+
+    def draw(self, ax: Any, pictures: np.ndarray, name: str) -> None:
+        """A row of pictures, one for each frame that is shown, and its name."""
+        draw_pictures(ax, pictures, self.places, self.width)
+        ax.set_ylabel(textwrap.fill(name, _LETTERS), **style.TEXT)
+
+    def label(self, ax: Any) -> None:
+        """The labels below a row."""
+        ax.set_xticks(self.places, self.labels, parse_math=False)
+        ax.tick_params(axis="x", length=0, labelcolor=style.INK, labelsize=style.TEXT_SIZE)
+
+    def inches(self) -> float:
+        """How wide a figure of them should be."""
+        return float(np.clip(1.2 + _SLOT_INCHES * len(self.shown), 5.6, 14))
+
+    def tall(self, ax: Any, frames: np.ndarray) -> float:
+        """Inches of a row of frames (t, h, w, 3), once the figure has been laid out."""
+        slot = ax.get_window_extent().width / ax.figure.dpi / len(self.shown)
+        return float(_FILLED * slot * frames.shape[1] / frames.shape[2])
+
+
+def columns_of(t: int, labels: Sequence[Any] | None, most: int) -> Columns:
+    """Columns of t frames, `most` of them at most; labels default to their numbers."""
+    most = expect_int("max_columns", most, minimum=1)
+    names = [str(label) for label in (range(t) if labels is None else labels)]
+    expect(len(names) == t, "frame_labels", f"{t} labels", len(names))
+    n = min(t, most)
+    shown = (2 * np.arange(n) + 1) * t // (2 * n)
+    places = (np.arange(n) + 0.5) * t / n - 0.5
+    return Columns(shown, [names[i] for i in shown], places, _FILLED * t / n)

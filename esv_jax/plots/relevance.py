@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esv_jax.checks import expect, expect_finite, expect_int
+from esv_jax.checks import expect, expect_finite
 from esv_jax.plots import style
 from esv_jax.plots.bars import bar_limits, draw_bars
 from esv_jax.plots.figures import fit_height, new_figure
 from esv_jax.plots.overlay import Drawing, compose
-from esv_jax.plots.pictures import draw_pictures, expect_pictures
+from esv_jax.plots.pictures import beside, columns_of, expect_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEANINGS = ("for the class", "against it")
-_SLOT_INCHES = 0.8  # of a frame with the gap to the next
-_FILLED = 0.95  # share of a slot that a frame takes
 _BARS_INCHES = 0.8
-_LETTERS = 12  # of a name beside a row of frames, in one line
 _PALE = 0.55  # how far frames under relevance are faded to white
-_GAP = 4  # pixels between the panels of a video
 _FULL = 99.5  # percentile of |relevance| that has the full colour
 
 
@@ -48,7 +43,7 @@ def overlay_relevance(frames: Any, relevance: Any, limit: float | None = None) -
     grey = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     pale = (grey + (255 - grey) * _PALE)[..., None]
     strength = np.sqrt(np.minimum(np.abs(volume) / limit, 1))[..., None]
-    ends = np.array([_rgb(style.SUPPORTING), _rgb(style.DISTRACTING)], np.float32)
+    ends = np.array([style.rgb(style.SUPPORTING), style.rgb(style.DISTRACTING)], np.float32)
     colour = ends[(volume < 0).astype(int)]
     return np.rint(pale + (colour - pale) * strength).astype(np.uint8)
 
@@ -87,39 +82,30 @@ def plot_relevance_strip(
     """
     frames, volumes, limit = _expect_parts(frames, parts)
     t = len(frames)
-    max_columns = expect_int("max_columns", max_columns, minimum=1)
-    labels = [str(label) for label in (range(t) if frame_labels is None else frame_labels)]
-    expect(len(labels) == t, "frame_labels", f"{t} labels", len(labels))
-    n = min(t, max_columns)
-    shown = (2 * np.arange(n) + 1) * t // (2 * n)
+    columns = columns_of(t, frame_labels, max_columns)
     sums = {name: volume.sum((1, 2), dtype=np.float64) for name, volume in volumes.items()}
     every = np.concatenate(list(sums.values()))
     low, high = bar_limits(every, np.full_like(every, np.nan))
 
-    figure = new_figure(float(np.clip(1.2 + _SLOT_INCHES * n, 5.6, 14)), 4)
+    figure = new_figure(columns.inches(), 4)
     axes = figure.subplots(1 + 2 * len(parts), squeeze=False)[:, 0]
-    places = (np.arange(n) + 0.5) * t / n - 0.5
-    width = _FILLED * t / n
     for ax in axes:
         ax.set_xlim(-0.5, t - 0.5)
     for (name, volume), ax, bars in zip(volumes.items(), axes[1::2], axes[2::2], strict=True):
         ax.set_xticks([])
-        draw_pictures(ax, overlay_relevance(frames[shown], volume[shown], limit), places, width)
-        ax.set_ylabel(textwrap.fill(name, _LETTERS), **style.TEXT)
+        shown = columns.shown
+        columns.draw(ax, overlay_relevance(frames[shown], volume[shown], limit), name)
         draw_bars(bars, np.arange(t), sums[name], np.full(t, np.nan), 0.7)
         bars.set_ylim(low, high)
         bars.set_xticks([])
         bars.locator_params(axis="y", nbins=3)
         bars.set_ylabel("sum", **style.TEXT)
-    draw_pictures(axes[0], frames[shown], places, width)
-    axes[0].set_ylabel("frame", **style.TEXT)
-    axes[0].set_xticks(places, [labels[i] for i in shown], parse_math=False)
-    axes[0].tick_params(axis="x", length=0, labelcolor=style.INK, labelsize=style.TEXT_SIZE)
+    columns.draw(axes[0], frames[columns.shown], "frame")
+    columns.label(axes[0])
     figure.draw_without_rendering()  # settles how wide the panels are
     text = [*lines, "sum: relevance of a frame, of one scale in all rows"]
     style.annotate(axes[0], title or "Relevance", text, MEANINGS)
-    slot = axes[0].get_window_extent().width / figure.dpi / n
-    tall = _FILLED * slot * frames.shape[1] / frames.shape[2]
+    tall = columns.tall(axes[0], frames)
     heights = [tall] + [tall, _BARS_INCHES] * len(parts)
     axes[0].get_gridspec().set_height_ratios(heights)
     fit_height(figure, list(axes), sum(heights))
@@ -151,10 +137,6 @@ def render_relevance(
     expect(len(numbers) == len(frames), "index", f"{len(frames)} frame numbers", len(numbers))
     name, last = list(volumes.items())[-1]
     panels = [frames, *(overlay_relevance(frames, v, limit) for v in volumes.values())]
-    gap = np.full((*frames.shape[:2], _GAP, 3), 255, np.uint8)
-    beside = [panels[0]]
-    for panel in panels[1:]:
-        beside += [gap, panel]
     drawing = Drawing(
         heading=title or "Relevance",
         lines=[*lines, f"from left: {', '.join(['frame', *volumes])}; bars: {name}"],
@@ -164,7 +146,7 @@ def render_relevance(
         label="sum",
         meanings=MEANINGS,
     )
-    return compose(np.concatenate(beside, 2), numbers, drawing, min_width)
+    return compose(beside(panels), numbers, drawing, min_width)
 
 
 def _expect_parts(
@@ -187,7 +169,3 @@ def _expect_pair(
     expect(fits, name, f"shape {frames.shape[:3]}, as the frames", volume.shape)
     expect_finite(name, volume)
     return frames, volume if volume.ndim == 3 else volume.sum(-1)
-
-
-def _rgb(colour: str) -> list[int]:
-    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]

@@ -130,3 +130,8 @@ def _inches(ax: Any) -> float:
 def n_letters(inches: float, size: float, weight: str = "normal") -> int:
     """Letters of a type size that fit a width."""
     return max(1, int(inches * 72 / (_LETTER[weight] * size)))
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    """Red, green and blue, 0..255, of "#0072b2" and the like."""
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))

@@ -17,7 +17,6 @@ import functools
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +29,7 @@ import tyro
 import esv_jax as ej
 from esv_jax.perturbation import Core, step
 from esv_jax.strided import split_strides
+from experiments.benchmarks.timing import seconds
 from experiments.records import write_cases
 
 ROUNDS = 3  # iterations in a call that is timed
@@ -113,10 +113,10 @@ def cases(settings: Settings) -> dict[str, tuple[Callable[[], Any], int]]:
 def measure(settings: Settings) -> list[dict[str, Any]]:
     """Seconds and ratios of each case."""
     calls = cases(settings)
-    first = {name: _seconds(call) for name, (call, _) in calls.items()}
+    first = {name: seconds(call) for name, (call, _) in calls.items()}
     turns = []
     for _ in range(settings.repeats):
-        turn = {name: _seconds(call) / n for name, (call, n) in calls.items()}
+        turn = {name: seconds(call) / n for name, (call, n) in calls.items()}
         for name in ("STEP", "STEP with core"):
             turn[name] = (turn[name] - turn.pop(f"{name}, short")) / ROUNDS
         turns.append(turn)
@@ -143,20 +143,14 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
         fn, shape = network_of(settings)
         clip = jnp.asarray(np.random.default_rng(0).uniform(size=shape), jnp.float32)
         options = {"areas": settings.areas, "key": jax.random.key(0)}
-        seconds = _seconds(
+        whole = seconds(
             lambda: jax.block_until_ready(
                 step(fn, clip, 3, iterations=settings.whole, core=Core(), **options)
             )
         )
         case = f"whole search, {settings.whole} iterations, compiling included"
-        rows.append({"case": case, "first": seconds, "median": seconds, "ratios": {}})
+        rows.append({"case": case, "first": whole, "median": whole, "ratios": {}})
     return rows
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def main() -> None:

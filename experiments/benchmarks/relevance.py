@@ -15,7 +15,6 @@ import dataclasses
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 import tyro
 
 import esv_jax as ej
+from experiments.benchmarks.timing import seconds
 from experiments.records import write_cases
 
 PRESETS = ("zplus", "epsilon", "epsilon_plus", "epsilon_gamma", "alpha2_beta1")
@@ -72,10 +72,8 @@ def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
 def measure(settings: Settings) -> list[dict[str, Any]]:
     """Seconds and ratios of each case."""
     calls = cases(settings)
-    first = {name: _seconds(call) for name, call in calls.items()}
-    turns = [
-        {name: _seconds(call) for name, call in calls.items()} for _ in range(settings.repeats)
-    ]
+    first = {name: seconds(call) for name, call in calls.items()}
+    turns = [{name: seconds(call) for name, call in calls.items()} for _ in range(settings.repeats)]
     rows = []
     for name in calls:
         base, times = "gradient", 1
@@ -93,12 +91,6 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def main() -> None:

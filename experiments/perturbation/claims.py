@@ -5,25 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-import esv_jax as ej
+from experiments.intervals import Row, number, points, share
 from experiments.perturbation.masks import CORE, DIFFERENCE, NO_CORE
 from experiments.perturbation.measures import WANTED
 
 STEP = ("step", "step_no_core")
 SAME = 0.01
 """Areas that differ by less, and shares of the probability, are equal: the interval included."""
-
-Row = dict[str, float]
-
-
-def interval(values: Any, seed: int, resamples: int) -> Row:
-    """Mean over clips with its 95 % bootstrap interval; NaN are left out."""
-    values = np.asarray(values, np.float64)
-    ends = ej.metrics.bootstrap_interval(values, key=jax.random.key(seed), resamples=resamples)
-    return {"mean": float(np.nanmean(values)), "low": float(ends.low), "high": float(ends.high)}
 
 
 def leads(
@@ -71,23 +61,6 @@ def claims(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     measured = f"not surely: {', '.join(below)}" if below else "all of them, surely"
     rows.append(("every method has a better insertion than random", measured, not below))
     return [{"claim": c, "measured": m, "holds": bool(h)} for c, m, h in rows]
-
-
-def share(row: Row) -> str:
-    """`35.2 % [32.6, 37.8]`."""
-    return f"{100 * row['mean']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-
-
-def points(row: Row) -> str:
-    """`+3.1 points [+1.0, +5.2]`."""
-    ends = f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-    return f"{100 * row['mean']:+.1f} points {ends}"
-
-
-def number(row: Row, digits: int = 3) -> str:
-    """`0.512 [0.480, 0.541]`."""
-    ends = ", ".join(f"{row[name]:.{digits}f}" for name in ("low", "high"))
-    return f"{row['mean']:.{digits}f} [{ends}]"
 
 
 def _up(lead: Row) -> bool:

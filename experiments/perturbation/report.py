@@ -11,7 +11,8 @@ import numpy as np
 
 from esv_jax.maps import METRICS, Evaluation
 from esv_jax.metrics.reliability import spearman
-from experiments.perturbation.claims import claims, interval, leads, number, share
+from experiments.intervals import interval, number, share
+from experiments.perturbation.claims import claims, leads
 from experiments.perturbation.clips import Found, Subject
 from experiments.perturbation.masks import CORE, DIFFERENCE, MAIN, NO_CORE
 from experiments.perturbation.measures import KEEPS, MASK_MEASURES, NEEDS, WANTED

@@ -29,20 +29,20 @@ motion.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import tyro
 
 import esv_jax as ej
 from esv_jax import relevance as rules
 from esv_jax.checks import expect_int
 from esv_jax.files import make_folder
+from experiments.intervals import interval, points, share
 from experiments.records import as_json, surroundings, write_json, write_text
 from experiments.relevance import pictures
 from experiments.relevance.measures import (
@@ -105,10 +105,11 @@ def run(settings: Settings) -> dict[str, Any]:
     maps = maps_of(questioned(model), composite)
     found = measure_maps(model, videos, maps)
     still = without_motion(model, videos, settings.seed, composite)
+    ends = functools.partial(interval, seed=settings.seed, resamples=settings.n_resamples)
     measures = {
         question: {
             name: {
-                method: interval(row, settings)
+                method: ends(row)
                 for method, row in zip(METHODS, found[question][name], strict=True)
             }
             for name in MEASURES
@@ -117,21 +118,18 @@ def run(settings: Settings) -> dict[str, Any]:
     }
     differences = {
         question: {
-            method: interval(row - found[question]["mass"][0], settings)
+            method: ends(row - found[question]["mass"][0])
             for method, row in zip(METHODS[1:5], found[question]["mass"][1:5], strict=True)
         }
         for question in QUESTIONS
     }
     temporal, spatial = METHODS.index("temporal"), METHODS.index("spatial")
     ahead = {
-        question: interval(
-            found[question]["mass"][temporal] - found[question]["mass"][spatial], settings
-        )
+        question: ends(found[question]["mass"][temporal] - found[question]["mass"][spatial])
         for question in QUESTIONS
     }
     shares = {
-        question: [interval(row, settings) for row in found[question]["motion share"].T]
-        for question in QUESTIONS
+        question: [ends(row) for row in found[question]["motion share"].T] for question in QUESTIONS
     }
     summary: dict[str, Any] = {
         "experiment": "relevance",
@@ -147,12 +145,11 @@ def run(settings: Settings) -> dict[str, Any]:
         "motion_share": shares,
         "motion_share_by_class": by_class(videos, found),
         "without_motion": {
-            way: {name: interval(row, settings) for name, row in rows.items()}
-            for way, rows in still.items()
+            way: {name: ends(row) for name, row in rows.items()} for way, rows in still.items()
         },
     }
     paired = still["frozen"]["motion share"] - still["as it is"]["motion share"]
-    summary["frozen_minus_moving_share"] = interval(paired, settings)
+    summary["frozen_minus_moving_share"] = ends(paired)
     summary["claims"] = claims(summary)
     summary["wall_seconds"] = round(time.perf_counter() - start, 1)
     summary |= surroundings()
@@ -160,13 +157,6 @@ def run(settings: Settings) -> dict[str, Any]:
     write_text(settings.out / "table.md", table(summary))
     pictures.draw(settings.out, summary, model, videos, maps)
     return summary
-
-
-def interval(values: np.ndarray, settings: Settings) -> dict[str, float]:
-    """Mean over clips with its 95 % bootstrap interval; NaN are left out."""
-    key = jax.random.key(settings.seed)
-    ends = ej.metrics.bootstrap_interval(values, key=key, resamples=settings.n_resamples)
-    return {"mean": float(np.nanmean(values)), "low": float(ends.low), "high": float(ends.high)}
 
 
 def by_class(videos: ej.data.SyntheticVideos, found: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +181,7 @@ def claims(summary: dict[str, Any]) -> list[dict[str, Any]]:
         rows.append(
             (
                 f"motion question: more of the mass of {method} than of LRP is in the evidence",
-                _points(row),
+                points(row),
                 row["low"] > 0,
             )
         )
@@ -202,15 +192,15 @@ def claims(summary: dict[str, Any]) -> list[dict[str, Any]]:
     for question, text in texts.items():
         row = summary["temporal_minus_spatial"][question]
         holds = row["low"] > 0 if question == "motion" else row["high"] < 0
-        rows.append((text, f"temporal - spatial {_points(row)}", holds))
+        rows.append((text, f"temporal - spatial {points(row)}", holds))
     frozen, moving = (summary["without_motion"][way] for way in ("frozen", "as it is"))
     direction, pair = frozen["direction"], frozen["pair"]
     chance = direction["low"] <= 0.5 <= direction["high"]
-    rows.append(("frozen clips leave the direction to chance", _share(direction), chance))
+    rows.append(("frozen clips leave the direction to chance", share(direction), chance))
     kept = pair["low"] > 2 / len(summary["motion_share_by_class"])
-    rows.append(("frozen clips keep what happens (above chance)", _share(pair), kept))
+    rows.append(("frozen clips keep what happens (above chance)", share(pair), kept))
     less = summary["frozen_minus_moving_share"]
-    text = f"{_share(frozen['motion share'])}, of moving clips {_share(moving['motion share'])}"
+    text = f"{share(frozen['motion share'])}, of moving clips {share(moving['motion share'])}"
     rows.append(("less of the relevance of frozen clips is motion", text, less["high"] < 0))
     return [{"claim": c, "measured": m, "holds": bool(h)} for c, m, h in rows]
 
@@ -226,7 +216,7 @@ def table(summary: dict[str, Any]) -> str:
     ]
     for method in METHODS:
         cells = [
-            _share(summary["measures"][question][name][method])
+            share(summary["measures"][question][name][method])
             for name in MEASURES
             for question in QUESTIONS
         ]
@@ -237,7 +227,7 @@ def table(summary: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for way, row in summary["without_motion"].items():
-        lines.append(f"| {way} | " + " | ".join(_share(cell) for cell in row.values()) + " |")
+        lines.append(f"| {way} | " + " | ".join(share(cell) for cell in row.values()) + " |")
     lines.append("")
     for found in summary["claims"]:
         verdict = "holds" if found["holds"] else "FAILS"
@@ -245,14 +235,6 @@ def table(summary: dict[str, Any]) -> str:
     if "wall_seconds" in summary:
         lines += ["", f"{summary['wall_seconds']:.0f} s, compilation included."]
     return "\n".join(lines)
-
-
-def _share(row: dict[str, float]) -> str:
-    return f"{100 * row['mean']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-
-
-def _points(row: dict[str, float]) -> str:
-    return f"{100 * row['mean']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
 
 
 if __name__ == "__main__":
