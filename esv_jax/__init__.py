@@ -25,7 +25,8 @@ if TYPE_CHECKING:
         results,
     )
     from esv_jax.attribution import Attribution
-    from esv_jax.batching import explain_batch, video_key
+    from esv_jax.batching import explain_batch
+    from esv_jax.blocks import video_key
     from esv_jax.boundary import plan_cost
     from esv_jax.estimators import (
         Constructive,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from esv_jax.groups import owen_values
     from esv_jax.interactions import pairwise_interactions
     from esv_jax.subsequences import SubsequencePlan
+    from esv_jax.sweeps import sweep
 
 __version__ = "0.1.0"
 
@@ -72,7 +74,8 @@ _NAMES = {
     "pairwise_interactions": "interactions",
     "plan_cost": "boundary",
     "probe_sensitivity": "games",
-    "video_key": "batching",
+    "sweep": "sweeps",
+    "video_key": "blocks",
 }
 
 __all__ = [
@@ -106,6 +109,7 @@ __all__ = [
     "probe_sensitivity",
     "relevance",
     "results",
+    "sweep",
     "video_key",
 ]
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from esv_jax.attribution import Attribution
+from esv_jax.blocks import block_size, compiled_block, make_block, padded_length
 from esv_jax.boundary import (
     EstimatorChoice,
     Notes,
@@ -25,12 +26,8 @@ from esv_jax.boundary import (
     notes_of,
 )
 from esv_jax.checks import expect, message
-from esv_jax.estimators import Estimator, Exact
+from esv_jax.estimators import Estimator
 from esv_jax.games import Game, run_to_end
-
-_TOGETHER_BYTES = 64e6  # working memory of the sequences that one compiled call takes together
-_MAX_TOGETHER = 32
-_LENGTH_STEP = 8  # sampled sequences are padded to multiples of this many elements
 
 
 def explain_batch(
@@ -162,8 +159,7 @@ def _block_by_block(job: _Job, which: list[int], each: list[Estimator]) -> Attri
     groups: dict[tuple[Estimator, int], list[int]] = {}
     for i, chosen in sorted(zip(which, each, strict=True), key=lambda pair: lengths[pair[0]]):
         n = int(lengths[i])
-        padded = -(-n // _LENGTH_STEP) * _LENGTH_STEP if chosen.pads else n
-        groups.setdefault((chosen, padded), []).append(i)
+        groups.setdefault((chosen, padded_length(chosen, n)), []).append(i)
 
     order: list[int] = []
     parts: list[dict[str, np.ndarray]] = []
@@ -171,25 +167,18 @@ def _block_by_block(job: _Job, which: list[int], each: list[Estimator]) -> Attri
     warnings: dict[str, None] = {}  # in order, each once
     for (chosen, padded), members in groups.items():
         example = jax.ShapeDtypeStruct((padded, *host.shape[2:]), host.dtype)
-        together = _together(chosen, game, example)
-        run = _compiled_rows(chosen, marginals)
+        together = block_size(chosen, game, example)
+        run = compiled_block(chosen, marginals)
         plan = None if key is None else chosen.prepare(game, example, key)
         for start in range(0, len(members), together):
             rows = members[start : start + together]
-            block = np.zeros((together, *example.shape), host.dtype)
-            for place, i in enumerate(rows):
-                block[place, : lengths[i]] = host[i, : lengths[i]]
-            sizes = np.full(together, padded)
-            sizes[: len(rows)] = lengths[rows]
-            keys = None
-            if key is not None and chosen.needs_key:
-                names = [
-                    _checksum(host[i, : lengths[i]]) if uids is None else uids[i] for i in rows
-                ]
-                names += [""] * (together - len(rows))
-                own = chosen.draws_per_sequence
-                keys = jnp.stack([video_key(key, name) if own else key for name in names])
-            inputs = (game, jnp.asarray(block), prior, keys, jnp.asarray(sizes), plan)
+            sequences = [host[i, : lengths[i]] for i in rows]
+            names: Sequence[str | int] = (
+                list(map(_checksum, sequences)) if uids is None else [uids[i] for i in rows]
+            )
+            block = make_block(chosen, sequences, names, key, (together, *example.shape))
+            sizes = jnp.asarray(block.lengths)
+            inputs = (game, jnp.asarray(block.xs), prior, block.keys, sizes, plan)
             part = run_to_end(game, functools.partial(run, *inputs))
             parts.append(_padded(part, len(rows), host.shape[1]))
             all_exact &= part.exact
@@ -211,14 +200,6 @@ def _replaced(result: Attribution, rows: list[int], part: Attribution) -> Attrib
             fields[name] = jnp.asarray(old).at[index].set(new.astype(old.dtype))
     warnings = tuple(dict.fromkeys((*result.warnings, *part.warnings)))
     return dataclasses.replace(result, **fields, warnings=warnings)
-
-
-def video_key(key: Array, uid: str | int) -> Array:
-    """The key of one sequence of a set: `key` folded with a checksum of its name.
-
-    Depends on the name alone (not on order, batch or process), so that results do neither.
-    """
-    return jax.random.fold_in(key, zlib.crc32(str(uid).encode()))
 
 
 def _checksum(x: np.ndarray) -> str:
@@ -276,34 +257,6 @@ def _check_finite(host: np.ndarray, lengths: np.ndarray, uids: Sequence[str | in
                 "Drop or fill such elements first.",
             )
         )
-
-
-def _together(estimator: Estimator, game: Game, example: Any) -> int:
-    """Sequences per compiled call, from their shape alone."""
-    if not isinstance(estimator, Exact) or hasattr(game, "host"):
-        return 1
-    fit = int(_TOGETHER_BYTES // estimator.cost(game, example).n_bytes)
-    return min(max(fit, 1), _MAX_TOGETHER)
-
-
-@functools.cache
-def _compiled_rows(estimator: Estimator, marginals: bool) -> Any:
-    """The jit-compiled call of an estimator on a block of padded sequences."""
-
-    def run(
-        game: Game, xs: Array, prior: Array, keys: Array | None, sizes: Array, plan: Any
-    ) -> Attribution:
-        def one(x: Array, key: Array | None, size: Array) -> Attribution:
-            result = estimator(game, x, prior, key=key, plan=plan, length=size)
-            result = dataclasses.replace(result, n_evaluations=jnp.asarray(result.n_evaluations))
-            return result if marginals else dataclasses.replace(result, marginals=None)
-
-        if xs.shape[0] == 1:  # keeps control flow that vmap would have to run both ways
-            single = one(xs[0], None if keys is None else keys[0], sizes[0])
-            return jax.tree.map(lambda leaf: leaf[None], single)
-        return jax.vmap(one)(xs, keys, sizes)
-
-    return jax.jit(run)
 
 
 _AXES: dict[str, tuple[int, ...]] = {  # fields of a block and their axes over elements or scales

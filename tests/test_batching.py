@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.batching import _compiled_rows
+from esv_jax.blocks import compiled_block
 from tests.games_for_tests import multi_scale_case
 
 
@@ -126,13 +126,13 @@ def test_compiled_programs_are_few(rng):
     game, _, prior, _ = multi_scale_case(rng, 4, 2, d=7)  # shapes of no other test
     xs = rng.normal(size=(12, 32, 7)).astype(np.float32)
     estimator = ej.Constructive(3, 1)
-    run = _compiled_rows(estimator, False)
+    run = compiled_block(estimator, False)
     before = run._cache_size()
     ej.explain_batch(
         game, xs, np.arange(20, 32), prior=prior, estimator=estimator, key=jax.random.key(0)
     )
     assert run._cache_size() - before == 2  # 24 and 32
-    exact = _compiled_rows(ej.Exact(), False)
+    exact = compiled_block(ej.Exact(), False)
     before = exact._cache_size()
     for _ in range(3):
         ej.explain_batch(game, xs[:, :5], [3, 4, 5] * 4, prior=prior, estimator=ej.Exact())

@@ -93,7 +93,7 @@ def test_files_hold_what_step_gave(folder, run):
         assert options["areas"] == (0.1, 0.3) and options["mode"] == "preserve"
         assert options["masking"] == Masking() and options["core"] is None
         assert "dropout" not in options
-        key = ej.batching.video_key(jax.random.key(0), name)
+        key = ej.video_key(jax.random.key(0), name)
         assert jax.random.key_data(options["key"]).tolist() == jax.random.key_data(key).tolist()
         with ej.results.open_volumes(out / f"{name}.nc") as dataset:
             assert list(dataset.part.values) == ["saliency", "area 0.1", "area 0.3"]
@@ -206,7 +206,7 @@ def test_all_options_reach_step(folder, tmp_path, spy, run):
     options += ["--model", str(folder / "m.safetensors")]
     assert main(["perturb", str(folder / "a.mp4"), *options]) == 0
     ((_, _, asked),) = spy.calls
-    key = ej.batching.video_key(jax.random.key(7), "a")
+    key = ej.video_key(jax.random.key(7), "a")
     assert jax.random.key_data(asked.pop("key")).tolist() == jax.random.key_data(key).tolist()
     asked.pop("on_progress")
     assert asked == {

@@ -10,7 +10,7 @@ import pytest
 import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.cli.chosen_model import choose_model
-from esv_jax.cli.inputs import is_video, open_videos
+from esv_jax.data.inputs import is_video, open_videos
 
 pytest.importorskip("av", reason="needs the video extra")
 

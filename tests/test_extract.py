@@ -6,9 +6,9 @@ import pytest
 import esv_jax as ej
 from esv_jax.cli import extract as command
 from esv_jax.cli import main
-from esv_jax.cli.videos import find_videos, read_labels
 from esv_jax.data.preprocessing import TSN_RESNET50, preprocess
 from esv_jax.data.video import decode_frames
+from esv_jax.data.video_lists import find_videos, read_labels
 from esv_jax.data.video_writer import write_video
 from esv_jax.models import backbones
 from tests.test_backbones import rule_state

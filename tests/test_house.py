@@ -19,10 +19,10 @@ PACKAGE = Path(esv_jax.__file__).parent
 # A module may import its own room, the rooms of lower floors, and those to its right.
 FLOORS = (
     ("cli", "dashboard", "report"),  # people
-    ("sweep",),
+    ("sweeps",),
     ("groups", "interactions", "front_door", "batching"),
     ("grouping",),
-    ("boundary",),
+    ("boundary", "blocks"),
     ("results", "plots", "maps"),  # what becomes of explanations
     ("estimators", "perturbation", "relevance", "gradients", "metrics", "baselines"),
     ("games",),

@@ -9,7 +9,7 @@ from typing import Any
 from esv_jax import models
 from esv_jax.checkpoints import load_torch
 from esv_jax.checks import expect
-from esv_jax.cli.inputs import Encoder
+from esv_jax.data.inputs import Encoder
 
 _WAY_OUT = "Add --backbone WEIGHTS, or give a model that holds its encoder."
 

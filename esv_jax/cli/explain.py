@@ -17,10 +17,11 @@ from esv_jax.attribution import Attribution
 from esv_jax.batching import explain_batch
 from esv_jax.checks import expect
 from esv_jax.cli.chosen_model import ChosenModel, choose_model
-from esv_jax.cli.inputs import Inputs, class_index, is_video, open_inputs, open_videos
 from esv_jax.cli.outputs import expect_free, file_name, settings_of
 from esv_jax.cli.printing import BAD_INPUT, complain, progress, say, signed, table
 from esv_jax.cli.video_figures import draw_video
+from esv_jax.data.classes import class_index
+from esv_jax.data.inputs import Inputs, is_video, open_inputs, open_videos
 from esv_jax.estimators import Constructive, Estimator, Exact, Surrogate
 from esv_jax.extras import require
 from esv_jax.files import atomic_path, make_folder

@@ -23,9 +23,9 @@ from esv_jax.cli.clip_inputs import (
     read_clip,
     try_each,
 )
-from esv_jax.cli.inputs import class_index
 from esv_jax.cli.outputs import file_name, settings_of
 from esv_jax.cli.printing import progress, say, signed, table
+from esv_jax.data.classes import class_index
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
 

@@ -12,8 +12,8 @@ import tyro
 
 from esv_jax import models
 from esv_jax.checks import expect
-from esv_jax.cli.inputs import Inputs, open_inputs
 from esv_jax.cli.printing import say, table
+from esv_jax.data.inputs import Inputs, open_inputs
 from esv_jax.files import expect_writable, make_folder
 from esv_jax.models import TrainConfig
 

@@ -2,6 +2,7 @@
 
     read_ts             labelled sequences of any length from `.ts` text
     FeatureStore        features of many videos in one HDF5 file, read lazily; `write_features`
+    open_inputs         any file of sequences behind one face; `open_videos`, the same of videos
     read_classes        class names; `read_class_priors`, the scores of the empty subsequence
     segment_centres     which elements of a long sequence stand for it; `sample_elements`
     propose_segments    shots, from how alike neighbouring elements are
@@ -20,6 +21,7 @@ PyAV when a video is, scikit-image when regions are made.
 
 from esv_jax.data.classes import read_class_priors, read_classes
 from esv_jax.data.features import FeatureStore, UnknownUidError, write_features
+from esv_jax.data.inputs import Inputs, open_inputs, open_videos
 from esv_jax.data.prefetch import prefetch
 from esv_jax.data.preprocessing import (
     TRN_BNINCEPTION,
@@ -49,6 +51,7 @@ __all__ = [
     "TSN_RESNET50",
     "FeatureStore",
     "FrameReader",
+    "Inputs",
     "Preprocessing",
     "Sequences",
     "SyntheticSequences",
@@ -57,6 +60,8 @@ __all__ = [
     "VideoInfo",
     "decode_frames",
     "open_frames",
+    "open_inputs",
+    "open_videos",
     "prefetch",
     "preprocess",
     "probe_video",

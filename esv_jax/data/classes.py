@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from esv_jax.checks import expect, message
+from esv_jax.checks import expect, message, nearest
 
 T = TypeVar("T")
 
@@ -70,6 +70,18 @@ def read_class_priors(path: str | PathLike[str]) -> np.ndarray:
     way_out = "Head the column 'count' to have it normalised."
     expect(abs(total - 1) <= 1e-6, path.name, "priors that sum to 1", f"a sum of {total}", way_out)
     return table
+
+
+def class_index(name: str, class_names: tuple[str, ...]) -> int:
+    """A class by name or number; names come first, so that classes named "3" can be meant."""
+    if name in class_names:
+        return class_names.index(name)
+    if name.isdigit() and int(name) < len(class_names):
+        return int(name)
+    way_out = nearest(name, class_names)
+    raise ValueError(
+        message("class", f"a name or an id in 0..{len(class_names) - 1}", repr(name), way_out)
+    )
 
 
 def _read_rows(

@@ -49,6 +49,7 @@ class FeatureStore:
     Attributes:
       path: the file. split: the group read.
       uids: names of the V videos, in file order. feature_dim: D.
+      labels: by name, one number or string per video, in file order.
       settings: what `write_features` was told of how the features came about, or {}.
     """
 
@@ -116,8 +117,10 @@ class FeatureStore:
         self.settings = self._read_settings(where)
         self.uids: tuple[str, ...] = tuple(str(uid) for uid in _column(group["uids"]))
         self._row_of = {uid: row for row, uid in enumerate(self.uids)}
-        self._labels = {key: _column(item) for key, item in group.get("labels", {}).items()}
-        columns: dict[str, Any] = {f"labels/{key}": item for key, item in self._labels.items()}
+        self.labels: dict[str, list[Any]] = {
+            key: _column(item) for key, item in group.get("labels", {}).items()
+        }
+        columns: dict[str, Any] = {f"labels/{key}": item for key, item in self.labels.items()}
         columns["uids"] = self.uids
         self._lengths: np.ndarray | None = None
         if "lengths" in group:
@@ -167,12 +170,27 @@ class FeatureStore:
         row = self._row_of[uid]
         values = self._read(slice(row, row + 1))[0]
         features = values.reshape(self._n_elements(row, values), self.feature_dim)
-        labels = {name: column[row] for name, column in self._labels.items()}
+        labels = {name: column[row] for name, column in self.labels.items()}
         return np.array(features, dtype=np.float32), labels
 
-    def lengths(self) -> np.ndarray:
+    def run(self, start: int, stop: int) -> list[np.ndarray]:
+        """Features (n, D) float32 of consecutive videos, `start` to `stop` - 1 in file order.
+
+        Raises:
+          ValueError: as `store[uid]`, for any of them.
+        Cost: one read; a fifth of the time of `store[uid]` for each.
+        """
+        shaped = []
+        for row, values in enumerate(self._read(slice(start, stop)), start):
+            n = self._n_elements(row, values)
+            shaped.append(values.reshape(n, self.feature_dim).astype(np.float32, copy=False))
+        return shaped
+
+    def lengths(self, strict: bool = True) -> np.ndarray:
         """Elements of every video, (V,) int64, in the order of `uids`.
 
+        Args:
+          strict: whether to raise for a row that does not divide into elements; else it has 0.
         Raises:
           ValueError: as `store[uid]`, where rows have to be read.
         Cost: nothing where the file has the dataset `lengths`; otherwise the first call reads all
@@ -182,8 +200,12 @@ class FeatureStore:
             lengths = np.empty(len(self), dtype=np.int64)
             for start in range(0, len(self), _BLOCK):
                 for row, values in enumerate(self._read(slice(start, start + _BLOCK)), start):
-                    lengths[row] = self._n_elements(row, values)
+                    n, rest = divmod(len(values), self.feature_dim)
+                    lengths[row] = 0 if rest else n
             self._lengths = lengths
+        bad = np.flatnonzero(self._lengths == 0)
+        if strict and len(bad):
+            self[self.uids[bad[0]]]  # says what is wrong with it
         return self._lengths.copy()
 
     def _read(self, rows: slice) -> np.ndarray:

@@ -20,6 +20,7 @@ from jax import Array, lax
 
 from esv_jax.games.protocol import Carry, Tile
 from esv_jax.games.recurrence import low_incidence, own_share, parent_share
+from esv_jax.games.whole_pass import whole_logits
 from esv_jax.models.heads import HeadStack
 from esv_jax.subsequences import Lattice
 
@@ -48,15 +49,14 @@ def fold_multi_scale(
       n_low = 6, a dozen multiply-adds per subsequence and class. Memory: a workspace of
       `lattice.n_slots * R * C` numbers.
     """
+    if lattice.n_top == 0:
+        logits = jnp.concatenate(whole_logits(heads, first_layers, x[None], lattice))
+        return visit(carry, Tile(logits, 0, jnp.zeros((1, 0), bool), jnp.ones(1, bool)))
+
     tables = _first_layer_tables(heads, first_layers, x, lattice)
     scale = np.arange(lattice.n_top + 1)[:, None] + np.arange(lattice.n_low + 1)[None, :]
     share = jnp.asarray(parent_share(scale, heads.n_max), x.dtype)  # (n_top + 1, n_low + 1)
     incidence = [jnp.asarray(table, x.dtype) for table in low_incidence(lattice)]
-    if lattice.n_top == 0:
-        logits = _solve(incidence, share[0], _own(heads, tables, lattice, 0, None), None)
-        nothing = jnp.zeros((1, 0), bool)
-        return visit(carry, Tile(logits, 0, nothing, jnp.ones(1, bool)))
-
     width, n_lows, c = lattice.tile_width, lattice.n_lows, heads.n_classes
 
     def step(
@@ -100,24 +100,20 @@ def _sum_of_slabs(count: int, workspace: Array, parents: Array) -> Callable[[], 
     return total
 
 
-def _solve(
-    incidence: list[Array], share: Array, own: list[Array], from_tops: Array | None
-) -> Array:
+def _solve(incidence: list[Array], share: Array, own: list[Array], from_tops: Array) -> Array:
     """The recurrence through the lows of a tile, size after size: (R, B, C).
 
     Args:
       incidence: `low_incidence`, one 0/1 matrix per size p >= 1 of the low.
       share: (n_low + 1,) share of one parent at each size, for this tile's level.
       own: per size, each subsequence's own head times its share, (binomial(n_low, p), B, C).
-      from_tops: (R, B, C) sums over the parents that lack an element of the top, if any.
+      from_tops: (R, B, C) sums over the parents that lack an element of the top.
     """
     done: list[Array] = []
     start = 0
     for p, part in enumerate(own):
         rows, width, c = part.shape
-        parents = (
-            jnp.zeros((), part.dtype) if from_tops is None else from_tops[start : start + rows]
-        )
+        parents = from_tops[start : start + rows]
         if p:
             before = done[-1].reshape(-1, width * c)
             within = jnp.matmul(incidence[p - 1], before, precision="highest")
@@ -134,11 +130,11 @@ class _FirstLayer(NamedTuple):
       low: one array per number p of elements in the low: (levels, binomial(n_low, p), H), what
         the low's elements add at positions u.. of scale u + p, and the bias.
       top: (levels, K, n_low + 1, H): what one element of the top adds at one position, of scale
-        u + p; K counts (position, element) pairs. None without a top.
+        u + p; K counts (position, element) pairs.
     """
 
     low: list[Array]
-    top: Array | None
+    top: Array
 
 
 def _first_layer_tables(
@@ -180,8 +176,6 @@ def _first_layer_tables(
             at = row(scale[:, None], (levels + k)[:, None], element[None, :, k])
             added = added + table[at]
         low.append(added)
-    if n_top == 0:
-        return _FirstLayer(low, None)
     position, offset = _top_pairs(n_top, int(levels[-1]))  # (levels, K) each, -1 for padding
     scales = levels[:, None, None] + np.arange(n_low + 1)[None, None, :]
     at = row(scales, position[..., None], (position + offset)[..., None])
@@ -219,8 +213,8 @@ def _own(
     heads: HeadStack,
     tables: _FirstLayer,
     lattice: Lattice,
-    level: Array | int,
-    top_one_hot: Array | None,
+    level: Array,
+    top_one_hot: Array,
 ) -> list[Array]:
     """Each subsequence's own head, f^s(X) times its share in f^ms(X), by size p of the low.
 
@@ -236,7 +230,6 @@ def _own(
     index = jnp.minimum(level, last_level)
 
     def from_top() -> Array:
-        assert tables.top is not None and top_one_hot is not None
         table = tables.top[index]
         product = jnp.matmul(
             top_one_hot.astype(dtype), table.reshape(table.shape[0], -1), precision="highest"
@@ -244,9 +237,7 @@ def _own(
         return product.reshape(width, *table.shape[1:])  # (B, n_low + 1, H)
 
     shape = (width, lattice.n_low + 1, heads.hidden_dim)
-    top = None
-    if lattice.n_top:
-        top = lax.cond(level <= last_level, from_top, lambda: jnp.zeros(shape, dtype))
+    top = lax.cond(level <= last_level, from_top, lambda: jnp.zeros(shape, dtype))
 
     parts = []
     for p in range(lattice.n_low + 1):
@@ -254,9 +245,7 @@ def _own(
 
         def evaluated(p: int = p, n_rows: int = n_rows) -> Array:
             scale = jnp.maximum(level + p, 1)
-            hidden = tables.low[p][index][:, None]
-            if top is not None:
-                hidden = hidden + top[None, :, p]
+            hidden = tables.low[p][index][:, None] + top[None, :, p]
             hidden = jax.nn.relu(hidden).reshape(n_rows * width, heads.hidden_dim)
             for layer in heads.hidden:
                 product = jnp.matmul(hidden, layer.w[scale - 1], precision="highest")
@@ -268,9 +257,6 @@ def _own(
         def absent(n_rows: int = n_rows) -> Array:
             return jnp.zeros((n_rows, width, heads.n_classes), dtype)
 
-        if lattice.n_top == 0:
-            parts.append(evaluated() if 1 <= p <= n_scales else absent())
-        else:
-            has_head = (level + p >= 1) & (level + p <= n_scales)
-            parts.append(lax.cond(has_head, evaluated, absent))
+        has_head = (level + p >= 1) & (level + p <= n_scales)
+        parts.append(lax.cond(has_head, evaluated, absent))
     return parts

@@ -16,6 +16,7 @@ from jax import Array, lax
 from esv_jax.checks import expect, expect_choice, wider
 from esv_jax.games.lattice_pass import fold_multi_scale
 from esv_jax.games.protocol import Carry, Cost, Tile, Unseen
+from esv_jax.games.whole_pass import whole_logits
 from esv_jax.links import LINKS, Link
 from esv_jax.models.heads import HeadStack
 from esv_jax.records import register_record, static_field
@@ -90,6 +91,12 @@ class MultiScale:
         heads, x = self._prepared(x)
         first_layers = [layer.astype(x.dtype) for layer in self.first_layers]
         return fold_multi_scale(heads, first_layers, x, lattice, visit, carry)
+
+    def whole_lattice(self, xs: Array, lattice: Lattice) -> list[Array]:
+        """Logits of all subsequences of V sequences (V, n, D), by scale; see `whole_logits`."""
+        heads, xs = self._prepared(xs)
+        first_layers = [layer.astype(xs.dtype) for layer in self.first_layers]
+        return whole_logits(heads, first_layers, xs, lattice)
 
     def sample_logits(self, x: Array, samples: Samples, unseen: Unseen) -> tuple[Array, Array]:
         """f^ms by the recurrence over sampled subsequences; see `Game.sample_logits`.

@@ -1,10 +1,21 @@
 """What explanations become on disk: self-describing files, complete or not at all.
 
-save, open, load_attribution, summary   values of the elements of many sequences
+save, open, load_attribution            values of the elements of many sequences; of sweeps, too
+summary, to_dataframe, collate          the same in a few lines, as a table, several side by side
 save_volumes, open_volumes              relevance, or masks, of the pixels of one clip
 """
 
-from esv_jax.results.sequences import load_attribution, open, save, summary
+from esv_jax.results.sequences import load_attribution, open, save
+from esv_jax.results.tables import collate, summary, to_dataframe
 from esv_jax.results.volumes import open_volumes, save_volumes
 
-__all__ = ["load_attribution", "open", "open_volumes", "save", "save_volumes", "summary"]
+__all__ = [
+    "collate",
+    "load_attribution",
+    "open",
+    "open_volumes",
+    "save",
+    "save_volumes",
+    "summary",
+    "to_dataframe",
+]

@@ -23,29 +23,15 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, message, nearest
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
+from esv_jax.results.layout import LAYOUT
 from esv_jax.results.provenance import compressed, open_format, provenance
+from esv_jax.results.store import VIEW, is_sweep, open_sweep
 
 if TYPE_CHECKING:
     import xarray
 
 FORMAT = "esv_jax results, version 1"
 _CHUNK_BYTES = 2**18  # read and decompressed together: whole videos, at least one
-
-_ELEMENT, _SCORE, _VIDEO = ("video", "element", "class"), ("video", "class"), ("video",)
-_LAYOUT = {  # name: dimensions, meaning
-    "esv": (_ELEMENT, "Element Shapley Value: share of score - prior"),
-    "std_error": (_ELEMENT, "standard error of the ESV"),
-    "marginals": (("video", "scale", "element", "class"), "mean marginal contribution at a scale"),
-    "scores": (_SCORE, "score of the whole sequence"),
-    "prior": (_SCORE, "score of the empty sequence"),
-    "length": (_VIDEO, "number of elements"),
-    "label": (_VIDEO, "true class, -1 where unknown"),
-    "prediction": (_VIDEO, "class of the highest score"),
-    "exact": (_VIDEO, "whether every subsequence was evaluated"),
-    "n_evaluations": (_VIDEO, "model evaluations of distinct subsequences"),
-    "efficiency_gap": (_VIDEO, "largest |sum of ESVs - (score - prior)| of all classes"),
-    "element_index": (("video", "element"), "index in the original sequence, -1 beyond its length"),
-}
 
 
 def save(
@@ -91,7 +77,7 @@ def save(
         coords = _coordinates(records, uids, class_names)
         variables = {}
         for name, array in (_of_records(records) | _given(records, labels, element_index)).items():
-            dims, text = _LAYOUT[name]
+            dims, text = LAYOUT[name]
             variables[name] = (dims[-array.ndim :], array, {"long_name": text, "units": "1"})
         attrs = provenance("Element Shapley Values", FORMAT, attributions[0].values, settings)
         attrs |= _notes(records)
@@ -102,14 +88,24 @@ def save(
 
 
 def open(path: str | os.PathLike[str]) -> xarray.Dataset:
-    """The dataset in a file written by `save`; variables are read when they are used.
+    """The dataset in a file written by `save`, or of a sweep; variables are read when used.
+
+    Of a sweep that has not ended, or lost a shard, these are the videos that are there: attributes
+    `n_finished` and `n_videos` say how many of how many. `failures` holds, as JSON, the reason for
+    each video that could not be explained, whose values are missing.
 
     Close it, or use it as a context manager: `with results.open(path) as dataset: ...`.
 
+    Args:
+      path: a file, or a folder with a sweep's results or with a results.nc in it.
     Raises:
       ValueError: a file that is missing, empty, truncated, or not one of ours.
+    Cost: reads names, lengths and labels, and of a sweep the records of its shards.
     """
-    return open_format(path, FORMAT, "results.save")
+    if is_sweep(path):
+        return open_sweep(path)
+    inside = Path(path) / VIEW
+    return open_format(inside if inside.is_file() else path, FORMAT, "results.save")
 
 
 def load_attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
@@ -120,16 +116,22 @@ def load_attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
       uid: the name of the sequence.
     Returns:
       `Attribution` with values (n, C) in single precision. `std_error` and `marginals` are None
-      where the file has none.
+      where the file has none. Of a sweep that kept chosen classes only, C is their number, in the
+      order of the dimension `choice`; scores and prior are those of these classes.
     Raises:
-      ValueError: a uid that is not in the dataset.
+      ValueError: a uid that is not in the dataset, or whose sequence could not be explained.
     """
     names = dataset.indexes["video"]
     if uid not in names:
         got, way_out = repr(uid), nearest(str(uid), names.tolist())
         raise ValueError(message("uid", f"one of {len(names)} in the file", got, way_out))
     video = dataset.isel(video=names.get_loc(uid))
+    reason = json.loads(dataset.attrs.get("failures", "{}")).get(uid)
+    expect(reason is None, str(uid), "a sequence that was explained", f"one that failed: {reason}")
     n = int(video["length"])
+    scores, prior = video["scores"].values, video["prior"].values
+    if "choice" in video.dims:
+        scores, prior = scores[video["chosen"].values], prior[video["chosen"].values]
 
     def stored(name: str) -> jax.Array | None:
         if name not in video:
@@ -140,8 +142,8 @@ def load_attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
 
     return Attribution(
         values=jnp.asarray(video["esv"].values[:n]),
-        scores=jnp.asarray(video["scores"].values),
-        prior=jnp.asarray(video["prior"].values),
+        scores=jnp.asarray(scores),
+        prior=jnp.asarray(prior),
         marginals=stored("marginals"),
         std_error=stored("std_error"),
         n_evaluations=int(video["n_evaluations"]),
@@ -149,34 +151,6 @@ def load_attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
         warnings=tuple(json.loads(dataset.attrs.get("warnings", "[]"))),
         removal=dataset.attrs.get("removal") or None,
     )
-
-
-def summary(dataset: xarray.Dataset) -> str:
-    """A few lines about a dataset for people: what is in it, how it was made, how good it is."""
-    length, exact = dataset["length"].values, dataset["exact"].values
-    n_exact, n_videos = int(exact.sum()), len(exact)
-    how = {0: "sampled", n_videos: "exact"}.get(n_exact, f"{n_exact} of {n_videos} exact")
-    estimator = json.loads(dataset.attrs["settings"]).get("estimator", "not stated")
-    prediction, label = dataset["prediction"].values, dataset["label"].values
-    known = label >= 0
-    accuracy = "no labels"
-    if known.any():
-        rate = 100 * (prediction == label)[known].mean()
-        accuracy = f"{rate:.1f} % of {known.sum()} labelled videos"
-    evidence = (dataset["scores"] - dataset["prior"]).transpose("video", "class").values
-    evidence = np.take_along_axis(evidence, prediction[:, None], axis=1)
-    gap = dataset["efficiency_gap"].values
-    lines = {
-        "videos": f"{n_videos}",
-        "elements": f"{length.min()} / {np.median(length):g} / {length.max()} (min / median / max)",
-        "classes": f"{dataset.sizes['class']}",
-        "estimator": f"{estimator} ({how})",
-        "accuracy": accuracy,
-        "evidential score": f"{evidence.mean():.4f} (mean, predicted class)",
-        "efficiency gap": f"{gap.max():.2g} (largest, {dataset['video'].values[gap.argmax()]})",
-    }
-    width = max(map(len, lines)) + 2
-    return "\n".join(f"{name + ':':<{width}}{text}" for name, text in lines.items())
 
 
 def _expect_records(attributions: Sequence[Attribution], marginals: bool) -> list[Attribution]:

@@ -1,16 +1,21 @@
-"""Files of sequences and videos that the commands take, behind one face."""
+"""Files of sequences and videos behind one face: names, lengths, labels, reading by position."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from esv_jax import data
 from esv_jax.checks import expect, message, nearest
-from esv_jax.cli.videos import find_videos
+from esv_jax.data.classes import read_classes
+from esv_jax.data.features import FeatureStore
+from esv_jax.data.sampling import segment_centres
+from esv_jax.data.ts import read_ts
+from esv_jax.data.video import decode_frames, probe_video
+from esv_jax.data.video_lists import find_videos
 
 SUFFIXES = ".ts, .npy, .hdf, .hdf5 or .h5"
 _FEATURES = (".ts", ".npy", ".hdf", ".hdf5", ".h5")
@@ -25,8 +30,13 @@ _NEITHER = (
 )  # our own files, given by mistake
 _CHUNK = 256  # frames decoded at once
 
+_RUN = 256  # consecutive rows of a feature store read at once
+
 Encoder = Callable[[np.ndarray], np.ndarray]
 """uint8 frames (n, h, w, 3) to features (n, D), each frame on its own."""
+
+Read = tuple[np.ndarray, np.ndarray]
+"""Features (n, D) float32 of some elements of a sequence, and their indices (n,)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,18 +51,48 @@ class Inputs:
       labels: true classes, or None.
       class_names: names of the classes, or None.
       videos: where they are videos, their files; else None.
+      read_run: first position, one beyond the last, `most` -> what `read` gives of each, faster;
+        None where there is no faster way.
     """
 
     uids: tuple[str, ...]
-    read: Callable[..., tuple[np.ndarray, np.ndarray]]
+    read: Callable[..., Read]
     length: Callable[[int], int]
     labels: np.ndarray | None
     class_names: tuple[str, ...] | None
     videos: tuple[Path, ...] | None = None
+    read_run: Callable[[int, int, int | None], list[Read]] | None = None
 
     def __len__(self) -> int:
         """Number of sequences."""
         return len(self.uids)
+
+    def read_many(self, positions: Sequence[int], most: int | None) -> list[Read | Exception]:
+        """What `read` gives at each position, or the error that it raises there.
+
+        Consecutive positions are read together where there is a way to.
+        """
+        found: list[Read | Exception] = []
+        runs = np.split(np.asarray(positions), np.flatnonzero(np.diff(positions) != 1) + 1)
+        for run in runs:
+            for start in range(0, len(run), _RUN):
+                found += self._read_run([int(i) for i in run[start : start + _RUN]], most)
+        return found
+
+    def _read_run(self, run: list[int], most: int | None) -> Sequence[Read | Exception]:
+        """The same of at most 256 consecutive positions."""
+        if self.read_run is not None and len(run) > 1:
+            try:
+                return self.read_run(run[0], run[-1] + 1, most)
+            except (ValueError, OSError):
+                pass  # one by one tells which
+        found: list[Read | Exception] = []
+        for i in run:
+            try:
+                found.append(self.read(i, most))
+            except (ValueError, OSError) as error:
+                found.append(error)
+        return found
 
     def positions(self, uids: tuple[str, ...], limit: int | None) -> list[int]:
         """Where the asked sequences are: those named, or the first `limit`, or all."""
@@ -79,31 +119,37 @@ def is_video(path: Path) -> bool:
     return suffix not in _FEATURES
 
 
-def open_videos(path: Path, encoder: Encoder, classes: Path | None = None) -> Inputs:
+def open_videos(
+    path: str | PathLike[str], encoder: Encoder, classes: str | PathLike[str] | None = None
+) -> Inputs:
     """A video, a folder of videos or a list of them (see `find_videos`), encoded when read.
 
     Only the frames asked for are decoded; features of all frames are made 256 frames at a time.
     """
-    found = find_videos([path])
+    found = find_videos([Path(path)])
     files = tuple(found.values())
 
     def frames_of(i: int) -> int:
-        return data.probe_video(files[i]).frames
+        return probe_video(files[i]).frames
 
-    def read(i: int, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def read(i: int, most: int | None) -> Read:
         n = frames_of(i)
-        index = np.arange(n) if most is None or n <= most else data.segment_centres(n, most)
+        index = np.arange(n) if most is None or n <= most else segment_centres(n, most)
         parts = [
-            encoder(data.decode_frames(files[i], indices=index[start : start + _CHUNK]))
+            encoder(decode_frames(files[i], indices=index[start : start + _CHUNK]))
             for start in range(0, len(index), _CHUNK)
         ]
         return np.concatenate(parts), index
 
-    names = None if classes is None else data.read_classes(classes)
+    names = None if classes is None else read_classes(classes)
     return Inputs(tuple(found), read, frames_of, None, names, files)
 
 
-def open_inputs(path: Path, label: str | None = None, classes: Path | None = None) -> Inputs:
+def open_inputs(
+    path: str | PathLike[str],
+    label: str | None = None,
+    classes: str | PathLike[str] | None = None,
+) -> Inputs:
     """Open `.ts` text, `.npy` arrays or an HDF5 feature store by suffix.
 
     Args:
@@ -111,6 +157,7 @@ def open_inputs(path: Path, label: str | None = None, classes: Path | None = Non
       label: which label of an HDF5 store is the class; default "action" or the only one.
       classes: csv file of class names (`name,id`), for stores that only have numbers.
     """
+    path = Path(path)
     expect(path.is_file(), "data", f"a {SUFFIXES} file", f"no such file: {path}")
     suffix = path.suffix.lower()
     if suffix == ".ts":
@@ -121,12 +168,12 @@ def open_inputs(path: Path, label: str | None = None, classes: Path | None = Non
         inputs = _hdf5(path, label)
     else:
         raise ValueError(message("data", f"a {SUFFIXES} file", str(path)))
-    names = inputs.class_names if classes is None else data.read_classes(classes)
+    names = inputs.class_names if classes is None else read_classes(classes)
     return dataclasses.replace(inputs, class_names=names)
 
 
 def _ts(path: Path) -> Inputs:
-    sequences = data.read_ts(path)
+    sequences = read_ts(path)
     return Inputs(
         sequences.uids,
         lambda i, most: pick_elements(sequences.sequences[i], most),
@@ -152,50 +199,43 @@ def _npy(path: Path) -> Inputs:
     array = array[None] if array.ndim == 2 else array
     uids = tuple(f"{path.stem}-{i}" for i in range(len(array))) if len(array) > 1 else (path.stem,)
 
-    def read(i: int, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def read(i: int, most: int | None) -> Read:
         return pick_elements(array[i].astype(np.float32), most)
 
     return Inputs(uids, read, lambda i: len(array[i]), None, None)
 
 
 def _hdf5(path: Path, label: str | None) -> Inputs:
-    store = data.FeatureStore(path)
-    uids = tuple(store.uids)
-    known = sorted(store[uids[0]][1]) if uids else []
+    store = FeatureStore(path)
+    uids, known = tuple(store.uids), sorted(store.labels)
     if label is None:
         label = "action" if "action" in known else (known[0] if len(known) == 1 else None)
     elif label not in known:
         raise ValueError(message("label", f"one of {known}", repr(label), nearest(label, known)))
     labels = None
     if label is not None:
-        values = [store[uid][1][label] for uid in uids]
+        values = store.labels[label]
         if not all(isinstance(value, int) for value in values):
             raise ValueError(message("label", "whole numbers, one per class", f"{values[0]!r}"))
         labels = np.array(values)
-    lengths = store.lengths()
+    lengths = store.lengths(strict=False)
 
-    def read(i: int, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def read(i: int, most: int | None) -> Read:
         return pick_elements(store[uids[i]][0], most)
 
-    return Inputs(uids, read, lambda i: int(lengths[i]), labels, None)
+    def read_run(start: int, stop: int, most: int | None) -> list[Read]:
+        return [pick_elements(features, most) for features in store.run(start, stop)]
+
+    def length(i: int) -> int:
+        return int(lengths[i]) or len(store[uids[i]][0])  # a bad row tells what is wrong with it
+
+    return Inputs(uids, read, length, labels, None, read_run=read_run)
 
 
-def pick_elements(features: np.ndarray, frames: int | None) -> tuple[np.ndarray, np.ndarray]:
+def pick_elements(features: np.ndarray, frames: int | None) -> Read:
     """`frames` segment centres of a sequence with their indices; all where it has fewer."""
     n = len(features)
     if frames is None or n <= frames:
         return features, np.arange(n)
-    index = data.segment_centres(n, frames)
+    index = segment_centres(n, frames)
     return features[index], index
-
-
-def class_index(name: str, class_names: tuple[str, ...]) -> int:
-    """A class by name or number; names come first, so that classes named "3" can be meant."""
-    if name in class_names:
-        return class_names.index(name)
-    if name.isdigit() and int(name) < len(class_names):
-        return int(name)
-    way_out = nearest(name, class_names)
-    raise ValueError(
-        message("class", f"a name or an id in 0..{len(class_names) - 1}", repr(name), way_out)
-    )

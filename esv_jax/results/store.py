@@ -1,0 +1,339 @@
+"""The store of a sweep: a folder of shards, each complete or not there, that opens as one dataset.
+
+    sweep.json          what the sweep is: videos, settings, versions, which shards there will be
+    results.nc          all videos as one netCDF-4 file: names, lengths and labels, and a view of
+                        what the shards hold, which opens with xarray like any other file
+    shards/00000.nc     some videos' values: a netCDF-4 file that can be read alone
+    shards/00000.json   its checksum, what failed in it and why, which host made it, when
+
+A shard counts once its `.json` is there, which is written last; each file is written by one
+process, complete or not at all. The view is written before the first shard: it says where in the
+shards values will be, and reads as missing what is not there yet.
+
+HDF5 with a view was chosen over Zarr: shards may then have different numbers of videos and of
+elements (chunks of a Zarr array are all alike), one rename commits a shard, a shard can be taken
+away and read, and the core needs no further package. `experiments/benchmarks/stores.py` measures
+both: they write and read equally fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from esv_jax.checks import expect, message
+from esv_jax.extras import require
+from esv_jax.files import atomic_path, make_folder
+from esv_jax.results.layout import LAYOUT, dimensions
+
+if TYPE_CHECKING:
+    import xarray
+
+FORMAT = "esv_jax sweep, version 1"
+VIEW, MANIFEST, SHARDS = "results.nc", "sweep.json", "shards"
+_CHUNK_BYTES = 2**18  # of values with one checksum, read together
+
+_TYPES = {  # of stored variables, and what stands where no shard is
+    "esv": ("f4", np.nan),
+    "std_error": ("f4", np.nan),
+    "marginals": ("f4", np.nan),
+    "scores": ("f4", np.nan),
+    "efficiency_gap": ("f4", np.nan),
+    "prediction": ("i4", -1),
+    "exact": ("i1", 0),
+    "failed": ("i1", 0),
+    "n_evaluations": ("i4", 0),
+    "chosen": ("i4", -1),
+    "element_index": ("i4", -1),
+}
+
+
+class ShardPlace(NamedTuple):
+    """Where a shard's values lie in the whole.
+
+    Attributes:
+      start: first row. rows: videos. n: elements that it is padded to.
+      sampled: whether it has standard errors.
+    """
+
+    start: int
+    rows: int
+    n: int
+    sampled: bool
+
+
+class Header(NamedTuple):
+    """What is known of all videos before the first is explained.
+
+    Attributes:
+      uids, lengths, labels: of V videos, in the order of rows; labels -1 where unknown.
+      class_names: of C classes. prior: (C,).
+      choices: names of the classes whose values are stored; None for all classes.
+      marginals: whether mean marginals by scale are stored.
+      attributes: of the dataset.
+    """
+
+    uids: Sequence[str]
+    lengths: np.ndarray
+    labels: np.ndarray
+    class_names: Sequence[str]
+    prior: np.ndarray
+    choices: Sequence[str] | None
+    marginals: bool
+    attributes: Mapping[str, Any]
+
+
+def is_sweep(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the folder of a sweep, or the view in it."""
+    return (_folder(path) / MANIFEST).is_file()
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `sweep.json` says.
+
+    Raises:
+      ValueError: no such file, or one that cannot be read.
+    """
+    return _read_json(_folder(path) / MANIFEST, "a sweep's manifest")
+
+
+def create(
+    folder: Path, identity: Mapping[str, Any], header: Header, places: Sequence[ShardPlace]
+) -> None:
+    """Make the store of a sweep, without values yet.
+
+    Args:
+      folder: made where it is missing.
+      identity: what must be the same for a sweep to be continued, as JSON.
+      header, places: see there.
+    """
+    require("xarray", "files")
+    make_folder(folder / SHARDS)
+    _write_view(folder / VIEW, header, places)
+    manifest = {
+        "format": FORMAT,
+        "identity": dict(identity),
+        "created": header.attributes["created"],
+        "shards": [place._asdict() for place in places],
+    }
+    _write_json(folder / MANIFEST, manifest)
+
+
+def write_shard(
+    folder: Path,
+    index: int,
+    variables: Mapping[str, np.ndarray],
+    header: Header,
+    place: ShardPlace,
+    about: Mapping[str, Any],
+) -> None:
+    """Write one shard and, once it is there, its record.
+
+    Args:
+      variables: by name, over the rows of the shard.
+      about: what its record says beside the checksum: failures by uid, host, device, time.
+    Raises:
+      OSError: a place that cannot be written to, a full disk; nothing is then left behind.
+    """
+    xarray = require("xarray", "files")
+    rows = slice(place.start, place.start + place.rows)
+    given = {"length": header.lengths[rows], "label": header.labels[rows]}
+    chosen = header.choices is not None
+    data = {
+        name: (dimensions(name, chosen), array, {"long_name": LAYOUT[name][1], "units": "1"})
+        for name, array in (given | dict(variables)).items()
+    }
+    coords = _coordinates(header, header.uids[rows], place.n)
+    attributes = {"format": FORMAT, "shard": index}
+    dataset = xarray.Dataset(data, coords, attributes)
+    encoding = {name: _checked(array) for name, array in variables.items()}
+    buffer = io.BytesIO()
+    dataset.to_netcdf(buffer, engine="h5netcdf", encoding=encoding)
+    content = buffer.getbuffer()
+    with atomic_path(shard_path(folder, index)) as temporary:
+        temporary.write_bytes(content)
+    record = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **about}
+    _write_json(record_path(folder, index), record)
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """The file of a shard's values."""
+    return folder / SHARDS / f"{index:05d}.nc"
+
+
+def record_path(folder: Path, index: int) -> Path:
+    """The file that says that a shard is complete."""
+    return folder / SHARDS / f"{index:05d}.json"
+
+
+def read_records(path: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
+    """Records of the shards that are complete, by index; those that cannot be read are left out."""
+    folder, found = _folder(path), {}
+    for index in range(len(read_manifest(folder)["shards"])):
+        try:
+            record = _read_json(record_path(folder, index), "a shard's record")
+            size = shard_path(folder, index).stat().st_size
+        except (ValueError, OSError):
+            continue
+        if record.get("bytes") == size:
+            found[index] = record
+    return found
+
+
+def damaged(path: str | os.PathLike[str], records: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    """Of recorded shards, those whose bytes are not those that were written. Reads them all."""
+    folder, wrong = _folder(path), []
+    for index, record in records.items():
+        try:
+            with open(shard_path(folder, index), "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            digest = ""
+        if digest != record.get("sha256"):
+            wrong.append(index)
+    return wrong
+
+
+def open_sweep(path: str | os.PathLike[str]) -> xarray.Dataset:
+    """The dataset of a sweep's folder: the videos of all shards that are complete, lazily."""
+    xarray = require("xarray", "files")
+    require("h5netcdf", "files")
+    folder = _folder(path)
+    manifest, records = read_manifest(folder), read_records(folder)
+    expect(manifest.get("format") == FORMAT, str(folder), FORMAT, manifest.get("format"))
+    try:
+        dataset = xarray.open_dataset(folder / VIEW, engine="h5netcdf")
+    except (OSError, KeyError, ValueError) as error:
+        got = f"a missing or damaged {VIEW} ({error})"
+        raise ValueError(message(str(folder), "a sweep's results", got)) from error
+    places = [ShardPlace(**place) for place in manifest["shards"]]
+    reasons = {uid: text for record in records.values() for uid, text in record["failures"].items()}
+    notes = list(dict.fromkeys(text for record in records.values() for text in record["warnings"]))
+    attributes = {
+        "n_videos": dataset.sizes["video"],
+        "n_finished": sum(places[index].rows for index in records),
+        "failures": json.dumps(reasons),
+        "warnings": json.dumps(notes),
+        "device": ", ".join(sorted({record["device"] for record in records.values()})),
+    }
+    dataset = dataset.assign_attrs(attributes)
+    if len(records) == len(places):
+        return dataset
+    there = np.zeros(dataset.sizes["video"], bool)
+    for index in records:
+        there[places[index].start : places[index].start + places[index].rows] = True
+    return dataset.isel(video=np.flatnonzero(there))
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    return path.parent if path.name in (VIEW, MANIFEST) else path
+
+
+def _coordinates(header: Header, uids: Sequence[str], n: int) -> dict[str, Any]:
+    numbered = all(name == str(c) for c, name in enumerate(header.class_names))
+    names = header.class_names
+    coords: dict[str, Any] = {
+        "video": ("video", np.array(uids, object), {"long_name": "uid of the sequence"}),
+        "element": np.arange(n, dtype=np.int32),
+        "class": np.arange(len(names)) if numbered else np.array(names, object),
+    }
+    if header.marginals:
+        coords["scale"] = np.arange(1, n + 1, dtype=np.int32)
+    if header.choices is not None:
+        coords["choice"] = np.array(header.choices, object)
+    return coords
+
+
+def _write_view(path: Path, header: Header, places: Sequence[ShardPlace]) -> None:
+    """All videos: what is known of them, and where in the shards the rest will be."""
+    xarray, h5py = require("xarray", "files"), require("h5py", "files")
+    n = max(place.n for place in places)
+    known = {"length": header.lengths, "label": header.labels, "prior": header.prior}
+    dims = {"prior": ("class",)}
+    dataset = xarray.Dataset(
+        {
+            name: (dims.get(name, LAYOUT[name][0]), array, {"long_name": LAYOUT[name][1]})
+            for name, array in known.items()
+        },
+        _coordinates(header, header.uids, n),
+        dict(header.attributes) | {"format": FORMAT},
+    )
+    sizes = {str(dim): size for dim, size in dataset.sizes.items()}
+    sampled = any(place.sampled for place in places)
+    left_out = {
+        *(() if sampled else ("std_error",)),
+        *(() if header.marginals else ("marginals",)),
+        *(() if header.choices is not None else ("chosen",)),
+    }
+    with atomic_path(path) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf")
+        with h5py.File(temporary, "r+", libver="latest") as file:
+            for name in _TYPES:
+                if name not in left_out:
+                    _add_view(h5py, file, name, header.choices is not None, sizes, places)
+
+
+def _add_view(
+    h5py: Any,
+    file: Any,
+    name: str,
+    chosen: bool,
+    sizes: Mapping[str, int],
+    places: Sequence[ShardPlace],
+) -> None:
+    """One variable over all shards, as an HDF5 virtual dataset."""
+    dims = dimensions(name, chosen)
+    dtype, missing = _TYPES[name]
+    layout = h5py.VirtualLayout(tuple(sizes[dim] for dim in dims), dtype)
+    for index, place in enumerate(places):
+        if name == "std_error" and not place.sampled:
+            continue
+        own = {**sizes, "video": place.rows, "element": place.n, "scale": place.n}
+        shape = tuple(own[dim] for dim in dims)
+        source = h5py.VirtualSource(f"{SHARDS}/{index:05d}.nc", name, shape, dtype)
+        at = (slice(place.start, place.start + place.rows), *(slice(size) for size in shape[1:]))
+        layout[at] = source
+    dataset = file.create_virtual_dataset(name, layout, fillvalue=missing)
+    for axis, dim in enumerate(dims):
+        dataset.dims[axis].attach_scale(file[dim])
+    dataset.attrs["long_name"], dataset.attrs["units"] = LAYOUT[name][1], "1"
+
+
+def stored(name: str, array: np.ndarray) -> np.ndarray:
+    """A variable in the type that shards keep it in."""
+    return np.asarray(array, _TYPES[name][0])
+
+
+def _checked(array: np.ndarray) -> dict[str, Any]:
+    """Checksums chunk by chunk, so that damage is noticed on reading too; no compression.
+
+    ESVs are noise to a compressor: 9 % smaller by gzip, at seven times the time.
+    """
+    if array.ndim < 2:
+        return {}
+    n_videos = max(1, min(len(array), _CHUNK_BYTES // max(array[0].nbytes, 1)))
+    return {"fletcher32": True, "chunksizes": (n_videos, *array.shape[1:])}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path, expected: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            message(str(path), expected, f"one that cannot be read ({error})")
+        ) from error
+    expect(isinstance(content, dict), str(path), expected, type(content).__name__)
+    return content

@@ -1,0 +1,192 @@
+"""The videos of one shard, explained on all devices of this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from esv_jax.batching import explain_batch
+from esv_jax.blocks import block_program, block_size, make_block
+from esv_jax.boundary import free_bytes
+from esv_jax.estimators import Estimator
+from esv_jax.games import Game
+
+_FIELDS = ("values", "scores", "std_error", "marginals", "n_evaluations")
+
+
+class Engine:
+    """Compiled programs of one game, and the devices they run on.
+
+    Videos go to the devices in blocks of one shape, a block to each device at a time, by
+    `shard_map` over a mesh with the one axis `video`. A video's bits depend on the shape of its
+    block alone: not on the number of devices, the order or the company.
+
+    Attributes:
+      compile_seconds: spent on compiling so far. n_programs: compiled.
+      n_elements, n_padded: elements explained so far, and with them the padding of sequences and
+        of blocks.
+      block_sizes: videos in a block, by (estimator, n), where memory was short or the caller said.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        prior: Array,
+        key: Array | None,
+        *,
+        marginals: bool,
+        devices: Sequence[jax.Device] | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        """Put the game on the devices.
+
+        Args:
+          key: of the sweep; None where nothing is drawn.
+          marginals: whether mean marginals are wanted.
+          devices: of this process; default all.
+          batch_size: videos in a block; default by shape and memory (see `block_size`).
+        """
+        mesh = Mesh(np.array(devices or jax.local_devices()), ("video",))
+        self._by_video, self._everywhere = NamedSharding(mesh, P("video")), NamedSharding(mesh, P())
+        self._mesh, self._marginals, self._batch_size = mesh, marginals, batch_size
+        self._host_game = game if hasattr(game, "host") else None
+        self._game = game if self._host_game else jax.device_put(game, self._everywhere)
+        self._plain_prior, self._key = prior, key
+        self._prior = jax.device_put(prior, self._everywhere)
+        self._programs: dict[Any, Any] = {}
+        self._plan: tuple[Any, Any] = (None, None)
+        self.block_sizes: dict[tuple[Estimator, int], int] = {}
+        self.compile_seconds = 0.0
+        self.n_elements = self.n_padded = 0
+
+    @property
+    def n_programs(self) -> int:
+        """Programs compiled so far."""
+        return len(self._programs)
+
+    def explain(
+        self, estimator: Estimator, sequences: Sequence[np.ndarray], uids: Sequence[str], n: int
+    ) -> dict[str, np.ndarray]:
+        """Values of all sequences, in order, of those fields that `Attribution` has for them.
+
+        Args:
+          sequences: (n_i, ...) each, n_i <= n; n_i = n for an estimator that does not pad.
+          uids: their names, for their keys. n: elements of the block.
+        Returns:
+          Arrays with a leading axis over sequences, padded to n with zeros; `warnings`, texts.
+        Raises:
+          MemoryError: where one video alone does not fit.
+        """
+        if self._host_game is not None:
+            return self._on_host(self._host_game, estimator, sequences, uids)
+        example = jax.ShapeDtypeStruct((n, *sequences[0].shape[1:]), sequences[0].dtype)
+        block = self._block_size(estimator, example)
+        while True:
+            try:
+                return self._in_blocks(estimator, sequences, uids, example, block)
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+                if block == 1:
+                    got = f"a device that has too little for one ({error})"
+                    text = f"memory: expected room for a video of {n} elements, got {got}"
+                    raise MemoryError(text) from error
+            block //= 2
+            self.block_sizes[estimator, n] = block
+
+    def _block_size(self, estimator: Estimator, example: Any) -> int:
+        key = (estimator, example.shape[0])
+        if key not in self.block_sizes and self._batch_size is not None:
+            self.block_sizes[key] = self._batch_size
+        if key in self.block_sizes:
+            return self.block_sizes[key]
+        block = block_size(estimator, self._game, example)
+        while block > 1 and block * estimator.cost(self._game, example).n_bytes > free_bytes():
+            block //= 2
+        return block
+
+    def _in_blocks(
+        self,
+        estimator: Estimator,
+        sequences: Sequence[np.ndarray],
+        uids: Sequence[str],
+        example: Any,
+        block: int,
+    ) -> dict[str, Any]:
+        rows = block * self._mesh.size
+        plan = self._plan_for(estimator, example)
+        results = []
+        for start in range(0, len(sequences), rows):
+            part, names = sequences[start : start + rows], uids[start : start + rows]
+            made = make_block(estimator, part, names, self._key, (rows, *example.shape))
+            xs, lengths = jax.device_put((made.xs, made.lengths), self._by_video)
+            keys = None if made.keys is None else jax.device_put(made.keys, self._by_video)
+            arguments = (self._game, xs, self._prior, keys, lengths, plan)
+            results.append(self._program(estimator, arguments)(*arguments))
+        found: dict[str, Any] = {"warnings": results[0].warnings}
+        for name in _FIELDS:
+            if getattr(results[0], name) is not None:
+                leaves = [np.asarray(getattr(result, name)) for result in results]
+                found[name] = np.concatenate(leaves)[: len(sequences)]
+        self.n_elements += sum(map(len, sequences))
+        self.n_padded += len(results) * rows * example.shape[0]
+        return found
+
+    def _plan_for(self, estimator: Estimator, example: Any) -> Any:
+        """The estimator's plan for these shapes, on all devices; the last one is kept."""
+        if self._key is None or not estimator.needs_key:
+            return None
+        name = (estimator, example.shape[0])
+        if self._plan[0] != name:
+            plan = estimator.prepare(self._game, example, self._key)
+            self._plan = (name, jax.device_put(plan, self._everywhere))
+        return self._plan[1]
+
+    def _program(self, estimator: Estimator, arguments: tuple[Any, ...]) -> Any:
+        """The compiled call of an estimator on blocks of this shape."""
+        name = (estimator, arguments[1].shape)
+        if name not in self._programs:
+            program = jax.shard_map(
+                block_program(estimator, self._marginals),
+                mesh=self._mesh,
+                in_specs=(P(), P("video"), P(), P("video"), P("video"), P()),
+                out_specs=P("video"),
+                check_vma=False,  # loops inside start from constants, which vary over no axis
+            )
+            started = time.perf_counter()
+            self._programs[name] = jax.jit(program).lower(*arguments).compile()
+            self.compile_seconds += time.perf_counter() - started
+        return self._programs[name]
+
+    def _on_host(
+        self, game: Game, estimator: Estimator, sequences: Sequence[np.ndarray], uids: Sequence[str]
+    ) -> dict[str, Any]:
+        """A game that runs in Python: its own batches, no devices of ours."""
+        result = explain_batch(
+            game,
+            list(sequences),
+            prior=self._plain_prior,
+            estimator=estimator,
+            key=self._key,
+            uids=uids,
+            marginals=self._marginals,
+        )
+        self.n_elements += sum(map(len, sequences))
+        self.n_padded += sum(map(len, sequences))
+        found = {name: getattr(result, name) for name in _FIELDS}
+        arrays = {name: np.asarray(leaf) for name, leaf in found.items() if leaf is not None}
+        return arrays | {"warnings": result.warnings}
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether a device (or the host) ran out of memory."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    )

@@ -1,0 +1,175 @@
+"""What a sweep explains and with which model, and what identifies it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import metadata
+from os import PathLike
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from esv_jax import data as sources
+from esv_jax.boundary import checked_prior
+from esv_jax.checks import expect, message
+from esv_jax.games import Game, make_game
+from esv_jax.models import TrainedModel, load_model, model_digest
+from esv_jax.sweeps.planning import Shard
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is explained, and with which model.
+
+    Attributes:
+      inputs: the data; `rows`: positions in it of the videos to explain.
+      labels: of these videos, or None.
+    """
+
+    inputs: sources.Inputs
+    rows: np.ndarray
+    game: Game
+    prior: Array
+    class_names: tuple[str, ...]
+    digest: str
+    width: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        data: Any,
+        model: Any,
+        prior: Any,
+        class_names: Sequence[str] | None,
+        digest: str | None,
+        uids: Sequence[str],
+        limit: int | None,
+    ) -> Job:
+        """Open what is to be opened, and ask whether it goes together."""
+        inputs = data if isinstance(data, sources.Inputs) else sources.open_inputs(data)
+        rows = np.array(inputs.positions(tuple(uids), limit), int)
+        expect(len(rows) > 0, "data", "at least one video", "none")
+        names = [inputs.uids[i] for i in rows]
+        twice = (
+            next((uid for uid in names if names.count(uid) > 1), None)
+            if len(set(names)) < len(names)
+            else None
+        )
+        expect(twice is None, "uids", "distinct uids", f"{twice!r} twice")
+        if isinstance(model, str | PathLike):
+            model = load_model(model)
+        if isinstance(model, TrainedModel):
+            expect(prior is None, "prior", "None beside a model that has one", "a prior")
+            prior, class_names = model.prior, class_names or model.class_names
+            digest = digest or model_digest(model)
+            game: Game = make_game(model.heads)
+        elif hasattr(model, "fold_lattice"):
+            game = model
+            digest = digest or _digest_of_game(model)
+        else:
+            expected = "a TrainedModel, its file, or a game"
+            raise TypeError(message("model", expected, type(model).__name__))
+        width = _width(inputs, rows)
+        example = jax.ShapeDtypeStruct((1, *width), jnp.float32)
+        try:
+            game.check(example)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ValueError(f"data that do not fit the model: {error}") from error
+        if class_names is None:
+            class_names = [str(c) for c in range(game.n_classes(example))]  # type: ignore[arg-type]
+        checked = checked_prior(game, example, prior)
+        n_classes = checked.shape[0]
+        got = len(class_names)
+        expect(got == n_classes, "class_names", f"{n_classes} names, as the model has", got)
+        if inputs.class_names is not None:
+            got, way_out = len(inputs.class_names), "They are of other classes."
+            expect(got == n_classes, "data", f"{n_classes} classes, as the model has", got, way_out)
+        labels = inputs.labels
+        if labels is not None:
+            top = int(np.max(labels[rows]))
+            expect(top < n_classes, "labels", f"classes 0..{n_classes - 1}, as the model has", top)
+        return cls(inputs, rows, game, checked, tuple(class_names), digest, width)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """True classes of the videos to explain."""
+        return None if self.inputs.labels is None else self.inputs.labels[self.rows]
+
+    @property
+    def uids(self) -> list[str]:
+        """Names of the videos to explain."""
+        return [self.inputs.uids[i] for i in self.rows]
+
+    def lengths(self, frames: int | None, least: int) -> np.ndarray:
+        """Elements to explain of each video; 0 where that is not known, or too few."""
+
+        def one(row: int) -> int:
+            try:
+                n = self.inputs.length(row)
+            except (ValueError, OSError):
+                return 0
+            return 0 if n < least else min(n, frames or n)
+
+        if self.inputs.videos is None:
+            return np.array([one(int(row)) for row in self.rows])
+        return np.array(list(sources.prefetch(self.rows.tolist(), one, workers=4, ahead=16)))
+
+
+def _width(inputs: sources.Inputs, rows: np.ndarray) -> tuple[int, ...]:
+    """Shape of one element, from the first video that can be read."""
+    for row in rows.tolist():
+        (found,) = inputs.read_many([row], 1)
+        if not isinstance(found, Exception):
+            return found[0].shape[1:]
+    raise ValueError(message("data", "a video that can be read", f"none of {len(rows)}: {found}"))
+
+
+def _digest_of_game(game: Any) -> str:
+    """Of the arrays of a game and its settings; games of functions have to be named."""
+    leaves, structure = jax.tree.flatten(game)
+    if not leaves or callable(leaves[0]):
+        got = f"{type(game).__name__}, whose weights are not its own"
+        raise ValueError(message("digest", "a name for the model's weights", got))
+    total = hashlib.sha256(str(structure).encode())
+    for leaf in leaves:
+        array = np.asarray(leaf)
+        total.update(f"{array.dtype}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def identity_of(
+    job: Job, lengths: np.ndarray, shards: list[Shard], asked: dict[str, Any]
+) -> dict[str, Any]:
+    """What must be the same for a sweep to be continued, and on all hosts."""
+    plan = hashlib.sha256()
+    for shard in shards:
+        rows = ",".join(map(str, shard.positions.tolist()))
+        plan.update(f"{shard.n} {shard.estimator} {rows};".encode())
+    videos = hashlib.sha256(json.dumps([job.uids, lengths.tolist(), job.width]).encode())
+    labels = "none" if job.labels is None else str(job.labels.tolist())
+    names = json.dumps(job.class_names)
+    return {
+        "videos": f"{len(lengths)} ({videos.hexdigest()[:16]})",
+        "labels": hashlib.sha256(labels.encode()).hexdigest()[:16],
+        "classes' names": hashlib.sha256(names.encode()).hexdigest()[:16],
+        "model": job.digest,
+        "prior": hashlib.sha256(np.asarray(job.prior).tobytes()).hexdigest()[:16],
+        **asked,
+        "shards": f"{len(shards)} ({plan.hexdigest()[:16]})",
+        "platform": jax.local_devices()[0].platform,
+        "esv_jax": metadata.version("esv-jax"),
+        "jax": jax.__version__,
+    }
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """What differs between two identities, in words."""
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    return "; ".join(f"{name}: {there.get(name)} there, {here.get(name)} here" for name in names)

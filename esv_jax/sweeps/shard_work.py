@@ -1,0 +1,193 @@
+"""One shard of a sweep: read, explained, written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from esv_jax.checks import message
+from esv_jax.results import store
+from esv_jax.results.provenance import provenance
+from esv_jax.sweeps.choices import chosen_classes, of_chosen
+from esv_jax.sweeps.engine import Engine
+from esv_jax.sweeps.job import Job
+from esv_jax.sweeps.planning import Shard
+
+
+class Task(NamedTuple):
+    """All that explaining a shard needs."""
+
+    job: Job
+    out: Path
+    header: store.Header
+    shards: list[Shard]
+    engine: Engine
+    frames: int | None
+    min_elements: int
+    choices: tuple[str, ...] | None
+    strict: bool
+
+
+class Loaded(NamedTuple):
+    """A shard's videos, as far as they could be read: which rows, features, indices, reasons."""
+
+    shard: int
+    rows: list[int]
+    features: list[np.ndarray]
+    elements: list[np.ndarray]
+    failures: dict[str, str]
+
+
+def make_header(
+    job: Job,
+    lengths: np.ndarray,
+    shards: list[Shard],
+    choices: tuple[str, ...] | None,
+    marginals: bool,
+    settings: dict[str, Any],
+) -> store.Header:
+    """What the store says of all videos; rows in the order of the shards."""
+    order = np.concatenate([shard.positions for shard in shards])
+    labels = np.full(len(order), -1) if job.labels is None else job.labels
+    attributes = provenance("Element Shapley Values", store.FORMAT, job.prior, settings)
+    removal = getattr(job.game, "removal", None)
+    attributes |= {"model_digest": job.digest, "removal": removal or ""}
+    uids = job.uids
+    return store.Header(
+        uids=[uids[i] for i in order],
+        lengths=lengths[order].astype(np.int32),
+        labels=labels[order].astype(np.int32),
+        class_names=job.class_names,
+        prior=np.asarray(job.prior, np.float32),
+        choices=choices,
+        marginals=marginals,
+        attributes=attributes,
+    )
+
+
+def place_of(shard: Shard) -> store.ShardPlace:
+    """Where a shard lies in the store."""
+    sampled = shard.estimator is not None and shard.estimator.needs_key
+    return store.ShardPlace(shard.start, len(shard.positions), shard.n, sampled)
+
+
+def load(task: Task, index: int) -> Loaded:
+    """Read a shard's videos; those that cannot be explained are left out, with reasons."""
+    job, shard = task.job, task.shards[index]
+    uids = task.header.uids[shard.start : shard.start + len(shard.positions)]
+    failures: dict[str, str] = {}
+    rows, features, elements = [], [], []
+    source = job.rows[shard.positions]
+    lengths = task.header.lengths[shard.start : shard.start + len(source)]
+    order = np.argsort(source, kind="stable")  # neighbours in the file are read together
+    found = dict(
+        zip(order.tolist(), job.inputs.read_many(source[order].tolist(), task.frames), strict=True)
+    )
+    for row, uid in enumerate(uids):
+        read = found[row]
+        reason = shard.reason
+        if isinstance(read, Exception):
+            reason = str(read)
+        elif not reason:
+            reason = _reason(read[0], int(lengths[row]), task.min_elements, job.width)
+        if reason or isinstance(read, Exception):
+            failures[uid] = reason
+            continue
+        rows.append(row)
+        features.append(read[0])
+        elements.append(read[1])
+    return Loaded(index, rows, features, elements, failures)
+
+
+def _reason(x: np.ndarray, n: int, least: int, width: tuple[int, ...]) -> str:
+    """Why a video that was read cannot be explained; "" where it can."""
+    if n == 0:
+        return message("length", f"at least {least} elements", len(x))
+    if x.shape != (n, *width):
+        return message("features", f"shape {(n, *width)}, as when the sweep began", x.shape)
+    bad = np.argwhere(~np.isfinite(x))
+    if len(bad):
+        return message("features", "finite values", f"NaN or infinity in element {bad[0][0]}")
+    return ""
+
+
+def explained(task: Task, loaded: Loaded) -> tuple[dict[str, np.ndarray], Sequence[str]]:
+    """What is stored of a shard, over all its rows; and warnings."""
+    shard, header = task.shards[loaded.shard], task.header
+    n_rows, n, c = len(shard.positions), shard.n, len(header.class_names)
+    rows, labels = np.array(loaded.rows, int), header.labels[shard.start : shard.start + n_rows]
+    empty = {"esv": (n_rows, n, c), "scores": (n_rows, c)}
+    if place_of(shard).sampled:
+        empty["std_error"] = (n_rows, n, c)
+    if header.marginals:
+        empty["marginals"] = (n_rows, n, n, c)
+    whole = {name: np.full(shape, np.nan, np.float32) for name, shape in empty.items()}
+    whole["failed"], whole["prediction"] = np.ones(n_rows, bool), np.full(n_rows, -1)
+    whole["n_evaluations"] = np.zeros(n_rows, int)
+    whole["exact"] = np.zeros(n_rows, bool)
+    whole["efficiency_gap"] = np.full(n_rows, np.nan)
+    whole["element_index"] = np.full((n_rows, n), -1)
+    chosen = np.full((n_rows, len(task.choices or ())), -1)
+    warnings: Sequence[str] = ()
+    if len(rows):
+        assert shard.estimator is not None
+        uids = [header.uids[shard.start + row] for row in loaded.rows]
+        found = task.engine.explain(shard.estimator, loaded.features, uids, n)
+        warnings = found.pop("warnings")  # type: ignore[assignment]
+        values, scores = found["values"], found["scores"]
+        total = values.sum(1, np.float64)
+        gap = abs(total - (scores.astype(np.float64) - header.prior)).max(1)
+        absent = np.arange(n) >= np.array([len(x) for x in loaded.features])[:, None]
+        if absent.any():
+            for name in {"values", "std_error"} & set(found):
+                found[name] = np.where(absent[:, :, None], np.float32(np.nan), found[name])
+            if "marginals" in found:
+                beyond = absent[:, :, None] | absent[:, None, :]
+                masked = np.where(beyond[..., None], np.float32(np.nan), found["marginals"])
+                found["marginals"] = masked
+        found["esv"] = found.pop("values")
+        whole["failed"][rows] = False
+        whole["prediction"][rows] = scores.argmax(1)
+        whole["efficiency_gap"][rows] = gap
+        whole["exact"][rows] = not shard.estimator.needs_key
+        for row, index in zip(loaded.rows, loaded.elements, strict=True):
+            whole["element_index"][row, : len(index)] = index
+        if len(rows) == n_rows:
+            whole |= found
+        else:
+            for name, array in found.items():
+                whole[name][rows] = array
+        if task.choices is not None:
+            chosen[rows] = chosen_classes(task.choices, scores, labels[rows])
+    if task.choices is not None:
+        for name in {"esv", "std_error", "marginals"} & set(whole):
+            whole[name] = of_chosen(whole[name], chosen)
+        whole["chosen"] = chosen
+    return {name: store.stored(name, array) for name, array in sorted(whole.items())}, warnings
+
+
+def write(
+    task: Task,
+    loaded: Loaded,
+    variables: dict[str, np.ndarray],
+    warnings: Sequence[str],
+    seconds: float,
+) -> None:
+    """Write a shard and its record: who made it, when, with what."""
+    shard, device = task.shards[loaded.shard], jax.local_devices()[0]
+    about = {
+        "failures": loaded.failures,
+        "warnings": list(warnings),
+        "estimator": repr(shard.estimator),
+        "host": jax.process_index(),
+        "n_hosts": jax.process_count(),
+        "device": f"{device.platform}: {device.device_kind}",
+        "seconds": round(seconds, 3),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    store.write_shard(task.out, loaded.shard, variables, task.header, place_of(shard), about)
