@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from esv_jax.cli.import_play_fair import ImportPlayFair
         from esv_jax.cli.perturb import Perturb
         from esv_jax.cli.relevance import Relevance
+        from esv_jax.cli.results import Results
+        from esv_jax.cli.sweep import Sweep
         from esv_jax.cli.train import Train
 
         commands = {
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "train": Train,
             "extract": Extract,
             "explain": Explain,
+            "sweep": Sweep,
+            "results": Results,
             "relevance": Relevance,
             "perturb": Perturb,
             "evaluate": Evaluate,

@@ -173,6 +173,13 @@ def record_path(folder: Path, index: int) -> Path:
     return folder / SHARDS / f"{index:05d}.json"
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left behind: temporary files, which are hidden."""
+    for place in (folder, folder / SHARDS):
+        for left in place.glob(".*.*"):
+            left.unlink(missing_ok=True)
+
+
 def read_records(path: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
     """Records of the shards that are complete, by index; those that cannot be read are left out."""
     folder, found = _folder(path), {}
@@ -273,12 +280,14 @@ def _write_view(path: Path, header: Header, places: Sequence[ShardPlace]) -> Non
         *(() if header.marginals else ("marginals",)),
         *(() if header.choices is not None else ("chosen",)),
     }
+    buffer = io.BytesIO()  # made in memory: a full disk then ends a plain write, and no HDF5 file
+    dataset.to_netcdf(buffer, engine="h5netcdf")
+    with h5py.File(buffer, "r+", libver="latest") as file:
+        for name in _TYPES:
+            if name not in left_out:
+                _add_view(h5py, file, name, header.choices is not None, sizes, places)
     with atomic_path(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
-        with h5py.File(temporary, "r+", libver="latest") as file:
-            for name in _TYPES:
-                if name not in left_out:
-                    _add_view(h5py, file, name, header.choices is not None, sizes, places)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _add_view(

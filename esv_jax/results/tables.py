@@ -187,7 +187,12 @@ def collate(datasets: Mapping[str, xarray.Dataset]) -> xarray.Dataset:
         parts.append(part.drop_vars("label"))
     names = xarray.Variable("sweep", np.array(list(datasets), object))
     together = xarray.concat(
-        parts, dim=names.to_index_variable(), join="outer", data_vars="all", combine_attrs="drop"
+        parts,
+        dim=names.to_index_variable(),
+        join="outer",
+        data_vars="all",
+        combine_attrs="drop",
+        fill_value=dict.fromkeys({"element_index", "chosen"} & shared, -1),
     )
     together = together.sel(video=common)
     together["label"] = ("video", label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from os import PathLike
@@ -50,18 +51,14 @@ class Job:
         digest: str | None,
         uids: Sequence[str],
         limit: int | None,
+        frames: int | None,
     ) -> Job:
         """Open what is to be opened, and ask whether it goes together."""
         inputs = data if isinstance(data, sources.Inputs) else sources.open_inputs(data)
         rows = np.array(inputs.positions(tuple(uids), limit), int)
         expect(len(rows) > 0, "data", "at least one video", "none")
-        names = [inputs.uids[i] for i in rows]
-        twice = (
-            next((uid for uid in names if names.count(uid) > 1), None)
-            if len(set(names)) < len(names)
-            else None
-        )
-        expect(twice is None, "uids", "distinct uids", f"{twice!r} twice")
+        name, times = Counter(inputs.uids[i] for i in rows).most_common(1)[0]
+        expect(times == 1, "uids", "distinct uids", f"{name!r} {times} times")
         if isinstance(model, str | PathLike):
             model = load_model(model)
         if isinstance(model, TrainedModel):
@@ -75,14 +72,13 @@ class Job:
         else:
             expected = "a TrainedModel, its file, or a game"
             raise TypeError(message("model", expected, type(model).__name__))
-        width = _width(inputs, rows)
-        example = jax.ShapeDtypeStruct((1, *width), jnp.float32)
+        example = _first_readable(inputs, rows, frames)
         try:
-            game.check(example)  # type: ignore[arg-type]
+            game.check(example)
         except ValueError as error:
             raise ValueError(f"data that do not fit the model: {error}") from error
         if class_names is None:
-            class_names = [str(c) for c in range(game.n_classes(example))]  # type: ignore[arg-type]
+            class_names = [str(c) for c in range(game.n_classes(example))]
         checked = checked_prior(game, example, prior)
         n_classes = checked.shape[0]
         got = len(class_names)
@@ -94,7 +90,7 @@ class Job:
         if labels is not None:
             top = int(np.max(labels[rows]))
             expect(top < n_classes, "labels", f"classes 0..{n_classes - 1}, as the model has", top)
-        return cls(inputs, rows, game, checked, tuple(class_names), digest, width)
+        return cls(inputs, rows, game, checked, tuple(class_names), digest, example.shape[1:])
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -121,19 +117,19 @@ class Job:
         return np.array(list(sources.prefetch(self.rows.tolist(), one, workers=4, ahead=16)))
 
 
-def _width(inputs: sources.Inputs, rows: np.ndarray) -> tuple[int, ...]:
-    """Shape of one element, from the first video that can be read."""
+def _first_readable(inputs: sources.Inputs, rows: np.ndarray, frames: int | None) -> Array:
+    """The first video that can be read, to ask the model about."""
     for row in rows.tolist():
-        (found,) = inputs.read_many([row], 1)
-        if not isinstance(found, Exception):
-            return found[0].shape[1:]
+        (found,) = inputs.read_many([row], frames)
+        if not isinstance(found, Exception) and np.isfinite(found[0]).all():
+            return jnp.asarray(found[0])
     raise ValueError(message("data", "a video that can be read", f"none of {len(rows)}: {found}"))
 
 
 def _digest_of_game(game: Any) -> str:
     """Of the arrays of a game and its settings; games of functions have to be named."""
     leaves, structure = jax.tree.flatten(game)
-    if not leaves or callable(leaves[0]):
+    if not leaves or not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
         got = f"{type(game).__name__}, whose weights are not its own"
         raise ValueError(message("digest", "a name for the model's weights", got))
     total = hashlib.sha256(str(structure).encode())

@@ -156,16 +156,16 @@ def sweep(
     Cost: see `plan_cost`, per video; one compilation per length (exact, `Surrogate`) or bucket of
       lengths (`Constructive`), at most 16. Memory of the host: a few shards.
     """
-    job = Job.of(data, model, prior, class_names, digest, uids, limit)
-    choices = choice_names(classes, len(job.class_names))
-    labelled = job.labels is not None
-    expect(labelled or not (choices and "gt" in choices), "classes", "labels for gt", "none")
     for name, value in (("frames", frames), ("batch_size", batch_size), ("shard_size", shard_size)):
         if value is not None:
             expect_int(name, value, 1)
     expect_int("min_elements", min_elements, 1)
     if key is not None:
         expect_key("key", key)
+    job = Job.of(data, model, prior, class_names, digest, uids, limit, frames)
+    choices = choice_names(classes, len(job.class_names))
+    labelled = job.labels is not None
+    expect(labelled or not (choices and "gt" in choices), "classes", "labels for gt", "none")
 
     lengths = job.lengths(frames, min_elements)
     shards = _shards(job, lengths, estimator, key, choices, marginals, shard_size, max_bytes)
@@ -271,6 +271,7 @@ def _prepare(
             if not overwrite:
                 raise
         if before == json.loads(json.dumps(identity)):
+            store.clear_leftovers(out)
             records = store.read_records(out)
             wrong = store.damaged(out, records)
             recorded = [store.record_path(out, i).exists() for i in range(len(places))]
@@ -318,17 +319,17 @@ def _run(
 
     writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
     try:
-        for loaded in sources.prefetch(
+        for read in sources.prefetch(
             mine, lambda index: load(task, index), workers=1, ahead=_AHEAD
         ):
             started = time.perf_counter()
-            variables, warnings = explained(task, loaded)
+            loaded, found = explained(task, read)
             took = time.perf_counter() - started
             seconds += took
             if task.strict and loaded.failures:
                 uid, reason = next(iter(loaded.failures.items()))
                 raise ValueError(message(f"video {uid!r}", "one that can be explained", reason))
-            written = writer.submit(write, task, loaded, variables, warnings, took)
+            written = writer.submit(write, task, loaded, found, took)
             n = len(task.shards[loaded.shard].positions)
             waiting.append((written, n, len(loaded.failures)))
             settle(_AHEAD)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,11 +115,50 @@ def _reason(x: np.ndarray, n: int, least: int, width: tuple[int, ...]) -> str:
     return ""
 
 
-def explained(task: Task, loaded: Loaded) -> tuple[dict[str, np.ndarray], Sequence[str]]:
-    """What is stored of a shard, over all its rows; and warnings."""
+def explained(task: Task, loaded: Loaded) -> tuple[Loaded, dict[str, Any]]:
+    """What the engine finds for the videos that could be read; nothing where there are none.
+
+    Videos for which it raises a ValueError join those that failed.
+    """
+    shard = task.shards[loaded.shard]
+    uids = [task.header.uids[shard.start + row] for row in loaded.rows]
+
+    def found(which: slice) -> dict[str, Any]:
+        assert shard.estimator is not None
+        return task.engine.explain(shard.estimator, loaded.features[which], uids[which], shard.n)
+
+    if not uids:
+        return loaded, {}
+    try:
+        return loaded, found(slice(None))
+    except ValueError:
+        pass  # one by one tells which
+    parts, kept, failures = [], [], dict(loaded.failures)
+    for place, uid in enumerate(uids):
+        try:
+            parts.append(found(slice(place, place + 1)))
+            kept.append(place)
+        except ValueError as error:
+            failures[uid] = str(error)
+    rows = [loaded.rows[place] for place in kept]
+    features = [loaded.features[place] for place in kept]
+    elements = [loaded.elements[place] for place in kept]
+    joined: dict[str, Any] = {
+        name: np.concatenate([part[name] for part in parts])
+        for name in (parts[0] if parts else ())
+        if name != "warnings"
+    }
+    if parts:
+        joined["warnings"] = list(
+            dict.fromkeys(text for part in parts for text in part["warnings"])
+        )
+    return Loaded(loaded.shard, rows, features, elements, failures), joined
+
+
+def variables_of(task: Task, loaded: Loaded, found: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What is stored of a shard, over all its rows: missing where a video failed."""
     shard, header = task.shards[loaded.shard], task.header
     n_rows, n, c = len(shard.positions), shard.n, len(header.class_names)
-    rows, labels = np.array(loaded.rows, int), header.labels[shard.start : shard.start + n_rows]
     empty = {"esv": (n_rows, n, c), "scores": (n_rows, c)}
     if place_of(shard).sampled:
         empty["std_error"] = (n_rows, n, c)
@@ -133,56 +171,55 @@ def explained(task: Task, loaded: Loaded) -> tuple[dict[str, np.ndarray], Sequen
     whole["efficiency_gap"] = np.full(n_rows, np.nan)
     whole["element_index"] = np.full((n_rows, n), -1)
     chosen = np.full((n_rows, len(task.choices or ())), -1)
-    warnings: Sequence[str] = ()
-    if len(rows):
+    if found:
         assert shard.estimator is not None
-        uids = [header.uids[shard.start + row] for row in loaded.rows]
-        found = task.engine.explain(shard.estimator, loaded.features, uids, n)
-        warnings = found.pop("warnings")  # type: ignore[assignment]
-        values, scores = found["values"], found["scores"]
-        total = values.sum(1, np.float64)
-        gap = abs(total - (scores.astype(np.float64) - header.prior)).max(1)
-        absent = np.arange(n) >= np.array([len(x) for x in loaded.features])[:, None]
-        if absent.any():
-            for name in {"values", "std_error"} & set(found):
-                found[name] = np.where(absent[:, :, None], np.float32(np.nan), found[name])
-            if "marginals" in found:
-                beyond = absent[:, :, None] | absent[:, None, :]
-                masked = np.where(beyond[..., None], np.float32(np.nan), found["marginals"])
-                found["marginals"] = masked
-        found["esv"] = found.pop("values")
+        rows, scores = np.array(loaded.rows), found["scores"]
+        total = found["values"].sum(1, np.float64)  # zero beyond a video's length
         whole["failed"][rows] = False
         whole["prediction"][rows] = scores.argmax(1)
-        whole["efficiency_gap"][rows] = gap
         whole["exact"][rows] = not shard.estimator.needs_key
+        gap = abs(total - (scores.astype(np.float64) - header.prior)).max(1)
+        whole["efficiency_gap"][rows] = gap
         for row, index in zip(loaded.rows, loaded.elements, strict=True):
             whole["element_index"][row, : len(index)] = index
+        fields = _without_padding(found, np.array([len(x) for x in loaded.features]))
+        fields["esv"] = fields.pop("values")
         if len(rows) == n_rows:
-            whole |= found
+            whole |= fields
         else:
-            for name, array in found.items():
+            for name, array in fields.items():
                 whole[name][rows] = array
         if task.choices is not None:
+            labels = header.labels[shard.start : shard.start + n_rows]
             chosen[rows] = chosen_classes(task.choices, scores, labels[rows])
     if task.choices is not None:
         for name in {"esv", "std_error", "marginals"} & set(whole):
             whole[name] = of_chosen(whole[name], chosen)
         whole["chosen"] = chosen
-    return {name: store.stored(name, array) for name, array in sorted(whole.items())}, warnings
+    return {name: store.stored(name, array) for name, array in sorted(whole.items())}
 
 
-def write(
-    task: Task,
-    loaded: Loaded,
-    variables: dict[str, np.ndarray],
-    warnings: Sequence[str],
-    seconds: float,
-) -> None:
+def _without_padding(found: dict[str, Any], lengths: np.ndarray) -> dict[str, np.ndarray]:
+    """The engine's arrays, NaN in place of zero beyond each video's length."""
+    fields = {name: array for name, array in found.items() if name != "warnings"}
+    absent = np.arange(fields["values"].shape[1]) >= lengths[:, None]  # (V, n)
+    if not absent.any():
+        return fields
+    nothing = np.float32(np.nan)
+    for name in {"values", "std_error"} & set(fields):
+        fields[name] = np.where(absent[:, :, None], nothing, fields[name])
+    if "marginals" in fields:
+        beyond = absent[:, :, None] | absent[:, None, :]
+        fields["marginals"] = np.where(beyond[..., None], nothing, fields["marginals"])
+    return fields
+
+
+def write(task: Task, loaded: Loaded, found: dict[str, Any], seconds: float) -> None:
     """Write a shard and its record: who made it, when, with what."""
     shard, device = task.shards[loaded.shard], jax.local_devices()[0]
     about = {
         "failures": loaded.failures,
-        "warnings": list(warnings),
+        "warnings": list(found.get("warnings", ())),
         "estimator": repr(shard.estimator),
         "host": jax.process_index(),
         "n_hosts": jax.process_count(),
@@ -190,4 +227,5 @@ def write(
         "seconds": round(seconds, 3),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    variables = variables_of(task, loaded, found)
     store.write_shard(task.out, loaded.shard, variables, task.header, place_of(shard), about)

@@ -1,0 +1,525 @@
+"""Sweeps in one process: what they compute, keep, refuse and continue."""
+
+import itertools
+import json
+
+import hypothesis.strategies as st
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import esv_jax as ej
+from esv_jax.results import store
+from esv_jax.sweeps import engine as engines
+from esv_jax.sweeps.choices import choice_names, chosen_classes, of_chosen
+from esv_jax.sweeps.planning import bucket_ends, make_shards, share_of_host
+from tests.sweeps_for_tests import (
+    LENGTHS,
+    N_CLASSES,
+    WIDTH,
+    make_model,
+    make_sequences,
+    run_sweep,
+    shards_of,
+    write_set,
+)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A folder with a set, and its sweep in `out`."""
+    folder = tmp_path_factory.mktemp("swept")
+    write_set(folder)
+    report = run_sweep(folder, marginals=True, shard_size=3)
+    return folder, report
+
+
+# Values
+
+
+def explained_alone(uid, x, key, **options):
+    model = make_model()
+    game = ej.MultiScale(model.heads)
+    own = options.pop("own", True)
+    key = ej.video_key(key, uid) if own else key
+    return ej.explain(game, x, prior=model.prior, key=key, **options)
+
+
+def test_every_video_is_explained_as_alone(swept):
+    folder, report = swept
+    assert report.n_explained == report.n_videos == len(LENGTHS)
+    with ej.results.open(folder / "out") as dataset:
+        assert dataset.sizes["video"] == len(LENGTHS)
+        for i, (uid, x) in enumerate(make_sequences().items()):
+            found = ej.results.load_attribution(dataset, uid)
+            alone = explained_alone(uid, x, jax.random.key(7))
+            for name in ("values", "scores", "prior", "marginals"):
+                np.testing.assert_allclose(
+                    getattr(found, name), getattr(alone, name), rtol=0, atol=2e-6
+                )
+            assert found.exact
+            assert found.n_evaluations == int(alone.n_evaluations)
+            row = dataset.sel(video=uid)
+            assert int(row["label"]) == i % N_CLASSES
+            assert int(row["length"]) == len(x)
+            assert int(row["prediction"]) == int(np.argmax(alone.scores))
+            assert float(row["efficiency_gap"]) < 1e-6
+            assert np.isnan(row["esv"].values[len(x) :]).all()
+            assert row["element_index"].values[: len(x)].tolist() == list(range(len(x)))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "own"),
+    [(("Constructive", 6, 2), True), (("Surrogate", 16), False)],
+    ids=["own draws", "one draw"],
+)
+def test_sampled_values_are_those_of_explain(tmp_path, estimator, own):
+    sequences = make_sequences((6, 9, 7, 6, 9))
+    write_set(tmp_path, sequences)
+    run_sweep(tmp_path, estimator=list(estimator))
+    chosen = ej.Constructive(6, 2) if own else ej.Surrogate(16)
+    with ej.results.open(tmp_path / "out") as dataset:
+        for uid, x in sequences.items():
+            found = ej.results.load_attribution(dataset, uid)
+            alone = explained_alone(uid, x, jax.random.key(7), estimator=chosen, own=own)
+            assert not found.exact
+            np.testing.assert_allclose(found.values, alone.values, rtol=0, atol=2e-6)
+            np.testing.assert_allclose(found.std_error, alone.std_error, rtol=0, atol=2e-6)
+
+
+def test_exact_and_sampled_in_one_sweep(tmp_path):
+    """Short sequences exact, long ones sampled; standard errors only where there are any."""
+    write_set(tmp_path, make_sequences((4, 22, 4)))
+    run_sweep(tmp_path, max_bytes=1e9)
+    with ej.results.open(tmp_path / "out") as dataset:
+        assert dataset.set_index().exact.values.tolist() == [1, 1, 0]
+        assert ej.results.load_attribution(dataset, "video-0").std_error is None
+        assert ej.results.load_attribution(dataset, "video-1").std_error.shape == (22, N_CLASSES)
+        assert "1 of" not in ej.results.summary(dataset)
+        assert "2 of 3 exact" in ej.results.summary(dataset)
+
+
+def test_order_company_and_files_do_not_matter(swept, tmp_path):
+    """Bit for bit."""
+    folder, _ = swept
+    sequences = make_sequences()
+    backwards = dict(reversed(sequences.items()))
+    write_set(tmp_path, backwards)
+    run_sweep(tmp_path, shard_size=7, marginals=True)
+    run_sweep(tmp_path, "some", uids=["video-4", "video-0"], marginals=True)
+    with ej.results.open(folder / "out") as whole:
+        for name in ("out", "some"):
+            with ej.results.open(tmp_path / name) as other:
+                same = whole.sel(video=other["video"])
+                for field in ("esv", "scores", "length", "exact"):
+                    np.testing.assert_array_equal(other[field], same[field])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_any_batch_size(swept, tmp_path, batch_size):
+    folder, _ = swept
+    run_sweep(folder, f"batch-{batch_size}", batch_size=batch_size)
+    name = f"batch-{batch_size}"
+    with ej.results.open(folder / "out") as whole, ej.results.open(folder / name) as other:
+        np.testing.assert_allclose(other["esv"], whole["esv"], rtol=0, atol=2e-6)
+        np.testing.assert_array_equal(other["video"], whole["video"])
+
+
+def test_frames_are_segment_centres(tmp_path):
+    sequences = make_sequences((9, 2, 11))
+    write_set(tmp_path, sequences)
+    run_sweep(tmp_path, frames=5)
+    with ej.results.open(tmp_path / "out") as dataset:
+        for uid, x in sequences.items():
+            row = dataset.sel(video=uid)
+            n = min(5, len(x))
+            picked = ej.data.segment_centres(len(x), 5) if len(x) > 5 else np.arange(n)
+            np.testing.assert_array_equal(row["element_index"][:n], picked)
+            alone = explained_alone(uid, x[picked], jax.random.key(7))
+            np.testing.assert_allclose(row["esv"][:n], alone.values, rtol=0, atol=2e-6)
+
+
+def test_any_game_can_be_swept(tmp_path):
+    write_set(tmp_path)
+    data = ej.data.open_inputs(tmp_path / "features.hdf")
+    weights = np.random.default_rng(0).normal(size=(WIDTH, N_CLASSES)).astype(np.float32)
+
+    def apply(x, mask):
+        kept = mask.astype(x.dtype)
+        return ((x * kept[:, None]).sum(0) / kept.sum()) @ weights
+
+    prior = np.full(N_CLASSES, 1 / N_CLASSES)
+    game = ej.VariableLength(apply)
+    with pytest.raises(ValueError, match="digest: expected a name for the model's weights"):
+        ej.sweep(data, game, tmp_path / "out", prior=prior)
+    report = ej.sweep(data, game, tmp_path / "out", prior=prior, digest="mine", limit=3)
+    assert report.n_explained == 3
+
+    def host(clips):
+        odds = np.exp(clips.mean(1) @ weights)
+        return odds / odds.sum(1, keepdims=True)
+
+    box = ej.BlackBox(host)
+    made = ej.sweep(data, box, tmp_path / "box", prior=np.ones(4) / 4, digest="box", limit=3)
+    assert made.n_explained == 3
+    for folder, each in (("out", game), ("box", box)):
+        with ej.results.open(tmp_path / folder) as dataset:
+            for uid in dataset["video"].values:
+                alone = ej.explain(each, make_sequences()[uid], prior=prior)
+                found = ej.results.load_attribution(dataset, uid)
+                np.testing.assert_allclose(found.values, alone.values, rtol=0, atol=2e-6)
+            assert dataset.attrs["removal"] == ("drop" if folder == "box" else "")
+
+
+# Buckets and shards
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_buckets_are_the_fewest_that_waste_little(lengths, most):
+    ends = bucket_ends(lengths, max_waste=0.2, most=most)
+    assert ends == sorted(set(ends))
+    assert ends[-1] == max(lengths)
+
+    def waste(ends):
+        padded = sum(min(end for end in ends if end >= n) for n in lengths)
+        return 1 - sum(lengths) / padded
+
+    assert len(ends) <= most
+    sizes = sorted(set(lengths))
+    for k in range(1, len(ends)):  # fewer would waste more
+        for cut in itertools.islice(itertools.combinations(sizes[:-1], k - 1), 200):
+            assert waste([*cut, sizes[-1]]) > 0.2
+    if len(ends) < min(most, len(sizes)):
+        assert waste(ends) <= 0.2 + 1e-12
+
+
+def test_shards_hold_every_video_once():
+    lengths = np.array([5, 0, 3, 30, 5, 41, 30, 7])
+    game = ej.MultiScale(make_model().heads)
+
+    def choose(n):
+        if n == 7:
+            raise ValueError("seven: expected another number, got 7.")
+        return ej.Exact() if n < 20 else ej.Constructive(4, 2)
+
+    def shape_of(n):
+        return jax.ShapeDtypeStruct((n, WIDTH), np.float32)
+
+    sizes = {"n_classes": N_CLASSES, "n_values": N_CLASSES, "shard_size": 1}
+    shards = make_shards(lengths, choose, game, shape_of, **sizes)
+    assert sorted(np.concatenate([shard.positions for shard in shards])) == list(range(8))
+    assert [shard.start for shard in shards] == list(range(8))
+    for shard in shards:
+        for n in lengths[shard.positions]:
+            assert n <= shard.n
+            assert shard.n == n or n == 0 or shard.estimator == ej.Constructive(4, 2)
+    assert {shard.reason for shard in shards if shard.estimator is None} == {
+        "",
+        "seven: expected another number, got 7.",
+    }
+    for n_hosts in (1, 2, 3):
+        shares = [share_of_host(shards, [0, 2, 3, 5], k, n_hosts) for k in range(n_hosts)]
+        assert sorted(itertools.chain(*shares)) == [0, 2, 3, 5]
+
+
+def test_default_shards_hold_what_half_a_minute_explains():
+    """Whole blocks, bounded by cost and by size."""
+    game = ej.MultiScale(make_model().heads)
+
+    def shape_of(n):
+        return jax.ShapeDtypeStruct((n, WIDTH), np.float32)
+
+    sizes = {"n_classes": N_CLASSES, "n_values": N_CLASSES}
+    shards = make_shards(np.full(3000, 4), lambda n: ej.Exact(), game, shape_of, **sizes)
+    assert [len(shard.positions) for shard in shards] == [1024, 1024, 952]
+    wide = sizes | {"n_values": 40_000}
+    shards = make_shards(np.full(3000, 4), lambda n: ej.Exact(), game, shape_of, **wide)
+    assert {len(shard.positions) for shard in shards[:-1]} == {96}
+
+
+# Classes
+
+
+def test_chosen_classes_one_by_one(rng):
+    assert choice_names("all", 4) is None
+    names = choice_names("gt, pred,top2", 4)
+    assert names == ("gt", "pred", "top1", "top2")
+    scores, labels = rng.normal(size=(6, 4)).astype(np.float32), np.array([0, 1, -1, 3, 2, 0])
+    scores[3] = 1.0  # equal scores: the first class
+    chosen = chosen_classes(names, scores, labels)
+    values = rng.normal(size=(6, 3, 4)).astype(np.float32)
+    kept = of_chosen(values, chosen)
+    for i in range(6):
+        order = sorted(range(4), key=lambda c: (-scores[i, c], c))
+        assert chosen[i].tolist() == [labels[i], order[0], order[0], order[1]]
+        for k, c in enumerate(chosen[i]):
+            expected = values[i, :, c] if c >= 0 else np.full(3, np.nan)
+            np.testing.assert_array_equal(kept[i, :, k], expected)
+
+
+@pytest.mark.parametrize("classes", ["", "best", "gt,gt", "top5", "top0", "all,gt", "top2,top1"])
+def test_other_classes_are_refused(classes):
+    with pytest.raises(ValueError, match="classes: expected"):
+        choice_names(classes, 4)
+
+
+def test_values_of_some_classes(swept):
+    folder, _ = swept
+    run_sweep(folder, "chosen", classes="gt,pred,top2", marginals=True)
+    with ej.results.open(folder / "out") as whole, ej.results.open(folder / "chosen") as some:
+        assert some["choice"].values.tolist() == ["gt", "pred", "top1", "top2"]
+        for uid in whole["video"].values:
+            full = ej.results.load_attribution(whole, uid)
+            kept = ej.results.load_attribution(some, uid)
+            ids = some["chosen"].sel(video=uid).values
+            np.testing.assert_array_equal(kept.values, full.values[:, ids])
+            np.testing.assert_array_equal(kept.marginals, full.marginals[:, :, ids])
+            np.testing.assert_array_equal(kept.scores, full.scores[ids])
+            np.testing.assert_array_equal(kept.prior, full.prior[ids])
+            np.testing.assert_array_equal(some.scores.sel(video=uid), full.scores)
+        assert "values kept of gt, pred, top1, top2" in ej.results.summary(some)
+        table = ej.results.to_dataframe(some, ["gt", "top2"])
+        assert len(table) == 2 * sum(LENGTHS)
+        with pytest.raises(ValueError, match=r"classes: expected among .*got 'kind 0'"):
+            ej.results.to_dataframe(some, "kind 0")
+
+
+# Tables
+
+
+def test_long_table(swept):
+    folder, _ = swept
+    with ej.results.open(folder / "out") as dataset:
+        table = ej.results.to_dataframe(dataset, ["gt", "kind 2", 0])
+        assert len(table) == 3 * sum(LENGTHS)
+        for row in table.iloc[::37].itertuples():
+            c = dataset["class"].values.tolist().index(row[4])
+            found = dataset["esv"].sel(video=row.video).values[row.element, c]
+            assert row.esv == found
+            assert row.label == f"kind {int(row.video[6:]) % N_CLASSES}"
+        pred = ej.results.to_dataframe(dataset)
+        assert (pred["class"] == pred["prediction"]).all()
+        every = ej.results.to_dataframe(dataset.isel(video=[0]), "all")
+        assert len(every) == N_CLASSES * int(dataset["length"][0])
+        with pytest.raises(ValueError, match=r"classes: expected pred, gt, all.* Did you mean"):
+            ej.results.to_dataframe(dataset, "kind 22")
+
+
+def test_collated_on_what_all_have(swept, tmp_path):
+    folder, _ = swept
+    run_sweep(folder, "three", frames=3, uids=["video-4", "video-1", "video-2"])
+    opened = {name: ej.results.open(folder / name) for name in ("out", "three")}
+    together = ej.results.collate(opened)
+    assert set(together["video"].values) == {"video-4", "video-1", "video-2"}
+    assert together["sweep"].values.tolist() == ["out", "three"]
+    for name, dataset in opened.items():
+        for uid in together["video"].values:
+            one = together.sel(sweep=name, video=uid)
+            own = dataset.sel(video=uid)
+            n = int(own["length"])
+            np.testing.assert_array_equal(one["esv"].values[:n], own["esv"].values[:n])
+            assert np.isnan(one["esv"].values[n:]).all()
+            assert int(one["label"]) == int(own["label"])
+    assert set(json.loads(together.attrs["settings"])) == {"out", "three"}
+    together.to_netcdf(tmp_path / "both.nc", engine="h5netcdf")
+    run_sweep(folder, "rest", uids=["video-3"])
+    with pytest.raises(ValueError, match="videos in common"):
+        ej.results.collate({"a": opened["three"], "b": ej.results.open(folder / "rest")})
+    with pytest.raises(ValueError, match=r"datasets\['b'\]: expected the class dimension"):
+        renamed = opened["out"].assign_coords({"class": list("abcd")})
+        ej.results.collate({"a": opened["three"], "b": renamed})
+
+
+# Going on
+
+
+def test_nothing_is_done_twice(swept):
+    folder, _ = swept
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "out/shards").iterdir()}
+    again = run_sweep(folder, marginals=True, shard_size=3)
+    assert again.n_explained == 0
+    assert again.n_before == len(LENGTHS)
+    after = {path.name: path.stat().st_mtime_ns for path in (folder / "out/shards").iterdir()}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    "harm", ["record lost", "file lost", "byte turned", "cut short", "record cut"]
+)
+def test_lost_and_damaged_shards_are_made_again(swept, harm):
+    folder, _ = swept
+    whole = shards_of(folder / "out")
+    place = store.read_manifest(folder / "out")["shards"][2]
+    lost = range(place["start"], place["start"] + place["rows"])
+    path, record = store.shard_path(folder / "out", 2), store.record_path(folder / "out", 2)
+    if harm == "record lost":
+        record.unlink()
+    elif harm == "file lost":
+        path.unlink()
+    elif harm == "byte turned":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif harm == "cut short":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        record.write_text(record.read_text()[:20])
+    if harm != "byte turned":  # that is found by reading everything
+        with ej.results.open(folder / "out") as dataset:
+            assert dataset.attrs["n_finished"] == dataset.sizes["video"] < len(LENGTHS)
+            assert f"{dataset.sizes['video']} of {len(LENGTHS)} so far" in ej.results.summary(
+                dataset
+            )
+            assert not np.isnan(dataset["esv"].values[:, 0]).any()
+    again = run_sweep(folder, marginals=True, shard_size=3)
+    assert again.n_explained == len(lost)
+    assert again.recomputed == (0 if harm == "record lost" else 1)
+    assert shards_of(folder / "out") == whole
+
+
+def test_another_sweep_is_not_written_over(swept):
+    folder, _ = swept
+    before = shards_of(folder / "out")
+    with pytest.raises(FileExistsError, match=r"classes: all there, pred here\)\. .*overwrite"):
+        run_sweep(folder, marginals=True, shard_size=3, classes="pred")
+    with pytest.raises(FileExistsError, match=r"key: \[0, 7\] there, \[0, 8\] here"):
+        run_sweep(folder, marginals=True, shard_size=3, seed=8)
+    assert shards_of(folder / "out") == before
+    other = folder / "other"
+    other.mkdir()
+    (other / "results.nc").write_text("mine")
+    with pytest.raises(FileExistsError, match="which no sweep wrote"):
+        run_sweep(folder, "other")
+    made = run_sweep(folder, "other", overwrite=True, limit=2)
+    assert made.n_explained == 2
+    made = run_sweep(folder, "other", overwrite=True, limit=3)
+    assert made.n_explained == 3
+
+
+def test_other_versions_are_refused(swept):
+    folder, _ = swept
+    path = folder / "out" / store.MANIFEST
+    text = path.read_text()
+    try:
+        path.write_text(text.replace(f'"jax": "{jax.__version__}"', '"jax": "0.1"'))
+        with pytest.raises(FileExistsError, match=r"jax: 0\.1 there"):
+            run_sweep(folder, marginals=True, shard_size=3)
+    finally:
+        path.write_text(text)
+
+
+# Videos that fail
+
+
+def test_videos_that_fail_are_recorded(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    write_set(tmp_path)
+    whole = run_sweep(tmp_path, "whole")
+    assert not whole.failures
+    with h5py.File(tmp_path / "features.hdf", "r+") as file:
+        group = file["validation"]
+        rows = group["features"]
+        nan = rows[1].copy()
+        nan[4] = np.nan
+        rows[1] = nan
+        rows[4] = rows[4][:-1]  # does not divide into elements
+        del group["lengths"]  # as in the original program's files
+    told = []
+    report = run_sweep(tmp_path, min_elements=3, progress=told.append)
+    short = {f"video-{i}" for i, n in enumerate(LENGTHS) if n == 2}
+    assert set(report.failures) == {"video-1", "video-4", *short}
+    assert "NaN or infinity in element 1" in report.failures["video-1"]
+    assert "positive multiple of feature_dim = 3" in report.failures["video-4"]
+    assert report.failures["video-2"] == "length: expected at least 3 elements, got 2."
+    assert told[-1].done == told[-1].of == len(LENGTHS)
+    assert told[-1].failed == len(report.failures)
+    with ej.results.open(tmp_path / "out") as dataset, ej.results.open(tmp_path / "whole") as good:
+        assert json.loads(dataset.attrs["failures"]) == dict(report.failures)
+        for uid in dataset["video"].values:
+            if uid in report.failures:
+                assert np.isnan(dataset["esv"].sel(video=uid)).all()
+                assert int(dataset["failed"].sel(video=uid)) == 1
+                with pytest.raises(ValueError, match=f"{uid}: expected a sequence that was expl"):
+                    ej.results.load_attribution(dataset, uid)
+            else:
+                n = int(dataset["length"].sel(video=uid))
+                found, expected = (each["esv"].sel(video=uid)[:n] for each in (dataset, good))
+                np.testing.assert_array_equal(found, expected)
+        assert f"{len(LENGTHS)}, {len(report.failures)} failed" in ej.results.summary(dataset)
+        assert set(ej.results.to_dataframe(dataset)["video"]).isdisjoint(report.failures)
+    with pytest.raises(ValueError, match="video 'video-2': expected one that can be explained"):
+        run_sweep(tmp_path, "strict", strict=True, min_elements=3)
+
+
+def test_an_estimator_that_cannot_is_a_reason(tmp_path):
+    write_set(tmp_path, make_sequences((2, 6)))
+    report = run_sweep(tmp_path, estimator=["Surrogate", 16])
+    assert "at least 3 elements" in report.failures["video-0"]
+    assert len(report.failures) == 1
+
+
+# Memory
+
+
+def test_blocks_are_halved_where_memory_ends(swept, monkeypatch):
+    folder, _ = swept
+    program = engines.Engine._program
+    blocks = []
+
+    def scarce(self, estimator, arguments):
+        blocks.append(arguments[1].shape[0])
+        if arguments[1].shape[0] > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return program(self, estimator, arguments)
+
+    monkeypatch.setattr(engines.Engine, "_program", scarce)
+    report = run_sweep(folder, "scarce")
+    assert set(report.block_sizes.values()) == {2}
+    assert blocks[:6] == [32, 16, 8, 4, 2, 2]
+    with ej.results.open(folder / "out") as whole, ej.results.open(folder / "scarce") as some:
+        np.testing.assert_allclose(some["esv"], whole["esv"], rtol=0, atol=2e-6)
+
+    def none(self, estimator, arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(engines.Engine, "_program", none)
+    with pytest.raises(MemoryError, match="room for a video of 2 elements"):
+        run_sweep(folder, "none")
+
+    def broken(self, estimator, arguments):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(engines.Engine, "_program", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        run_sweep(folder, "broken")
+
+
+# Bad input
+
+
+def test_data_and_model_have_to_go_together(tmp_path):
+    write_set(tmp_path)
+    features, model = tmp_path / "features.hdf", tmp_path / "model.safetensors"
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=r"do not fit the model: .*the heads' D = 5"):
+        ej.sweep(features, make_model(width=5), out)
+    with pytest.raises(ValueError, match=r"labels: expected classes 0..2, .* got 3"):
+        ej.sweep(features, make_model(n_classes=3), out)
+    with pytest.raises(ValueError, match="key: expected a PRNG key"):
+        ej.sweep(features, model, out, estimator=ej.Constructive(4, 2))
+    with pytest.raises(TypeError, match="model: expected a TrainedModel, its file, or a game"):
+        ej.sweep(features, 3, out)
+    with pytest.raises(ValueError, match="prior: expected None beside a model"):
+        ej.sweep(features, model, out, prior=np.ones(4) / 4)
+    with pytest.raises(ValueError, match="frames: expected"):
+        ej.sweep(features, model, out, frames=0)
+    with pytest.raises(ValueError, match="uids: expected distinct uids, got 'video-1' 2 times"):
+        ej.sweep(features, model, out, uids=["video-1", "video-0", "video-1"])
+    with pytest.raises(ValueError, match="data: expected at least one video"):
+        ej.sweep(features, model, out, limit=0)
+    write_set(tmp_path, labels=False)
+    with pytest.raises(ValueError, match="classes: expected labels for gt, got none"):
+        ej.sweep(features, model, out, classes="gt")
+    assert not out.exists()
