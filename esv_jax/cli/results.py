@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from esv_jax import results
-from esv_jax.checks import expect
+from esv_jax.checks import expect, message
 from esv_jax.cli.printing import BAD_INPUT, complain, say
 from esv_jax.files import atomic_path
 from esv_jax.results import store
@@ -48,16 +48,24 @@ class Results:
         expect(len(set(names)) == len(names), "paths", "each once", " ".join(names))
         opened, wrong = {}, 0
         for path in self.paths:
-            dataset = results.open(path)
-            opened[str(path)] = dataset
             if several:
                 say(f"{path}")
-            say(results.summary(dataset))
+            damaged = _verified(path) if self.verify else 0
+            wrong += damaged
+            if damaged:
+                continue
+            dataset = results.open(path)
+            opened[str(path)] = dataset
+            try:
+                say(results.summary(dataset))
+            except OSError as error:
+                got, way_out = f"damage ({error})", "See --verify."
+                raise ValueError(message(str(path), "readable results", got, way_out)) from error
             failures = json.loads(dataset.attrs.get("failures", "{}"))
             for uid, reason in list(failures.items())[:_SHOWN]:
                 say(f"  failed: {uid}: {reason}")
-            if self.verify:
-                wrong += _verified(path)
+        if wrong:
+            return BAD_INPUT
         if several:
             uids = [set(dataset["video"].values.tolist()) for dataset in opened.values()]
             say(f"in common: {len(set.intersection(*uids))} videos")
@@ -71,7 +79,7 @@ class Results:
                 frame = results.to_dataframe(opened[names[0]], list(self.classes))
                 frame.to_csv(temporary, index=False)
             say(f"{len(frame):,} rows in {self.csv}")
-        return BAD_INPUT if wrong else 0
+        return 0
 
 
 def _verified(path: Path) -> int:

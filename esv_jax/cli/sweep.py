@@ -211,6 +211,7 @@ def _show(report: SweepReport) -> None:
         ("were there before", f"{report.n_before:,}"),
         ("failed", f"{len(report.failures):,}"),
         ("time", f"{report.seconds:.1f} s, {per_second:,.0f} videos/s, {each:.3g} ms a video"),
+        ("planning", f"{report.planning_seconds:.1f} s"),
         ("compiling", f"{report.compile_seconds:.1f} s (programs: {report.n_programs})"),
         ("padding", f"{100 * report.padding_waste:.1f} % of the elements computed"),
     ]

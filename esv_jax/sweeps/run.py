@@ -61,6 +61,7 @@ class SweepReport:
       n_videos: in the data. n_explained: by this process, this time. n_before: were there already.
       failures: reasons by uid, of all videos of the store that could not be explained.
       recomputed: shards that were there but damaged, and were made again.
+      planning_seconds: opening, planning and checking, which every host does for the whole set.
       seconds: from the first shard to the last. explain_seconds: of these on devices.
       compile_seconds: of these spent on compiling; n_programs: compiled.
       padding_waste: share of the elements computed that were padding.
@@ -74,6 +75,7 @@ class SweepReport:
     n_before: int
     failures: Mapping[str, str]
     recomputed: int
+    planning_seconds: float
     seconds: float
     explain_seconds: float
     compile_seconds: float
@@ -156,6 +158,7 @@ def sweep(
     Cost: see `plan_cost`, per video; one compilation per length (exact, `Surrogate`) or bucket of
       lengths (`Constructive`), at most 16. Memory of the host: a few shards.
     """
+    began = time.perf_counter()
     for name, value in (("frames", frames), ("batch_size", batch_size), ("shard_size", shard_size)):
         if value is not None:
             expect_int(name, value, 1)
@@ -204,6 +207,7 @@ def sweep(
         n_before=n_before,
         failures={uid: why for each in records.values() for uid, why in each["failures"].items()},
         recomputed=recomputed,
+        planning_seconds=started - began,
         seconds=time.perf_counter() - started,
         explain_seconds=explain_seconds,
         compile_seconds=engine.compile_seconds,
