@@ -158,7 +158,7 @@ KILLER = """
     while kills < wanted or not finished:
         by_time = rng.random() < 0.4
         last = kills >= wanted
-        k, after = rng.randint(1, 14), rng.uniform(0.2, 1.5)
+        k, after = rng.randint(1, 8), rng.uniform(0.2, 1.5)
         rng.random()
         child = os.fork()
         if child == 0:

@@ -78,6 +78,8 @@ class Sweep:
     """Seed of the sampled estimators; draws depend on it and on the uid, never on the company."""
     strict: bool = False
     """End at the first video that cannot be explained; else it is recorded with its reason."""
+    retry_failed: bool = False
+    """Try those again that failed in an earlier run."""
     overwrite: bool = False
     """Delete the results of another sweep in the output folder."""
     compilation_cache: Path | None = None
@@ -128,6 +130,7 @@ class Sweep:
                 batch_size=self.batch_size,
                 shard_size=self.shard_size,
                 strict=self.strict,
+                retry_failed=self.retry_failed,
                 overwrite=self.overwrite,
                 settings={"seed": self.seed} | settings_of("sweep", self, chosen.digest),
                 progress=watch,

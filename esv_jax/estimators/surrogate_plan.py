@@ -147,7 +147,7 @@ def _make_base(rng: np.random.Generator, n: int, most: int) -> Base:
     return Base(*map(jnp.asarray, (member, member.any(-1), effect, sampled)))
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)  # hundreds of megabytes each for long sequences
 def make_plan(
     n: int, n_scales: int, pool: int, base: int, order: int, seed: tuple[int, ...]
 ) -> SurrogatePlan:

@@ -22,6 +22,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -107,7 +108,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 def create(
     folder: Path, identity: Mapping[str, Any], header: Header, places: Sequence[ShardPlace]
 ) -> None:
-    """Make the store of a sweep, without values yet.
+    """Make the store of a sweep, without values yet; shards of another sweep are deleted.
 
     Args:
       folder: made where it is missing.
@@ -115,15 +116,24 @@ def create(
       header, places: see there.
     """
     require("xarray", "files")
+    if (folder / SHARDS).exists():
+        shutil.rmtree(folder / SHARDS)
     make_folder(folder / SHARDS)
-    _write_view(folder / VIEW, header, places)
     manifest = {
         "format": FORMAT,
+        "digest": _digest(identity),
         "identity": dict(identity),
         "created": header.attributes["created"],
         "shards": [place._asdict() for place in places],
     }
     _write_json(folder / MANIFEST, manifest)
+    write_view(folder, header, places)
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    """A short name of a sweep, which its shards bear."""
+    text = json.dumps(dict(identity), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_shard(
@@ -132,12 +142,14 @@ def write_shard(
     variables: Mapping[str, np.ndarray],
     header: Header,
     place: ShardPlace,
+    identity: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> None:
     """Write one shard and, once it is there, its record.
 
     Args:
       variables: by name, over the rows of the shard.
+      identity: of the sweep; see `create`.
       about: what its record says beside the checksum: failures by uid, host, device, time.
     Raises:
       OSError: a place that cannot be written to, a full disk; nothing is then left behind.
@@ -159,8 +171,12 @@ def write_shard(
     content = buffer.getbuffer()
     with atomic_path(shard_path(folder, index)) as temporary:
         temporary.write_bytes(content)
-    record = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **about}
-    _write_json(record_path(folder, index), record)
+    record = {
+        "sweep": _digest(identity),
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    _write_json(record_path(folder, index), record | dict(about))
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -183,13 +199,14 @@ def clear_leftovers(folder: Path) -> None:
 def read_records(path: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
     """Records of the shards that are complete, by index; those that cannot be read are left out."""
     folder, found = _folder(path), {}
-    for index in range(len(read_manifest(folder)["shards"])):
+    manifest = read_manifest(folder)
+    for index in range(len(manifest["shards"])):
         try:
             record = _read_json(record_path(folder, index), "a shard's record")
             size = shard_path(folder, index).stat().st_size
         except (ValueError, OSError):
             continue
-        if record.get("bytes") == size:
+        if record.get("bytes") == size and record.get("sweep") == manifest["digest"]:
             found[index] = record
     return found
 
@@ -259,7 +276,16 @@ def _coordinates(header: Header, uids: Sequence[str], n: int) -> dict[str, Any]:
     return coords
 
 
-def _write_view(path: Path, header: Header, places: Sequence[ShardPlace]) -> None:
+def view_is_whole(folder: Path) -> bool:
+    """Whether the view is there and can be opened."""
+    try:
+        with require("h5py", "files").File(folder / VIEW, "r") as file:
+            return bool(file.attrs["format"] == FORMAT)
+    except (OSError, KeyError):
+        return False
+
+
+def write_view(folder: Path, header: Header, places: Sequence[ShardPlace]) -> None:
     """All videos: what is known of them, and where in the shards the rest will be."""
     xarray, h5py = require("xarray", "files"), require("h5py", "files")
     n = max(place.n for place in places)
@@ -286,7 +312,7 @@ def _write_view(path: Path, header: Header, places: Sequence[ShardPlace]) -> Non
         for name in _TYPES:
             if name not in left_out:
                 _add_view(h5py, file, name, header.choices is not None, sizes, places)
-    with atomic_path(path) as temporary:
+    with atomic_path(folder / VIEW) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 

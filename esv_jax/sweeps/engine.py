@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
@@ -138,6 +139,12 @@ class Engine:
         self.n_elements += sum(map(len, sequences))
         self.n_padded += len(results) * rows * example.shape[0]
         return found
+
+    def prepare(self, estimator: Estimator, n: int, width: tuple[int, ...]) -> None:
+        """Make the estimator's plan for sequences of n elements, if it has one; it is cached."""
+        if self._key is not None and estimator.needs_key and self._host_game is None:
+            example = jax.ShapeDtypeStruct((n, *width), jnp.float32)
+            estimator.prepare(self._game, example, self._key)
 
     def _plan_for(self, estimator: Estimator, example: Any) -> Any:
         """The estimator's plan for these shapes, on all devices; the last one is kept."""

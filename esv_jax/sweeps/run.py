@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -107,6 +106,7 @@ def sweep(
     devices: Sequence[jax.Device] | None = None,
     max_bytes: float | None = None,
     strict: bool = False,
+    retry_failed: bool = False,
     overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -143,6 +143,7 @@ def sweep(
       devices: of this process; default all.
       max_bytes: memory that one video may take; default what is free.
       strict: whether the first video that fails ends the sweep.
+      retry_failed: whether to explain again what failed in an earlier run, with its whole shard.
       overwrite: whether another sweep's results in `out` may be deleted.
       settings: what the results should say that they were made with, beside the above.
       progress: called after each shard.
@@ -154,7 +155,6 @@ def sweep(
         `strict`.
       TypeError: a model or key of another kind.
       OSError: a place that cannot be written to, a full disk. Finished shards stay.
-      MemoryError: a device without room for one video.
     Cost: see `plan_cost`, per video; one compilation per length (exact, `Surrogate`) or bucket of
       lengths (`Constructive`), at most 16. Memory of the host: a few shards.
     """
@@ -187,13 +187,15 @@ def sweep(
     out = Path(out)
     header = make_header(job, lengths, shards, choices, marginals, asked | dict(settings or {}))
     places = [place_of(shard) for shard in shards]
-    todo, recomputed = from_first(lambda: _prepare(out, identity, header, places, overwrite))
+    todo, recomputed = from_first(
+        lambda: _prepare(out, identity, header, places, overwrite, retry_failed)
+    )
     host, n_hosts = jax.process_index(), jax.process_count()
     mine = share_of_host(shards, todo, host, n_hosts)
     engine = Engine(
         job.game, job.prior, key, marginals=marginals, devices=devices, batch_size=batch_size
     )
-    task = Task(job, out, header, shards, engine, frames, min_elements, choices, strict)
+    task = Task(job, out, header, shards, identity, engine, frames, min_elements, choices, strict)
     started = time.perf_counter()
     explain_seconds = _run(task, mine, progress, host, n_hosts)
     if n_hosts > 1:
@@ -265,6 +267,7 @@ def _prepare(
     header: store.Header,
     places: list[store.ShardPlace],
     overwrite: bool,
+    retry_failed: bool,
 ) -> tuple[list[int], int]:
     """Make or check the store; shards still to be done, and how many of them were damaged."""
     if store.is_sweep(out):
@@ -276,10 +279,16 @@ def _prepare(
                 raise
         if before == json.loads(json.dumps(identity)):
             store.clear_leftovers(out)
+            make_folder(out / store.SHARDS)
+            if not store.view_is_whole(out):
+                store.write_view(out, header, places)
             records = store.read_records(out)
-            wrong = store.damaged(out, records)
             recorded = [store.record_path(out, i).exists() for i in range(len(places))]
-            whole = set(records) - set(wrong)
+            whole = set(records) - set(store.damaged(out, records))
+            if retry_failed:
+                again = {index for index in whole if records[index]["failures"]}
+                whole -= again
+                recorded = [there and i not in again for i, there in enumerate(recorded)]
             todo = [index for index in range(len(places)) if index not in whole]
             return todo, sum(recorded[index] for index in todo)
         if not overwrite:
@@ -287,13 +296,11 @@ def _prepare(
             way_out = "Choose another folder, or pass overwrite to delete it."
             text = message("out", "a folder without results, or with this sweep's", got, way_out)
             raise FileExistsError(text)
-        for name in (store.MANIFEST, store.VIEW):
-            (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / store.SHARDS)
+    else:
+        taken = (out / store.VIEW).exists()
+        got = f"{out / store.VIEW}, which no sweep wrote"
+        expect(not taken or overwrite, "out", "a folder without results", got, kind=FileExistsError)
     make_folder(out)
-    taken = (out / store.VIEW).exists()
-    got = f"{out / store.VIEW}, which no sweep wrote"
-    expect(not taken or overwrite, "out", "a folder without results", got, kind=FileExistsError)
     expect_writable(out / store.VIEW)
     store.create(out, identity, header, places)
     return list(range(len(places))), 0

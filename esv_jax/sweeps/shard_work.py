@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ class Task(NamedTuple):
     out: Path
     header: store.Header
     shards: list[Shard]
+    identity: dict[str, Any]
     engine: Engine
     frames: int | None
     min_elements: int
@@ -76,7 +78,10 @@ def place_of(shard: Shard) -> store.ShardPlace:
 
 
 def load(task: Task, index: int) -> Loaded:
-    """Read a shard's videos; those that cannot be explained are left out, with reasons."""
+    """Read a shard's videos; those that cannot be explained are left out, with reasons.
+
+    Called ahead of the engine, in a thread: what the estimator prepares on the host is made, too.
+    """
     job, shard = task.job, task.shards[index]
     uids = task.header.uids[shard.start : shard.start + len(shard.positions)]
     failures: dict[str, str] = {}
@@ -100,6 +105,10 @@ def load(task: Task, index: int) -> Loaded:
         rows.append(row)
         features.append(read[0])
         elements.append(read[1])
+    if rows:
+        assert shard.estimator is not None
+        with suppress(ValueError, MemoryError):  # told when the engine asks for it
+            task.engine.prepare(shard.estimator, shard.n, job.width)
     return Loaded(index, rows, features, elements, failures)
 
 
@@ -118,7 +127,7 @@ def _reason(x: np.ndarray, n: int, least: int, width: tuple[int, ...]) -> str:
 def explained(task: Task, loaded: Loaded) -> tuple[Loaded, dict[str, Any]]:
     """What the engine finds for the videos that could be read; nothing where there are none.
 
-    Videos for which it raises a ValueError join those that failed.
+    Videos that raise ValueError, or do not fit the memory, join those that failed.
     """
     shard = task.shards[loaded.shard]
     uids = [task.header.uids[shard.start + row] for row in loaded.rows]
@@ -131,14 +140,14 @@ def explained(task: Task, loaded: Loaded) -> tuple[Loaded, dict[str, Any]]:
         return loaded, {}
     try:
         return loaded, found(slice(None))
-    except ValueError:
+    except (ValueError, MemoryError):
         pass  # one by one tells which
     parts, kept, failures = [], [], dict(loaded.failures)
     for place, uid in enumerate(uids):
         try:
             parts.append(found(slice(place, place + 1)))
             kept.append(place)
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
             failures[uid] = str(error)
     rows = [loaded.rows[place] for place in kept]
     features = [loaded.features[place] for place in kept]
@@ -228,4 +237,5 @@ def write(task: Task, loaded: Loaded, found: dict[str, Any], seconds: float) -> 
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     variables = variables_of(task, loaded, found)
-    store.write_shard(task.out, loaded.shard, variables, task.header, place_of(shard), about)
+    place, identity = place_of(shard), task.identity
+    store.write_shard(task.out, loaded.shard, variables, task.header, place, identity, about)
