@@ -26,6 +26,18 @@ FIXTURES = Path(__file__).resolve().parent / "fixtures"
 SHARED = ROOT.parent / "shared"
 
 
+LONG = (  # files that take minutes: begun first, so that no process ends long after the other
+    *("test_surrogate", "test_gradients", "test_models_training", "test_sweep_processes"),
+    *("test_sweeps", "test_readme", "test_experiments", "test_cli", "test_relevance"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first; tests of a file stay together and in order."""
+    place = {name: k for k, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_programs_at_a_time():
     """Drop compiled programs after each module: thousands of them exhaust the memory mappings
