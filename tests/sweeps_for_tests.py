@@ -67,7 +67,7 @@ def run_sweep(folder, out="out", **options):
 
 def shards_of(folder):
     """Bytes of all shards of a store, by name."""
-    return {path.name: path.read_bytes() for path in sorted((folder / "shards").glob("*.nc"))}
+    return {path.name: path.read_bytes() for path in sorted((folder / "shards").glob("0*.nc"))}
 
 
 if __name__ == "__main__":

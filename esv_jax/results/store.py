@@ -19,7 +19,6 @@ both: they write and read equally fast.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -32,6 +31,7 @@ import numpy as np
 from esv_jax.checks import expect, message
 from esv_jax.extras import require
 from esv_jax.files import atomic_path, make_folder
+from esv_jax.results.image import Variable, attach, netcdf_image
 from esv_jax.results.layout import LAYOUT, dimensions
 
 if TYPE_CHECKING:
@@ -115,7 +115,6 @@ def create(
       identity: what must be the same for a sweep to be continued, as JSON.
       header, places: see there.
     """
-    require("xarray", "files")
     if (folder / SHARDS).exists():
         shutil.rmtree(folder / SHARDS)
     make_folder(folder / SHARDS)
@@ -154,21 +153,15 @@ def write_shard(
     Raises:
       OSError: a place that cannot be written to, a full disk; nothing is then left behind.
     """
-    xarray = require("xarray", "files")
     rows = slice(place.start, place.start + place.rows)
-    given = {"length": header.lengths[rows], "label": header.labels[rows]}
     chosen = header.choices is not None
+    given = {"length": header.lengths[rows], "label": header.labels[rows]}
     data = {
-        name: (dimensions(name, chosen), array, {"long_name": LAYOUT[name][1], "units": "1"})
+        name: Variable(dimensions(name, chosen), array, LAYOUT[name][1], _checked(array))
         for name, array in (given | dict(variables)).items()
     }
-    coords = _coordinates(header, header.uids[rows], place.n)
-    attributes = {"format": FORMAT, "shard": index}
-    dataset = xarray.Dataset(data, coords, attributes)
-    encoding = {name: _checked(array) for name, array in variables.items()}
-    buffer = io.BytesIO()
-    dataset.to_netcdf(buffer, engine="h5netcdf", encoding=encoding)
-    content = buffer.getbuffer()
+    coordinates = _coordinates(header, header.uids[rows], place.n)
+    content = netcdf_image(coordinates, data, {"format": FORMAT, "shard": index})
     with atomic_path(shard_path(folder, index)) as temporary:
         temporary.write_bytes(content)
     record = {
@@ -261,19 +254,19 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     return path.parent if path.name in (VIEW, MANIFEST) else path
 
 
-def _coordinates(header: Header, uids: Sequence[str], n: int) -> dict[str, Any]:
-    numbered = all(name == str(c) for c, name in enumerate(header.class_names))
+def _coordinates(header: Header, uids: Sequence[str], n: int) -> dict[str, Variable]:
     names = header.class_names
-    coords: dict[str, Any] = {
-        "video": ("video", np.array(uids, object), {"long_name": "uid of the sequence"}),
+    numbered = all(name == str(c) for c, name in enumerate(names))
+    coordinates = {
+        "video": np.array(uids, object),
         "element": np.arange(n, dtype=np.int32),
         "class": np.arange(len(names)) if numbered else np.array(names, object),
     }
     if header.marginals:
-        coords["scale"] = np.arange(1, n + 1, dtype=np.int32)
+        coordinates["scale"] = np.arange(1, n + 1, dtype=np.int32)
     if header.choices is not None:
-        coords["choice"] = np.array(header.choices, object)
-    return coords
+        coordinates["choice"] = np.array(header.choices, object)
+    return {name: Variable((name,), values) for name, values in coordinates.items()}
 
 
 def view_is_whole(folder: Path) -> bool:
@@ -287,37 +280,33 @@ def view_is_whole(folder: Path) -> bool:
 
 def write_view(folder: Path, header: Header, places: Sequence[ShardPlace]) -> None:
     """All videos: what is known of them, and where in the shards the rest will be."""
-    xarray, h5py = require("xarray", "files"), require("h5py", "files")
-    n = max(place.n for place in places)
+    chosen = header.choices is not None
+    coordinates = _coordinates(header, header.uids, max(place.n for place in places))
     known = {"length": header.lengths, "label": header.labels, "prior": header.prior}
-    dims = {"prior": ("class",)}
-    dataset = xarray.Dataset(
-        {
-            name: (dims.get(name, LAYOUT[name][0]), array, {"long_name": LAYOUT[name][1]})
-            for name, array in known.items()
-        },
-        _coordinates(header, header.uids, n),
-        dict(header.attributes) | {"format": FORMAT},
-    )
-    sizes = {str(dim): size for dim, size in dataset.sizes.items()}
+    data = {
+        name: Variable(("class",) if name == "prior" else ("video",), array, LAYOUT[name][1])
+        for name, array in known.items()
+    }
+    sizes = {name: len(coordinate.values) for name, coordinate in coordinates.items()}
     sampled = any(place.sampled for place in places)
     left_out = {
         *(() if sampled else ("std_error",)),
         *(() if header.marginals else ("marginals",)),
-        *(() if header.choices is not None else ("chosen",)),
+        *(() if chosen else ("chosen",)),
     }
-    buffer = io.BytesIO()  # made in memory: a full disk then ends a plain write, and no HDF5 file
-    dataset.to_netcdf(buffer, engine="h5netcdf")
-    with h5py.File(buffer, "r+", libver="latest") as file:
+
+    def add_views(file: Any) -> None:
         for name in _TYPES:
             if name not in left_out:
-                _add_view(h5py, file, name, header.choices is not None, sizes, places)
+                _add_view(file, name, chosen, sizes, places)
+
+    attributes = dict(header.attributes) | {"format": FORMAT}
+    content = netcdf_image(coordinates, data, attributes, add_views)
     with atomic_path(folder / VIEW) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(content)
 
 
 def _add_view(
-    h5py: Any,
     file: Any,
     name: str,
     chosen: bool,
@@ -325,6 +314,7 @@ def _add_view(
     places: Sequence[ShardPlace],
 ) -> None:
     """One variable over all shards, as an HDF5 virtual dataset."""
+    h5py = require("h5py", "files")
     dims = dimensions(name, chosen)
     dtype, missing = _TYPES[name]
     layout = h5py.VirtualLayout(tuple(sizes[dim] for dim in dims), dtype)
@@ -336,10 +326,7 @@ def _add_view(
         source = h5py.VirtualSource(f"{SHARDS}/{index:05d}.nc", name, shape, dtype)
         at = (slice(place.start, place.start + place.rows), *(slice(size) for size in shape[1:]))
         layout[at] = source
-    dataset = file.create_virtual_dataset(name, layout, fillvalue=missing)
-    for axis, dim in enumerate(dims):
-        dataset.dims[axis].attach_scale(file[dim])
-    dataset.attrs["long_name"], dataset.attrs["units"] = LAYOUT[name][1], "1"
+    attach(file.create_virtual_dataset(name, layout, fillvalue=missing), dims, LAYOUT[name][1])
 
 
 def stored(name: str, array: np.ndarray) -> np.ndarray:
@@ -355,7 +342,7 @@ def _checked(array: np.ndarray) -> dict[str, Any]:
     if array.ndim < 2:
         return {}
     n_videos = max(1, min(len(array), _CHUNK_BYTES // max(array[0].nbytes, 1)))
-    return {"fletcher32": True, "chunksizes": (n_videos, *array.shape[1:])}
+    return {"fletcher32": True, "chunks": (n_videos, *array.shape[1:])}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
