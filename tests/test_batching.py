@@ -5,7 +5,7 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.blocks import compiled_block
-from tests.games_for_tests import multi_scale_case
+from tests.games_for_tests import multi_scale_case, random_heads
 
 
 @pytest.fixture
@@ -224,3 +224,20 @@ def test_a_tolerance_is_reached_sequence_by_sequence(rng):
     np.testing.assert_array_equal(stopped.within_tolerance, [True, False, True])
     with pytest.raises(ValueError, match="tolerance: expected a half width > 0"):
         ej.explain_batch(game, xs, prior=prior, estimator=start, key=key, tolerance=0)
+
+
+@pytest.mark.parametrize(("n", "n_max", "n_hidden"), [(1, 3, 0), (4, 4, 1), (7, 3, 2), (9, 12, 0)])
+def test_sequences_side_by_side_are_those_of_vmap(rng, x64, n, n_max, n_hidden):
+    """Whole lattices at once against one sequence at a time."""
+    heads = ej.models.stack_heads(random_heads(rng, n_max, n_hidden=n_hidden))
+    game, xs = ej.MultiScale(heads), jnp.asarray(rng.normal(size=(5, n, 3)))
+    prior = jnp.asarray(rng.dirichlet(np.ones(4)))
+    together = ej.Exact().side_by_side(game, xs, prior)
+    for i in range(5):
+        alone = ej.Exact()(game, xs[i], prior)
+        for name in ("values", "scores", "marginals", "prior"):
+            np.testing.assert_allclose(
+                getattr(together, name)[i], getattr(alone, name), rtol=0, atol=1e-13
+            )
+        assert int(together.n_evaluations[i]) == alone.n_evaluations
+    assert ej.Exact().side_by_side(game, jnp.zeros((2, 11, 3)), prior) is None

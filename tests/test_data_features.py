@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from esv_jax.data import (
     FeatureStore,
     UnknownUidError,
+    open_inputs,
     read_class_priors,
     read_classes,
     write_features,
@@ -460,3 +461,43 @@ def test_csv_files_that_are_none(tmp_path, read):
     (tmp_path / "c.csv").write_bytes(b"name,id\n\xff,0\n")
     with pytest.raises(ValueError, match=r"c\.csv: expected UTF-8 text, got other bytes"):
         read(tmp_path / "c.csv")
+
+
+def test_neighbours_are_read_at_once(tmp_path):
+    path = tmp_path / "f.hdf"
+    rng = np.random.default_rng(0)
+    made = {f"v{i}": rng.normal(size=(1 + i % 4, 3)).astype(np.float32) for i in range(9)}
+    write_features(path, ((uid, x, {"action": 1}) for uid, x in made.items()), 3)
+    with FeatureStore(path) as store:
+        assert store.labels == {"action": [1] * 9}
+        for start, stop in ((0, 9), (3, 5), (8, 9)):
+            for uid, x in zip(store.uids[start:stop], store.run(start, stop), strict=True):
+                np.testing.assert_array_equal(x, made[uid])
+    inputs = open_inputs(path)
+    positions = [7, 0, 1, 2, 5, 4, 3]
+    for i, found in zip(positions, inputs.read_many(positions, 2), strict=True):
+        x, index = inputs.read(i, 2)
+        np.testing.assert_array_equal(found[0], x)
+        np.testing.assert_array_equal(found[1], index)
+
+
+def test_a_bad_row_among_neighbours_is_told_apart(tmp_path):
+    path = tmp_path / "f.hdf"
+    rows = np.empty(3, dtype=object)
+    rows[:] = [np.arange(6, dtype=np.float32), np.arange(4, dtype=np.float32)] + [
+        np.arange(3, dtype=np.float32)
+    ]
+    strings, numbers = h5py.string_dtype(), "i8"
+    make_file(
+        path,
+        features=(rows, h5py.vlen_dtype(np.float32)),
+        uids=(["a", "b", "c"], strings),
+        **{"labels/action": ([1, 2, 3], numbers)},
+    )
+    with FeatureStore(path) as store:
+        assert store.lengths(strict=False).tolist() == [2, 0, 1]
+        with pytest.raises(ValueError, match=r"features of 'b': expected a positive multiple"):
+            store.lengths()
+    good, bad, last = open_inputs(path).read_many([0, 1, 2], None)
+    assert good[0].shape == (2, 3) and last[0].shape == (1, 3)
+    assert "features of 'b'" in str(bad)

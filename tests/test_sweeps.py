@@ -94,7 +94,7 @@ def test_exact_and_sampled_in_one_sweep(tmp_path):
     write_set(tmp_path, make_sequences((4, 22, 4)))
     run_sweep(tmp_path, max_bytes=1e9)
     with ej.results.open(tmp_path / "out") as dataset:
-        assert dataset.set_index().exact.values.tolist() == [1, 1, 0]
+        assert dataset["exact"].values.tolist() == [1, 1, 0]
         assert ej.results.load_attribution(dataset, "video-0").std_error is None
         assert ej.results.load_attribution(dataset, "video-1").std_error.shape == (22, N_CLASSES)
         assert "1 of" not in ej.results.summary(dataset)
@@ -331,6 +331,50 @@ def test_collated_on_what_all_have(swept, tmp_path):
     with pytest.raises(ValueError, match=r"datasets\['b'\]: expected the class dimension"):
         renamed = opened["out"].assign_coords({"class": list("abcd")})
         ej.results.collate({"a": opened["three"], "b": renamed})
+
+
+# Looking through
+
+
+def test_videos_are_found_and_sorted(swept):
+    folder, _ = swept
+    run_sweep(folder, "browsed", min_elements=3)
+    with ej.results.open(folder / "browsed") as dataset:
+        browser = ej.results.Browser(dataset)
+        every = [browser.row(uid) for uid in browser.find()]
+        assert [row.uid for row in every] == dataset["video"].values.tolist()
+        assert len(browser) == len(LENGTHS)
+        explained = [row for row in every if not row.failed]
+        failed = browser.find(failed=True)
+        assert failed == [f"video-{i}" for i, n in enumerate(LENGTHS) if n == 2]
+        assert all("at least 3 elements" in browser.row(uid).failed for uid in failed)
+        for row in explained:
+            att = browser.attribution(row.uid)
+            c = int(np.argmax(att.scores))
+            assert row.prediction == c
+            assert row.score == float(att.scores[c])
+            np.testing.assert_allclose(row.evidence, att.evidential_score(c), atol=1e-7)
+            assert row.correct == (row.label == row.prediction)
+            assert browser.element_index(row.uid).tolist() == list(range(row.n))
+            assert browser.classes_of(row.uid) == tuple(range(N_CLASSES))
+        for sort in ("evidence", "score", "gap", "length"):
+            for descending in (False, True):
+                found = browser.find(sort=sort, descending=descending, failed=False)
+                name = "n" if sort == "length" else sort
+                keys = [getattr(browser.row(uid), name) for uid in found]
+                assert keys == sorted(keys, reverse=descending)
+        assert browser.find(sort="score")[-len(failed) :] == failed
+        assert browser.find(sort="uid") == sorted(row.uid for row in every)
+        assert browser.find(search="VIDEO-1") == [u for u in browser.find() if "video-1" in u]
+        right = browser.find(correct=True)
+        assert right == [row.uid for row in explained if row.correct]
+        assert len(right) + len(browser.find(correct=False)) == len(explained)
+        kind = browser.find(true_class=1, predicted_class=2)
+        assert kind == [r.uid for r in explained if (r.label, r.prediction) == (1, 2)]
+        with pytest.raises(ValueError, match="sort: expected"):
+            browser.find(sort="colour")
+        with pytest.raises(ValueError, match="uid: expected one of 20 videos"):
+            browser.row("../../etc/passwd")
 
 
 # Going on
