@@ -76,5 +76,9 @@ if __name__ == "__main__":
         from esv_jax.sweeps import connect
 
         connect(given.pop("coordinator"), given.pop("hosts"), given.pop("host"))
+    if given.pop("cluster", False):
+        from esv_jax.sweeps import connect
+
+        connect(cluster=True)
     report = run_sweep(Path(sys.argv[1]), **given)
     print(json.dumps({"explained": report.n_explained, "devices": jax.local_device_count()}))

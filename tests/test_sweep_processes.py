@@ -17,16 +17,15 @@ from tests.sweeps_for_tests import make_sequences, run_sweep, shards_of, write_s
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start(folder, options, flags="", **kwargs):
-    """A process that sweeps the set in a folder."""
+def start(folder, options, flags="", **variables):
+    """A process that sweeps the set in a folder; variables of its environment."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.sweeps_for_tests", str(folder), json.dumps(options)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **kwargs,
     )
 
 
@@ -91,6 +90,32 @@ def test_several_hosts_change_nothing(swept, n):
     assert {record["host"] for record in records.values()} == set(range(n))
     with ej.results.open(folder / f"hosts-{n}") as dataset:
         assert dataset.attrs["n_finished"] == 11
+
+
+def test_a_cluster_is_found(swept):
+    """What SLURM tells the two tasks of a step is all that they are told."""
+    folder, options = swept
+    told = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+    }
+    processes = [
+        start(
+            folder,
+            options | {"out": "slurm", "cluster": True},
+            **told,
+            SLURM_PROCID=str(k),
+            SLURM_LOCALID=str(k),
+        )
+        for k in range(2)
+    ]
+    ends = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ends
+    assert shards_of(folder / "slurm") == shards_of(folder / "out")
+    records = ej.results.store.read_records(folder / "slurm")
+    assert {(record["host"], record["n_hosts"]) for record in records.values()} == {(0, 2), (1, 2)}
 
 
 def test_hosts_that_differ_are_refused(swept):
