@@ -14,6 +14,7 @@ from jax import Array
 
 from esv_jax.checks import expect
 from esv_jax.extras import require
+from esv_jax.notebook import record_html
 
 if TYPE_CHECKING:
     import pandas
@@ -199,6 +200,10 @@ class Attribution:
         dataset = self.to_xarray(class_names)
         names = [name for name in ("values", "std_error") if name in dataset]
         return dataset[names].to_dataframe().reset_index().rename(columns={"values": "esv"})
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the numbers of the top class and bars of its ESVs."""
+        return record_html(self)
 
     def _class(self, c: int | Array) -> int | Array:
         """Refuse an index that JAX would clamp without a word."""

@@ -27,7 +27,7 @@ FLOORS = (
     ("estimators", "perturbation", "relevance", "gradients", "metrics", "baselines"),
     ("games",),
     ("checkpoints", "models", "data"),  # neighbours: they have never heard of explanations
-    ("attribution", "subsequences", "links", "blur", "strided"),
+    ("attribution", "notebook", "subsequences", "links", "blur", "strided"),
     ("records", "files", "extras", "checks"),
 )
 ROOMS = [room for floor in FLOORS for room in floor]
@@ -35,7 +35,8 @@ ROOMS = [room for floor in FLOORS for room in floor]
 # Told what they work on, in arguments: no files, plots, network, clock, logging or hidden state.
 PURE = {
     *("estimators", "perturbation", "relevance", "gradients", "metrics", "games"),
-    *("baselines", "attribution", "subsequences", "links", "blur", "strided", "records", "checks"),
+    *("baselines", "attribution", "notebook", "subsequences", "links", "blur", "strided"),
+    *("records", "checks"),
 }
 OUTSIDE_PURE = {
     *("os", "io", "sys", "pathlib", "tempfile", "shutil", "glob", "subprocess", "importlib"),

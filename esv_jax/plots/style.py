@@ -29,6 +29,17 @@ def sign_colours(values: np.ndarray) -> list[str]:
     return [SUPPORTING if value > 0 else DISTRACTING for value in values]
 
 
+def diverging() -> Any:
+    """The colour map of signed values: vermillion below, white between, blue above; grey unknown.
+
+    Draw it between limits of one size, -a and a, so that white is zero.
+    """
+    colours = require("matplotlib.colors", "plots")
+    ends = [DISTRACTING, "#FFFFFF", SUPPORTING]
+    scale = colours.LinearSegmentedColormap.from_list("esv_diverging", ends)
+    return scale.with_extremes(bad=GRID)
+
+
 def number(value: float) -> str:
     """Three decimals, or two significant digits where these would show nothing."""
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
@@ -64,14 +75,16 @@ def label_elements(ax: Any, labels: Sequence[str]) -> None:
     ax.set_xlim((n - 1) / 2 - half, (n - 1) / 2 + half)
 
 
-def annotate(ax: Any, heading: str, lines: Sequence[str], meanings: tuple[str, str]) -> None:
+def annotate(
+    ax: Any, heading: str, lines: Sequence[str], meanings: tuple[str, str] | None = None
+) -> None:
     """Heading and lines of text above the axes, on the left; the legend on the right.
 
     Args:
       ax: the axes.
       heading: in bold.
       lines: of smaller text below it, in order.
-      meanings: what the two colours say.
+      meanings: what the two colours say; None for no legend.
     """
     inches = _inches(ax)
     text = "\n".join(wrap(line, inches, TEXT_SIZE) for line in lines)
@@ -95,7 +108,7 @@ def annotate(ax: Any, heading: str, lines: Sequence[str], meanings: tuple[str, s
         fontweight="bold",
         parse_math=False,
     )
-    if inches >= _LEGEND_INCHES:
+    if meanings is not None and inches >= _LEGEND_INCHES:
         legend(ax, meanings, loc="lower right", bbox_to_anchor=(1, 1))
 
 

@@ -1,0 +1,208 @@
+"""What pairs of elements add together: as a matrix, and as arcs over the sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from esv_jax.checks import expect, expect_finite, expect_int, expect_shape
+from esv_jax.plots import style
+from esv_jax.plots.figures import fit_height, new_figure
+from esv_jax.plots.heat import (
+    MOST_NUMBERS,
+    colour_bar,
+    draw_cells,
+    expect_labels,
+    expect_square,
+    fit_cells,
+    label_columns,
+    label_rows,
+    reach,
+    square_figure,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MEANINGS = ("worth more together", "dispensable beside each other")
+_WIDEST, _THINNEST = 5.0, 0.3  # points, of an arc
+_LARGEST = 130.0  # square points, of the mark of an element
+_PANEL_INCHES = 2.4
+_WAY_OUT = "Index the class: interactions[..., c]."
+
+
+def plot_interactions(
+    matrix: Any,
+    *,
+    element_labels: Sequence[str] | None = None,
+    class_name: str | None = None,
+    units: str | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Heat map of pairwise interactions: blue pairs are worth more together.
+
+    The diagonal is grey. Of 12 elements at most the cells hold their numbers.
+
+    Args:
+      matrix: (n, n) of one class, symmetric, of `pairwise_interactions`.
+      element_labels: n labels of the elements; default 0..n-1.
+      class_name: the class that the interactions are of, said above.
+      units: units of the scores for the colour bar, e.g. "probability".
+      title: heading.
+      ax: axes to draw into; default those of a new figure, `ax.figure`, that no window shows.
+    Returns:
+      The axes; `ax.images[0]` are the cells.
+    Raises:
+      ValueError: another shape, values that are not finite, a matrix that is not symmetric,
+        another number of labels.
+    """
+    matrix = _expect_interactions(matrix)
+    n = len(matrix)
+    labels = expect_labels("element_labels", element_labels, n)
+    shown = np.where(np.eye(n, dtype=bool), np.nan, matrix)
+    limit = reach(shown)
+    texts = _numbers(shown, limit) if n <= MOST_NUMBERS else None
+    given = ax
+    ax = square_figure(n) if ax is None else ax
+    look = {"cmap": style.diverging(), "vmin": -limit, "vmax": limit, "aspect": "equal"}
+    image = draw_cells(ax, shown, texts=texts, **look)
+    colour_bar(ax, image, "interaction" if units is None else f"interaction ({units})")
+    label_columns(ax, labels)
+    label_rows(ax, labels)
+    lines = [] if class_name is None else [class_name]
+    lines.append("blue: worth more together; vermillion: dispensable beside each other")
+    style.annotate(ax, title or "Interactions of pairs", lines)
+    ax.set_xlabel("element", **style.TEXT)
+    ax.set_ylabel("element", **style.TEXT)
+    if given is None:
+        fit_cells(ax, n, n)
+    return ax
+
+
+def plot_interaction_arcs(
+    matrix: Any,
+    esv: Any = None,
+    *,
+    strongest: int = 20,
+    element_labels: Sequence[str] | None = None,
+    class_name: str | None = None,
+    units: str | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Arcs between the elements of the strongest pairs, in temporal order.
+
+    The width of an arc is in proportion to |interaction|, its colour says the sign. With ESVs the
+    areas of the elements' marks are in proportion to |ESV|, their colours are those of bars.
+
+    Args:
+      matrix: (n, n) of one class, symmetric, of `pairwise_interactions`.
+      esv: (n,) ESVs of the class; None for marks of one size.
+      strongest: how many pairs are drawn at most, >= 1. Pairs of exactly zero never are.
+      element_labels: n labels of the elements; default 0..n-1.
+      class_name: the class that the interactions are of, said above.
+      units: units of the scores for the text above, e.g. "probability".
+      title: heading.
+      ax: axes to draw into; default those of a new figure, `ax.figure`, that no window shows.
+    Returns:
+      The axes; its lines are the arcs, the strongest last, each labelled "i-j".
+    Raises:
+      ValueError: as `plot_interactions`; ESVs of another shape, `strongest` < 1.
+      TypeError: `strongest` that is no integer.
+    """
+    matrix = _expect_interactions(matrix)
+    n = len(matrix)
+    strongest = expect_int("strongest", strongest, minimum=1)
+    labels = expect_labels("element_labels", element_labels, n)
+    values = None
+    if esv is not None:
+        expect_shape("esv", esv, (n,), f"({n},), one value per element", "Index the class.")
+        expect_finite("esv", esv)
+        values = np.asarray(esv, np.float64)
+    pairs = _strongest(matrix, strongest)
+    widest = reach(np.array([matrix[i, j] for i, j in pairs]))
+    given = ax
+    if ax is None:
+        ax = new_figure(float(np.clip(3 + 0.2 * n, 6.4, 12)), 3.4).subplots()
+    for i, j in reversed(pairs):
+        _draw_arc(ax, i, j, matrix[i, j], widest)
+    _draw_marks(ax, n, values)
+    _label_axes(ax, labels, max((j - i for i, j in pairs), default=0) / 2)
+    unit = "" if units is None else f" ({units})"
+    n_pairs = n * (n - 1) // 2
+    lines = [] if class_name is None else [class_name]
+    lines.append(
+        f"{len(pairs)} strongest of {n_pairs} pairs; widest: {style.number(widest)}{unit}"
+        if pairs
+        else f"no interaction among {n_pairs} pairs"
+    )
+    if values is not None:
+        lines.append(f"areas: |ESV|, at most {style.number(float(np.abs(values).max()))}{unit}")
+    style.annotate(ax, title or "Interactions of pairs", lines, _MEANINGS)
+    if given is None:
+        fit_height(ax.figure, [ax], _PANEL_INCHES)
+    return ax
+
+
+def _expect_interactions(matrix: Any) -> np.ndarray:
+    matrix = expect_square("matrix", matrix, _WAY_OUT)
+    gap = float(np.abs(matrix - matrix.T).max())
+    symmetric = gap <= 1e-3 * reach(matrix)
+    expect(symmetric, "matrix", "a symmetric one", f"one that differs by {gap:.3g}")
+    return matrix
+
+
+def _numbers(shown: np.ndarray, limit: float) -> list[list[str]]:
+    """Text of the cells: all of them with so many decimals that the greatest has two digits."""
+    decimals = int(np.clip(1 - np.floor(np.log10(limit)), 0, 6))
+    rounded = np.round(shown, decimals) + 0.0  # no -0.000
+    return [[f"{x:.{decimals}f}" if np.isfinite(x) else "" for x in row] for row in rounded]
+
+
+def _strongest(matrix: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """Pairs i < j of interactions other than zero, the strongest first."""
+    i, j = np.triu_indices(len(matrix), 1)
+    size = np.abs(matrix[i, j])
+    order = [k for k in np.argsort(-size, kind="stable")[:most] if size[k] > 0]
+    return [(int(i[k]), int(j[k])) for k in order]
+
+
+def _draw_arc(ax: Any, i: int, j: int, value: float, widest: float) -> None:
+    """Half an ellipse as high as the pair is wide."""
+    angle = np.linspace(0, np.pi, 61)
+    x = (i + j) / 2 - (j - i) / 2 * np.cos(angle)
+    ax.plot(
+        x,
+        (j - i) / 2 * np.sin(angle),
+        color=style.SUPPORTING if value > 0 else style.DISTRACTING,
+        linewidth=max(_THINNEST, _WIDEST * abs(value) / widest),
+        alpha=0.75,
+        solid_capstyle="butt",
+        label=f"{i}-{j}",
+    )
+
+
+def _draw_marks(ax: Any, n: int, values: np.ndarray | None) -> None:
+    """A mark for each element on the line below the arcs."""
+    ax.hlines(0, 0, n - 1, color=style.QUIET, linewidth=0.8, zorder=1)
+    if values is None:
+        ax.scatter(np.arange(n), np.zeros(n), s=30, color=style.INK, zorder=4)
+        return
+    size = _LARGEST * np.abs(values) / reach(values)
+    look = {"color": style.sign_colours(values), "edgecolor": "white", "linewidth": 0.8}
+    ax.scatter(np.arange(n), np.zeros(n), s=size, zorder=4, clip_on=False, **look)
+
+
+def _label_axes(ax: Any, labels: Sequence[str], highest_arc: float) -> None:
+    tallest = max(1.0, highest_arc)
+    style.strip_down(ax)
+    ax.grid(visible=False)
+    ax.spines["left"].set_visible(False)
+    ax.set_yticks([])
+    ax.set_ylim(-0.08 * tallest, 1.06 * tallest)
+    style.label_elements(ax, labels)
+    ax.tick_params(axis="x", length=0, pad=6)
+    ax.set_xlabel("element", **style.TEXT)

@@ -1,0 +1,591 @@
+"""Figures of long videos, scales, sets, methods and pairs, and the page of a notebook."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from esv_jax import metrics, plots
+from esv_jax.attribution import Attribution
+from esv_jax.metrics import DiscardCurve
+from esv_jax.plots import style
+
+LONG = "Pretending to put something behind something but missing, which costs $5 and then $6"
+
+
+def _record(rng, n, *, exact=True) -> Attribution:
+    values = (rng.normal(size=(n, 3)) / n).astype(np.float32)
+    prior = np.array([0.11, 0.2, 0.3], np.float32)
+    coverage = rng.integers(1, 4, (n, n))
+    coverage[0, n - 1] = 0
+    return Attribution(
+        values=jnp.asarray(values),
+        scores=jnp.asarray(prior + values.sum(0)),
+        prior=jnp.asarray(prior),
+        marginals=jnp.asarray(rng.normal(size=(n, n, 3)).astype(np.float32)),
+        std_error=None if exact else jnp.asarray(rng.random((n, 3)).astype(np.float32) / n),
+        coverage=None if exact else jnp.asarray(coverage),
+        n_evaluations=4096,
+        exact=exact,
+    )
+
+
+def _symmetric(rng, n) -> np.ndarray:
+    matrix = rng.normal(size=(n, n))
+    matrix = matrix + matrix.T
+    np.fill_diagonal(matrix, 0)
+    return matrix
+
+
+def _texts(ax) -> str:
+    return " ".join([ax.get_title(loc="left"), *(text.get_text() for text in ax.texts)])
+
+
+def _cells(ax) -> np.ndarray:
+    """Drawn numbers, NaN where grey."""
+    return np.ma.filled(ax.images[0].get_array().astype(float), np.nan)
+
+
+def _is_centred(ax) -> bool:
+    """Whether zero is white and both signs have one scale."""
+    low, high = ax.images[0].get_clim()
+    middle = to_hex(ax.images[0].cmap(0.5))
+    return low == -high < 0 and all(int(middle[k : k + 2], 16) >= 0xFD for k in (1, 3, 5))
+
+
+def _legend(ax) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def _bar_label(ax) -> str:
+    return ax.images[0].colorbar.ax.get_ylabel()
+
+
+def _inside(fig: Figure) -> bool:
+    fig.draw_without_rendering()
+    box, page, near = fig.get_tightbbox(), fig.bbox_inches, 0.02
+    return box.x0 > -near and box.y0 > -near and box.x1 < page.x1 + near and box.y1 < page.y1 + near
+
+
+def test_signed_colours_are_those_of_the_bars():
+    scale = style.diverging()
+    ends = [to_hex(scale(end)).upper() for end in (0.0, 1.0)]
+    assert ends == [style.DISTRACTING, style.SUPPORTING]
+    assert to_hex(scale(np.ma.masked_all(1))[0]).upper() == style.GRID
+
+
+# Long videos
+
+
+def test_a_timeline_holds_values_band_and_exact_dots(rng):
+    record = _record(rng, 100, exact=False)
+    exact = dataclasses.replace(_record(rng, 100), values=record.values + 0.5)
+    frames = np.arange(100) * 8 + 5
+    ax = plots.plot_timeline(
+        record, 1, element_index=frames, exact=exact, class_name=LONG, confidence=0.9
+    )
+    value, dots, zero = ax.lines
+    np.testing.assert_array_equal(value.get_xdata(), frames)
+    np.testing.assert_allclose(value.get_ydata(), record.for_class(1), rtol=1e-6)
+    np.testing.assert_allclose(dots.get_ydata(), exact.for_class(1), rtol=1e-6)
+    assert dots.get_linestyle() == "None" and zero.get_ydata() == [0, 0]
+    band = next(shape for shape in ax.collections if shape.get_label() == "interval")
+    low, high = (np.asarray(end[:, 1]) for end in record.interval(0.9))
+    drawn = band.get_paths()[0].vertices
+    for k in (0, 7, 99):
+        ends = drawn[drawn[:, 0] == frames[k], 1]
+        np.testing.assert_allclose([ends.min(), ends.max()], [low[k], high[k]], rtol=1e-4)
+    bottom, top = ax.get_ylim()
+    assert bottom < low.min() and top > max(high.max(), exact.for_class(1).max())
+    assert ax.get_xlabel() == "frame number" and "score - prior" in ax.get_ylabel()
+    assert "band: 90 % interval; dots: exact values" in _texts(ax)
+    assert _legend(ax) == ["supporting", "distracting"]
+    assert _inside(ax.figure)
+
+
+def test_signs_are_filled_with_their_colours(rng):
+    ax = plots.plot_timeline(_record(rng, 30), 0, units="probability")
+    above, below = ax.collections
+    assert to_hex(above.get_facecolor()[0]).upper() == style.SUPPORTING
+    assert to_hex(below.get_facecolor()[0]).upper() == style.DISTRACTING
+    assert min(path.vertices[:, 1].min() for path in above.get_paths()) >= -1e-9
+    assert max(path.vertices[:, 1].max() for path in below.get_paths()) <= 1e-9
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("element", "ESV (probability)")
+    assert "band" not in _texts(ax)
+    one = plots.plot_timeline(_record(rng, 1), 0)
+    assert one.lines[0].get_marker() == "." and _inside(one.figure)
+
+
+def test_timelines_refuse(rng):
+    record = _record(rng, 4)
+    with pytest.raises(ValueError, match=r"element_index: expected 4 frame numbers, got \(3,\)"):
+        plots.plot_timeline(record, 0, element_index=[0, 1, 2])
+    with pytest.raises(ValueError, match="element_index: expected increasing numbers"):
+        plots.plot_timeline(record, 0, element_index=[0, 2, 2, 3])
+    with pytest.raises(ValueError, match=r"exact: expected values \(4, 3\), got \(5, 3\)"):
+        plots.plot_timeline(record, 0, exact=_record(rng, 5))
+    with pytest.raises(ValueError, match="exact: expected an exact record, got a sampled one"):
+        plots.plot_timeline(record, 0, exact=_record(rng, 4, exact=False))
+    with pytest.raises(ValueError, match=r"confidence: expected a share in \(0, 1\), got 95"):
+        plots.plot_timeline(record, 0, confidence=95)
+    with pytest.raises(ValueError, match=r"class: expected an index in 0\.\.2, got 3"):
+        plots.plot_timeline(record, 3)
+
+
+def test_a_glance_draws_what_suits_the_length(rng):
+    record = _record(rng, 16)
+    top = int(record.scores.argmax())
+    bars = plots.plot(record)
+    heights = [bar.get_height() for bar in bars.patches]
+    np.testing.assert_allclose(heights, record.for_class(top), rtol=1e-6)
+    longer = _record(rng, 17)
+    ax = plots.plot(longer, 2, class_name="Holding something")
+    assert not ax.patches and "Holding something" in _texts(ax)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), longer.for_class(2), rtol=1e-6)
+    with pytest.raises(ValueError, match="attribution: expected one sequence, got a batch"):
+        plots.plot(dataclasses.replace(record, lengths=jnp.array([16])))
+
+
+# Scales
+
+
+def test_a_scale_profile_is_the_marginals(rng):
+    record = _record(rng, 8)
+    ax = plots.plot_scale_profile(record, 1, class_name="Up", units="probability")
+    np.testing.assert_allclose(_cells(ax), record.marginals[:, :, 1], rtol=1e-6)
+    assert _is_centred(ax)
+    np.testing.assert_allclose(ax.images[0].get_clim()[1], abs(record.marginals[:, :, 1]).max())
+    assert ax.images[0].origin == "lower"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("element", "scale (elements)")
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == [str(s) for s in range(1, 9)]
+    assert _bar_label(ax) == "mean marginal contribution\n(probability)"
+    assert "Up" in _texts(ax) and "the mean of a column is its ESV" in _texts(ax)
+    assert _inside(ax.figure)
+
+
+def test_scales_that_no_subsequence_reached_are_grey(rng):
+    ax = plots.plot_scale_profile(_record(rng, 40, exact=False), 0, class_name=LONG)
+    unknown = np.isnan(_cells(ax))
+    assert unknown[0, 39] and unknown.sum() == 1
+    assert "grey: no subsequence there" in _texts(ax) and "whiskers" not in _texts(ax)
+    assert "mean of a column" not in _texts(ax)
+    assert len(ax.get_yticklabels()) == 20 and _inside(ax.figure)
+
+
+def test_scale_profiles_refuse(rng):
+    record = dataclasses.replace(_record(rng, 4), marginals=None)
+    way_out = r"expected marginals, got none\. Explain with marginals=True\."
+    with pytest.raises(ValueError, match=f"attribution: {way_out}"):
+        plots.plot_scale_profile(record, 0)
+    with pytest.raises(ValueError, match="element_labels: expected 4 labels, got 1"):
+        plots.plot_scale_profile(_record(rng, 4), 0, element_labels=["a"])
+
+
+# Sets of sequences
+
+
+def test_boxes_are_percentiles(rng):
+    values = rng.normal(size=(50, 6)) + np.linspace(-1, 1, 6)
+    values[3, 5] = np.nan
+    ax = plots.plot_positions(values, units="probability")
+    quartiles = np.nanpercentile(values, (25, 75), axis=0)
+    medians = np.nanmedian(values, axis=0)
+    for i, box in enumerate(ax.patches):
+        height = box.get_path().vertices[:, 1]
+        np.testing.assert_allclose([height.min(), height.max()], quartiles[:, i])
+    expected = np.where(medians > 0, style.SUPPORTING, style.DISTRACTING).tolist()
+    assert [to_hex(box.get_facecolor()).upper() for box in ax.patches] == expected
+    ends = np.array([line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 2])
+    assert np.isin(np.nanpercentile(values, 5, axis=0), ends).all()
+    assert "50 sequences" in _texts(ax) and "5th to 95th percentile" in _texts(ax)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("position", "ESV (probability)")
+    assert _inside(ax.figure)
+
+
+def test_many_positions_are_bands(rng):
+    values = rng.normal(size=(50, 60))
+    ax = plots.plot_positions(values, title=LONG)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), np.median(values, axis=0))
+    wide = ax.collections[0].get_paths()[0].vertices
+    at = wide[wide[:, 0] == 7, 1]
+    np.testing.assert_allclose([at.min(), at.max()], np.percentile(values[:, 7], (5, 95)))
+    assert ax.get_legend() is None and _inside(ax.figure)
+
+
+@pytest.mark.parametrize("part", ["all", "overall"])
+def test_statistics_are_shares_of_sequences(rng, part):
+    found = metrics.position_statistics(rng.normal(size=(20, 5)))
+    ax = plots.plot_positions(found if part == "all" else found.overall)
+    heights = np.array([bar.get_height() for bar in ax.patches]).reshape(2, 5)
+    np.testing.assert_allclose(heights[0], 5 * found.overall.most_supporting)
+    np.testing.assert_allclose(heights[1], -5 * found.overall.most_distracting)
+    np.testing.assert_allclose(np.abs(heights).sum(1), 100)
+    assert ax.get_ylabel() == "share of sequences (%)"
+    assert ax.yaxis.get_major_formatter()(-20, 0) == "20"
+    assert _legend(ax) == ["most supporting", "most distracting"]
+
+
+@pytest.mark.parametrize("n", [8, 12, 13])
+def test_a_pairwise_matrix_is_centred_at_one_half(rng, n):
+    found = metrics.position_statistics(rng.normal(size=(30, n)) + np.linspace(0, 1, n))
+    above = found.overall.above
+    ax = plots.plot_pairwise_matrix(found)
+    off = ~np.eye(n, dtype=bool)
+    np.testing.assert_allclose(_cells(ax)[off], 100 * above[off] - 50)
+    assert np.isnan(np.diag(_cells(ax))).all() and _is_centred(ax)
+    assert _bar_label(ax) == "sequences with ESV of i > ESV of j (%)"
+    ticks = [text.get_text() for text in ax.images[0].colorbar.ax.get_yticklabels()]
+    assert ticks[2] == "50" and float(ticks[0]) + float(ticks[-1]) == 100
+    numbers = [text for text in ax.texts if re.fullmatch(r"\d+", text.get_text())]
+    assert len(numbers) == (n * (n - 1) if n <= 12 else 0)
+    for text in numbers[:20]:
+        j, i = text.get_position()
+        assert text.get_text() == f"{100 * above[i, j]:.0f}"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("position j", "position i")
+    same = plots.plot_pairwise_matrix(above, position_labels=[f"frame {i}" for i in range(n)])
+    np.testing.assert_array_equal(_cells(same), _cells(ax))
+    assert same.get_yticklabels()[0].get_text() == "frame 0"
+    assert _inside(ax.figure) and _inside(same.figure)
+
+
+def test_positions_refuse(rng):
+    grouped = metrics.position_statistics(np.eye(4), [0, 1, 0, 1]).by_class
+    with pytest.raises(ValueError, match=r"statistics: expected those of one set, \(K,\)"):
+        plots.plot_positions(grouped)
+    with pytest.raises(ValueError, match=r"values: .*rows of several lengths\. Fill shorter"):
+        plots.plot_positions([[0.1, 0.2], [0.3]])
+    with pytest.raises(ValueError, match=r"values: expected shape \(V, n\), got \(2, 3, 4\)"):
+        plots.plot_positions(np.ones((2, 3, 4)))
+    with pytest.raises(ValueError, match=r"values: expected a value at every position, .*\[1\]"):
+        plots.plot_positions([[0.1, np.nan], [0.3, np.nan]])
+    with pytest.raises(ValueError, match=r"matrix: expected probabilities in 0\.\.1, got 0\.\.2"):
+        plots.plot_pairwise_matrix([[0, 2], [1, 0]])
+    with pytest.raises(ValueError, match=r"matrix: expected shape \(n, n\), got \(2, 3\)"):
+        plots.plot_pairwise_matrix(np.ones((2, 3)))
+
+
+# Methods
+
+
+def _discard(rng) -> DiscardCurve:
+    right = rng.integers(0, 2, (6, 5)).astype(float)
+    right[0, 3:] = np.nan
+    scores = np.where(np.isnan(right), np.nan, rng.random((6, 5)))
+    return DiscardCurve(right, scores, np.array([3, 5, 5, 5, 5, 5]), "ascending")
+
+
+def test_discard_curves_are_told_apart(rng):
+    steps = np.arange(8)
+    ends = rng.random(9)
+    curves = {f"method {k} $x_1$": (steps, end * steps / 7) for k, end in enumerate(ends)}
+    curves["method 0 $x_1$"] += (ends[0] * steps / 7 - 0.1, ends[0] * steps / 7 + 0.1)
+    ax = plots.plot_discard_curves(curves, y_label="accuracy (%)")
+    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in ax.lines}
+    assert len(looks) == 9
+    for line, (name, curve) in zip(ax.lines, curves.items(), strict=True):
+        assert line.get_label() == name
+        np.testing.assert_array_equal(line.get_xdata(), steps)
+        np.testing.assert_array_equal(line.get_ydata(), curve[1])
+    (band,) = ax.collections
+    drawn = band.get_paths()[0].vertices
+    at = drawn[drawn[:, 0] == 7, 1]
+    np.testing.assert_allclose([at.min(), at.max()], [ends[0] - 0.1, ends[0] + 0.1])
+    assert _legend(ax) == [f"method {k} $x_1$" for k in np.argsort(-ends)]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("elements dropped", "accuracy (%)")
+    assert _inside(ax.figure)
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+
+
+def test_discard_curves_of_the_metric_are_taken(rng):
+    curve = _discard(rng)
+    ax = plots.plot_discard_curves({"ESV": curve})
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), np.arange(5))
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), curve.accuracy)
+    assert ax.get_ylabel() == "accuracy (share)"
+    ax = plots.plot_discard_curves({"ESV": curve}, what="class_score")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), curve.class_score)
+    assert ax.get_ylabel() == "score of the class"
+
+
+def test_discard_curves_refuse():
+    with pytest.raises(ValueError, match="curves: expected at least one, got none"):
+        plots.plot_discard_curves({})
+    with pytest.raises(ValueError, match=r"curves\['a'\]: expected \(steps, values\).*3 parts"):
+        plots.plot_discard_curves({"a": ([0], [1], [2])})
+    with pytest.raises(ValueError, match=r"curves\['a'\]: expected arrays of one shape \(k,\)"):
+        plots.plot_discard_curves({"a": ([0, 1], [1])})
+    with pytest.raises(ValueError, match=r"curves\['a'\]: expected finite values"):
+        plots.plot_discard_curves({"a": ([0, 1], [1, np.nan])})
+    with pytest.raises(ValueError, match="what: expected one of 'accuracy', 'class_score'"):
+        plots.plot_discard_curves({"a": ([0], [1])}, what="acuracy")
+
+
+def test_each_method_has_its_own_scale(rng):
+    values = {
+        "ESV": rng.normal(size=12),
+        "Grad-CAM": 1e-4 * rng.normal(size=12),
+        LONG: np.zeros(12),
+    }
+    ax = plots.plot_method_grid(values, class_name="Holding something")
+    cells = _cells(ax)
+    for row, name in enumerate(("ESV", "Grad-CAM")):
+        greatest = np.abs(values[name]).max()
+        np.testing.assert_allclose(cells[row] * greatest, values[name])
+        label = ax.get_yticklabels()[row].get_text()
+        assert label == f"{name}\n(max {style.number(greatest)})"
+    assert not cells[2].any() and _is_centred(ax) and ax.images[0].get_clim() == (-1, 1)
+    assert ax.get_xlabel() == "element" and "greatest |value|" in _bar_label(ax)
+    assert "Holding something" in _texts(ax) and "each row has its own scale" in _texts(ax)
+    assert _inside(ax.figure)
+
+
+def test_method_grids_refuse():
+    with pytest.raises(ValueError, match="values: expected at least one method, got none"):
+        plots.plot_method_grid({})
+    with pytest.raises(ValueError, match=r"values\['b'\]: expected shape \(n,\) with n = 2"):
+        plots.plot_method_grid({"a": [1, 2], "b": [1, 2, 3]})
+    with pytest.raises(ValueError, match=r"values\['a'\]: expected finite values"):
+        plots.plot_method_grid({"a": [1, np.inf]})
+
+
+# Pairs
+
+
+@pytest.mark.parametrize("n", [2, 12, 13])
+def test_interactions_are_the_matrix(rng, n):
+    matrix = _symmetric(rng, n)
+    ax = plots.plot_interactions(matrix, class_name="Holding something", units="probability")
+    off = ~np.eye(n, dtype=bool)
+    np.testing.assert_allclose(_cells(ax)[off], matrix[off])
+    assert np.isnan(np.diag(_cells(ax))).all() and _is_centred(ax)
+    assert ax.images[0].get_clim()[1] == np.abs(matrix).max()
+    numbers = [text for text in ax.texts if re.fullmatch(r"-?\d+\.\d+", text.get_text())]
+    assert len(numbers) == (n * (n - 1) if n <= 12 else 0)
+    for text in numbers:
+        j, i = text.get_position()
+        assert float(text.get_text()) == pytest.approx(matrix[i, j], abs=0.051)
+        assert text.get_text() not in ("-0.0", "-0.00")
+    assert _bar_label(ax) == "interaction (probability)"
+    assert "Holding something" in _texts(ax) and _inside(ax.figure)
+    ax.figure.draw_without_rendering()
+    box = ax.get_window_extent()
+    assert abs(box.width - box.height) < 2
+
+
+def test_arcs_are_the_strongest_pairs(rng):
+    matrix, esv = _symmetric(rng, 9), rng.normal(size=9)
+    ax = plots.plot_interaction_arcs(matrix, esv, strongest=7, class_name="Up", units="probability")
+    i, j = np.triu_indices(9, 1)
+    order = np.argsort(-np.abs(matrix[i, j]))[:7]
+    expected = [f"{i[k]}-{j[k]}" for k in reversed(order)]
+    assert [line.get_label() for line in ax.lines] == expected
+    widest = np.abs(matrix).max()
+    for line in ax.lines:
+        a, b = map(int, line.get_label().split("-"))
+        x = line.get_xdata()
+        np.testing.assert_allclose([x[0], x[-1]], [a, b], atol=1e-9)
+        assert np.max(line.get_ydata()) == pytest.approx((b - a) / 2)
+        assert line.get_linewidth() == pytest.approx(5 * abs(matrix[a, b]) / widest)
+        colour = style.SUPPORTING if matrix[a, b] > 0 else style.DISTRACTING
+        assert line.get_color() == colour
+    marks = ax.collections[-1]
+    np.testing.assert_allclose(
+        marks.get_sizes() / marks.get_sizes().max(), abs(esv) / abs(esv).max()
+    )
+    colours = [to_hex(colour).upper() for colour in marks.get_facecolor()]
+    assert colours == style.sign_colours(esv)
+    text = _texts(ax)
+    assert "Up" in text and f"7 strongest of 36 pairs; widest: {widest:.3f} (probability)" in text
+    assert f"areas: |ESV|, at most {abs(esv).max():.3f} (probability)" in text
+    assert _legend(ax) == ["worth more together", "dispensable beside each other"]
+    assert ax.get_xlabel() == "element" and _inside(ax.figure)
+
+
+def test_arcs_of_nothing_and_of_one_element(rng):
+    assert "no interaction among 3 pairs" in _texts(plots.plot_interaction_arcs(np.zeros((3, 3))))
+    one = plots.plot_interaction_arcs(np.zeros((1, 1)))
+    assert not one.lines and _inside(one.figure)
+    assert _inside(plots.plot_interactions(np.zeros((1, 1))).figure)
+
+
+@pytest.mark.parametrize("draw", [plots.plot_interactions, plots.plot_interaction_arcs])
+def test_interactions_refuse(rng, draw):
+    with pytest.raises(ValueError, match=r"got \(4, 4, 3\)\. Index the class: interactions"):
+        draw(np.zeros((4, 4, 3)))
+    with pytest.raises(ValueError, match="matrix: expected a symmetric one, got one that differs"):
+        draw(np.triu(np.ones((4, 4))))
+    with pytest.raises(ValueError, match="matrix: expected finite values"):
+        draw(np.full((2, 2), np.nan))
+    with pytest.raises(ValueError, match="element_labels: expected 2 labels, got 3"):
+        draw(np.zeros((2, 2)), element_labels="abc")
+
+
+def test_arcs_refuse():
+    with pytest.raises(ValueError, match=r"esv: expected shape \(2,\), one value per element"):
+        plots.plot_interaction_arcs(np.zeros((2, 2)), np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="strongest: expected an integer >= 1, got 0"):
+        plots.plot_interaction_arcs(np.zeros((2, 2)), strongest=0)
+
+
+# Approximation
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_approximation_errors_stand_in_their_cells(rng, log):
+    errors = 10.0 ** -rng.uniform(0.5, 2.5, (3, 4))
+    errors[1, 2] = np.nan
+    ax = plots.plot_approximation(errors, [32, 64, 128], [1, 2, 4, 8], log=log)
+    np.testing.assert_array_equal(_cells(ax), errors)
+    assert ax.images[0].cmap.name == "cividis"
+    drawn = {text.get_position(): text.get_text() for text in ax.texts}
+    for (i, j), error in np.ndenumerate(errors):
+        assert drawn[j, i] == ("" if np.isnan(error) else style.number(error))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("iterations", "subsequences per scale")
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2", "4", "8"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["32", "64", "128"]
+    assert _bar_label(ax) == "relative error" and "grey: not measured" in _texts(ax)
+    assert _inside(ax.figure)
+
+
+def test_approximation_refuses():
+    with pytest.raises(ValueError, match="row_labels: expected 2 labels, got 1"):
+        plots.plot_approximation(np.ones((2, 2)), [1], [1, 2])
+    with pytest.raises(ValueError, match=r"errors: expected finite numbers >= 0, got -1\.\.1"):
+        plots.plot_approximation([[1, -1]], [1], [1, 2])
+    with pytest.raises(ValueError, match="errors: expected finite numbers > 0 with log=True"):
+        plots.plot_approximation([[1, 0]], [1], [1, 2], log=True)
+    with pytest.raises(ValueError, match="errors: expected at least one number, got only NaN"):
+        plots.plot_approximation([[np.nan]], [1], [1])
+    with pytest.raises(ValueError, match=r"errors: expected shape \(rows, columns\), got \(2,\)"):
+        plots.plot_approximation([1, 2], [1], [1])
+
+
+# All of them
+
+
+def _draw_all(rng, **ax):
+    record = _record(rng, 6, exact=False)
+    return [
+        plots.plot(record, **ax),
+        plots.plot_timeline(record, 0, **ax),
+        plots.plot_scale_profile(record, 0, **ax),
+        plots.plot_positions(rng.normal(size=(9, 6)), **ax),
+        plots.plot_pairwise_matrix(np.full((6, 6), 0.5), **ax),
+        plots.plot_discard_curves({"ESV": ([0, 1], [1, 0.5])}, **ax),
+        plots.plot_method_grid({"ESV": rng.normal(size=6)}, **ax),
+        plots.plot_interactions(_symmetric(rng, 6), **ax),
+        plots.plot_interaction_arcs(_symmetric(rng, 6), **ax),
+        plots.plot_approximation([[0.1, 0.2]], [1], [1, 2], **ax),
+    ]
+
+
+def test_axes_of_the_caller_come_back(rng):
+    ax = Figure(figsize=(9, 5), layout="constrained").subplots()
+    assert all(drawn is ax for drawn in _draw_all(rng, ax=ax))
+    assert ax.figure.get_size_inches().tolist() == [9, 5]
+
+
+def test_all_are_written_as_png_and_pdf(rng, tmp_path):
+    for k, ax in enumerate(_draw_all(rng)):
+        for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
+            content = plots.save_figure(ax.figure, tmp_path / f"{k}{suffix}", dpi=60).read_bytes()
+            assert content.startswith(start) and len(content) > 4_000
+
+
+# In a notebook
+
+
+def _rows(page: str) -> list[list[str]]:
+    rows = re.findall(r"<tr>(.*?)</tr>", page)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+
+
+def test_a_page_states_the_numbers(rng):
+    record = _record(rng, 8)
+    c = int(record.scores.argmax())
+    page = record._repr_html_()
+    assert "8 elements, 3 classes; exact, 4,096 evaluations" in page
+    names, cells = _rows(page)
+    said = dict(zip(names, cells, strict=True))
+    assert said["top class"] == str(c)
+    assert said["score"] == f"{float(record.scores[c]):.3f}"
+    assert said["prior"] == f"{float(record.prior[c]):.3f}"
+    assert said["evidence (score - prior)"] == style.number(float(record.evidential_score(c)))
+    assert said["efficiency gap"] == f"{float(record.efficiency_gap()[c]):.1e}"
+    values = [style.number(float(value)) for value in record.for_class(c)]
+    texts = re.findall(r'text-anchor="end">(.*?)<', page)
+    assert texts == [text for i, value in enumerate(values) for text in (str(i), value)]
+
+
+def test_bars_of_a_page_say_signs_by_side_and_by_colour(rng):
+    record = _record(rng, 12)
+    values = np.asarray(record.for_class(int(record.scores.argmax())))
+    page = record._repr_html_()
+    zero = float(re.search(r'<line x1="([\d.]+)"', page)[1])
+    pattern = r'<rect x="([\d.]+)" y="\d+" width="([\d.]+)" height="12" fill="(#\w+)"/>'
+    bars = re.findall(pattern, page)
+    assert len(bars) == 12 and (values > 0).any() and (values < 0).any()
+    scale = 320 / (values.max() - values.min())
+    for (x, width, colour), value in zip(bars, values, strict=True):
+        start, end = float(x), float(x) + float(width)
+        assert colour == (style.SUPPORTING if value > 0 else style.DISTRACTING)
+        ends = (zero, zero + value * scale) if value > 0 else (zero + value * scale, zero)
+        np.testing.assert_allclose((start, end), ends, atol=0.2)
+
+
+def test_a_page_of_many_elements_has_the_strongest(rng):
+    record = _record(rng, 100)
+    page = record._repr_html_()
+    values = np.abs(record.for_class(int(record.scores.argmax())))
+    shown = [int(i) for i in re.findall(r'x="36" y="\d+" text-anchor="end">(\d+)<', page)]
+    assert shown == sorted(np.argsort(-values)[:40].tolist())
+    assert "the 40 strongest of 100" in page
+
+
+def test_a_page_escapes_every_text(rng):
+    evil = "<script>alert('1')</script>"
+    record = dataclasses.replace(_record(rng, 2), warnings=(evil,), removal=evil)
+    page = record._repr_html_()
+    assert "<script" not in page and page.count("&lt;script&gt;") == 2
+    batch = dataclasses.replace(record, values=jnp.zeros((1, 2, 2, 3)))  # of no known shape
+    page = batch._repr_html_()
+    assert page.startswith("<pre>Attribution(") and "<script" not in page
+
+
+def test_a_page_of_a_batch_is_a_table():
+    values = jnp.zeros((12, 4, 3)).at[:, 0, 1].set(0.25)
+    batch = Attribution(
+        values=values,
+        scores=jnp.tile(jnp.array([0.25, 0.5, 0.25]), (12, 1)),
+        prior=jnp.array([0.5, 0.25, 0.25]),
+        n_evaluations=jnp.full(12, 15),
+        lengths=jnp.array([4, 3] * 6),
+        exact=True,
+    )
+    page = batch._repr_html_()
+    assert "12 sequences of 3..4 elements, 3 classes; exact, 180 evaluations" in page
+    rows = _rows(page)
+    assert len(rows) == 11 and "and 2 more" in page and "<svg" not in page
+    assert rows[2] == ["1", "3", "1", "0.500", "0.250", "0.0e+00"]
+
+
+def test_a_page_under_tracing_and_of_odd_values(rng):
+    record, pages = _record(rng, 3), []
+
+    @jax.jit
+    def look(given):
+        pages.append(given._repr_html_())
+        return given.values
+
+    look(record)
+    assert pages[0].startswith("<pre>Attribution(values=")
+    assert jax.eval_shape(lambda x: x, record)._repr_html_().startswith("<pre>")
+    odd = dataclasses.replace(record, values=record.values.at[0].set(jnp.nan))
+    assert ">nan<" in odd._repr_html_() and 'width="nan"' not in odd._repr_html_()
+    still = dataclasses.replace(record, values=jnp.zeros((3, 3)))
+    assert still._repr_html_().count('width="0.0"') == 3
