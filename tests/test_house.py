@@ -51,11 +51,23 @@ NOWHERE = {
 }
 HEAVY = {
     *("flax", "optax", "orbax", "chex", "h5py", "safetensors", "xarray", "pandas", "matplotlib"),
-    *("tyro", "tqdm", "rich", "av", "PIL", "skimage", "dash", "plotly", "torch", "tensorflow"),
+    *(
+        "tyro",
+        "tqdm",
+        "rich",
+        "av",
+        "PIL",
+        "skimage",
+        "dash",
+        "plotly",
+        "jinja2",
+        "torch",
+        "tensorflow",
+    ),
 }
 EXTRAS = {
     *("h5py", "h5netcdf", "safetensors", "xarray", "pandas", "matplotlib", "av", "PIL", "tqdm"),
-    "skimage",
+    *("skimage", "jinja2"),
 }
 
 

@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from esv_jax.cli.import_play_fair import ImportPlayFair
         from esv_jax.cli.perturb import Perturb
         from esv_jax.cli.relevance import Relevance
+        from esv_jax.cli.report import Report
         from esv_jax.cli.results import Results
         from esv_jax.cli.sweep import Sweep
         from esv_jax.cli.train import Train
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "explain": Explain,
             "sweep": Sweep,
             "results": Results,
+            "report": Report,
             "relevance": Relevance,
             "perturb": Perturb,
             "evaluate": Evaluate,
