@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         tyro = require("tyro", "cli")
+        from esv_jax.cli.dashboard import Dashboard
         from esv_jax.cli.demo import Demo
         from esv_jax.cli.evaluate import Evaluate
         from esv_jax.cli.explain import Explain
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "sweep": Sweep,
             "results": Results,
             "report": Report,
+            "dashboard": Dashboard,
             "relevance": Relevance,
             "perturb": Perturb,
             "evaluate": Evaluate,

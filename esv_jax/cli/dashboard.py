@@ -1,0 +1,46 @@
+"""`esv-jax dashboard`: look through stored results in a browser."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from esv_jax.checks import expect
+from esv_jax.cli.printing import say
+from esv_jax.dashboard import make_app, serve
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dashboard:
+    """Look through results in a browser: videos with their bars, and the whole set.
+
+    Examples: esv-jax dashboard results --videos clips;
+    esv-jax dashboard results-4 results-8 results-16 --videos clips
+    """
+
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of esv-jax sweep or explain, or files of theirs (.nc). Several of the same videos
+    with other --frames: a slider chooses among them."""
+    videos: tuple[Path, ...] = ()
+    """Videos to show beside the bars: files, folders, or lists of paths (.txt, .csv)."""
+    port: int = 8050
+    """Where to listen."""
+    host: str = "127.0.0.1"
+    """Address to listen at; others than this machine's own let other machines read the results
+    and these videos."""
+
+    def run(self) -> int:
+        """Serve until interrupted."""
+        expect(len(self.paths) > 0, "paths", "at least one file or folder of results", "none")
+        expect(0 < self.port < 2**16, "port", "a number in 1..65535", self.port)
+        app = make_app(self.paths, self.videos or None, hosts=(self.host,))
+        if self.host not in _LOCAL:
+            say(f"Whoever reaches {self.host} on the network can read these results and videos.")
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        say(f"Results at http://{name}:{self.port}/ (Ctrl-C ends)")
+        serve(app, host=self.host, port=self.port)
+        return 0

@@ -1,0 +1,123 @@
+"""The frame of the page: controls and the places that callbacks fill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from esv_jax.dashboard.sources import Source
+from esv_jax.dashboard.state import MAX_CLASSES
+from esv_jax.extras import require
+
+CONFIG = {"displayModeBar": False, "responsive": True}
+OUTCOME_NAMES = {"all": "all", "correct": "right", "wrong": "wrong", "failed": "failed"}
+SORT_NAMES = {
+    "file": "order of the file",
+    "uid": "name",
+    "evidence": "evidence",
+    "score": "score",
+    "gap": "gap of efficiency",
+    "length": "length",
+}
+
+
+def make_layout(sources: Sequence[Source]) -> Any:
+    """All components that never change; what they show comes with the first callbacks."""
+    dash = require("dash", "dashboard")
+    html, dcc = dash.html, dash.dcc
+    return html.Div(
+        [
+            dcc.Location(id="url", refresh=False),
+            dcc.Store(id="listed"),  # what the list was made for
+            dcc.Store(id="menus"),  # and the menus of classes
+            html.Header(
+                [
+                    html.H1("Element Shapley Values"),
+                    html.Nav(
+                        [
+                            dcc.Link("Videos", id="to-video", href="?"),
+                            dcc.Link("Overview", id="to-overview", href="?page=overview"),
+                        ]
+                    ),
+                ]
+            ),
+            html.Main(
+                [
+                    html.Div([_filters(), html.Div(id="matches")], className="side"),
+                    html.Div([_choices(sources), html.Div(id="video")], className="stage"),
+                ],
+                id="video-page",
+                className="page",
+            ),
+            html.Div(html.Div(id="overview"), id="overview-page", className="page", hidden=True),
+        ]
+    )
+
+
+def _filters() -> Any:
+    """What says which videos are listed."""
+    dcc, html = _parts()
+    text = dcc.Input(
+        id="search", type="text", placeholder="part of the name", debounce=0.4, maxLength=500
+    )
+    return html.Div(
+        [
+            _labelled("Name", text, "search"),
+            _labelled("True class", dcc.Dropdown(id="true"), "true"),
+            _labelled("Predicted class", dcc.Dropdown(id="predicted"), "predicted"),
+            _labelled("Prediction", _fixed("outcome", OUTCOME_NAMES), "outcome"),
+            _labelled("Order", _fixed("sort", SORT_NAMES), "sort"),
+            dcc.Checklist(
+                id="order", options=[{"label": "largest first", "value": "descending"}], value=[]
+            ),
+        ],
+        className="filters",
+    )
+
+
+def _choices(sources: Sequence[Source]) -> Any:
+    """What says which values of a video are shown."""
+    dcc, html = _parts()
+    last = len(sources) - 1
+    slider = dcc.Slider(
+        id="frames",
+        min=0,
+        max=max(last, 1),
+        step=None,
+        value=0,
+        marks={k: source.label for k, source in enumerate(sources)},
+    )
+    several = html.Div(_labelled("Number of frames", slider, "frames"), hidden=last == 0)
+    classes = dcc.Dropdown(id="classes", multi=True, placeholder=f"at most {MAX_CLASSES}")
+    contrast = html.Div(
+        [
+            dcc.Dropdown(id="contrast-a", placeholder="class a"),
+            html.Span("minus"),
+            dcc.Dropdown(id="contrast-b", placeholder="class b"),
+        ],
+        className="contrast",
+    )
+    return html.Div(
+        [
+            several,
+            _labelled("Classes", classes, "classes"),
+            _labelled("Contrast", contrast, "contrast-a"),
+        ],
+        className="choices",
+    )
+
+
+def _fixed(name: str, options: dict[str, str]) -> Any:
+    dcc, _ = _parts()
+    pairs = [{"label": text, "value": value} for value, text in options.items()]
+    return dcc.Dropdown(id=name, options=pairs, clearable=False, searchable=False)
+
+
+def _labelled(text: str, component: Any, name: str) -> Any:
+    _, html = _parts()
+    return html.Div([html.Label(text, htmlFor=name), component], className="field")
+
+
+def _parts() -> tuple[Any, Any]:
+    dash = require("dash", "dashboard")
+    return dash.dcc, dash.html

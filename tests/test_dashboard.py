@@ -1,0 +1,546 @@
+"""The dashboard without a browser: addresses, figures, answers, and what the server refuses."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import esv_jax as ej
+from esv_jax.dashboard import figures, make_app, overview, security
+from esv_jax.dashboard.callbacks import CONTROLS, Pages
+from esv_jax.dashboard.media import Media
+from esv_jax.dashboard.sources import open_sources, pick
+from esv_jax.dashboard.state import OUTCOMES, PAGES, SORTS, State, format_query, parse
+from esv_jax.dashboard.views import SHOWN
+from tests.sweeps_for_tests import LENGTHS, N_CLASSES, run_sweep, write_set
+
+dash = pytest.importorskip("dash")
+go = pytest.importorskip("plotly.graph_objects")
+
+TAG = "<script>alert('x')</script>"
+LOCAL = {"Host": "localhost:8050"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two sweeps of one set, all elements and three, with failures in the first."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    write_set(folder)
+    run_sweep(folder, min_elements=3)
+    run_sweep(folder, "three", frames=3, marginals=False)
+    run_sweep(folder, "chosen", classes="gt,pred", estimator=["Constructive", 3, 4])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(folder):
+    with ej.results.open(folder / "out") as dataset:
+        yield ej.results.Browser(dataset)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    made = ej.data.write_synthetic_videos(folder, ej.data.synthetic_videos(2, seed=0))
+    return {"video-0": made[0], "video-3": made[1]}
+
+
+@pytest.fixture(scope="module")
+def pages(folder, clips):
+    return Pages(open_sources([folder / "out", folder / "three"]), Media(clips))
+
+
+@pytest.fixture(scope="module")
+def client(folder, clips):
+    return make_app([folder / "out", folder / "three"], clips).server.test_client()
+
+
+def text_of(component):
+    """A component as the browser gets it."""
+    return json.dumps(component, cls=__import__("plotly").utils.PlotlyJSONEncoder)
+
+
+def graph_of(component, name):
+    """The figure of the graph with an id, somewhere in a component."""
+    return next(
+        found.figure for found in component._traverse() if getattr(found, "id", None) == name
+    )
+
+
+def ask(client, output, query):
+    """The answer of the server to a callback of the address."""
+    name, prop = output.split(".")
+    body = {
+        "output": output,
+        "outputs": {"id": name, "property": prop},
+        "inputs": [{"id": "url", "property": "search", "value": query}],
+        "changedPropIds": ["url.search"],
+    }
+    return client.post("/_dash-update-component", json=body, headers=LOCAL)
+
+
+# The address
+
+
+number = st.integers(0, 10**7 - 1)
+word = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+pair = st.tuples(number, number).filter(lambda two: two[0] != two[1])
+states = st.builds(
+    State,
+    page=st.sampled_from(PAGES),
+    uid=word,
+    frames=word,
+    classes=st.lists(number, max_size=8, unique=True).map(tuple),
+    contrast=st.none() | pair,
+    search=word,
+    true=st.none() | number,
+    predicted=st.none() | number,
+    outcome=st.sampled_from(OUTCOMES),
+    sort=st.sampled_from(SORTS),
+    descending=st.booleans(),
+)
+
+
+@given(states)
+def test_an_address_gives_its_state_back(state):
+    query = format_query(state)
+    assert parse(query) == state
+    assert parse(query.removeprefix("?")) == state
+
+
+@given(st.text(st.characters(), max_size=200) | st.binary(max_size=99).map(lambda b: f"?uid=%{b}"))
+def test_any_text_is_a_state(text):
+    state = parse(text)
+    assert parse(format_query(state)) == state
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "?classes=1,x,-2,999999999999,²&a=1&b=1&true=-1&page=admin&outcome=maybe&sort=size",
+        "?uid=" + "u" * 9000,
+        "?uid=" + "u" * 600,
+        "?" + "&" * 5000,
+        "?uid=%ff%00&classes=,,,",
+        "?\ud800",
+    ],
+)
+def test_nonsense_becomes_the_default(query):
+    state = parse(query)
+    assert (state.page, state.outcome, state.sort, state.contrast) == ("video", "all", "file", None)
+    assert len(state.uid) <= 500
+    assert all(0 <= c < 10**7 for c in state.classes)
+
+
+def test_the_default_needs_no_address():
+    assert format_query(State()) == ""
+    assert ej.results.browse.SORTS == SORTS
+
+
+# Figures
+
+
+def test_bars_are_the_stored_values(browser):
+    attribution = browser.attribution("video-3")
+    frames = browser.element_index("video-3")
+    figure = figures.timeline(
+        attribution, [2, 0], ["two", "none", "two minus none"], frames, (2, 0)
+    )
+    go.Figure(figure)  # refuses what Plotly does not know
+    bars = figure["data"]
+    assert [bar["x"] for bar in bars] == [frames.tolist()] * 3
+    own = np.asarray(attribution.values)
+    for bar, expected in zip(bars, (own[:, 2], own[:, 0], own[:, 2] - own[:, 0]), strict=True):
+        np.testing.assert_array_equal(np.float32(bar["y"]), expected)
+        colours = [figures.SUPPORTING if y > 0 else figures.DISTRACTING for y in expected]
+        assert bar["marker"]["color"] == colours
+        assert "error_y" not in bar
+
+
+def test_error_bars_are_the_stored_standard_errors(folder):
+    (source,) = open_sources(folder / "chosen")
+    uid = next(u for u in source.matches(State()) if source.explained(u).attribution.n == 6)
+    explained = source.explained(uid)
+    errors = np.asarray(explained.attribution.std_error)
+    figure = figures.timeline(explained.attribution, [1], ["predicted"], explained.frames)
+    np.testing.assert_array_equal(np.float32(figure["data"][0]["error_y"]["array"]), errors[:, 1])
+    assert len(explained.scores) == N_CLASSES  # of all, though values are of two
+
+
+def test_scores_beside_the_prior():
+    values, prior = np.array([0.1, 0.6, 0.05, 0.25]), np.array([0.25, 0.25, 0.25, 0.25])
+    figure = figures.scores(values, prior, ["a", "<b>", "c", "d"], label=2, top=2)
+    go.Figure(figure)
+    bars, before = figure["data"]
+    assert bars["customdata"] == [2, 3, 1]
+    assert bars["x"] == [0.05, 0.25, 0.6]
+    assert before["x"] == [0.25] * 3
+    ticks = figure["layout"]["yaxis"]["ticktext"]
+    assert ticks == ["c ✓  0.050", "d  0.250", "&lt;b&gt;  0.600"]
+
+
+def test_figures_of_nothing():
+    for figure in (
+        figures.histogram({"all": np.zeros(0)}, "x"),
+        figures.histogram({"correct": np.array([1.0, np.nan]), "wrong": np.zeros(0)}, "x"),
+        figures.positions(np.array([np.nan, 1.0]), np.array([0.0, 0.1]), "position"),
+        figures.pairs(np.full((2, 2), np.nan)),
+    ):
+        json.dumps(figure, allow_nan=False)
+        go.Figure(figure)
+
+
+def test_a_histogram_counts_every_video(rng):
+    values = {"correct": rng.normal(size=50), "wrong": rng.normal(size=30)}
+    traces = figures.histogram(values, "x")["data"]
+    assert [sum(trace["y"]) for trace in traces] == [50, 30]
+
+
+# The whole set
+
+
+def test_numbers_of_the_set_are_those_of_a_plain_loop(folder):
+    (source,) = open_sources(folder / "three")
+    numbers = overview.summarise(source)
+    dataset = source.browser.dataset
+    label, prediction = dataset["label"].values, dataset["prediction"].values
+    assert numbers.accuracy == (label == prediction).mean()
+    assert sum(pair.videos for pair in numbers.confusions) == (label != prediction).sum()
+    sizes = np.sort(dataset["length"].values)
+    np.testing.assert_array_equal(np.sort(numbers.lengths), sizes)
+    own = overview.sample(source)
+    assert numbers.n_sampled == len(own) == len(LENGTHS)
+    assert numbers.relative and numbers.pairs is None
+    by_name = dict(zip(source.browser.find(), own, strict=True))
+    for uid, values in by_name.items():
+        attribution = source.browser.attribution(uid)
+        expected = np.asarray(attribution.for_class(source.browser.row(uid).prediction))
+        np.testing.assert_array_equal(np.float32(values), expected)
+
+
+def test_position_statistics_by_hand():
+    np.testing.assert_array_equal(overview.relative(np.array([1.0, 2.0, 6.0, 8.0]), 2), [1.5, 7.0])
+    few = overview.relative(np.array([3.0]), 2)
+    assert few[0] == 3 and np.isnan(few[1])
+    shares = overview.pairwise(np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 0.0]]))
+    np.testing.assert_allclose(shares, [[np.nan, 2 / 3], [1 / 3, np.nan]])
+
+
+def test_a_sample_is_bounded(folder, monkeypatch):
+    (source,) = open_sources(folder / "three")
+    monkeypatch.setattr(overview, "MAX_SAMPLE", 8)
+    monkeypatch.setattr(overview, "_BLOCK", 4)
+    assert len(overview.sample(source)) == 8
+
+
+# Answers
+
+
+def navigate(pages, control, query, **given):
+    """What follows when a control is touched: the query, and the values of controls by name."""
+    names = [name for name, _ in CONTROLS]
+    values = [given.get(name.replace("-", "_")) for name in names]
+    query, *rest = pages.navigate(control, query, *values)
+    return query, dict(zip(names, rest, strict=False))
+
+
+def test_controls_follow_the_address(pages):
+    query = "?uid=video-3&classes=0,1&a=1&b=2&search=vid&outcome=wrong&sort=score&order=descending"
+    same, shown = navigate(pages, "url", query)
+    assert same == query
+    assert shown["classes"] == [0, 1]
+    assert (shown["contrast-a"], shown["contrast-b"]) == (1, 2)
+    assert (shown["search"], shown["outcome"], shown["sort"]) == ("vid", "wrong", "score")
+    assert shown["order"] == ["descending"]
+
+
+def test_a_change_of_class_goes_into_the_address(pages):
+    query, shown = navigate(pages, "classes", "?uid=video-3", classes=[2, 0])
+    assert parse(query) == State(uid="video-3", classes=(2, 0))
+    assert shown["classes"] == [2, 0]
+    figure = graph_of(pages.video(query), "timeline")
+    own = np.asarray(pick(pages.sources, parse(query)).browser.attribution("video-3").values)
+    np.testing.assert_array_equal(np.float32(figure["data"][0]["y"]), own[:, 2])
+
+
+def test_a_contrast_needs_two_classes(pages):
+    query, shown = navigate(pages, "contrast-a", "?uid=video-3", contrast_a=1)
+    assert query == "?uid=video-3" and shown["contrast-a"] == 1
+    query, _ = navigate(pages, "contrast-b", query, contrast_a=1, contrast_b=0)
+    assert parse(query).contrast == (1, 0)
+    figure = graph_of(pages.video(query), "timeline")
+    source = pick(pages.sources, parse(query))
+    expected = np.asarray(source.browser.attribution("video-3").contrast(1, 0))
+    np.testing.assert_array_equal(np.float32(figure["data"][-1]["y"]), expected)
+    assert "kind 1 minus kind 0" in figure["layout"]["annotations"][-1]["text"]
+
+
+def test_the_slider_chooses_among_results(pages):
+    assert [source.label for source in pages.sources] == ["3", "6"]
+    query, shown = navigate(pages, "frames", "?uid=video-4", frames=1)
+    assert parse(query).frames == "6" and shown["frames"] == 1
+    for q, n in (("?uid=video-4", 3), (query, 6)):
+        assert len(graph_of(pages.video(q), "timeline")["data"][0]["x"]) == n
+
+
+def test_filters_choose_the_list_and_forget_the_video(pages):
+    query, _ = navigate(pages, "true", "?uid=video-3", true=1)
+    assert parse(query) == State(true=1)
+    listed = text_of(pages.matches(query))
+    assert f"{len(LENGTHS[1::4])} of {len(LENGTHS)} videos" in listed
+    assert "video-1" in listed and "video-2" not in listed
+    assert navigate(pages, "true", query, true=None)[0] == ""
+
+
+def test_menus_are_sent_when_they_change(pages, folder):
+    assert pages.menus("") == pages.menus("?uid=video-3") != pages.menus("?frames=6")
+    chosen = Pages(open_sources(folder / "chosen"), Media({}))
+    assert chosen.menus("") != chosen.menus("?uid=video-3")
+
+
+def test_nonsense_from_the_browser_does_no_harm(pages):
+    for control, _ in CONTROLS:
+        for value in ("x" * 10_000, [1, "x", None], {"a": 1}, -5, 1e300, True, TAG):
+            query, _ = navigate(pages, control, "", **{control.replace("-", "_"): value})
+            assert parse(query) == parse(format_query(parse(query)))
+            pages.video(query), pages.matches(query)
+
+
+def test_what_cannot_be_shown_is_said(pages, folder):
+    assert "no video called 'nothing'" in text_of(pages.video("?uid=nothing"))
+    assert "No video meets these filters" in text_of(pages.matches("?search=nothing"))
+    assert "Nothing to show" in text_of(pages.video("?search=nothing"))
+    failed = text_of(pages.video("?uid=video-2&frames=6"))
+    assert "at least 3 elements, got 2" in failed
+    assert "Every video was explained" in text_of(pages.overview("?page=overview"))
+    assert "at least 3 elements" in text_of(pages.overview("?page=overview&frames=6"))
+    (chosen,) = open_sources(folder / "chosen")
+    alone = Pages([chosen], Media({}))
+    row = chosen.browser.row("video-3")
+    other = next(c for c in range(N_CLASSES) if c not in (row.label, row.prediction))
+    said = text_of(alone.video(f"?uid=video-3&classes={other},{row.prediction}&a={other}&b=0"))
+    assert f"No values are kept of kind {other}." in said
+    assert "contrast is of a class whose values are not kept" in said
+
+
+def test_results_without_videos(folder):
+    with ej.results.open(folder / "out") as dataset:
+        empty = ej.results.Browser(dataset.isel(video=slice(0)))
+        bare = Pages(open_sources(empty), Media({}))
+        assert "hold no videos" in text_of(bare.matches(""))
+        assert "hold no videos" in text_of(bare.overview("?page=overview"))
+        assert "Nothing to show" in text_of(bare.video(""))
+        bare.navigate("url", "", *[None] * len(CONTROLS))
+
+
+def test_other_methods_where_the_results_hold_them(folder):
+    with ej.results.open(folder / "three") as dataset:
+        other = dataset.assign(gradients=dataset["esv"] * 2)
+        (source,) = open_sources(ej.results.Browser(other))
+        figure = graph_of(Pages([source], Media({})).video("?uid=video-3&classes=1"), "timeline")
+        bars, marks = figure["data"]
+        assert marks["name"] == "gradients"
+        np.testing.assert_allclose(marks["y"], 2 * np.array(bars["y"]), rtol=1e-6)
+
+
+def test_a_long_list_is_cut_around_the_video(folder):
+    attribution = ej.results.load_attribution(ej.results.open(folder / "three"), "video-3")
+    path = folder / "many.nc"
+    uids = [f"uid-{k:04}" for k in range(450)]
+    ej.results.save(path, [attribution] * 450, uids=uids)
+    many = Pages(open_sources(path), Media({}))
+    listed = text_of(many.matches("?uid=uid-0300"))
+    assert "450 of 450 videos; 201 to 400 are listed" in listed
+    assert listed.count('"Li"') == SHOWN
+    assert "uid=uid-0301" in text_of(many.video("?uid=uid-0300"))
+    assert many.listed("?uid=uid-0300") == many.listed("?uid=uid-0200")
+    assert many.listed("?uid=uid-0300") != many.listed("?uid=uid-0199")
+    assert many.listed("?uid=uid-0300") != many.listed("?uid=uid-0300&classes=1")
+
+
+# The server
+
+
+def test_headers_on_every_answer(client):
+    for path in ("/", "/_dash-layout", "/_dash-dependencies", "/assets/dashboard.js", "/nowhere"):
+        response = client.get(path, headers=LOCAL)
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "unsafe-eval" not in policy
+        assert "'unsafe-inline'" not in policy.split("script-src")[1].split(";")[0]
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["X-Frame-Options"] == "DENY"
+        assert response.headers["Referrer-Policy"] == "no-referrer"
+        assert response.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        assert response.status_code == (404 if path == "/nowhere" else 200)
+        response.close()
+    assert b"http://" not in client.get("/", headers=LOCAL).data.replace(b"http://www.w3.org", b"")
+    assert b"https://" not in client.get("/", headers=LOCAL).data
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *(("localhost:8050", 200), ("127.0.0.1", 200), ("[::1]:8050", 200), ("LOCALHOST", 200)),
+        *(("evil.example", 403), ("localhost.evil.example:8050", 403), ("127.0.0.1.nip.io", 403)),
+        *(("", 403), ("localhost@evil", 403), ("[::1", 403)),
+    ],
+)
+def test_foreign_hosts_are_refused(client, host, status):
+    response = client.get("/", headers={"Host": host})
+    assert response.status_code in ({status, 400} if status == 403 else {status})
+
+
+def test_a_host_that_was_given_is_allowed(folder):
+    named = make_app(folder / "out", hosts=("box",)).server.test_client()
+    assert named.get("/", headers={"Host": "box:1"}).status_code == 200
+    assert named.get("/", headers={"Host": "other:1"}).status_code == 403
+    everyone = make_app(folder / "out", hosts=("0.0.0.0",)).server.test_client()
+    assert everyone.get("/", headers={"Host": "other:1"}).status_code == 200
+    assert security.host_name("[::1]:80") == "[::1]"
+
+
+def test_only_what_a_page_needs_may_be_asked(client):
+    for method in ("post", "put", "delete", "patch", "options"):
+        assert getattr(client, method)("/", headers=LOCAL).status_code == 405
+    assert client.get("/_dash-update-component", headers=LOCAL).status_code == 405
+    plain = client.post("/_dash-update-component", data="output=x", headers=LOCAL)
+    assert plain.status_code == 415
+    for junk in ({}, [], "x", {"output": 1}, {"output": "x.y", "inputs": {}}):
+        answer = client.post("/_dash-update-component", json=junk, headers=LOCAL)
+        assert answer.status_code == 400
+    large = client.post("/_dash-update-component", json="x" * 2**21, headers=LOCAL)
+    assert large.status_code in (400, 413)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/video/..%2f..%2fetc/passwd", "/video/../../etc/passwd", "/video//etc/passwd"),
+        *("/video/%2fetc%2fpasswd", "/video/2", "/video/-1", "/video/video-0", "/video/", "/video"),
+        *("/frame/..%2f..%2fetc/passwd", "/frame/0/99999", "/frame/9/0", "/frame/0/-1"),
+        *("/etc/passwd", "/assets/../app.py", "/assets/..%2fapp.py", "/video/0%00"),
+    ],
+)
+def test_no_path_of_an_address_reaches_the_files(client, path):
+    response = client.get(path, headers=LOCAL)
+    assert response.status_code == 404
+    assert b"root:" not in response.data
+
+
+def test_videos_are_served_whole_and_in_parts(client, clips):
+    content = clips["video-0"].read_bytes()
+    whole = client.get("/video/0", headers=LOCAL)
+    assert (whole.status_code, whole.data, whole.mimetype) == (200, content, "video/mp4")
+    part = client.get("/video/0", headers=LOCAL | {"Range": "bytes=5-24"})
+    assert (part.status_code, part.data) == (206, content[5:25])
+    assert part.headers["Content-Range"] == f"bytes 5-24/{len(content)}"
+    beyond = client.get("/video/0", headers=LOCAL | {"Range": f"bytes={len(content)}-"})
+    assert beyond.status_code == 416
+    frame = client.get("/frame/1/2", headers=LOCAL)
+    assert (frame.status_code, frame.mimetype) == (200, "image/jpeg")
+    for response in (whole, part, beyond, frame):
+        response.close()
+
+
+def test_how_a_video_is_shown(clips, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"nothing")
+    media = Media({**clips, "broken": broken, "gone": tmp_path / "gone.mp4"})
+    clip = media.clip("video-3")
+    assert (clip.address, clip.kind, clip.fps) == ("/video/1", "video", 12)
+    assert media.clip("broken").note.startswith("The video cannot be read")
+    assert media.clip("gone").kind == ""
+    assert "No video of this name" in media.clip("else").note
+    assert "--videos" in Media({}).clip("else").note
+
+
+def test_every_question_of_the_page_is_answered(client):
+    known = {}
+    for question in client.get("/_dash-dependencies", headers=LOCAL).json:
+        if question["clientside_function"]:
+            continue
+        many = question["output"].startswith("..")
+        outputs = [
+            dict(zip(("id", "property"), name.rsplit(".", 1), strict=True))
+            for name in question["output"].strip(".").split("...")
+        ]
+        body = {
+            "output": question["output"],
+            "outputs": outputs if many else outputs[0],
+            "inputs": question["inputs"],
+            "state": question["state"],
+            "changedPropIds": [],
+        }
+        answer = client.post("/_dash-update-component", json=body, headers=LOCAL)
+        assert answer.status_code == 200
+        known |= answer.json["response"]
+    assert {"matches", "video", "classes", "menus", "listed"} <= set(known)
+    assert len(known["classes"]["options"]) == N_CLASSES
+
+
+def test_unknown_videos_are_friendly(client):
+    assert client.get("/?uid=nothing", headers=LOCAL).status_code == 200
+    answer = ask(client, "video.children", "?uid=nothing")
+    assert answer.status_code == 200
+    assert "no video called" in answer.text
+
+
+def test_tags_in_names_are_text(folder):
+    attribution = ej.results.load_attribution(ej.results.open(folder / "three"), "video-3")
+    path = folder / "tags.nc"
+    names = [f"{TAG}{k}" for k in range(N_CLASSES)]
+    ej.results.save(path, [attribution], uids=[TAG], class_names=names, labels=[0], overwrite=True)
+    client = make_app(path).server.test_client()
+    for page in ("/", "/_dash-layout", f"/?uid={TAG}"):
+        assert "<script>alert" not in client.get(page, headers=LOCAL).text
+    answer = ask(client, "video.children", "?a=0&b=1")
+    assert answer.mimetype == "application/json"
+    figure = graph_of(Pages(open_sources(path), Media({})).video("?a=0&b=1"), "timeline")
+    assert "<script>" not in json.dumps(figure)
+    sources = "".join(p.read_text() for p in (ej_folder() / "dashboard").glob("*.py"))
+    assert "dangerously" not in sources and "Markdown" not in sources
+
+
+def ej_folder():
+    from pathlib import Path
+
+    return Path(ej.__file__).parent
+
+
+def test_a_thousand_questions_at_once(client):
+    started = time.perf_counter()
+    for k in range(1000):
+        assert ask(client, "video.children", f"?uid=video-{k % 20}").status_code == 200
+    print(f"1,000 answers in {time.perf_counter() - started:.1f} s")
+
+
+def test_importing_brings_nothing_heavy_and_no_model(folder):
+    code = (
+        "import sys, esv_jax.dashboard\n"
+        "heavy = {'dash', 'plotly', 'flask'} & {*sys.modules}\n"
+        "assert not heavy, heavy\n"
+        f"esv_jax.dashboard.make_app({str(folder / 'three')!r})\n"
+        "models = [m for m in sys.modules if m.startswith('esv_jax.models')]\n"
+        "assert not models and 'flax' not in sys.modules, models\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command(folder, capsys, monkeypatch):
+    from esv_jax.cli import dashboard, main
+
+    served = []
+    monkeypatch.setattr(dashboard, "serve", lambda app, **where: served.append((app, where)))
+    assert main(["dashboard", str(folder / "out"), str(folder / "three"), "--port", "8051"]) == 0
+    assert served[0][1] == {"host": "127.0.0.1", "port": 8051}
+    assert "http://127.0.0.1:8051/" in capsys.readouterr().out
+    assert main(["dashboard", str(folder / "out"), "--host", "0.0.0.0"]) == 0
+    assert "can read these results" in capsys.readouterr().out
+    assert main(["dashboard", str(folder / "missing")]) == 2
+    assert main(["dashboard", str(folder / "out"), "--port", "0"]) == 2
