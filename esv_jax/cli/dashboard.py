@@ -10,8 +10,7 @@ import tyro
 from esv_jax.checks import expect
 from esv_jax.cli.printing import say
 from esv_jax.dashboard import make_app, serve
-
-_LOCAL = ("127.0.0.1", "localhost", "::1")
+from esv_jax.dashboard.security import LOCAL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +37,9 @@ class Dashboard:
         expect(len(self.paths) > 0, "paths", "at least one file or folder of results", "none")
         expect(0 < self.port < 2**16, "port", "a number in 1..65535", self.port)
         app = make_app(self.paths, self.videos or None, hosts=(self.host,))
-        if self.host not in _LOCAL:
-            say(f"Whoever reaches {self.host} on the network can read these results and videos.")
         name = f"[{self.host}]" if ":" in self.host else self.host
+        if name not in LOCAL:
+            say(f"Whoever reaches {self.host} on the network can read these results and videos.")
         say(f"Results at http://{name}:{self.port}/ (Ctrl-C ends)")
         serve(app, host=self.host, port=self.port)
         return 0

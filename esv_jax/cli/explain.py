@@ -16,13 +16,14 @@ from esv_jax import plots, results
 from esv_jax.attribution import Attribution
 from esv_jax.batching import explain_batch
 from esv_jax.checks import expect
+from esv_jax.cli.chosen_estimator import EstimatorName, choose_by_name
 from esv_jax.cli.chosen_model import ChosenModel, choose_model
 from esv_jax.cli.outputs import expect_free, file_name, settings_of
 from esv_jax.cli.printing import BAD_INPUT, complain, progress, say, signed, table
 from esv_jax.cli.video_figures import draw_video
 from esv_jax.data.classes import class_index
 from esv_jax.data.inputs import Inputs, is_video, open_inputs, open_videos
-from esv_jax.estimators import Constructive, Estimator, Exact, Surrogate
+from esv_jax.estimators import Constructive, Surrogate
 from esv_jax.extras import require
 from esv_jax.files import atomic_path, make_folder
 from esv_jax.games import make_game
@@ -58,7 +59,7 @@ class Explain:
     """Class to show: gt (true; predicted where unknown), pred, a name or an id. All are stored."""
     contrast: tuple[str, str] | None = None
     """Two classes (gt, pred, names or ids): show the first minus the second."""
-    estimator: Literal["auto", "exact", "surrogate", "constructive"] = "auto"
+    estimator: EstimatorName = "auto"
     """auto is exact where it fits, beyond it the best sampled one that the model allows."""
     surrogate: Surrogate = Surrogate()
     """Settings of the surrogate estimator."""
@@ -166,19 +167,12 @@ class Explain:
         xs = np.zeros((len(rows), sizes.max(), picked[0][0].shape[1]), np.float32)
         for row, (features, index) in zip(xs, picked, strict=True):
             row[: len(index)] = features
-        chosen: Estimator | Literal["auto"] = "auto"
-        if self.estimator == "exact":
-            chosen = Exact()
-        elif self.estimator == "surrogate":
-            chosen = self.surrogate
-        elif self.estimator == "constructive":
-            chosen = self.constructive
         batch = explain_batch(
             make_game(model.heads),
             xs,
             sizes,
             prior=model.prior,
-            estimator=chosen,
+            estimator=choose_by_name(self.estimator, self.surrogate, self.constructive),
             key=jax.random.key(self.seed),
             uids=[inputs.uids[i] for i in rows],
             tolerance=self.tolerance,

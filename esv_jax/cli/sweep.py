@@ -14,12 +14,13 @@ import numpy as np
 import tyro
 
 from esv_jax import data
+from esv_jax.cli.chosen_estimator import EstimatorName, choose_by_name
 from esv_jax.cli.chosen_model import choose_model
 from esv_jax.cli.outputs import settings_of
 from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
 from esv_jax.data.inputs import is_video
 from esv_jax.data.video_lists import read_labels
-from esv_jax.estimators import Constructive, Estimator, Exact, Surrogate
+from esv_jax.estimators import Constructive, Surrogate
 from esv_jax.files import make_folder
 from esv_jax.sweeps import Progress, SweepReport, connect, sweep
 
@@ -49,7 +50,7 @@ class Sweep:
     classes: str = "all"
     """Whose values are kept: all, or some of gt (true), pred (predicted), top5 (any number),
     separated by commas. Scores are kept of all classes."""
-    estimator: Literal["auto", "exact", "surrogate", "constructive"] = "auto"
+    estimator: EstimatorName = "auto"
     """auto is exact where it fits, beyond it the best sampled one that the model allows."""
     surrogate: Surrogate = Surrogate()
     """Settings of the surrogate estimator."""
@@ -119,7 +120,7 @@ class Sweep:
                 self.out,
                 frames=None if self.frames == "all" else self.frames,
                 classes=self.classes,
-                estimator=self._estimator(),
+                estimator=choose_by_name(self.estimator, self.surrogate, self.constructive),
                 key=jax.random.key(self.seed),
                 marginals=self.marginals,
                 class_names=names,
@@ -140,16 +141,6 @@ class Sweep:
             for uid, reason in list(report.failures.items())[:_SHOWN]:
                 complain(f"{uid}: {reason}")
         return BAD_INPUT if report.failures else 0
-
-    def _estimator(self) -> Estimator | Literal["auto"]:
-        named: dict[str, Any] = {
-            "auto": "auto",
-            "exact": Exact(),
-            "surrogate": self.surrogate,
-            "constructive": self.constructive,
-        }
-        chosen: Estimator | Literal["auto"] = named[self.estimator]
-        return chosen
 
 
 def keep_programs(folder: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from urllib.parse import parse_qsl, urlencode
 
+from esv_jax.results.browse import SORTS
+
 PAGES = ("video", "overview")
 OUTCOMES = ("all", "correct", "wrong", "failed")
-SORTS = ("file", "uid", "evidence", "score", "gap", "length")  # as `results.Browser.find` has them
 MAX_CLASSES = 8  # shown of one video
 _MAX_QUERY, _MAX_TEXT, _MAX_CLASS = 8000, 500, 10**7
 

@@ -21,6 +21,7 @@ from esv_jax.boundary import checked_prior
 from esv_jax.checks import expect, message
 from esv_jax.games import Game, make_game
 from esv_jax.models import TrainedModel, load_model, model_digest
+from esv_jax.models.tensor_files import digest_of
 from esv_jax.sweeps.planning import Shard
 
 
@@ -132,12 +133,8 @@ def _digest_of_game(game: Any) -> str:
     if not leaves or not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
         got = f"{type(game).__name__}, whose weights are not its own"
         raise ValueError(message("digest", "a name for the model's weights", got))
-    total = hashlib.sha256(str(structure).encode())
-    for leaf in leaves:
-        array = np.asarray(leaf)
-        total.update(f"{array.dtype}{array.shape}".encode())
-        total.update(np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()
+    arrays = {str(k): np.asarray(leaf) for k, leaf in enumerate(leaves)}
+    return digest_of(arrays, str(structure))
 
 
 def identity_of(

@@ -105,12 +105,9 @@ def make_shards(
         except ValueError as error:
             chosen[n] = (None, str(error))
 
-    def shortest_first(estimator: Estimator) -> list[int]:
-        return [n for n, (each, _) in chosen.items() if each == estimator]
-
     padded = dict(zip(chosen, chosen, strict=True))
     for estimator in {each for each, _ in chosen.values() if each is not None and each.pads}:
-        own = shortest_first(estimator)
+        own = [n for n, (each, _) in chosen.items() if each == estimator]
         ends = bucket_ends(lengths[np.isin(lengths, own)].tolist())
         padded |= {n: next(end for end in ends if end >= n) for n in own}
 

@@ -235,22 +235,12 @@ def _shards(
         return jax.ShapeDtypeStruct((n, *job.width), jnp.float32)
 
     def choose(n: int) -> Estimator:
-        chosen = choose_estimator(job.game, shape_of(n), estimator, None, max_bytes)
-        if chosen.needs_key:
-            check_randomness(chosen, n, key, None)
-        return chosen
+        return choose_estimator(job.game, shape_of(n), estimator, None, max_bytes)
 
-    if key is None:  # a missing key is the caller's to mend, no failure of single videos
-        for n in np.unique(lengths[lengths > 0]).tolist():
-            try:
-                chosen = choose_estimator(job.game, shape_of(n), estimator, None, max_bytes)
-            except ValueError:
-                continue
-            check_randomness(chosen, n, key, None)
     n_classes = len(job.class_names)
     kept = n_classes if choices is None else len(choices)
     widest = int(lengths.max(initial=1))
-    return make_shards(
+    shards = make_shards(
         lengths,
         choose,
         job.game,
@@ -259,6 +249,10 @@ def _shards(
         n_values=kept * (2 + (widest if marginals else 0)),
         shard_size=shard_size,
     )
+    for shard in shards:  # a missing key is the caller's to mend, no failure of single videos
+        if shard.estimator is not None:
+            check_randomness(shard.estimator, shard.n, key, None)
+    return shards
 
 
 def _prepare(
