@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from esv_jax.checks import is_concrete
+from esv_jax.looks import DISTRACTING, SUPPORTING, number
 
-_SUPPORTING, _DISTRACTING = "#0072B2", "#D55E00"  # blue and vermillion of Okabe & Ito (2008)
 _MOST_BARS = 40
 _MOST_ROWS = 10  # sequences of a batch
 _ROW, _LEFT, _SPAN, _RIGHT = 16, 44, 320, 76  # pixels: height of a bar, label, bars, value
@@ -48,9 +48,9 @@ def _one(record: Any) -> str:
     c = int(np.argmax(np.asarray(record.scores)))
     numbers = {
         "top class": str(c),
-        "score": _number(record.scores[c]),
-        "prior": _number(record.prior[c]),
-        "evidence (score - prior)": _number(record.evidential_score()[c]),
+        "score": number(float(record.scores[c])),
+        "prior": number(float(record.prior[c])),
+        "evidence (score - prior)": number(float(record.evidential_score()[c])),
         "efficiency gap": f"{float(record.efficiency_gap()[c]):.1e}",
     }
     what = f"{_count(record.n, 'element')}, {_count(record.n_classes, 'class', 'classes')}"
@@ -65,7 +65,7 @@ def _batch(record: Any) -> str:
     gap = np.asarray(record.efficiency_gap())
     rows = []
     for i, c in enumerate(scores.argmax(1)[:_MOST_ROWS]):
-        numbers = [_number(scores[i, c]), _number(evidence[i, c]), f"{gap[i, c]:.1e}"]
+        numbers = [number(float(scores[i, c])), number(float(evidence[i, c])), f"{gap[i, c]:.1e}"]
         rows.append([str(i), str(lengths[i]), str(c), *numbers])
     names = ["sequence", "elements", "top class", "score", "evidence", "efficiency gap"]
     spread = f"{lengths.min()}..{lengths.max()} elements"
@@ -83,12 +83,6 @@ def _how(record: Any) -> str:
 
 def _count(n: int, one: str, many: str = "") -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
-
-
-def _number(value: Any) -> str:
-    """Three decimals, or two significant digits where these would show nothing."""
-    value = float(value)
-    return f"{value:.3f}" if value == 0 or not abs(value) < 0.001 else f"{value:.1e}"
 
 
 def _table(names: list[str], rows: list[list[str]]) -> str:
@@ -109,8 +103,8 @@ def _bars(values: np.ndarray, c: int) -> str:
     width, height = _LEFT + _SPAN + _RIGHT, _ROW * len(shown)
     note = f"; the {_MOST_BARS} strongest of {len(values):,}" if len(shown) < len(values) else ""
     return (
-        f'<p style="margin:0.3em 0">ESVs for class {c}: <span style="color:{_DISTRACTING}">'
-        f'distracting to the left</span>, <span style="color:{_SUPPORTING}">supporting to the '
+        f'<p style="margin:0.3em 0">ESVs for class {c}: <span style="color:{DISTRACTING}">'
+        f'distracting to the left</span>, <span style="color:{SUPPORTING}">supporting to the '
         f'right</span>{note}</p><svg role="img" aria-label="ESVs for class {c}" width="{width}" '
         f'height="{height}" font-size="11" fill="currentColor">{"".join(rows)}<line '
         f'x1="{zero:.1f}" x2="{zero:.1f}" y1="0" y2="{height}" stroke="currentColor"/></svg>'
@@ -120,11 +114,11 @@ def _bars(values: np.ndarray, c: int) -> str:
 def _bar(k: int, i: int, value: float, size: float, zero: float, scale: float) -> str:
     """Row k: the number of element i, its bar from zero, its value."""
     x, width = zero + min(size, 0) * scale, abs(size) * scale
-    colour = _SUPPORTING if size > 0 else _DISTRACTING
+    colour = SUPPORTING if size > 0 else DISTRACTING
     y, text = k * _ROW, k * _ROW + 12
     end = _LEFT + _SPAN + _RIGHT
     return (
         f'<text x="{_LEFT - 8}" y="{text}" text-anchor="end">{i}</text>'
         f'<rect x="{x:.1f}" y="{y + 2}" width="{width:.1f}" height="{_ROW - 4}" fill="{colour}"/>'
-        f'<text x="{end}" y="{text}" text-anchor="end">{_number(value)}</text>'
+        f'<text x="{end}" y="{text}" text-anchor="end">{number(value)}</text>'
     )

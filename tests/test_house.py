@@ -28,7 +28,7 @@ FLOORS = (
     ("games",),
     ("checkpoints", "models", "data"),  # neighbours: they have never heard of explanations
     ("attribution", "notebook", "subsequences", "links", "blur", "strided"),
-    ("records", "files", "extras", "checks"),
+    ("records", "files", "extras", "checks", "looks"),
 )
 ROOMS = [room for floor in FLOORS for room in floor]
 
@@ -36,7 +36,7 @@ ROOMS = [room for floor in FLOORS for room in floor]
 PURE = {
     *("estimators", "perturbation", "relevance", "gradients", "metrics", "games"),
     *("baselines", "attribution", "notebook", "subsequences", "links", "blur", "strided"),
-    *("records", "checks"),
+    *("records", "checks", "looks"),
 }
 OUTSIDE_PURE = {
     *("os", "io", "sys", "pathlib", "tempfile", "shutil", "glob", "subprocess", "importlib"),

@@ -114,7 +114,7 @@ def test_small_and_negative_numbers_stay_readable(rng):
         scores=jnp.array([2e-5, -1.5, 0.0]),
         prior=jnp.array([0.25, -0.5, 0.0]),
     )
-    assert "score 2.0e-05 - prior 0.250 = -0.250" in _texts(plots.plot_elements(record, 0))
+    assert "score 2.0e-5 - prior 0.250 = -0.250" in _texts(plots.plot_elements(record, 0))
     assert "score -1.500 - prior (-0.500) = -1.000" in _texts(plots.plot_elements(record, 1))
     assert "score 0.000 - prior 0.000 = 0.000" in _texts(plots.plot_elements(record, 2))
 

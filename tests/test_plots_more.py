@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from esv_jax import metrics, plots
 from esv_jax.attribution import Attribution
+from esv_jax.looks import number
 from esv_jax.metrics import DiscardCurve
 from esv_jax.plots import style
 
@@ -337,7 +338,7 @@ def test_each_method_has_its_own_scale(rng):
         greatest = np.abs(values[name]).max()
         np.testing.assert_allclose(cells[row] * greatest, values[name])
         label = ax.get_yticklabels()[row].get_text()
-        assert label == f"{name}\n(max {style.number(greatest)})"
+        assert label == f"{name}\n(max {number(greatest)})"
     assert not cells[2].any() and _is_centred(ax) and ax.images[0].get_clim() == (-1, 1)
     assert ax.get_xlabel() == "element" and "greatest |value|" in _bar_label(ax)
     assert "Holding something" in _texts(ax) and "each row has its own scale" in _texts(ax)
@@ -444,7 +445,7 @@ def test_approximation_errors_stand_in_their_cells(rng, log):
     assert ax.images[0].cmap.name == "cividis"
     drawn = {text.get_position(): text.get_text() for text in ax.texts}
     for (i, j), error in np.ndenumerate(errors):
-        assert drawn[j, i] == ("" if np.isnan(error) else style.number(error))
+        assert drawn[j, i] == ("" if np.isnan(error) else number(error))
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("iterations", "subsequences per scale")
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2", "4", "8"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["32", "64", "128"]
@@ -515,9 +516,9 @@ def test_a_page_states_the_numbers(rng):
     assert said["top class"] == str(c)
     assert said["score"] == f"{float(record.scores[c]):.3f}"
     assert said["prior"] == f"{float(record.prior[c]):.3f}"
-    assert said["evidence (score - prior)"] == style.number(float(record.evidential_score(c)))
+    assert said["evidence (score - prior)"] == number(float(record.evidential_score(c)))
     assert said["efficiency gap"] == f"{float(record.efficiency_gap()[c]):.1e}"
-    values = [style.number(float(value)) for value in record.for_class(c)]
+    values = [number(float(value)) for value in record.for_class(c)]
     texts = re.findall(r'text-anchor="end">(.*?)<', page)
     assert texts == [text for i, value in enumerate(values) for text in (str(i), value)]
 

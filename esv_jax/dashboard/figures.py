@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from esv_jax.attribution import Attribution
+from esv_jax.looks import DISTRACTING, GRID, INK, QUIET, SUPPORTING
 
-SUPPORTING, DISTRACTING = "#0072B2", "#D55E00"  # of Okabe & Ito (2008)
-INK, QUIET, GRID, PAPER = "#222222", "#6B6B6B", "#E4E4E4", "rgba(0,0,0,0)"
+PAPER = "rgba(0,0,0,0)"
 _MARKERS = ("diamond", "square", "circle", "cross", "x")
 _ROW = 150  # pixels of height for one class
 _TOP, _BOTTOM, _HEADING, _GAP = 6, 46, 24, 6

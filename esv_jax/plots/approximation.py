@@ -9,6 +9,7 @@ import numpy as np
 
 from esv_jax.checks import expect
 from esv_jax.extras import require
+from esv_jax.looks import number
 from esv_jax.plots import style
 from esv_jax.plots.figures import fit_height, new_figure
 from esv_jax.plots.heat import colour_bar, draw_cells, expect_labels
@@ -68,7 +69,7 @@ def plot_approximation(
     low, high = (float(known.min()), float(known.max())) if log else (0.0, float(known.max()))
     norm = colours.LogNorm(low, max(high, 1.5 * low)) if log else colours.Normalize(0, high or 1)
     scale = require("matplotlib", "plots").colormaps["cividis"].with_extremes(bad=style.GRID)
-    texts = [[style.number(x) if np.isfinite(x) else "" for x in row] for row in errors]
+    texts = [[number(x) if np.isfinite(x) else "" for x in row] for row in errors]
     image = draw_cells(ax, errors, texts=texts, cmap=scale, norm=norm, aspect="auto")
     bar = colour_bar(ax, image, label)
     if log:

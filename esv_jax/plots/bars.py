@@ -8,10 +8,10 @@ import numpy as np
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect
+from esv_jax.looks import NORMAL_95, number
 from esv_jax.plots import style
 
 SHARE = "ESV (share of\nscore - prior)"
-_NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
 
 
 def expect_one(attribution: Attribution) -> None:
@@ -29,8 +29,8 @@ def how_obtained(attribution: Attribution) -> str:
 
 def difference_text(left: str, a: float, right: str, b: float, result: float) -> str:
     """`score 0.870 - prior 0.110 = 0.760`, a negative number on the right in brackets."""
-    subtrahend = style.number(b) if b >= 0 else f"({style.number(b)})"
-    terms = f"{left} {style.number(a)} - {right} {subtrahend} = {style.number(result)}"
+    subtrahend = number(b) if b >= 0 else f"({number(b)})"
+    terms = f"{left} {number(a)} - {right} {subtrahend} = {number(result)}"
     return " ".join(terms.split())
 
 
@@ -52,7 +52,7 @@ def bar_values(attribution: Attribution, c: int) -> tuple[np.ndarray, np.ndarray
     values = np.asarray(attribution.for_class(c), np.float64)
     if attribution.std_error is None:
         return values, np.full(len(values), np.nan)
-    return values, _NORMAL_95 * np.asarray(attribution.std_error[:, c], np.float64)
+    return values, NORMAL_95 * np.asarray(attribution.std_error[:, c], np.float64)
 
 
 def bar_limits(values: np.ndarray, half: np.ndarray) -> tuple[float, float]:

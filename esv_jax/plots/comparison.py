@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esv_jax.checks import expect, expect_finite
+from esv_jax.looks import number
 from esv_jax.plots import style
 from esv_jax.plots.figures import fit_height, new_figure
 from esv_jax.plots.heat import colour_bar, draw_cells, expect_labels, label_columns, reach
@@ -72,5 +73,5 @@ def plot_method_grid(
 
 
 def _row_label(name: str, row: np.ndarray) -> str:
-    greatest = style.number(float(np.abs(row).max()))
+    greatest = number(float(np.abs(row).max()))
     return f"{style.wrap(name, 1.8, style.TEXT_SIZE)}\n(max {greatest})"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esv_jax.checks import expect, expect_finite, expect_int, expect_shape
+from esv_jax.looks import number
 from esv_jax.plots import style
 from esv_jax.plots.figures import fit_height, new_figure
 from esv_jax.plots.heat import (
@@ -135,12 +136,12 @@ def plot_interaction_arcs(
     n_pairs = n * (n - 1) // 2
     lines = [] if class_name is None else [class_name]
     lines.append(
-        f"{len(pairs)} strongest of {n_pairs} pairs; widest: {style.number(widest)}{unit}"
+        f"{len(pairs)} strongest of {n_pairs} pairs; widest: {number(widest)}{unit}"
         if pairs
         else f"no interaction among {n_pairs} pairs"
     )
     if values is not None:
-        lines.append(f"areas: |ESV|, at most {style.number(float(np.abs(values).max()))}{unit}")
+        lines.append(f"areas: |ESV|, at most {number(float(np.abs(values).max()))}{unit}")
     style.annotate(ax, title or "Interactions of pairs", lines, _MEANINGS)
     if given is None:
         fit_height(ax.figure, [ax], _PANEL_INCHES)

@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 
 from esv_jax.extras import require
-
-# Blue and vermillion of Okabe & Ito (2008): told apart with every common colour vision.
-SUPPORTING = "#0072B2"
-DISTRACTING = "#D55E00"
-INK = "#222222"
-QUIET = "#6B6B6B"
-GRID = "#E4E4E4"
+from esv_jax.looks import DISTRACTING, GRID, INK, QUIET, SUPPORTING
 
 TITLE_SIZE = 10.5
 TEXT_SIZE = 8.5
@@ -38,11 +32,6 @@ def diverging() -> Any:
     ends = [DISTRACTING, "#FFFFFF", SUPPORTING]
     scale = colours.LinearSegmentedColormap.from_list("esv_diverging", ends)
     return scale.with_extremes(bad=GRID)
-
-
-def number(value: float) -> str:
-    """Three decimals, or two significant digits where these would show nothing."""
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
 
 
 def wrap(text: str, inches: float, size: float, weight: str = "normal") -> str:

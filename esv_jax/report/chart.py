@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from esv_jax.looks import NORMAL_95, number
 from esv_jax.report.cards import ClassValues
 
 MOST_BARS = 40  # more elements are a timeline of steps
-NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
 _GAP = 0.12  # on each side of a bar, of the room of an element
 _CAP = 0.15  # half the cap of a whisker
 _NEAR = 14  # of 100: labels of the axis that are closer to zero's are left out
@@ -92,15 +92,6 @@ def limits(esv: np.ndarray, half: np.ndarray) -> tuple[float, float]:
     low = min(0.0, float((esv - half).min(initial=0.0)))
     high = max(0.0, float((esv + half).max(initial=0.0)))
     return (low, high) if high > low else (low, low + 1.0)
-
-
-def number(value: float, sign: bool = False) -> str:
-    """Three decimals, or two significant digits where these would show nothing."""
-    plus = "+" if sign and value >= 0 else ""
-    if value == 0 or abs(value) >= 0.001:
-        return plus + f"{value:.3f}"
-    digits, exponent = f"{value:.1e}".split("e")
-    return f"{plus}{digits}e{int(exponent)}"
 
 
 def words(index: int, value: float, half: float | None) -> str:

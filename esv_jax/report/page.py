@@ -14,8 +14,9 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from esv_jax.extras import require
+from esv_jax.looks import number
 from esv_jax.report.cards import Card, as_json
-from esv_jax.report.chart import Chart, draw, number, slots
+from esv_jax.report.chart import Chart, draw, slots
 
 _TOLD_APART = ("settings", "failures", "warnings", "title")  # attributes with a place of their own
 _FAILURES = 200  # that are listed
