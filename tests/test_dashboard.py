@@ -1,9 +1,11 @@
 """The dashboard without a browser: addresses, figures, answers, and what the server refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 import esv_jax as ej
 from esv_jax.dashboard import figures, make_app, overview, security
-from esv_jax.dashboard.callbacks import CONTROLS, Pages
+from esv_jax.dashboard.callbacks import CONTROLS, VIDEO, Pages
 from esv_jax.dashboard.media import Media
 from esv_jax.dashboard.sources import open_sources, pick
 from esv_jax.dashboard.state import OUTCOMES, PAGES, SORTS, State, format_query, parse
@@ -65,19 +67,23 @@ def text_of(component):
     return json.dumps(component, cls=__import__("plotly").utils.PlotlyJSONEncoder)
 
 
-def graph_of(component, name):
-    """The figure of the graph with an id, somewhere in a component."""
-    return next(
-        found.figure for found in component._traverse() if getattr(found, "id", None) == name
-    )
+def filled(pages, query):
+    """What the places of one video are filled with, by place: "timeline.figure" and so on."""
+    places = [".".join(place) for place in VIDEO]
+    return dict(zip(places, pages.video(query), strict=True))
 
 
-def ask(client, output, query):
-    """The answer of the server to a callback of the address."""
-    name, prop = output.split(".")
+def graph_of(pages, query):
+    """The figure of the bars."""
+    return filled(pages, query)["timeline.figure"]
+
+
+def ask(client, query):
+    """The answer of the server to the callback that fills in one video."""
+    outputs = [{"id": name, "property": prop} for name, prop in VIDEO]
     body = {
-        "output": output,
-        "outputs": {"id": name, "property": prop},
+        "output": "..{}..".format("...".join(".".join(place) for place in VIDEO)),
+        "outputs": outputs,
         "inputs": [{"id": "url", "property": "search", "value": query}],
         "changedPropIds": ["url.search"],
     }
@@ -162,13 +168,13 @@ def test_bars_are_the_stored_values(browser):
         assert "error_y" not in bar
 
 
-def test_error_bars_are_the_stored_standard_errors(folder):
+def test_error_bars_are_95_percent_intervals(folder):
     (source,) = open_sources(folder / "chosen")
     uid = next(u for u in source.matches(State()) if source.explained(u).attribution.n == 6)
     explained = source.explained(uid)
-    errors = np.asarray(explained.attribution.std_error)
+    half = np.asarray(explained.attribution.half_width(0.95))
     figure = figures.timeline(explained.attribution, [1], ["predicted"], explained.frames)
-    np.testing.assert_array_equal(np.float32(figure["data"][0]["error_y"]["array"]), errors[:, 1])
+    np.testing.assert_array_equal(np.float32(figure["data"][0]["error_y"]["array"]), half[:, 1])
     assert len(explained.scores) == N_CLASSES  # of all, though values are of two
 
 
@@ -263,7 +269,7 @@ def test_a_change_of_class_goes_into_the_address(pages):
     query, shown = navigate(pages, "classes", "?uid=video-3", classes=[2, 0])
     assert parse(query) == State(uid="video-3", classes=(2, 0))
     assert shown["classes"] == [2, 0]
-    figure = graph_of(pages.video(query), "timeline")
+    figure = graph_of(pages, query)
     own = np.asarray(pick(pages.sources, parse(query)).browser.attribution("video-3").values)
     np.testing.assert_array_equal(np.float32(figure["data"][0]["y"]), own[:, 2])
 
@@ -273,7 +279,7 @@ def test_a_contrast_needs_two_classes(pages):
     assert query == "?uid=video-3" and shown["contrast-a"] == 1
     query, _ = navigate(pages, "contrast-b", query, contrast_a=1, contrast_b=0)
     assert parse(query).contrast == (1, 0)
-    figure = graph_of(pages.video(query), "timeline")
+    figure = graph_of(pages, query)
     source = pick(pages.sources, parse(query))
     expected = np.asarray(source.browser.attribution("video-3").contrast(1, 0))
     np.testing.assert_array_equal(np.float32(figure["data"][-1]["y"]), expected)
@@ -282,10 +288,11 @@ def test_a_contrast_needs_two_classes(pages):
 
 def test_the_slider_chooses_among_results(pages):
     assert [source.label for source in pages.sources] == ["3", "6"]
-    query, shown = navigate(pages, "frames", "?uid=video-4", frames=1)
-    assert parse(query).frames == "6" and shown["frames"] == 1
-    for q, n in (("?uid=video-4", 3), (query, 6)):
-        assert len(graph_of(pages.video(q), "timeline")["data"][0]["x"]) == n
+    query, shown = navigate(pages, "frames", "?uid=video-4", frames=0)
+    assert parse(query).frames == "3" and shown["frames"] == 0
+    for q, n in (("?uid=video-4", 6), (query, 3)):  # those given first are begun with
+        assert len(graph_of(pages, q)["data"][0]["x"]) == n
+    assert navigate(pages, "frames", query, frames=1)[0] == "?uid=video-4"
 
 
 def test_filters_choose_the_list_and_forget_the_video(pages):
@@ -298,7 +305,7 @@ def test_filters_choose_the_list_and_forget_the_video(pages):
 
 
 def test_menus_are_sent_when_they_change(pages, folder):
-    assert pages.menus("") == pages.menus("?uid=video-3") != pages.menus("?frames=6")
+    assert pages.menus("") == pages.menus("?uid=video-3") != pages.menus("?frames=3")
     chosen = Pages(open_sources(folder / "chosen"), Media({}))
     assert chosen.menus("") != chosen.menus("?uid=video-3")
 
@@ -312,13 +319,15 @@ def test_nonsense_from_the_browser_does_no_harm(pages):
 
 
 def test_what_cannot_be_shown_is_said(pages, folder):
-    assert "no video called 'nothing'" in text_of(pages.video("?uid=nothing"))
+    unknown = filled(pages, "?uid=nothing")
+    assert "no video called 'nothing'" in text_of(unknown["head.children"])
+    assert unknown["timeline-panel.hidden"] and unknown["scores-panel.hidden"]
     assert "No video meets these filters" in text_of(pages.matches("?search=nothing"))
     assert "Nothing to show" in text_of(pages.video("?search=nothing"))
-    failed = text_of(pages.video("?uid=video-2&frames=6"))
+    failed = text_of(pages.video("?uid=video-2"))
     assert "at least 3 elements, got 2" in failed
-    assert "Every video was explained" in text_of(pages.overview("?page=overview"))
-    assert "at least 3 elements" in text_of(pages.overview("?page=overview&frames=6"))
+    assert "Every video was explained" in text_of(pages.overview("?page=overview&frames=3"))
+    assert "at least 3 elements" in text_of(pages.overview("?page=overview"))
     (chosen,) = open_sources(folder / "chosen")
     alone = Pages([chosen], Media({}))
     row = chosen.browser.row("video-3")
@@ -340,12 +349,21 @@ def test_results_without_videos(folder):
 
 def test_other_methods_where_the_results_hold_them(folder):
     with ej.results.open(folder / "three") as dataset:
-        other = dataset.assign(gradients=dataset["esv"] * 2)
-        (source,) = open_sources(ej.results.Browser(other))
-        figure = graph_of(Pages([source], Media({})).video("?uid=video-3&classes=1"), "timeline")
-        bars, marks = figure["data"]
-        assert marks["name"] == "gradients"
-        np.testing.assert_allclose(marks["y"], 2 * np.array(bars["y"]), rtol=1e-6)
+        doubled = (dataset["esv"] * 2).assign_attrs(other_method="of_gradients")
+        other = ej.results.Browser(dataset.assign(of_gradients=doubled))
+        alone = Pages(open_sources(other), Media({}))
+        own = np.asarray(other.attribution("video-3").values)
+        query = "?uid=video-3&classes=1&methods=of_gradients,nothing&a=1&b=0"
+        place = filled(alone, query)
+        bars, marks, _, between = place["timeline.figure"]["data"]
+        assert marks["name"] == "of gradients"
+        np.testing.assert_array_equal(np.float32(marks["customdata"]), 2 * own[:, 1])
+        np.testing.assert_allclose(marks["y"], bars["y"], rtol=1e-6)  # scaled to the bars
+        contrast = 2 * (own[:, 1] - own[:, 0])
+        np.testing.assert_allclose(between["customdata"], contrast, rtol=1e-6)
+        assert "hold no values by nothing" in place["notes.children"]
+        query, shown = navigate(alone, "methods", "", methods=["of_gradients"])
+        assert parse(query).methods == ("of_gradients",) == tuple(shown["methods"])
 
 
 def test_a_long_list_is_cut_around_the_video(folder):
@@ -354,13 +372,30 @@ def test_a_long_list_is_cut_around_the_video(folder):
     uids = [f"uid-{k:04}" for k in range(450)]
     ej.results.save(path, [attribution] * 450, uids=uids)
     many = Pages(open_sources(path), Media({}))
-    listed = text_of(many.matches("?uid=uid-0300"))
-    assert "450 of 450 videos; 201 to 400 are listed" in listed
-    assert listed.count('"Li"') == SHOWN
-    assert "uid=uid-0301" in text_of(many.video("?uid=uid-0300"))
-    assert many.listed("?uid=uid-0300") == many.listed("?uid=uid-0200")
-    assert many.listed("?uid=uid-0300") != many.listed("?uid=uid-0199")
-    assert many.listed("?uid=uid-0300") != many.listed("?uid=uid-0300&classes=1")
+    listed = text_of(many.matches("?uid=uid-0310"))
+    assert "450 of 450 videos" in listed and "301 to 350" in listed
+    assert listed.count('"Li"') == SHOWN == 50
+    for first_of_part in (0, 250, 350, 400):
+        assert f'"href": "?uid=uid-{first_of_part:04}"' in listed
+    assert "uid=uid-0311" in text_of(many.video("?uid=uid-0310"))
+    assert many.listed("?uid=uid-0310") == many.listed("?uid=uid-0300")
+    assert many.listed("?uid=uid-0310") != many.listed("?uid=uid-0299")
+    assert many.listed("?uid=uid-0310") != many.listed("?uid=uid-0310&classes=1")
+    for query, dead in (("", "earlier"), ("?uid=uid-0449", "later")):
+        step = next(
+            part
+            for part in many.matches(query)._traverse()
+            if getattr(part, "children", None) == dead
+        )
+        assert not hasattr(step, "href")
+
+
+def test_results_within_a_folder_are_found(folder):
+    within = open_sources(folder)  # holds none of its own
+    assert {source.title for source in within} >= {str(folder / "out"), str(folder / "three")}
+    assert [source.is_first for source in within].count(True) == 1
+    with pytest.raises(ValueError, match="results"):
+        open_sources(folder / "out" / "shards")
 
 
 # The server
@@ -410,7 +445,8 @@ def test_only_what_a_page_needs_may_be_asked(client):
     assert client.get("/_dash-update-component", headers=LOCAL).status_code == 405
     plain = client.post("/_dash-update-component", data="output=x", headers=LOCAL)
     assert plain.status_code == 415
-    for junk in ({}, [], "x", {"output": 1}, {"output": "x.y", "inputs": {}}):
+    form = {"output": "x.y", "outputs": {}, "inputs": [], "changedPropIds": []}  # of no callback
+    for junk in ({}, [], "x", {"output": 1}, {"output": "x.y", "inputs": {}}, form):
         answer = client.post("/_dash-update-component", json=junk, headers=LOCAL)
         assert answer.status_code == 400
     large = client.post("/_dash-update-component", json="x" * 2**21, headers=LOCAL)
@@ -479,13 +515,13 @@ def test_every_question_of_the_page_is_answered(client):
         answer = client.post("/_dash-update-component", json=body, headers=LOCAL)
         assert answer.status_code == 200
         known |= answer.json["response"]
-    assert {"matches", "video", "classes", "menus", "listed"} <= set(known)
+    assert {"matches", "timeline", "classes", "menus", "listed"} <= set(known)
     assert len(known["classes"]["options"]) == N_CLASSES
 
 
 def test_unknown_videos_are_friendly(client):
     assert client.get("/?uid=nothing", headers=LOCAL).status_code == 200
-    answer = ask(client, "video.children", "?uid=nothing")
+    answer = ask(client, "?uid=nothing")
     assert answer.status_code == 200
     assert "no video called" in answer.text
 
@@ -498,24 +534,19 @@ def test_tags_in_names_are_text(folder):
     client = make_app(path).server.test_client()
     for page in ("/", "/_dash-layout", f"/?uid={TAG}"):
         assert "<script>alert" not in client.get(page, headers=LOCAL).text
-    answer = ask(client, "video.children", "?a=0&b=1")
+    answer = ask(client, "?a=0&b=1")
     assert answer.mimetype == "application/json"
-    figure = graph_of(Pages(open_sources(path), Media({})).video("?a=0&b=1"), "timeline")
-    assert "<script>" not in json.dumps(figure)
-    sources = "".join(p.read_text() for p in (ej_folder() / "dashboard").glob("*.py"))
+    figure = graph_of(Pages(open_sources(path), Media({})), "?a=0&b=1")
+    assert "&lt;script&gt;" in json.dumps(figure) and "<script>" not in json.dumps(figure)
+    room = Path(ej.__file__).parent / "dashboard"
+    sources = "".join(path.read_text() for path in room.glob("*.py"))
     assert "dangerously" not in sources and "Markdown" not in sources
-
-
-def ej_folder():
-    from pathlib import Path
-
-    return Path(ej.__file__).parent
 
 
 def test_a_thousand_questions_at_once(client):
     started = time.perf_counter()
     for k in range(1000):
-        assert ask(client, "video.children", f"?uid=video-{k % 20}").status_code == 200
+        assert ask(client, f"?uid=video-{k % 20}").status_code == 200
     print(f"1,000 answers in {time.perf_counter() - started:.1f} s")
 
 
@@ -530,6 +561,32 @@ def test_importing_brings_nothing_heavy_and_no_model(folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_command_begins_with_the_demo_and_its_videos(folder, clips, tmp_path, monkeypatch):
+    from esv_jax.cli import dashboard, main
+
+    made, served = [], []
+    given = [dashboard, "make_app", lambda paths, videos, hosts: made.append((paths, videos))]
+    monkeypatch.setattr(*given)
+    monkeypatch.setattr(dashboard, "serve", lambda app, **where: served.append(where))
+
+    def run(demo):
+        made.append("demo")
+        (demo.out / "videos").mkdir(parents=True)
+        shutil.copy(folder / "three" / "results.nc", demo.out)
+        return 0
+
+    monkeypatch.setattr(dashboard.Demo, "run", run)
+    monkeypatch.chdir(tmp_path)
+    demo = Path("esv-jax-demo")
+    for _ in range(2):  # made once
+        assert main(["dashboard"]) == 0
+    assert made == ["demo", *[((demo,), (demo / "videos",))] * 2]
+    assert main(["dashboard", str(demo), "--videos", str(clips["video-0"])]) == 0
+    assert made[-1] == ((demo,), (clips["video-0"],))
+    assert main(["dashboard", str(folder / "out")]) == 0
+    assert made[-1] == ((folder / "out",), None)
 
 
 def test_the_command(folder, capsys, monkeypatch):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import tyro
 
+from esv_jax import results
 from esv_jax.checks import expect
+from esv_jax.cli.demo import Demo
 from esv_jax.cli.printing import say
 from esv_jax.dashboard import make_app, serve
 from esv_jax.dashboard.security import LOCAL
@@ -17,15 +19,18 @@ from esv_jax.dashboard.security import LOCAL
 class Dashboard:
     """Look through results in a browser: videos with their bars, and the whole set.
 
-    Examples: esv-jax dashboard results --videos clips;
+    Without results those of the demo are shown, which is run first where it was not yet.
+
+    Examples: esv-jax dashboard; esv-jax dashboard results --videos clips;
     esv-jax dashboard results-4 results-8 results-16 --videos clips
     """
 
-    paths: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of esv-jax sweep or explain, or files of theirs (.nc). Several of the same videos
-    with other --frames: a slider chooses among them."""
+    paths: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of esv-jax sweep or explain, also those that hold such folders, or files of theirs
+    (.nc). Several of the same videos with other --frames: a slider chooses among them."""
     videos: tuple[Path, ...] = ()
-    """Videos to show beside the bars: files, folders, or lists of paths (.txt, .csv)."""
+    """Videos to show beside the bars: files, folders, or lists of paths (.txt, .csv). Default the
+    folder "videos" within the first of the results, where there is one."""
     port: int = 8050
     """Where to listen."""
     host: str = "127.0.0.1"
@@ -34,12 +39,23 @@ class Dashboard:
 
     def run(self) -> int:
         """Serve until interrupted."""
-        expect(len(self.paths) > 0, "paths", "at least one file or folder of results", "none")
         expect(0 < self.port < 2**16, "port", "a number in 1..65535", self.port)
-        app = make_app(self.paths, self.videos or None, hosts=(self.host,))
+        paths = self.paths or (_of_demo(),)
+        beside = paths[0] / "videos"
+        videos = self.videos or ((beside,) if beside.is_dir() else None)
+        app = make_app(paths, videos, hosts=(self.host,))
         name = f"[{self.host}]" if ":" in self.host else self.host
         if name not in LOCAL:
             say(f"Whoever reaches {self.host} on the network can read these results and videos.")
         say(f"Results at http://{name}:{self.port}/ (Ctrl-C ends)")
         serve(app, host=self.host, port=self.port)
         return 0
+
+
+def _of_demo() -> Path:
+    """The folder of the demo's results, made where it is not there yet."""
+    demo = Demo()
+    if not results.is_results(demo.out):
+        say("No results were given: those of the demo are made first.")
+        demo.run()
+    return demo.out

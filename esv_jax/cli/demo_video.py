@@ -13,16 +13,20 @@ from esv_jax.attribution import Attribution
 from esv_jax.batching import explain_batch
 from esv_jax.cli.printing import progress, say, signed, table
 from esv_jax.cli.video_figures import draw_video
+from esv_jax.files import make_folder
 from esv_jax.games import make_game
+from esv_jax.maps import element_values
 
 _N_FRAMES, _FPS, _EXPLAINED = 48, 12.0, 8
+_BESIDE = ("integrated_gradients", "grad_cam", "leave_one_out")  # stored with these 8
+_ALSO = (4, 16)  # numbers of frames that the dashboard can change to
 
 
 def demo_video(out: Path, seed: int, n_videos: int) -> None:
     """Render videos, explain 8 frames of each exactly and all frames of one by sampling.
 
     Args:
-      out: folder for videos/, results.nc, strip and overlay.
+      out: folder for videos/, results.nc, the results of other numbers of frames, strip, overlay.
       seed: of the videos and of the sampling.
       n_videos: how many.
     """
@@ -32,47 +36,72 @@ def demo_video(out: Path, seed: int, n_videos: int) -> None:
     say(f"Rendering {n_videos} videos of {_N_FRAMES} frames to {out}/videos")
     files = data.write_synthetic_videos(out / "videos", made, _FPS)
     model = models.load_synthetic_world()
-    trained = model.trained
-    game = make_game(trained.heads)
-
-    index = data.segment_centres(_N_FRAMES, _EXPLAINED)
-    features = []
     with progress(n_videos, "Encoding", "video") as bar:
+        features = []
         for file in files:
-            features.append(model.encoder(data.decode_frames(file)))
+            features.append(model.encoder(data.decode_frames(file, n=None)))
             bar.update(1)
+    encoded = np.stack(features)
     say(f"Explaining {_EXPLAINED} frames of each exactly, of one video all {_N_FRAMES} by sampling")
-    exact = explain_batch(game, np.stack(features), prior=trained.prior)
-    results.save(
-        out / "results.nc",
-        [exact[i] for i in range(n_videos)],
-        uids=list(made.uids),
-        class_names=trained.class_names,
-        labels=made.labels.tolist(),
-        element_index=[index.tolist()] * n_videos,
-        settings={
-            "command": "demo",
-            "seed": seed,
-            "estimator": "Exact()",
-            "model_digest": models.video_model_digest(model),
-        },
-        overwrite=True,
-    )
+    exact = _explained(out, made, model, encoded, _EXPLAINED, seed, _BESIDE)
+    for n in _ALSO:
+        make_folder(out / f"{n}-frames")
+        _explained(out / f"{n}-frames", made, model, encoded, n, seed)
+    index = data.segment_centres(_N_FRAMES, _EXPLAINED)
     own = np.take_along_axis(np.asarray(exact.values), made.labels[:, None, None], 2)[..., 0]
     scores = np.take_along_axis(np.asarray(exact.scores), made.labels[:, None], 1)[:, 0]
     evidence = made.evidence_frames[:, index]  # (N, 8)
     i = _clearest(scores, evidence)
     _show(out, made, exact, i, files[i], index, float(scores[i]), own[i], evidence[i])
 
-    every = model.encoder(data.decode_frames(files[i], n=None))
     sampled = explain_batch(
-        game, every[None], prior=trained.prior, key=sample_key, uids=[made.uids[i]]
+        make_game(model.trained.heads),
+        encoded[i][None],
+        prior=model.trained.prior,
+        key=sample_key,
+        uids=[made.uids[i]],
     )[0]
     label, name = int(made.labels[i]), made.class_names[made.labels[i]]
     draw_video(files[i], sampled, label, np.arange(_N_FRAMES), name, out / "all_frames", "mp4")
     accuracy = (np.argmax(exact.scores, -1) == made.labels).mean()
     say(f"Right on {accuracy:.0%} of the videos. {_ranks(own, evidence)}")
     say(f"Videos, results and pictures in {out}/ ({time.perf_counter() - started:.0f} s)")
+    say(f"Look through them: esv-jax dashboard {out}")
+
+
+def _explained(
+    out: Path,
+    made: data.SyntheticVideos,
+    model: models.VideoModel,
+    encoded: np.ndarray,
+    n: int,
+    seed: int,
+    methods: tuple[str, ...] = (),
+) -> Attribution:
+    """Exact values of n frames of each video, saved with those of other methods."""
+    trained = model.trained
+    game, index = make_game(trained.heads), data.segment_centres(_N_FRAMES, n)
+    chosen = np.ascontiguousarray(encoded[:, index])
+    exact = explain_batch(game, chosen, prior=trained.prior)
+    others = [element_values(methods, game, features, trained.prior) for features in chosen]
+    results.save(
+        out / "results.nc",
+        [exact[i] for i in range(len(chosen))],
+        uids=list(made.uids),
+        class_names=trained.class_names,
+        labels=made.labels.tolist(),
+        element_index=[index.tolist()] * len(chosen),
+        settings={
+            "command": "demo",
+            "seed": seed,
+            "frames": n,
+            "estimator": "Exact()",
+            "model_digest": models.video_model_digest(model),
+        },
+        methods={name: [values[name] for values in others] for name in methods},
+        overwrite=True,
+    )
+    return exact
 
 
 def _clearest(scores: np.ndarray, evidence: np.ndarray) -> int:

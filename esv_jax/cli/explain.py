@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -27,13 +27,27 @@ from esv_jax.estimators import Constructive, Surrogate
 from esv_jax.extras import require
 from esv_jax.files import atomic_path, make_folder
 from esv_jax.games import make_game
+from esv_jax.maps import element_values
 from esv_jax.models import TrainedModel
 
 _SHOWN = 20  # rows of the printed table
 _TOGETHER = 32  # sequences between two steps of the progress bar, and lost at most to Ctrl-C
 
 T = TypeVar("T")
-Done = dict[int, tuple[Attribution, np.ndarray]]
+MethodName = Literal[
+    "integrated_gradients", "gradient_x_input", "grad_cam", "leave_one_out", "leave_one_in"
+]
+
+
+class _Explained(NamedTuple):
+    """One sequence: its values, its elements' indices, other methods' values (n, C) by name."""
+
+    attribution: Attribution
+    elements: np.ndarray
+    methods: dict[str, np.ndarray]
+
+
+Done = dict[int, _Explained]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +83,8 @@ class Explain:
     """Half width that 95 % intervals should not exceed; sampling goes on until they do not."""
     max_evaluations: int = 100_000
     """Model evaluations per sequence at which it stops all the same."""
+    methods: tuple[MethodName, ...] = ()
+    """Other methods, whose values of all classes are stored beside ESVs; for short sequences."""
     uids: tuple[str, ...] = ()
     """Sequences to explain; default all."""
     limit: int | None = None
@@ -167,8 +183,9 @@ class Explain:
         xs = np.zeros((len(rows), sizes.max(), picked[0][0].shape[1]), np.float32)
         for row, (features, index) in zip(xs, picked, strict=True):
             row[: len(index)] = features
+        game = make_game(model.heads)
         batch = explain_batch(
-            make_game(model.heads),
+            game,
             xs,
             sizes,
             prior=model.prior,
@@ -178,7 +195,10 @@ class Explain:
             tolerance=self.tolerance,
             max_evaluations=self.max_evaluations,
         )
-        return {i: (batch[k], picked[k][1]) for k, i in enumerate(rows)}
+        others = [
+            element_values(self.methods, game, features, model.prior) for features, _ in picked
+        ]
+        return {i: _Explained(batch[k], picked[k][1], others[k]) for k, i in enumerate(rows)}
 
     def _save(
         self,
@@ -191,11 +211,12 @@ class Explain:
     ) -> None:
         results.save(
             store,
-            [done[i][0] for i in kept],
+            [done[i].attribution for i in kept],
             uids=[inputs.uids[i] for i in kept],
             class_names=names,
             labels=None if inputs.labels is None else [int(inputs.labels[i]) for i in kept],
-            element_index=[done[i][1].tolist() for i in kept],
+            element_index=[done[i].elements.tolist() for i in kept],
+            methods={name: [done[i].methods[name] for i in kept] for name in self.methods},
             settings=settings_of("explain", self, model.digest),
             overwrite=True,
         )
@@ -219,7 +240,7 @@ class Explain:
         rows = []
         frames = []
         for k, i in enumerate(kept):
-            att, index = done[i]
+            att, index = done[i].attribution, done[i].elements
             shown = self._classes(inputs, i, names, att)
             uid = inputs.uids[i]
             if isinstance(shown, tuple):
@@ -263,7 +284,7 @@ class Explain:
             title += f" (first {_SHOWN} of {len(rows)}; all in table.csv)"
         table(title, columns, rows[:_SHOWN])
 
-        for warning in dict.fromkeys(text for i in kept for text in done[i][0].warnings):
+        for warning in dict.fromkeys(text for i in kept for text in done[i].attribution.warnings):
             say(f"Note: {warning}")
 
     def _draw(

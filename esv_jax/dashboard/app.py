@@ -9,8 +9,6 @@ from typing import Any
 from esv_jax.data.video_lists import find_videos
 from esv_jax.extras import require
 
-_THREADS = 8
-
 
 def make_app(
     results: Any,
@@ -54,10 +52,9 @@ def make_app(
         update_title="",
         assets_folder=str(Path(__file__).parent / "assets"),
         serve_locally=True,
-        suppress_callback_exceptions=True,  # the bars are there only with a video
     )
     media.add_routes(app.server)
-    protect(app.server, hosts, app.csp_hashes)
+    protect(app.server, hosts, app.csp_hashes, lambda: app.callback_map)
     app.layout = make_layout(sources)
     connect(app, Pages(sources, media))
     return app
@@ -66,32 +63,25 @@ def make_app(
 def serve(app: Any, *, host: str = "127.0.0.1", port: int = 8050) -> None:
     """Serve an application until interrupted, several requests at a time, without a log.
 
-    With waitress where it is installed, else with the threaded server that comes with Flask.
-
     Args:
       app: what `make_app` gave. host, port: where it listens.
     Raises:
       OSError: a port that is taken.
     """
+    serving = require("werkzeug.serving", "dashboard")
+
+    class Quiet(serving.WSGIRequestHandler):  # type: ignore[name-defined]
+        protocol_version = "HTTP/1.1"  # connections are kept
+
+        def log(self, *_: Any) -> None:
+            """Say nothing of requests."""
+
+        def version_string(self) -> str:
+            """Say nothing of versions."""
+            return "esv-jax"
+
+    server = serving.make_server(host, port, app.server, threaded=True, request_handler=Quiet)
     try:
-        waitress = require("waitress", "dashboard")
-    except ImportError:
-        serving = require("werkzeug.serving", "dashboard")
-
-        class Quiet(serving.WSGIRequestHandler):  # type: ignore[name-defined]
-            protocol_version = "HTTP/1.1"  # connections are kept
-
-            def log(self, *_: Any) -> None:
-                """Say nothing of requests."""
-
-            def version_string(self) -> str:
-                """Say nothing of versions."""
-                return "esv-jax"
-
-        server = serving.make_server(host, port, app.server, threaded=True, request_handler=Quiet)
-        try:
-            server.serve_forever()
-        finally:
-            server.server_close()
-        return
-    waitress.serve(app.server, host=host, port=port, threads=_THREADS, _quiet=True)
+        server.serve_forever()
+    finally:
+        server.server_close()

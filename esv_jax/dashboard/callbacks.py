@@ -21,7 +21,13 @@ from esv_jax.extras import require
 CONTROLS = (
     *(("search", "value"), ("true", "value"), ("predicted", "value"), ("outcome", "value")),
     *(("sort", "value"), ("order", "value"), ("frames", "value"), ("classes", "value")),
-    *(("contrast-a", "value"), ("contrast-b", "value")),
+    *(("methods", "value"), ("contrast-a", "value"), ("contrast-b", "value")),
+)
+VIDEO = (  # what is filled in of one video
+    *(("head", "children"), ("stage-video", "children")),
+    *(("scores", "figure"), ("scores", "style"), ("scores-panel", "hidden")),
+    *(("timeline", "figure"), ("timeline", "style"), ("bars", "hidden")),
+    *(("notes", "children"), ("timeline-panel", "hidden")),
 )
 
 
@@ -68,6 +74,7 @@ class Pages:
             ["descending"] if state.descending else [],
             self.sources.index(source),
             list(shown),
+            [name for name in state.methods if name in source.browser.methods],
             *(a, b),
             *(options, options, kept, kept, kept),
             *addresses,
@@ -84,10 +91,14 @@ class Pages:
         elif control == "classes":
             chosen = value if isinstance(value, list) else []
             after = dataclasses.replace(state, classes=tuple(chosen[:MAX_CLASSES]))
+        elif control == "methods":
+            names = value if isinstance(value, list) else []
+            after = dataclasses.replace(state, methods=tuple(map(str, names)))
         elif control == "frames":
-            at = value if isinstance(value, int) and 0 <= value < len(self.sources) else 0
-            label = self.sources[at].label if at else ""
-            after = dataclasses.replace(state, frames=label)
+            source = pick(self.sources, State())
+            if isinstance(value, int) and 0 <= value < len(self.sources):
+                source = self.sources[value]
+            after = dataclasses.replace(state, frames="" if source.is_first else source.label)
         elif control == "order":
             after = dataclasses.replace(state, descending=bool(value), uid="")
         else:
@@ -114,12 +125,21 @@ class Pages:
         chosen = source.browser.choices is not None
         return f"{source.label} {views.uid_of(source, state)}" if chosen else source.label
 
-    def video(self, query: str) -> Any:
-        """The video looked at; nothing on the other page."""
+    def video(self, query: str) -> tuple[Any, ...]:
+        """What `VIDEO` is filled with; nothing changes while the other page is looked at."""
+        keep = require("dash", "dashboard").no_update
         state = parse(query)
         if state.page != "video":
-            return None
-        return views.video(pick(self.sources, state), self.media, state)
+            return (keep,) * len(VIDEO)
+        view = views.video(pick(self.sources, state), self.media, state)
+
+        def graph(figure: Any) -> tuple[Any, Any, bool]:
+            none = (keep, keep, True)
+            return none if figure is None else (figure, views.height_of(figure), False)
+
+        hidden = view.timeline is None and not view.notes
+        filled = (*graph(view.scores), *graph(view.timeline), view.notes, hidden)
+        return (view.head, view.player, *filled)
 
     def overview(self, query: str) -> Any:
         """The numbers of the set; nothing on the other page."""
@@ -184,9 +204,8 @@ def connect(app: Any, pages: Pages) -> None:
         [o("matches", "children"), o("listed", "data")],
         [i("url", "search"), dash.State("listed", "data")],
     )(matches)
-    for name in ("video", "overview"):
-        answer = getattr(pages, name)
-        app.callback(o(name, "children"), i("url", "search"))(_of_query(answer))
+    app.callback([o(*place) for place in VIDEO], i("url", "search"))(_of_query(pages.video))
+    app.callback(o("overview", "children"), i("url", "search"))(_of_query(pages.overview))
     seek = dash.ClientsideFunction(namespace="esv", function_name="seek")
     app.clientside_callback(seek, o("timeline", "clickData"), i("timeline", "clickData"))
 

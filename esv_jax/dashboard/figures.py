@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,10 @@ from esv_jax.attribution import Attribution
 from esv_jax.looks import DISTRACTING, GRID, INK, QUIET, SUPPORTING
 
 PAPER = "rgba(0,0,0,0)"
-_MARKERS = ("diamond", "square", "circle", "cross", "x")
+_MARKS = (  # of other methods: symbols, and colours of Okabe & Ito that bars do not have
+    *(("diamond", "#009E73"), ("square", "#CC79A7"), ("circle", "#E69F00")),
+    *(("triangle-up", "#56B4E9"), ("x", INK)),
+)
 _ROW = 150  # pixels of height for one class
 _TOP, _BOTTOM, _HEADING, _GAP = 6, 46, 24, 6
 
@@ -21,6 +24,11 @@ Figure = dict[str, Any]
 def plain(text: str) -> str:
     """Text that Plotly shows as it is: its few tags are taken for what they look like."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def words(name: str) -> str:
+    """The name of a method as people write it: without underscores."""
+    return name.replace("_", " ")
 
 
 def shorten(text: str, letters: int) -> str:
@@ -34,7 +42,7 @@ def timeline(
     names: Sequence[str],
     frames: np.ndarray,
     contrast: tuple[int, int] | None = None,
-    overlays: dict[str, np.ndarray] | None = None,
+    methods: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
     """Bars of ESVs over frames, one row per class, and one for the contrast of two.
 
@@ -43,13 +51,15 @@ def timeline(
       names: what the rows are called, one for each column, and one more with a contrast.
       frames: (n,) where each element lies in the video, in frames.
       contrast: columns (a, b); a row of the values of a minus those of b.
-      overlays: values (n, K) of other methods by name, drawn as marks beside the bars.
+      methods: values (n, C) of other methods by name, drawn as marks: in each row scaled to the
+        largest bar, for their units differ. Pointed at, a mark says its own value.
     Returns:
-      A figure; error bars are standard errors, where there are any.
+      A figure; error bars are 95 % intervals, where values were sampled.
     """
     errors = attribution.std_error
+    half = None if errors is None else np.asarray(attribution.half_width())
     rows = [np.asarray(attribution.for_class(c)) for c in columns]
-    spreads = [None if errors is None else np.asarray(errors)[:, c] for c in columns]
+    spreads = [None if half is None else half[:, c] for c in columns]
     if contrast is not None:
         rows.append(np.asarray(attribution.contrast(*contrast)))
         spreads.append(None)  # errors of two classes are not independent
@@ -70,14 +80,15 @@ def timeline(
             "zeroline": True,
             "zerolinecolor": QUIET,
             "nticks": 5,
+            "title": {"text": "ESV", "font": {"size": 11, "color": QUIET}, "standoff": 4},
         }
         notes.append(_heading(names[k], high))
         bar = _bars(frames, values, spread, width) | {"yaxis": axis, "name": plain(names[k])}
         traces.append(bar)
-        for j, (name, other) in enumerate((overlays or {}).items()):
-            if k < len(columns):
-                marks = _marks(frames, other[:, columns[k]], _MARKERS[j % len(_MARKERS)])
-                traces.append(marks | {"yaxis": axis, "name": plain(name)})
+        for j, (name, other) in enumerate((methods or {}).items()):
+            own = other[:, columns[k]] if k < len(columns) else difference(other, contrast)
+            marks = _marks(frames, own, np.abs(values).max(initial=0), j)
+            traces.append(marks | {"yaxis": axis, "name": plain(words(name))})
     below = "y" if len(rows) < 2 else f"y{len(rows)}"
     x = {**_axis(), "title": {"text": "frame"}, "anchor": below, "showgrid": False}
     x["range"] = [float(min(frames, default=0)) - width, float(max(frames, default=0)) + width]
@@ -217,13 +228,29 @@ def _bars(frames: np.ndarray, values: np.ndarray, spread: Any, width: float) -> 
     return bar
 
 
-def _marks(frames: np.ndarray, values: np.ndarray, symbol: str) -> Figure:
+def difference(values: np.ndarray, pair: tuple[int, int] | None) -> np.ndarray:
+    """Values of class a minus those of class b, (n,)."""
+    assert pair is not None
+    return values[:, pair[0]] - values[:, pair[1]]
+
+
+def _marks(frames: np.ndarray, values: np.ndarray, reach: float, j: int) -> Figure:
+    """Marks of method j, scaled so that the largest is as high as the largest bar."""
+    largest = float(np.nanmax(np.abs(values), initial=0))
+    symbol, colour = _MARKS[j % len(_MARKS)]
     return {
         "type": "scatter",
         "mode": "markers",
         "x": [float(frame) for frame in frames],
-        "y": _numbers(values),
-        "marker": {"symbol": symbol, "size": 9, "color": PAPER, "line": {"color": INK, "width": 1}},
+        "y": _numbers(values * (reach / largest if largest > 0 else 1.0)),
+        "customdata": _numbers(values),
+        "hovertemplate": "%{customdata:+.4g}",
+        "marker": {
+            "symbol": symbol,
+            "size": 9,
+            "color": colour,
+            "line": {"color": "white", "width": 1},
+        },
     }
 
 
@@ -269,7 +296,7 @@ def _axis() -> Figure:
 def _layout(height: int) -> Figure:
     return {
         "height": height,
-        "margin": {"l": 52, "r": 10, "t": _TOP, "b": _BOTTOM},
+        "margin": {"l": 62, "r": 10, "t": _TOP, "b": _BOTTOM},
         "paper_bgcolor": PAPER,
         "plot_bgcolor": PAPER,
         "font": {"color": INK, "size": 12, "family": "system-ui, sans-serif"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from esv_jax.dashboard.figures import words
 from esv_jax.dashboard.sources import Source
 from esv_jax.dashboard.state import MAX_CLASSES
 from esv_jax.extras import require
@@ -44,7 +45,7 @@ def make_layout(sources: Sequence[Source]) -> Any:
             html.Main(
                 [
                     html.Div([_filters(), html.Div(id="matches")], className="side"),
-                    html.Div([_choices(sources), html.Div(id="video")], className="stage"),
+                    html.Div([_choices(sources), *_video()], className="stage"),
                 ],
                 id="video-page",
                 className="page",
@@ -52,6 +53,35 @@ def make_layout(sources: Sequence[Source]) -> Any:
             html.Div(html.Div(id="overview"), id="overview-page", className="page", hidden=True),
         ]
     )
+
+
+def _video() -> list[Any]:
+    """The places of one video. Graphs stay, and only their figures change: drawn anew they would
+    take several times as long."""
+    dcc, html = _parts()
+    scores = html.Div(
+        [
+            html.H3("Highest scores"),
+            dcc.Graph(id="scores", config=CONFIG),
+            html.P("| is the prior; ✓ the true class.", className="small"),
+        ],
+        id="scores-panel",
+        className="panel",
+        hidden=True,
+    )
+    key = [
+        html.Span("supports the class", className="supporting"),
+        html.Span("speaks against it", className="distracting"),
+        html.Span("click a bar to go there; ← → elements, ↑ ↓ or j k videos"),
+    ]
+    graph = [dcc.Graph(id="timeline", config=CONFIG), html.Div(id="cursor")]
+    bars = [html.P(key, className="key"), html.Div(graph, className="timeline")]
+    under = [html.Div(bars, id="bars", hidden=True), html.P(id="notes", className="small")]
+    return [
+        html.Div(id="head"),
+        html.Div([html.Div(id="stage-video"), scores], className="top"),
+        html.Div(under, id="timeline-panel", className="panel", hidden=True),
+    ]
 
 
 def _filters() -> Any:
@@ -83,12 +113,15 @@ def _choices(sources: Sequence[Source]) -> Any:
         id="frames",
         min=0,
         max=max(last, 1),
-        step=None,
+        step=1,
         value=0,
         marks={k: source.label for k, source in enumerate(sources)},
     )
     several = html.Div(_labelled("Number of frames", slider, "frames"), hidden=last == 0)
     classes = dcc.Dropdown(id="classes", multi=True, placeholder=f"at most {MAX_CLASSES}")
+    stored = dict.fromkeys(name for source in sources for name in source.browser.methods)
+    named = [{"label": words(name), "value": name} for name in stored]
+    methods = dcc.Dropdown(named, id="methods", multi=True, placeholder="none")
     contrast = html.Div(
         [
             dcc.Dropdown(id="contrast-a", placeholder="class a"),
@@ -102,6 +135,7 @@ def _choices(sources: Sequence[Source]) -> Any:
             several,
             _labelled("Classes", classes, "classes"),
             _labelled("Contrast", contrast, "contrast-a"),
+            html.Div(_labelled("Other methods beside ESVs", methods, "methods"), hidden=not stored),
         ],
         className="choices",
     )

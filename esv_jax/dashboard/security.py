@@ -7,7 +7,7 @@ point to this machine, and a policy that lets nothing in from elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from esv_jax.extras import require
@@ -19,13 +19,19 @@ UPDATE = "/_dash-update-component"
 _EVERYTHING_ELSE = "/<path:path>"  # for which Dash would give the page, too
 
 
-def protect(server: Any, hosts: Sequence[str], script_hashes: Callable[[], list[str]]) -> None:
+def protect(
+    server: Any,
+    hosts: Sequence[str],
+    script_hashes: Callable[[], list[str]],
+    questions: Callable[[], Container[str]],
+) -> None:
     """Refuse foreign hosts, unknown paths and methods; put headers on every answer.
 
     Args:
       server: the Flask application.
       hosts: names under which it may be called beside `LOCAL`; one of `ANY_HOST` allows all.
       script_hashes: gives the hashes of the inline scripts of the page.
+      questions: gives the outputs that the page may ask for.
     """
     flask = require("flask", "dashboard")
     server.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST
@@ -42,7 +48,7 @@ def protect(server: Any, hosts: Sequence[str], script_hashes: Callable[[], list[
             flask.abort(405)
         if is_update and not request.is_json:
             flask.abort(415)
-        if is_update and not is_question(request.get_json(silent=True)):
+        if is_update and not is_question(request.get_json(silent=True), questions()):
             flask.abort(400)
         if request.url_rule is None or request.url_rule.rule == _EVERYTHING_ELSE:
             flask.abort(404)
@@ -68,13 +74,14 @@ def host_name(header: str) -> str:
     return name if colon and port.isdigit() else header.strip().lower()
 
 
-def is_question(body: Any) -> bool:
-    """Whether the body of a request has the form in which the page asks."""
+def is_question(body: Any, outputs: Container[str]) -> bool:
+    """Whether the body of a request has the form in which the page asks, for one of its outputs."""
     kinds: dict[str, Any]
     kinds = {"output": str, "outputs": (dict, list), "inputs": list, "changedPropIds": list}
-    return isinstance(body, dict) and all(
+    has_form = isinstance(body, dict) and all(
         isinstance(body.get(name), kind) for name, kind in kinds.items()
     )
+    return has_form and body["output"] in outputs
 
 
 def content_policy(script_hashes: Sequence[str]) -> str:

@@ -19,7 +19,6 @@ from esv_jax.dashboard.state import State, filters_of
 from esv_jax.results import Browser
 
 _KEPT_VIDEOS, _KEPT_LISTS = 256, 32
-_OURS = ("esv", "std_error")
 
 
 class Explained(NamedTuple):
@@ -29,7 +28,7 @@ class Explained(NamedTuple):
       attribution: the stored record. classes: class numbers behind its last axis.
       frames: (n,) index of each element in the original sequence.
       scores, prior: (C,) of all classes, also where values are kept of some.
-      overlays: values (n, K) of other methods by name, where the results hold such variables.
+      methods: values (n, C) of other methods by name, where the results hold any.
     """
 
     attribution: Attribution
@@ -37,7 +36,7 @@ class Explained(NamedTuple):
     frames: np.ndarray
     scores: np.ndarray
     prior: np.ndarray
-    overlays: dict[str, np.ndarray]
+    methods: dict[str, np.ndarray]
 
     def column(self, c: int) -> int | None:
         """Where the values of a class are, or None where they were not kept."""
@@ -49,11 +48,12 @@ class Source:
 
     Attributes:
       browser: its videos. label: how it is called. title: where it came from.
+      is_first: whether it is the one to begin with.
     """
 
-    def __init__(self, browser: Browser, label: str, title: str) -> None:
+    def __init__(self, browser: Browser, label: str, title: str, is_first: bool = True) -> None:
         """Wrap what is open; reads nothing."""
-        self.browser, self.label, self.title = browser, label, title
+        self.browser, self.label, self.title, self.is_first = browser, label, title, is_first
         self._reading = threading.Lock()  # one dataset, many threads of the server
         self._lists = functools.lru_cache(maxsize=_KEPT_LISTS)(self._find)
         self._videos = functools.lru_cache(maxsize=_KEPT_VIDEOS)(self._explained)
@@ -90,38 +90,35 @@ class Source:
         attribution = browser.attribution(uid)
         dataset = browser.dataset
         video = dataset.isel(video=dataset.indexes["video"].get_loc(uid))
-        axes = dataset["esv"].dims
-        others = [
-            str(name)
-            for name in dataset.data_vars
-            if name not in _OURS and dataset[name].dims == axes
-        ]
         return Explained(
             attribution=attribution,
             classes=browser.classes_of(uid),
             frames=np.asarray(browser.element_index(uid)),
             scores=video["scores"].values,
             prior=video["prior"].values,
-            overlays={name: video[name].values[: attribution.n] for name in others},
+            methods=browser.method_values(uid),
         )
 
 
 def open_sources(given: Any) -> tuple[Source, ...]:
-    """Results to look at, fewest elements first.
+    """Results to look at, fewest elements first; those given first are the ones to begin with.
 
     Args:
-      given: a path of results, a `results.Browser`, or several of these.
+      given: a path of results, a `results.Browser`, or several of these. Of a folder also the
+        results in its folders, e.g. those of other numbers of frames.
     Raises:
       ValueError: nothing given, or what `results.open` refuses.
     """
     single = isinstance(given, str | os.PathLike | Browser)
     several: Sequence[Any] = [given] if single else list(given)
     expect(len(several) > 0, "results", "at least one file or folder", "none")
+    several = [inner for item in several for inner in _within(item)]
     opened = []
     for item in several:
         is_open = isinstance(item, Browser)
         browser = item if is_open else Browser(results.open(item))
         opened.append((browser, "results" if is_open else str(Path(item))))
+    first = opened[0][0]
     opened.sort(key=lambda pair: pair[0].dataset.sizes["element"])
     labels: list[str] = []
     for browser, _ in opened:
@@ -129,12 +126,23 @@ def open_sources(given: Any) -> tuple[Source, ...]:
         again = sum(other.split(" ")[0] == label for other in labels)
         labels.append(f"{label} ({again + 1})" if again else label)
     pairs = zip(opened, labels, strict=True)
-    return tuple(Source(browser, label, title) for (browser, title), label in pairs)
+    return tuple(
+        Source(browser, label, title, browser is first) for (browser, title), label in pairs
+    )
+
+
+def _within(item: Any) -> list[Any]:
+    """What is to be opened of one thing given: a folder's own results and those of its folders."""
+    if isinstance(item, Browser) or not Path(item).is_dir():
+        return [item]
+    folders = [Path(item), *sorted(path for path in Path(item).iterdir() if path.is_dir())]
+    return [folder for folder in folders if results.is_results(folder)] or [item]
 
 
 def pick(sources: Sequence[Source], state: State) -> Source:
-    """The results that a state names, or the first."""
-    return next((source for source in sources if source.label == state.frames), sources[0])
+    """The results that a state names, or those to begin with."""
+    first = next(source for source in sources if source.is_first)
+    return next((source for source in sources if source.label == state.frames), first)
 
 
 def _label(browser: Browser) -> str:

@@ -10,6 +10,7 @@ from esv_jax.results.browse import SORTS
 PAGES = ("video", "overview")
 OUTCOMES = ("all", "correct", "wrong", "failed")
 MAX_CLASSES = 8  # shown of one video
+MAX_METHODS = 8  # beside its values
 _MAX_QUERY, _MAX_TEXT, _MAX_CLASS = 8000, 500, 10**7
 
 
@@ -22,6 +23,7 @@ class State:
       uid: the video looked at; "" for the first that the filters leave.
       frames: name of the results looked at, where there are several; "" for the first.
       classes: class numbers that are compared; () for the true and the predicted class.
+      methods: names of other methods whose values are marked beside the bars.
       contrast: (a, b) for the values of class a minus those of b, or None.
       search: part of the uids that are listed. true, predicted: their class, or None.
       outcome: one of `OUTCOMES`. sort: one of `SORTS`. descending: whether the largest is first.
@@ -31,6 +33,7 @@ class State:
     uid: str = ""
     frames: str = ""
     classes: tuple[int, ...] = ()
+    methods: tuple[str, ...] = ()
     contrast: tuple[int, int] | None = None
     search: str = ""
     true: int | None = None
@@ -54,6 +57,7 @@ def parse(query: str) -> State:
         uid=_text(said.get("uid", "")),
         frames=_text(said.get("frames", "")),
         classes=_numbers(said.get("classes", "")),
+        methods=_names(said.get("methods", "")),
         contrast=None if a is None or b is None or a == b else (a, b),
         search=_text(said.get("search", "")),
         true=_number(said.get("true", "")),
@@ -78,6 +82,8 @@ def format_query(state: State) -> str:
     said: dict[str, str | int] = {name: value for name, value in plain.items() if value}
     if state.classes:
         said["classes"] = ",".join(map(str, state.classes))
+    if state.methods:
+        said["methods"] = ",".join(state.methods)
     if state.contrast is not None:
         said["a"], said["b"] = state.contrast
     if state.true is not None:
@@ -86,7 +92,7 @@ def format_query(state: State) -> str:
         said["predicted"] = state.predicted
     if state.descending:
         said["order"] = "descending"
-    return f"?{urlencode(said)}" if said else ""
+    return f"?{urlencode(said, safe=',')}" if said else ""
 
 
 def filters_of(state: State) -> dict[str, str | int | bool | None]:
@@ -121,3 +127,9 @@ def _number(text: str) -> int | None:
 def _numbers(text: str) -> tuple[int, ...]:
     numbers = [_number(part) for part in text.split(",")[:MAX_CLASSES]]
     return tuple(dict.fromkeys(number for number in numbers if number is not None))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names as results may hold them: identifiers."""
+    names = _text(text).split(",")[:MAX_METHODS]
+    return tuple(dict.fromkeys(name for name in names if name.isidentifier()))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from esv_jax.dashboard.state import MAX_CLASSES, State, format_query
 from esv_jax.extras import require
 from esv_jax.results.browse import VideoRow
 
-SHOWN = 200  # videos in the list
+SHOWN = 50  # videos in the list: what Dash takes for a change grows with what is on the page
 _STRIP = 32  # frames in a strip
 
 
@@ -57,39 +58,86 @@ def matches(source: Source, state: State) -> Any:
         return html.Div(none)
     start = list_start(source, state)
     shown = uids[start : start + SHOWN]
-    count = f"{len(uids):,} of {total:,} videos"
+    count = [html.P(f"{len(uids):,} of {total:,} videos", className="count")]
     if len(shown) < len(uids):
-        count += f"; {start + 1:,} to {start + len(shown):,} are listed"
+        count.append(_parts_of_list(state, uids, start, len(shown)))
     items = [_item(source, state, uid) for uid in shown]
-    return html.Div([html.P(count, className="count"), html.Ol(items, className="uids")])
+    return html.Div([*count, html.Ol(items, className="uids")])
 
 
-def video(source: Source, media: Media, state: State) -> Any:
+class VideoView(NamedTuple):
+    """What the places of one video are filled with.
+
+    Attributes:
+      head: its name, facts and neighbours; or why there is nothing.
+      player: the video. scores, timeline: figures, or None where there is none to show.
+      notes: what a reader should know about the bars; "" hides them.
+    """
+
+    head: Any
+    player: Any = None
+    scores: figures.Figure | None = None
+    timeline: figures.Figure | None = None
+    notes: str = ""
+
+
+def video(source: Source, media: Media, state: State) -> VideoView:
     """One video: what it is, the video itself, its bars and scores; or why there are none."""
     html, _ = parts_of_dash()
     uid = uid_of(source, state)
     browser = source.browser
     if not uid:
-        return html.P("Nothing to show.", className="note")
+        return VideoView(html.P("Nothing to show.", className="note"))
     around = _around(source, state, uid)
     if uid not in browser:
         near = nearest(uid, source.matches(state)[:2000])
         text = f"There is no video called {uid!r} in these results. {near}"
-        return html.Div([around, html.P(text, className="note")])
+        return VideoView(html.Div([around, html.P(text, className="note")]))
     row = browser.row(uid)
     head = [around, html.H2(uid, id="shown-uid"), _facts(source, row)]
     clip = media.clip(uid)
     if row.failed:
         reason = html.P(["It could not be explained: ", html.B(row.failed)], className="note")
-        return html.Div([*head, reason, _player(clip, np.zeros(0, int))])
+        return VideoView(html.Div([*head, reason]), _player(clip, np.zeros(0, int)))
     try:
         explained = source.explained(uid)
     except (OSError, ValueError) as error:
-        return html.Div([*head, html.P(f"Its values cannot be read: {error}", className="note")])
-    top = [_player(clip, explained.frames), _scores(source, row, explained)]
-    return html.Div(
-        [*head, html.Div(top, className="top"), _timeline(source, state, row, explained, clip)]
+        unread = html.P(f"Its values cannot be read: {error}", className="note")
+        return VideoView(html.Div([*head, unread]))
+    names = browser.class_names
+    figure, notes = _timeline(source, state, row, explained)
+    return VideoView(
+        html.Div(head),
+        _player(clip, explained.frames),
+        figures.scores(explained.scores, explained.prior, names, row.label),
+        figure,
+        notes,
     )
+
+
+def _parts_of_list(state: State, uids: Sequence[str], start: int, n: int) -> Any:
+    """Which part of the list is shown, with links to those around it."""
+    html, _ = parts_of_dash()
+    last = (len(uids) - 1) // SHOWN * SHOWN
+    links = [
+        _step(state, "", text, uids[at] if 0 <= at <= last and at != start else "")
+        for text, at in (("first", 0), ("earlier", start - SHOWN))
+    ]
+    links.append(html.Span(f"{start + 1:,} to {start + n:,}", className="part"))
+    links += [
+        _step(state, "", text, uids[at] if at <= last and at != start else "")
+        for text, at in (("later", start + SHOWN), ("last", last))
+    ]
+    return html.Div(links, className="around")
+
+
+def _step(state: State, name: str, text: str, uid: str) -> Any:
+    """A link to another video, with an id where it has a name; plain text where there is none."""
+    html, dcc = parts_of_dash()
+    if not uid:
+        return html.Span(text)
+    said = {"id": name} if name else {}
+    return dcc.Link(text, href=format_query(dataclasses.replace(state, uid=uid)), **said)
 
 
 def _item(source: Source, state: State, uid: str) -> Any:
@@ -104,15 +152,13 @@ def _item(source: Source, state: State, uid: str) -> Any:
 
 def _around(source: Source, state: State, uid: str) -> Any:
     """Links to the neighbours in the list, which keys follow, too."""
-    html, dcc = parts_of_dash()
+    html, _ = parts_of_dash()
     uids = source.matches(state)
     place = uids.index(uid) if uid in uids else -1
-    links = []
-    for name, text, at in (("previous", "← previous", place - 1), ("next", "next →", place + 1)):
-        there = 0 <= at < len(uids)
-        address = format_query(dataclasses.replace(state, uid=uids[at])) if there else "?"
-        links.append(dcc.Link(text, id=f"{name}-video", href=address) if there else html.Span(text))
-    return html.Div(links, className="around")
+    before = uids[place - 1] if place > 0 else ""
+    after = uids[place + 1] if place + 1 < len(uids) else ""
+    previous = _step(state, "previous-video", "← previous", before)
+    return html.Div([previous, _step(state, "next-video", "next →", after)], className="around")
 
 
 def _facts(source: Source, row: VideoRow) -> Any:
@@ -157,15 +203,10 @@ def _player(clip: Clip, frames: np.ndarray) -> Any:
     return html.Div(parts, id="player-box", className="player", **marks)
 
 
-def _scores(source: Source, row: VideoRow, explained: Explained) -> Any:
-    names = source.browser.class_names
-    figure = figures.scores(explained.scores, explained.prior, names, row.label)
-    return panel("Highest scores", figure, "| is the prior; ✓ the true class.", "scores")
-
-
-def _timeline(source: Source, state: State, row: VideoRow, explained: Explained, clip: Clip) -> Any:
-    """The bars, with the place of the cursor."""
-    html, _ = parts_of_dash()
+def _timeline(
+    source: Source, state: State, row: VideoRow, explained: Explained
+) -> tuple[figures.Figure | None, str]:
+    """The bars, or None where no class is chosen; and what a reader should know about them."""
     shown = shown_classes(source, state, row)
     columns = [explained.classes.index(c) for c in shown]
     roles = {row.label: "true", row.prediction: "predicted"}
@@ -183,41 +224,30 @@ def _timeline(source: Source, state: State, row: VideoRow, explained: Explained,
         else:
             pair = (a, b)
             names.append(" minus ".join(source.class_name(c) for c in state.contrast))
-    others = ", ".join(explained.overlays)
-    notes.append(f"Marks: {others}." if others else "These results hold values of one method.")
-    if explained.attribution.std_error is not None:
-        notes.append("Error bars are standard errors.")
     if not names:
-        return html.P("Choose a class to see its values.", className="note")
-    figure = figures.timeline(
-        explained.attribution, columns, names, explained.frames, pair, explained.overlays
-    )
-    key = html.P(
-        [
-            html.Span("supports the class", className="supporting"),
-            html.Span("speaks against it", className="distracting"),
-            html.Span("click a bar to go there; ← → elements, ↑ ↓ or j k videos"),
-        ],
-        className="key",
-    )
-    graph = _graph(figure, "timeline")
-    cursor = html.Div(id="cursor", hidden=clip.kind != "video")
-    bars = html.Div([graph, cursor], className="timeline")
-    return html.Div([key, bars, html.P(" ".join(notes), className="small")], className="panel")
+        return None, " ".join([*notes, "Choose a class to see its values."])
+    methods = {name: explained.methods[name] for name in state.methods if name in explained.methods}
+    if methods:
+        notes.append("Marks of other methods are scaled to the largest bar of each row.")
+    absent = [figures.words(name) for name in state.methods if name not in methods]
+    if absent:
+        notes.append(f"These results hold no values by {', '.join(absent)}.")
+    if explained.attribution.std_error is not None:
+        notes.append("Error bars are 95 % intervals.")
+    attribution, frames = explained.attribution, explained.frames
+    return figures.timeline(attribution, columns, names, frames, pair, methods), " ".join(notes)
 
 
-def panel(title: str, figure: figures.Figure, text: str = "", name: str | None = None) -> Any:
+def panel(title: str, figure: figures.Figure, text: str = "") -> Any:
     """A figure with a heading, and small text below it."""
-    html, _ = parts_of_dash()
-    parts = [html.H3(title), _graph(figure, name)]
+    html, dcc = parts_of_dash()
+    parts = [html.H3(title), dcc.Graph(figure=figure, config=CONFIG, style=height_of(figure))]
     return html.Div(parts + ([html.P(text, className="small")] if text else []), className="panel")
 
 
-def _graph(figure: figures.Figure, name: str | None) -> Any:
-    _, dcc = parts_of_dash()
-    said = {} if name is None else {"id": name}
-    height = {"height": f"{figure['layout']['height']}px"}
-    return dcc.Graph(figure=figure, config=CONFIG, style=height, **said)
+def height_of(figure: figures.Figure) -> dict[str, str]:
+    """The style of the graph of a figure: as high as its layout asks."""
+    return {"height": f"{figure['layout']['height']}px"}
 
 
 def parts_of_dash() -> tuple[Any, Any]:

@@ -8,8 +8,12 @@
 `METHODS` lists what there is; `MapSettings` holds what can be chosen. `compiled` gives the
 function that all clips of one shape share. `evaluate` judges methods by the metrics in `METRICS`;
 `make_judge` does so clip by clip.
+
+`element_values` has other methods' values of a sequence's elements, by the names in
+`ELEMENT_METHODS`, to be looked at beside Element Shapley Values.
 """
 
+from esv_jax.maps.elements import ELEMENT_METHODS, element_values
 from esv_jax.maps.evaluation import evaluate
 from esv_jax.maps.evaluation_record import ClipScores, Evaluation, EvaluationSummary, gathered
 from esv_jax.maps.frame_values import esv_x_spatial, freeze
@@ -20,6 +24,7 @@ from esv_jax.maps.methods import METHODS, MapMethod, clip_map, compiled
 from esv_jax.maps.settings import MapSettings, Network
 
 __all__ = [
+    "ELEMENT_METHODS",
     "GRAD_CAM_LAYERS",
     "METHODS",
     "METRICS",
@@ -33,6 +38,7 @@ __all__ = [
     "Network",
     "clip_map",
     "compiled",
+    "element_values",
     "esv_x_spatial",
     "evaluate",
     "freeze",

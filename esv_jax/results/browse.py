@@ -9,6 +9,7 @@ import numpy as np
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, expect_choice
+from esv_jax.results.layout import OTHER_METHOD
 from esv_jax.results.sequences import load_attribution
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Browser:
       dataset: what `results.open` gave.
       class_names: C names. choices: names of the classes that values are stored of, or None.
       failures: reasons by uid.
+      methods: names of the other methods whose values are stored beside ESVs.
     Cost: one pass over scores and the numbers per video; 25,000 videos of 174 classes take about
       20 MB and a fraction of a second.
     """
@@ -62,6 +64,11 @@ class Browser:
         self.class_names = tuple(str(name) for name in dataset["class"].values)
         self.choices = (
             tuple(map(str, dataset["choice"].values)) if "choice" in dataset.sizes else None
+        )
+        self.methods = tuple(
+            str(name)
+            for name, variable in dataset.data_vars.items()
+            if OTHER_METHOD in variable.attrs
         )
         self.failures: dict[str, str] = json.loads(dataset.attrs.get("failures", "{}"))
         self._uids = np.array([str(uid) for uid in dataset["video"].values], object)
@@ -157,6 +164,16 @@ class Browser:
     def attribution(self, uid: str) -> Attribution:
         """The values of one video; see `results.load_attribution`."""
         return load_attribution(self.dataset, uid)
+
+    def method_values(self, uid: str) -> dict[str, np.ndarray]:
+        """Values (n, C) of one video by each of `methods`.
+
+        Raises:
+          ValueError: no such video.
+        """
+        n = self.row(uid).n
+        video = self.dataset.isel(video=self._place[uid])
+        return {name: video[name].values[:n] for name in self.methods}
 
     def classes_of(self, uid: str) -> tuple[int, ...]:
         """Class numbers behind the last axis of the values of one video."""

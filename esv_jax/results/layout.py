@@ -21,6 +21,9 @@ LAYOUT = {  # name: dimensions, meaning
     "failed": (VIDEO, "whether it could not be explained"),
 }
 
+OTHER_METHOD = "other_method"
+"""Attribute, its name, of a variable with another method's values, dimensions as of `esv`."""
+
 PER_CLASS = ("esv", "std_error", "marginals")
 """Variables that a sweep may store for some chosen classes only: `choice` in place of `class`."""
 

@@ -23,7 +23,7 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, message, nearest
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
-from esv_jax.results.layout import LAYOUT
+from esv_jax.results.layout import ELEMENT, LAYOUT, OTHER_METHOD
 from esv_jax.results.provenance import compressed, open_format, provenance
 from esv_jax.results.store import VIEW, is_sweep, open_sweep
 
@@ -44,6 +44,7 @@ def save(
     element_index: Sequence[Sequence[int]] | None = None,
     settings: Mapping[str, Any] | None = None,
     marginals: bool = False,
+    methods: Mapping[str, Sequence[Any]] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write the explanations of V sequences to one file, complete or not at all.
@@ -60,12 +61,14 @@ def save(
       element_index: V rows of n_i indices of the elements in the original sequences.
       settings: what the explanations were made with (estimator, model, seed, ...), as JSON allows.
       marginals: whether to store mean marginals by scale, max(n)**2 * C values per sequence.
+      methods: values of other methods by name, V arrays (n_i, C) each, to be looked at beside.
       overwrite: whether an existing file may be replaced.
     Returns:
       The path.
     Raises:
-      ValueError: no records, records of a batch or of differing C, arguments of the wrong length,
-        repeated uids, marginals that a record lacks, a folder in the place of a file.
+      ValueError: no records, records of a batch or of differing C, arguments of the wrong length
+        or shape, repeated uids, marginals that a record lacks, names of methods that are no
+        identifiers or are taken, a folder in the place of a file.
       TypeError: settings that JSON cannot hold.
       FileExistsError, FileNotFoundError, OSError: a path that is taken, whose folder is missing,
         or that cannot be written.
@@ -79,6 +82,9 @@ def save(
         for name, array in (_of_records(records) | _given(records, labels, element_index)).items():
             dims, text = LAYOUT[name]
             variables[name] = (dims[-array.ndim :], array, {"long_name": text, "units": "1"})
+        for name, array in _of_methods(methods or {}, records).items():
+            text = f"values by {name.replace('_', ' ')}"
+            variables[name] = (ELEMENT, array, {"long_name": text, OTHER_METHOD: name})
         attrs = provenance("Element Shapley Values", FORMAT, attributions[0].values, settings)
         attrs |= _notes(records)
         dataset = xarray.Dataset(variables, coords, attrs)
@@ -106,6 +112,11 @@ def open(path: str | os.PathLike[str]) -> xarray.Dataset:
         return open_sweep(path)
     inside = Path(path) / VIEW
     return open_format(inside if inside.is_file() else path, FORMAT, "results.save")
+
+
+def is_results(path: str | os.PathLike[str]) -> bool:
+    """Whether there is something for `open` in the place of a file or folder."""
+    return is_sweep(path) or Path(path).is_file() or (Path(path) / VIEW).is_file()
 
 
 def load_attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
@@ -240,6 +251,24 @@ def _given(
     for i, (row, record) in enumerate(zip(element_index, records, strict=True)):
         index[i, : record.n] = _integers(f"element_index[{i}]", row, record.n)
     return {"label": label, "element_index": index}
+
+
+def _of_methods(
+    methods: Mapping[str, Sequence[Any]], records: Sequence[Attribution]
+) -> dict[str, np.ndarray]:
+    """Values of other methods, padded as ESVs are."""
+    n, c = max(record.n for record in records), records[0].n_classes
+    padded = {}
+    taken = {*LAYOUT, "video", "element", "class", "scale"}
+    for name, rows in methods.items():
+        free = name.isidentifier() and name not in taken
+        expect(free, "methods", "names like integrated_gradients that are free", repr(name))
+        expect(len(rows) == len(records), f"methods[{name!r}]", f"{len(records)} rows", len(rows))
+        for i, (row, record) in enumerate(zip(rows, records, strict=True)):
+            expected = record.values.shape
+            expect(np.shape(row) == expected, f"{name}[{i}]", f"shape {expected}", np.shape(row))
+        padded[name] = _padded([np.asarray(row) for row in rows], (n, c))
+    return padded
 
 
 def _integers(name: str, values: Sequence[int], n: int) -> np.ndarray:

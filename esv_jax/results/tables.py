@@ -10,6 +10,7 @@ import numpy as np
 
 from esv_jax.checks import expect, message, nearest
 from esv_jax.extras import require
+from esv_jax.results.layout import OTHER_METHOD
 
 if TYPE_CHECKING:
     import pandas
@@ -79,7 +80,8 @@ def to_dataframe(
         left out), "all", or class names or numbers, or the dataset's choices.
     Returns:
       Columns video, element, element_index where it is stored, class (its name), esv, std_error
-      where it is stored, label, prediction (names; "" where unknown). Failed videos are left out.
+      where it is stored, values of other methods, label, prediction (names; "" where unknown).
+      Failed videos are left out.
     Raises:
       ValueError: classes that the dataset does not have.
     Cost: reads all values of the dataset's videos; "all" makes V * n * C rows.
@@ -91,9 +93,9 @@ def to_dataframe(
     which = _class_of_values(dataset, classes, names)  # (V, K) positions, -1: none; (V, K) classes
     places, ids = which
     length = dataset["length"].values
-    values = {
-        name: dataset[name].values for name in ("esv", "std_error") if name in dataset.variables
-    }
+    others = [name for name, kept in dataset.data_vars.items() if OTHER_METHOD in kept.attrs]
+    stored = [name for name in ("esv", "std_error") if name in dataset.variables]
+    values = {str(name): dataset[name].values for name in (*stored, *others)}
     video, element, k = np.nonzero(
         (np.arange(dataset.sizes["element"]) < length[:, None])[:, :, None]
         & (places >= 0)[:, None, :]

@@ -37,9 +37,10 @@
     const cursor = at("cursor");
     const graph = at("timeline")?.querySelector(".js-plotly-plot");
     const axis = graph?._fullLayout?.xaxis;
-    if (player && cursor && axis && fps()) {
-      const x = axis._offset + axis.d2p(player.currentTime * fps() - 0.5);
-      const inside = x >= axis._offset && x <= axis._offset + axis._length;
+    if (cursor) {
+      const isShown = player && axis?.d2p && fps();
+      const x = isShown ? axis._offset + axis.d2p(player.currentTime * fps() - 0.5) : -1;
+      const inside = isShown && x >= axis._offset && x <= axis._offset + axis._length;
       cursor.style.visibility = inside ? "visible" : "hidden";
       cursor.style.transform = `translateX(${x}px)`;
     }
