@@ -8,6 +8,9 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib import resources
+from statistics import NormalDist
+from urllib.parse import unquote
 
 import jax
 import numpy as np
@@ -15,7 +18,9 @@ import PIL.Image
 import pytest
 
 import esv_jax as ej
+from esv_jax import looks
 from esv_jax.cli import main
+from esv_jax.looks import number
 from esv_jax.report import chart, write_report
 from esv_jax.report.cards import ClassValues
 from esv_jax.report.page import json_block
@@ -126,6 +131,8 @@ def test_values_on_the_page_are_those_of_the_results_bit_for_bit(tmp_path, sampl
         assert [c["class"] for c in video["classes"]] == kept
         assert video["elements"] == list(range(record.n))
         assert video["shown"] == 0  # the predicted class has the highest score
+        true = None if label < 0 else kept.index(label)
+        assert video["place"] == {"predicted": 0, "true": true}
         for given in video["classes"]:
             c = given["class"]
             assert given["name"] == NAMES[c]
@@ -174,6 +181,7 @@ def test_chosen_classes_of_a_sweep(swept, tmp_path):
         for video in page.videos:
             (only,) = video["classes"]
             assert only["name"] == video["true"]
+            assert video["place"] == {"predicted": 0 if video["correct"] else None, "true": 0}
             expected = ej.results.load_attribution(dataset, video["uid"]).values[:, 0]
             np.testing.assert_array_equal(np.float32(only["esv"]), expected, strict=True)
     wrong = {video["uid"] for video in page.videos if not video["correct"]}
@@ -186,7 +194,8 @@ def test_chosen_classes_of_a_sweep(swept, tmp_path):
 
 def values_of(esv, std_error=None):
     error = None if std_error is None else np.float32(std_error)
-    return ClassValues(0, "c", (), np.float32(0), np.float32(0), np.float32(esv), error)
+    half = None if error is None else np.float32(NormalDist().inv_cdf(0.975)) * error
+    return ClassValues(0, "c", (), np.float32(0), np.float32(0), np.float32(esv), error, half)
 
 
 def test_bars_stand_on_zero_and_reach_their_values():
@@ -201,7 +210,8 @@ def test_bars_stand_on_zero_and_reach_their_values():
 
 def test_whiskers_are_of_95_percent_and_the_axis_holds_them():
     drawn = chart.draw(values_of([1.0, -1.0], [0.5, 0.0]), np.array([0, 1]))
-    y = [100 * (1.98 - v) / 2.98 for v in (0.02, 1.98)]
+    half = 0.5 * NormalDist().inv_cdf(0.975)
+    y = [100 * (1 + half - v) / (2 + half) for v in (1 - half, 1 + half)]
     first = f"M0.35 {y[0]:.2f}H0.65M0.5 {y[0]:.2f}V0M0.35 0H0.65"
     assert drawn.whiskers.startswith(first)
     assert drawn.words[0] == "frame 0: ESV +1.000 ± 0.980, supporting"
@@ -219,6 +229,31 @@ def test_many_elements_are_a_timeline_with_a_band():
 def test_nothing_to_draw_is_drawn_flat():
     drawn = chart.draw(values_of([0.0, np.nan]), np.arange(2))
     assert (drawn.zero, drawn.bottom) == ("100", "")
+    assert drawn.words[1] == "frame 1: ESV not known"
+
+
+def test_what_is_not_known_is_a_dash_and_zero_has_no_minus():
+    drawn = chart.draw(values_of([-0.0, np.nan, -2e-4], [np.nan, 0.1, 0.0]), np.arange(3))
+    assert drawn.rows == (("+0.000", chart.UNKNOWN), (chart.UNKNOWN, "0.100"), ("-2.0e-4", "0.000"))
+    assert drawn.words[0] == "frame 0: ESV +0.000, distracting"
+    assert chart.draw(values_of([0.5]), np.arange(1)).rows == (("+0.500", ""),)
+
+
+def test_intervals_are_those_of_the_record(tmp_path):
+    records = make_records(sampled=True)
+    ej.results.save(tmp_path / "r.nc", records, uids=UIDS)
+    _, page = write(tmp_path / "r.nc", tmp_path)
+    labels = iter(had["aria-label"] for had in page.all("rect", class_="hit"))
+    for record in records:
+        c = int(np.argmax(record.scores))
+        half = np.asarray(record.half_width(0.95))[:, c]
+        for width, value in zip(half, record.values[:, c], strict=True):
+            kind = "supporting" if value > 0 else "distracting"
+            said = f"{number(value, sign=True)} ± {number(width)}, {kind}"
+            assert next(labels).endswith(f": ESV {said}")
+    constant = re.search(r"NORMAL_95 = ([\d.]+)", page.scripts[""])[1]
+    one = ej.Attribution(*np.ones((3, 1, 1), np.float32), std_error=np.ones((1, 1), np.float32))
+    assert np.float32(float(constant)) == one.half_width(0.95)[0, 0]
 
 
 def test_labels_and_pictures_below_the_bars():
@@ -227,13 +262,49 @@ def test_labels_and_pictures_below_the_bars():
         found = chart.slots(np.arange(n), pictures)
         np.testing.assert_array_equal(found * k // n, np.arange(k))  # each within its own slot
     assert len(chart.slots(np.arange(32) + 9000, pictures=False)) == 8
+    for n in (1, 16, 17, 41, 300):
+        labels = chart.slots(np.arange(n), pictures=False)
+        steps = np.diff(labels)
+        assert labels[0] * 2 + 1 <= n and len(labels) <= 16 and len(set(steps.tolist())) <= 1
+        assert n == 1 or (labels[0] <= steps[0] / 2 and n - 1 - labels[-1] < steps[0])
+
+
+def test_labels_stand_below_their_bars(saved, tmp_path):
+    _, page = write(saved, tmp_path, uids=["</script>"])
+    found = [
+        (int(had["data-element"]), had["style"]) for had in page.all("li") if "data-element" in had
+    ]
+    assert [i for i, _ in found] == chart.slots(3 * np.arange(60) + 1, False).tolist()
+    for i, style in found:
+        assert float(re.fullmatch(r"left:([\d.]+)%", style)[1]) == pytest.approx(
+            100 * (i + 0.5) / 60, abs=0.01
+        )
 
 
 def test_the_script_draws_with_the_same_constants(saved, tmp_path):
     script = write(saved, tmp_path)[1].scripts[""]
-    names = {"MOST_BARS": "MOST_BARS", "NORMAL_95": "NORMAL_95", "GAP": "_GAP"}
+    names = {"MOST_BARS": "MOST_BARS", "GAP": "_GAP"}
     for theirs, ours in (names | {"CAP": "_CAP", "NEAR": "_NEAR"}).items():
         assert re.search(rf"\b{theirs} = ([\d.]+)", script)[1] == str(getattr(chart, ours))
+
+
+def test_colours_are_those_of_all_pictures_and_can_be_read():
+    style = resources.files("esv_jax.report").joinpath("style.css").read_text()
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-fA-F]+);", style))
+    assert colours["supporting"].upper() == looks.SUPPORTING
+    assert colours["distracting"].upper() == looks.DISTRACTING
+
+    def luminance(name):
+        digits = colours[name][1:]
+        digits = digits if len(digits) == 6 else "".join(2 * d for d in digits)
+        light = [int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4)]
+        red, green, blue = (v / 12.92 if v <= 0.04 else ((v + 0.055) / 1.055) ** 2.4 for v in light)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for text, ground in (("ink", "mark"), ("quiet", "paper"), ("quiet", "ground")):
+        assert (luminance(ground) + 0.05) / (luminance(text) + 0.05) > 4.5  # of WCAG 2, level AA
+    for bar in ("supporting", "distracting"):
+        assert (luminance("paper") + 0.05) / (luminance(bar) + 0.05) > 3
 
 
 # Nothing gets out, nothing gets in
@@ -277,6 +348,20 @@ def test_hostile_names_are_text(saved, tmp_path):
     assert html.escape(EVIL) in page.source
 
 
+def test_every_video_has_a_link_of_its_own(tmp_path):
+    uids = ["two\nlines", "a b", "a%20b", "search", "</script>", "\u2028:", "q\"'&<", "ä" * 300]
+    record = make_records()[0]
+    ej.results.save(tmp_path / "r.nc", [record] * len(uids), uids=uids)
+    _, page = write(tmp_path / "r.nc", tmp_path)
+    anchors = [had["id"] for had in page.all("article")]
+    assert [unquote(anchor.removeprefix("video=")) for anchor in anchors] == uids == page.uids
+    assert all(re.fullmatch(r"video=[\w.~%-]+", anchor, re.ASCII) for anchor in anchors)
+    links = [had["href"] for had in page.all("a") if "title" in had]
+    assert links == [f"#{anchor}" for anchor in anchors]
+    ids = [had["id"] for _, had in page.tags if "id" in had]
+    assert len(ids) == len(set(ids))
+
+
 def test_no_letter_of_a_tag_is_left_in_the_block_of_json():
     content = {"<!--<script>": "</script>&\u2028é"}
     block = json_block(content)
@@ -314,6 +399,8 @@ def test_limits_filters_and_order(saved, tmp_path):
     for video in page.videos:
         row = rows[video["uid"]]
         assert (video["correct"], video["evidence"]) == (row.correct, row.evidence)
+        assert (video["score"], video["gap"]) == (row.score, row.gap)
+    assert "All 5; in the order of the file." in write(saved, tmp_path)[1].text
 
 
 def test_the_head_says_how_the_results_were_made(saved, tmp_path):

@@ -12,6 +12,7 @@
     preprocess          frames as TSN and TRN want them; `resize_frames`
     prefetch            loading ahead in background threads
     write_video         frames to MP4 or GIF
+    jpeg_still          one frame as a small JPEG
     synthetic_videos    rendered clips whose classes differ by the direction of time alone;
                         `write_synthetic_videos`
 
@@ -32,6 +33,7 @@ from esv_jax.data.preprocessing import (
 )
 from esv_jax.data.sampling import sample_elements, segment_centres
 from esv_jax.data.segments import propose_segments
+from esv_jax.data.stills import jpeg_still
 from esv_jax.data.supervoxels import supervoxels
 from esv_jax.data.synthetic import SyntheticSequences, temporal_order
 from esv_jax.data.synthetic_video import (
@@ -59,6 +61,7 @@ __all__ = [
     "UnknownUidError",
     "VideoInfo",
     "decode_frames",
+    "jpeg_still",
     "open_frames",
     "open_inputs",
     "open_videos",

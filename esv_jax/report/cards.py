@@ -20,6 +20,7 @@ class ClassValues(NamedTuple):
       number, name: of the class. tags: "predicted", "true", both or none.
       score, prior: of the class, float32.
       esv: (n,) float32. std_error: (n,) float32, or None where there is none.
+      half: (n,) half-widths of 95 % intervals, or None like `std_error`.
     """
 
     number: int
@@ -29,6 +30,7 @@ class ClassValues(NamedTuple):
     prior: np.float32
     esv: np.ndarray
     std_error: np.ndarray | None
+    half: np.ndarray | None
 
 
 class Card(NamedTuple):
@@ -119,7 +121,9 @@ def make_card(browser: Browser, uid: str, shown: str = "pred") -> Card:
     ranked = sorted(place, key=lambda number: (-scores[place[number]], number))
     kept = {*ranked[:TOP], row.prediction, row.label, asked}
     values = np.asarray(attribution.values)
-    errors = None if attribution.std_error is None else np.asarray(attribution.std_error)
+    sampled = attribution.std_error is not None
+    errors = np.asarray(attribution.std_error) if sampled else None
+    half = np.asarray(attribution.half_width(0.95)) if sampled else None
     classes = tuple(
         ClassValues(
             number,
@@ -129,6 +133,7 @@ def make_card(browser: Browser, uid: str, shown: str = "pred") -> Card:
             priors[place[number]],
             values[:, place[number]],
             None if errors is None else errors[:, place[number]],
+            None if half is None else half[:, place[number]],
         )
         for number in ranked
         if number in kept
@@ -159,10 +164,12 @@ def as_json(card: Card) -> dict[str, Any]:
         "true": card.true,
         "predicted": card.predicted,
         "correct": card.correct,
+        "score": _finite(card.score),
         "evidence": _finite(card.evidence),
         "gap": _finite(card.gap),
         "elements": [int(index) for index in card.elements],
         "shown": card.shown,
+        "place": {tag: _place(card, tag) for tag in ("predicted", "true")},
         "classes": [
             {
                 "class": c.number,
@@ -177,6 +184,11 @@ def as_json(card: Card) -> dict[str, Any]:
     }
 
 
+def _place(card: Card, tag: str) -> int | None:
+    """Where among the classes of a card the predicted, or the true one is; None if it is not."""
+    return next((k for k, c in enumerate(card.classes) if tag in c.tags), None)
+
+
 def _tags(number: int, prediction: int, label: int) -> tuple[str, ...]:
     return ("predicted",) * (number == prediction) + ("true",) * (number == label)
 
@@ -189,7 +201,7 @@ def _not_stored(shown: str, asked: int | None, others: bool) -> str:
 
 
 def _shortest(value: Any) -> float | None:
-    """The float64 that prints as the float32 does; None where it is not finite."""
+    """The shortest number that reads back as the float32; None where it is not finite."""
     return float(str(np.float32(value))) if np.isfinite(value) else None
 
 

@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esv_jax.looks import NORMAL_95, number
+from esv_jax.looks import number
 from esv_jax.report.cards import ClassValues
 
 MOST_BARS = 40  # more elements are a timeline of steps
 _GAP = 0.12  # on each side of a bar, of the room of an element
 _CAP = 0.15  # half the cap of a whisker
 _NEAR = 14  # of 100: labels of the axis that are closer to zero's are left out
-_LABELS, _FEW_LABELS = 16, 8  # below the bars, short and long ones
+_LABELS, _FEW_LABELS = 16, 8  # below the bars at most, short and long ones
+UNKNOWN = "\u2013"
 
 
 class Chart(NamedTuple):
@@ -30,6 +31,7 @@ class Chart(NamedTuple):
       zero: height of the zero line, 0 (top) to 100, as it stands in the picture.
       top, bottom: labels of the ends of the axis, "" where they are too near to zero.
       words: of each element, in a sentence.
+      rows: of the table: ESV, and standard error ("" of exact values), of each element.
     """
 
     supporting: str
@@ -41,6 +43,7 @@ class Chart(NamedTuple):
     top: str
     bottom: str
     words: tuple[str, ...]
+    rows: tuple[tuple[str, str], ...]
 
 
 def draw(values: ClassValues, elements: np.ndarray) -> Chart:
@@ -49,8 +52,9 @@ def draw(values: ClassValues, elements: np.ndarray) -> Chart:
     Args:
       values: (n,) and errors. elements: (n,) indices in the original sequence.
     """
-    esv = np.nan_to_num(values.esv.astype(np.float64))
-    half = half_widths(values)
+    given, errors = values.esv.astype(np.float64), values.std_error
+    widths = np.zeros(len(given)) if values.half is None else values.half.astype(np.float64)
+    esv, half = np.nan_to_num(given), np.nan_to_num(widths)
     low, high = limits(esv, half)
 
     def y(value: float) -> float:
@@ -63,7 +67,7 @@ def draw(values: ClassValues, elements: np.ndarray) -> Chart:
         f"M{_n(i + gap)} {_n(zero)}V{_n(tops[i])}H{_n(i + 1 - gap)}V{_n(zero)}Z" for i in range(n)
     ]
     ends = [(y(v - h), y(v + h)) for v, h in zip(esv, half, strict=True)]
-    sampled = values.std_error is not None
+    sampled = values.half is not None
     return Chart(
         supporting="".join(box for box, v in zip(boxes, esv, strict=True) if v > 0),
         distracting="".join(box for box, v in zip(boxes, esv, strict=True) if v <= 0),
@@ -75,16 +79,13 @@ def draw(values: ClassValues, elements: np.ndarray) -> Chart:
         bottom=number(low) if zero < 100 - _NEAR else "",
         words=tuple(
             words(int(index), v, h if sampled else None)
-            for index, v, h in zip(elements, esv, half, strict=True)
+            for index, v, h in zip(elements, given, widths, strict=True)
+        ),
+        rows=tuple(
+            (told(v, sign=True), "" if errors is None else told(errors[i]))
+            for i, v in enumerate(given)
         ),
     )
-
-
-def half_widths(values: ClassValues) -> np.ndarray:
-    """Half-widths (n,) of 95 % intervals, 0 where they are not known."""
-    if values.std_error is None:
-        return np.zeros(len(values.esv))
-    return NORMAL_95 * np.nan_to_num(values.std_error.astype(np.float64))
 
 
 def limits(esv: np.ndarray, half: np.ndarray) -> tuple[float, float]:
@@ -94,25 +95,33 @@ def limits(esv: np.ndarray, half: np.ndarray) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1.0)
 
 
+def told(value: float, sign: bool = False) -> str:
+    """A number as people read it; a dash where there is none, and zero without a minus."""
+    return UNKNOWN if np.isnan(value) else number(float(value) + 0.0, sign)
+
+
 def words(index: int, value: float, half: float | None) -> str:
     """`frame 12: ESV +0.123 ± 0.010, supporting`."""
-    error = "" if half is None else f" ± {number(half)}"
+    if np.isnan(value):
+        return f"frame {index}: ESV not known"
+    error = "" if half is None or np.isnan(half) else f" ± {number(half)}"
     kind = "supporting" if value > 0 else "distracting"
-    return f"frame {index}: ESV {number(value, sign=True)}{error}, {kind}"
+    return f"frame {index}: ESV {told(value, sign=True)}{error}, {kind}"
 
 
 def slots(elements: np.ndarray, pictures: bool) -> np.ndarray:
     """Elements that have a label, or a picture, below the bars: all, or some spread evenly.
 
-    Slot j of k stands below elements j * n / k to (j + 1) * n / k, and shows the middle one.
+    Picture j of k stands below elements j * n / k to (j + 1) * n / k, and shows the middle one.
+    Labels stand below their own element, at equal steps.
     """
     n = len(elements)
+    if pictures:
+        k = n if n <= MOST_BARS else _LABELS
+        return (2 * np.arange(k) + 1) * n // (2 * k)
     long = len(str(int(np.max(elements, initial=0)))) > 3
-    most = MOST_BARS if pictures else _FEW_LABELS if long else _LABELS
-    if n <= most:
-        return np.arange(n)
-    k = _LABELS if pictures else most
-    return (2 * np.arange(k) + 1) * n // (2 * k)
+    step = max(1, -(-n // (_FEW_LABELS if long else _LABELS)))
+    return np.arange((step - 1) // 2, n, step)
 
 
 def _whisker(i: int, ends: tuple[float, float]) -> str:

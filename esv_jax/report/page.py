@@ -12,11 +12,11 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from esv_jax.extras import require
-from esv_jax.looks import number
 from esv_jax.report.cards import Card, as_json
-from esv_jax.report.chart import Chart, draw, slots
+from esv_jax.report.chart import Chart, draw, slots, told
 
 _TOLD_APART = ("settings", "failures", "warnings", "title")  # attributes with a place of their own
 _FAILURES = 200  # that are listed
@@ -26,12 +26,14 @@ class Entry(NamedTuple):
     """A card with what is drawn on it.
 
     Attributes:
-      card: its numbers. chart: of the class shown first, None where no values are stored.
+      card: its numbers. anchor: of links to it.
+      chart: of the class shown first, None where no values are stored.
       slots: elements with a label below the bars. pictures: theirs, or none.
       notes: of the card and of its pictures.
     """
 
     card: Card
+    anchor: str
     chart: Chart | None
     slots: tuple[int, ...]
     pictures: tuple[str, ...]
@@ -43,12 +45,14 @@ class Head(NamedTuple):
 
     Attributes:
       title: of the page. summary: lines "name: text". attributes: of the dataset.
+      failures: reasons by uid.
       n_videos: in the results. n_matching: that meet the conditions. conditions: in words.
     """
 
     title: str
     summary: str
     attributes: Mapping[str, Any]
+    failures: Mapping[str, str]
     n_videos: int
     n_matching: int
     conditions: str
@@ -59,7 +63,16 @@ def make_entry(card: Card, pictures: Sequence[str] = (), note: str = "") -> Entr
     chart = draw(card.classes[card.shown], card.elements) if card.classes else None
     places = slots(card.elements, bool(pictures))
     notes = (*card.notes, note) if note else card.notes
-    return Entry(card, chart, tuple(places.tolist()), tuple(pictures), notes)
+    return Entry(card, anchor(card.uid), chart, tuple(places.tolist()), tuple(pictures), notes)
+
+
+def anchor(uid: str) -> str:
+    """The id of a card, which links to it: `page.html#video=clip-12`.
+
+    Letters that an address cannot hold are percent-encoded, so that no uid is taken for another,
+    nor for a part of the page.
+    """
+    return "video=" + quote(uid, safe="", errors="replace")
 
 
 def render(head: Head, entries: Sequence[Entry]) -> str:
@@ -72,21 +85,20 @@ def render(head: Head, entries: Sequence[Entry]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number}
+    environment.filters |= {"number": told}
     script = _file("script.js")
-    failures = json.loads(head.attributes.get("failures", "{}"))
     page = environment.get_template("page.html").render(
         head=head,
         policy=policy(script),
         style=markupsafe.Markup(_file("style.css")),
         script=markupsafe.Markup(script),
         values=markupsafe.Markup(json_block({"videos": [as_json(e.card) for e in entries]})),
-        summary=[line.split(":", 1) for line in head.summary.splitlines()],
+        summary=[line.partition(":")[::2] for line in head.summary.splitlines()],
         provenance=_provenance(head.attributes),
         settings=_settings(head.attributes),
         warnings=json.loads(head.attributes.get("warnings", "[]")),
-        failures=list(failures.items())[:_FAILURES],
-        n_failures=len(failures),
+        failures=list(head.failures.items())[:_FAILURES],
+        n_failures=len(head.failures),
         entries=entries,
     )
     return str(page)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,8 +51,5 @@ def thumbnails(
 
 def jpeg_address(frame: np.ndarray) -> str:
     """A frame (h, w, 3) uint8 as a JPEG within an address, shrunk where it is higher than 96."""
-    picture = require("PIL.Image", "video").fromarray(frame)
-    picture.thumbnail((_WIDEST, HIGHEST))
-    stored = io.BytesIO()
-    picture.save(stored, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(stored.getvalue()).decode('ascii')}"
+    still = data.jpeg_still(frame, quality=_QUALITY, max_height=HIGHEST, max_width=_WIDEST)
+    return f"data:image/jpeg;base64,{base64.b64encode(still).decode('ascii')}"
