@@ -18,6 +18,7 @@ def number(value: float, sign: bool = False) -> str:
     Args:
       value: any number. sign: whether a plus stands before numbers >= 0.
     """
+    value += 0.0  # no minus before a zero
     plus = "+" if sign and value >= 0 else ""
     if value == 0 or not abs(value) < 0.001:
         return f"{plus}{value:.3f}"

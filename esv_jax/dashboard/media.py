@@ -104,8 +104,4 @@ class Media:
 
 def _still(path: Path, index: int) -> bytes:
     """One frame as a JPEG; decodes the video up to it."""
-    image = require("PIL.Image", "video")
-    pixels = data.decode_frames(path, indices=[index], size=_STILL_SIZE)[0]
-    file = io.BytesIO()
-    image.fromarray(pixels).save(file, "JPEG", quality=85)
-    return file.getvalue()
+    return data.jpeg_still(data.decode_frames(path, indices=[index], size=_STILL_SIZE)[0])
