@@ -1,4 +1,7 @@
-"""The dashboard on the demo's results, in a real browser: played, clicked, typed, shared."""
+"""The dashboard and the report of the demo's results, in a real browser.
+
+Played, clicked, typed, shared, on a phone; nothing is complained of, and nobody else is asked.
+"""
 
 import contextlib
 import re
@@ -10,6 +13,8 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.cli import main
+from esv_jax.report.cards import make_card
+from esv_jax.report.chart import draw
 from tests.browser_for_tests import Watched, command, find_browser, free_port, open_browser
 
 N_VIDEOS = 4
@@ -339,3 +344,108 @@ def test_nothing_to_show_is_said(watched, address):
     page.click("text=Show all videos")
     page.wait_for_selector(BARS)
     assert re.fullmatch(r"synthetic-.*", uid_of(page))
+
+
+# The report
+
+
+@pytest.fixture(scope="module")
+def written(demo):
+    """The demo's report, with pictures, opened as a file."""
+    page = demo / "report.html"
+    assert main(["report", str(demo), "-o", str(page)]) == 0
+    return page.as_uri()
+
+
+@pytest.fixture
+def read(browser, written):
+    """The page of the report, which must end without complaints, having asked for itself alone."""
+    watched = Watched(browser)
+    watched.page.goto(written)
+    yield watched.page
+    complaints, asked = watched.complaints, {url.split("#")[0] for url in watched.asked}
+    watched.close()
+    assert complaints == []
+    assert {url for url in asked if not url.startswith("data:")} == {written}
+
+
+def drawn(card):
+    """What a card of the report shows: paths by name, words of the bars, cells of the table."""
+    paths = ("supporting", "distracting", "whiskers", "band", "step")
+    found = {name: card.locator(f"path.{name}").get_attribute("d") for name in paths}
+    words = card.locator(".hit").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
+    return found, words, card.locator("tbody td:nth-child(3)").all_text_contents()
+
+
+def test_the_report_draws_every_class_as_the_library_does(read, stored):
+    browser = stored[8]
+    cards = read.locator("#gallery > article.card")
+    assert cards.count() == N_VIDEOS
+    assert read.locator(".frames img").count() == 8 * N_VIDEOS
+    for k, uid in enumerate(browser.find()):
+        card, expected = cards.nth(k), make_card(browser, uid)
+        assert card.locator("h3").text_content() == uid
+        menu = card.locator("select.class")
+        assert menu.locator("option").count() == len(expected.classes)
+        for j in [*range(len(expected.classes)), expected.shown]:
+            menu.select_option(str(j))
+            chart = draw(expected.classes[j], expected.elements)
+            paths, words, cells = drawn(card)
+            assert paths == {name: getattr(chart, name) for name in paths}
+            assert tuple(words) == chart.words
+            assert cells == [row[0] for row in chart.rows]
+            assert card.locator(".shown").first.text_content() == expected.classes[j].name
+
+
+def test_the_report_contrasts_two_classes(read, stored):
+    browser = stored[8]
+    uid = browser.find()[0]
+    expected, card = make_card(browser, uid), read.locator("article.card").first
+    card.locator("select.class").select_option("0")
+    card.locator("select.minus").select_option("1")
+    a, b = (values.number for values in expected.classes[:2])
+    contrast = np.asarray(browser.attribution(uid).contrast(a, b))
+    _, words, _ = drawn(card)
+    said = [float(text.split("ESV ")[1].split(",")[0]) for text in words]
+    np.testing.assert_allclose(said, contrast, atol=5.1e-4)
+    assert card.locator(".other").first.text_content() == expected.classes[1].name
+
+
+def test_bars_frames_and_table_of_the_report_follow_each_other(read):
+    card = read.locator("article.card").first
+    card.locator("summary").click()
+    for i in (5, 0, 7):
+        card.locator(".hit").nth(i).hover(force=True)
+        assert card.locator(".hit.on").count() == card.locator("tr.on").count() == 1
+        assert card.locator(".frames li.on").get_attribute("data-element") == str(i)
+        assert card.locator("tr.on th").text_content() == str(i)
+        said = card.locator(".hit").nth(i).get_attribute("aria-label")
+        assert card.locator(".readout").text_content() == said
+    card.locator(".hit").nth(0).focus()
+    read.keyboard.press("End")
+    assert card.locator("tr.on th").text_content() == "7"
+    read.keyboard.press("ArrowLeft")
+    assert card.locator("tr.on th").text_content() == "6"
+
+
+def test_the_report_is_searched_and_sorted(read, stored):
+    uids = stored[8].find()
+
+    def listed():
+        return [e.text_content() for e in read.locator("article.card:not([hidden]) h3").all()]
+
+    read.select_option("#sort", "evidence")
+    read.check("#reverse")
+    assert listed() == stored[8].find(sort="evidence", descending=True)
+    read.fill("#search", uids[1])
+    assert listed() == [uids[1]]
+    read.fill("#search", "nothing like this")
+    assert listed() == [] and read.locator("#none").is_visible()
+
+
+def test_the_report_links_to_videos_and_fits_a_phone(read, stored, written):
+    uid = stored[8].find()[3]
+    read.goto(f"{written}#video={uid}")
+    assert read.locator(".card:target h3").text_content() == uid
+    read.set_viewport_size({"width": 390, "height": 844})
+    assert read.evaluate("document.documentElement.scrollWidth") <= 390

@@ -582,7 +582,7 @@ def test_the_command_begins_with_the_demo_and_its_videos(folder, clips, tmp_path
     demo = Path("esv-jax-demo")
     for _ in range(2):  # made once
         assert main(["dashboard"]) == 0
-    assert made == ["demo", *[((demo,), (demo / "videos",))] * 2]
+    assert made == ["demo", *[((demo,), demo / "videos")] * 2]
     assert main(["dashboard", str(demo), "--videos", str(clips["video-0"])]) == 0
     assert made[-1] == ((demo,), (clips["video-0"],))
     assert main(["dashboard", str(folder / "out")]) == 0

@@ -10,6 +10,7 @@ import tyro
 from esv_jax import results
 from esv_jax.checks import expect
 from esv_jax.cli.demo import Demo
+from esv_jax.cli.outputs import videos_within
 from esv_jax.cli.printing import say
 from esv_jax.dashboard import make_app, serve
 from esv_jax.dashboard.security import LOCAL
@@ -41,8 +42,7 @@ class Dashboard:
         """Serve until interrupted."""
         expect(0 < self.port < 2**16, "port", "a number in 1..65535", self.port)
         paths = self.paths or (_of_demo(),)
-        beside = paths[0] / "videos"
-        videos = self.videos or ((beside,) if beside.is_dir() else None)
+        videos = self.videos or videos_within(paths[0])
         app = make_app(paths, videos, hosts=(self.host,))
         name = f"[{self.host}]" if ":" in self.host else self.host
         if name not in LOCAL:

@@ -16,6 +16,12 @@ def file_name(uid: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in uid)
 
 
+def videos_within(results: Path) -> Path | None:
+    """The folder "videos" within a folder of results, as the demo's have it; None without one."""
+    folder = results / "videos"
+    return folder if folder.is_dir() else None
+
+
 def expect_free(path: Path, *, overwrite: bool) -> None:
     """Question the place of a file of results before any work is done.
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from esv_jax.checks import expect
+from esv_jax.cli.outputs import videos_within
 from esv_jax.cli.printing import complain, say
 from esv_jax.report import write_report
 
@@ -42,7 +43,8 @@ class Report:
     shown: Annotated[str, tyro.conf.arg(name="class")] = "pred"
     """Whose values are shown first: pred, gt, or the name of a class."""
     videos: Path | None = None
-    """Folder or list of the videos that were explained, for thumbnails of the frames."""
+    """Folder or list of the videos that were explained, for thumbnails of the frames. Default the
+    folder "videos" within the results, where there is one."""
     title: str | None = None
     """Heading; default the name of the results."""
     overwrite: bool = False
@@ -61,7 +63,7 @@ class Report:
             correct=True if self.correct else False if self.wrong else None,
             uids=self.uids,
             shown=self.shown,
-            videos=self.videos,
+            videos=self.videos or videos_within(self.results),
             title=self.title,
             overwrite=self.overwrite,
         )
