@@ -15,7 +15,8 @@ import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.report.cards import make_card
 from esv_jax.report.chart import draw
-from tests.browser_for_tests import Watched, command, find_browser, free_port, open_browser
+from experiments.browsing import dashboard, open_browser
+from tests.browser_for_tests import Watched, expect_browser
 
 N_VIDEOS = 4
 FPS = 12.0
@@ -24,14 +25,14 @@ BARS = "#timeline .barlayer .point"
 
 @pytest.fixture(scope="module")
 def browser():
-    with open_browser() as browser:
+    with open_browser(expect_browser()) as browser:
         yield browser
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """The demo's folder; made only where a browser can look at it."""
-    find_browser()
+    expect_browser()
     folder = tmp_path_factory.mktemp("looked-at") / "demo"
     assert main(["demo", "--out", str(folder), "--n-videos", str(N_VIDEOS)]) == 0
     return folder
@@ -49,9 +50,8 @@ def stored(demo):
 @pytest.fixture(scope="module")
 def address(demo):
     """A dashboard of the demo, started by its command."""
-    port = free_port()
-    with command("dashboard", str(demo), "--port", str(port), ready="Results at"):
-        yield f"http://127.0.0.1:{port}"
+    with dashboard(str(demo)) as address:
+        yield address
 
 
 @pytest.fixture

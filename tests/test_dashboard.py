@@ -195,7 +195,7 @@ def test_figures_of_nothing():
         figures.histogram({"all": np.zeros(0)}, "x"),
         figures.histogram({"correct": np.array([1.0, np.nan]), "wrong": np.zeros(0)}, "x"),
         figures.positions(np.array([np.nan, 1.0]), np.array([0.0, 0.1]), "position"),
-        figures.pairs(np.full((2, 2), np.nan)),
+        figures.pairs(np.full((2, 2), np.nan), "position"),
     ):
         json.dumps(figure, allow_nan=False)
         go.Figure(figure)
@@ -221,7 +221,19 @@ def test_numbers_of_the_set_are_those_of_a_plain_loop(folder):
     np.testing.assert_array_equal(np.sort(numbers.lengths), sizes)
     own = overview.sample(source)
     assert numbers.n_sampled == len(own) == len(LENGTHS)
-    assert numbers.relative and numbers.pairs is None
+    assert numbers.relative
+    places = [(2 * np.arange(len(one)) + 1) * 10 // (2 * len(one)) for one in own]
+    for i, j in ((2, 7), (7, 2), (0, 9), (4, 4)):
+        shares = [
+            np.mean([(a > b) + (a == b) / 2 for a in one[at == i] for b in one[at == j]])
+            for one, at in zip(own, places, strict=True)
+            if (at == i).any() and (at == j).any()
+        ]
+        expected = np.mean(shares) if shares else np.nan
+        np.testing.assert_allclose(numbers.above[i, j], expected)
+    for i in range(10):
+        means = [one[at == i].mean() for one, at in zip(own, places, strict=True) if i in at]
+        np.testing.assert_allclose(numbers.means[i], np.mean(means) if means else np.nan)
     by_name = dict(zip(source.browser.find(), own, strict=True))
     for uid, values in by_name.items():
         attribution = source.browser.attribution(uid)
@@ -232,9 +244,7 @@ def test_numbers_of_the_set_are_those_of_a_plain_loop(folder):
 def test_position_statistics_by_hand():
     np.testing.assert_array_equal(overview.relative(np.array([1.0, 2.0, 6.0, 8.0]), 2), [1.5, 7.0])
     few = overview.relative(np.array([3.0]), 2)
-    assert few[0] == 3 and np.isnan(few[1])
-    shares = overview.pairwise(np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 0.0]]))
-    np.testing.assert_allclose(shares, [[np.nan, 2 / 3], [1 / 3, np.nan]])
+    assert few[1] == 3 and np.isnan(few[0])
 
 
 def test_a_sample_is_bounded(folder, monkeypatch):

@@ -191,8 +191,12 @@ def positions(means: np.ndarray, errors: np.ndarray, title: str) -> Figure:
     return {"data": [bars], "layout": layout}
 
 
-def pairs(shares: np.ndarray) -> Figure:
-    """How often one place has a larger ESV than another: (n, n) shares in 0..1."""
+def pairs(shares: np.ndarray, title: str) -> Figure:
+    """How often one place has a larger ESV than another: (n, n) shares in 0..1.
+
+    Args:
+      shares: those of i, down, against j, to the right. title: what places are called.
+    """
     places = list(range(1, len(shares) + 1))
     heat = {
         "type": "heatmap",
@@ -206,8 +210,8 @@ def pairs(shares: np.ndarray) -> Figure:
         "colorbar": {"thickness": 12, "tickformat": ".0%"},
     }
     layout = _layout(320) | {
-        "xaxis": {**_axis(), "title": {"text": "position j"}, "showgrid": False},
-        "yaxis": {**_axis(), "title": {"text": "position i"}, "autorange": "reversed"},
+        "xaxis": {**_axis(), "title": {"text": f"{title} j"}, "showgrid": False},
+        "yaxis": {**_axis(), "title": {"text": f"{title} i"}, "autorange": "reversed"},
     }
     layout["margin"] = {"l": 60, "r": 10, "t": 24, "b": 46}
     return {"data": [heat], "layout": layout}

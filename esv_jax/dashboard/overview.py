@@ -32,8 +32,8 @@ class Overview(NamedTuple):
       means, errors: mean ESV of the predicted class by position, and its standard error; NaN
         where nothing lies.
       relative: whether positions are tenths of videos of different lengths.
-      pairs: (n, n) share of sampled videos where position i has a larger ESV than j; None where
-        lengths differ.
+      above: (n, n) probability that the ESV at position i is above the one at j, as
+        `metrics.position_statistics` has it; of the same positions.
       n_sampled: videos behind the four above.
       confusions: pairs of classes, most videos first. failures: (uid, reason).
     """
@@ -44,7 +44,7 @@ class Overview(NamedTuple):
     means: np.ndarray
     errors: np.ndarray
     relative: bool
-    pairs: np.ndarray | None
+    above: np.ndarray
     n_sampled: int
     confusions: list[Confusion]
     failures: list[tuple[str, str]]
@@ -80,7 +80,7 @@ def summarise(source: Source) -> Overview:
         means=_mean(placed),
         errors=_standard_error(placed),
         relative=not same,
-        pairs=pairwise(placed) if same and placed.shape[1] > 1 else None,
+        above=_above(values, None if same else _RELATIVE),
         n_sampled=len(values),
         confusions=[Confusion(*pair, count) for pair, count in wrong.most_common(15)],
         failures=list(browser.failures.items()),
@@ -111,17 +111,17 @@ def sample(source: Source) -> list[np.ndarray]:
 
 def relative(own: np.ndarray, places: int = _RELATIVE) -> np.ndarray:
     """Mean value in each tenth of a video, (places,); NaN in tenths where no element lies."""
-    at = (np.arange(len(own)) * places) // len(own)
+    at = (2 * np.arange(len(own)) + 1) * places // (2 * len(own))
     counts = np.bincount(at, minlength=places)
     sums = np.bincount(at, own, minlength=places)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def pairwise(values: np.ndarray) -> np.ndarray:
-    """Share of rows of (V, n) where column i is larger than column j; NaN on the diagonal."""
-    shares = (values[:, :, None] > values[:, None, :]).mean(0)
-    np.fill_diagonal(shares, np.nan)
-    return shares
+def _above(values: list[np.ndarray], bins: int | None) -> np.ndarray:
+    """See `Overview`; the metrics bring models, which the first page should not wait for."""
+    from esv_jax.metrics import position_statistics
+
+    return position_statistics(values, bins=bins).overall.above if values else np.zeros((0, 0))
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -37,9 +37,9 @@ def overview(source: Source, state: State, numbers: Overview) -> Any:
             f"{told}; bars are standard errors.",
         ),
     ]
-    if numbers.pairs is not None:
-        text = "Share of these videos where the element at i has a larger ESV than that at j."
-        panels.append(panel("Position against position", figures.pairs(numbers.pairs), text))
+    if len(numbers.above) > 1:
+        text = "How often, in these videos, an element at i has a larger ESV than one at j."
+        panels.append(panel("Position against position", figures.pairs(numbers.above, where), text))
     tables = [_confusions(source, state, numbers), _failures(state, numbers)]
     return html.Div(
         [

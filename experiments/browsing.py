@@ -1,0 +1,81 @@
+"""A browser of the system to look at pages with, and commands that run beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# Nothing asked for by the browser itself, and no shared memory that may be too small.
+_FLAGS = (
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--no-first-run", "--disable-quic", "--disable-gpu", "--disable-dev-shm-usage"),
+)
+
+
+def find_browser() -> str | None:
+    """The path of a Chromium, or None."""
+    return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+@contextlib.contextmanager
+def open_browser(path: str) -> Iterator[Any]:
+    """A headless Chromium, driven by Playwright; without its sandbox, which refuses root."""
+    from playwright.sync_api import sync_playwright
+
+    flags = [*_FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return int(asked.getsockname()[1])
+
+
+@contextlib.contextmanager
+def dashboard(*words: str) -> Iterator[str]:
+    """`esv-jax dashboard` with some words as a process of its own; its address."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", "from esv_jax.cli import run; run()"]
+        + ["dashboard", *words, "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said: list[str] = []
+    is_ready = threading.Event()
+
+    def listen() -> None:
+        for line in process.stdout or ():
+            said.append(line)
+            if line.startswith("Results at"):
+                is_ready.set()
+        is_ready.set()
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        if not (is_ready.wait(120) and process.poll() is None):
+            raise RuntimeError(f"the dashboard did not start: {''.join(said)}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+        listener.join(30)
+        if process.stdout:
+            process.stdout.close()
