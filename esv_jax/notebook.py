@@ -88,7 +88,8 @@ def _count(n: int, one: str, many: str = "") -> str:
 def _table(names: list[str], rows: list[list[str]]) -> str:
     head = "".join(f"<th {_CELL}>{escape(name)}</th>" for name in names)
     lines = ["".join(f"<td {_CELL}>{escape(cell)}</td>" for cell in row) for row in rows]
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<table style="font-size:inherit"><tr>{head}</tr>{body}</table>'
 
 
 def _bars(values: np.ndarray, c: int) -> str:
@@ -103,12 +104,17 @@ def _bars(values: np.ndarray, c: int) -> str:
     width, height = _LEFT + _SPAN + _RIGHT, _ROW * len(shown)
     note = f"; the {_MOST_BARS} strongest of {len(values):,}" if len(shown) < len(values) else ""
     return (
-        f'<p style="margin:0.3em 0">ESVs for class {c}: <span style="color:{DISTRACTING}">'
-        f'distracting to the left</span>, <span style="color:{SUPPORTING}">supporting to the '
-        f'right</span>{note}</p><svg role="img" aria-label="ESVs for class {c}" width="{width}" '
+        f'<p style="margin:0.3em 0">ESVs of the elements for class {c}: {_square(DISTRACTING)} '
+        f"distracting to the left, {_square(SUPPORTING)} supporting to the right{note}</p>"
+        f'<svg role="img" aria-label="ESVs for class {c}" width="{width}" '
         f'height="{height}" font-size="11" fill="currentColor">{"".join(rows)}<line '
         f'x1="{zero:.1f}" x2="{zero:.1f}" y1="0" y2="{height}" stroke="currentColor"/></svg>'
     )
+
+
+def _square(colour: str) -> str:
+    """A colour, beside words that have that of the page: those are read on white and on black."""
+    return f'<span style="color:{colour}">&#9632;</span>'
 
 
 def _bar(k: int, i: int, value: float, size: float, zero: float, scale: float) -> str:

@@ -498,6 +498,55 @@ def test_all_are_written_as_png_and_pdf(rng, tmp_path):
             assert content.startswith(start) and len(content) > 4_000
 
 
+def test_numbers_at_ticks_stand_alone(rng):
+    def labels(ax):
+        ax.figure.draw_without_rendering()
+        assert ax.yaxis.get_offset_text().get_text() == ""
+        low, high = ax.get_ylim()
+        ticks = zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)
+        return {float(y): text.get_text() for y, text in ticks if low <= y <= high}
+
+    record = _record(rng, 6)
+    shrunk = dataclasses.replace(record, values=record.values / record.values.max() * 3e-6)
+    for drawn in (labels(plots.plot_elements(shrunk, 0)), labels(plots.plot_timeline(shrunk, 0))):
+        assert {"0", "1e\N{MINUS SIGN}6"} & {*drawn.values()} and len(drawn) > 3
+        for y, text in drawn.items():
+            assert float(text.replace("\N{MINUS SIGN}", "-")) == pytest.approx(y, abs=1e-12)
+    drawn = labels(plots.plot_positions(rng.normal(size=(9, 3)) / 10))
+    assert len({len(text.lstrip("\N{MINUS SIGN}")) for text in drawn.values()}) == 1
+    bar = plots.plot_interactions(1e-5 * _symmetric(rng, 4)).images[0].colorbar.ax
+    assert "1e\N{MINUS SIGN}5" in labels(bar).values()
+
+
+def test_small_interactions_are_short_in_their_cells():
+    matrix = np.array([[0, 2.7e-5, 0], [2.7e-5, 0, -8e-6], [0, -8e-6, 0]])
+    ax = plots.plot_interactions(matrix)
+    drawn = {text.get_position(): text.get_text() for text in ax.texts}
+    assert (drawn[1, 0], drawn[2, 1], drawn[2, 0], drawn[0, 0]) == ("3e-5", "-8e-6", "0", "")
+
+
+def test_words_above_leave_room_for_the_legend(rng):
+    for ax in (
+        plots.plot_elements(_record(rng, 8), 0, class_name=LONG, title=LONG),
+        plots.plot_interaction_arcs(_symmetric(rng, 8), class_name=LONG),
+        plots.plot_positions(rng.normal(size=(9, 6)), title=LONG),
+    ):
+        ax.figure.draw_without_rendering()
+        legend = ax.get_legend().get_window_extent()
+        heading = ax._left_title.get_window_extent()
+        assert not any(text.get_window_extent().overlaps(legend) for text in ax.texts)
+        assert not heading.overlaps(legend)
+
+
+def test_a_single_place_has_the_only_tick(rng):
+    for ax in (
+        plots.plot_timeline(_record(rng, 1), 0, element_index=[7]),
+        plots.plot_discard_curves({"ESV": ([7], [0.5])}),
+    ):
+        ax.figure.draw_without_rendering()
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == ["7"]
+
+
 # In a notebook
 
 
@@ -537,6 +586,15 @@ def test_bars_of_a_page_say_signs_by_side_and_by_colour(rng):
         assert colour == (style.SUPPORTING if value > 0 else style.DISTRACTING)
         ends = (zero, zero + value * scale) if value > 0 else (zero + value * scale, zero)
         np.testing.assert_allclose((start, end), ends, atol=0.2)
+
+
+def test_words_of_a_page_have_the_colour_of_their_surroundings(rng):
+    page = _record(rng, 5)._repr_html_()
+    coloured = re.findall(r'style="color:(#\w+)">(.*?)<', page)
+    assert coloured == [(style.DISTRACTING, "&#9632;"), (style.SUPPORTING, "&#9632;")]
+    texts = re.findall(r"<text[^>]*>", page)
+    assert len(texts) == 10 and not any("fill" in text for text in texts)
+    assert 'fill="currentColor"' in page and 'stroke="currentColor"' in page
 
 
 def test_a_page_of_many_elements_has_the_strongest(rng):

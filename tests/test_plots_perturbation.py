@@ -1,5 +1,7 @@
 """Masks over frames: where they are drawn, strips, curves and videos."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,24 @@ def test_a_strip_has_a_row_for_every_mask_and_bars_for_all(rng, t, tmp_path):
     assert save_figure(figure, tmp_path / "strip.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("t", [1, 6])
+def test_many_masks_with_long_names_fit(rng, t):
+    frames = rng.integers(0, 256, (t, 24, 32, 3)).astype(np.uint8)
+    masks = {f"a mask of area 0.{k} for $5": rng.uniform(size=(t, 24, 32)) for k in range(1, 8)}
+    labels = [f"00:00:0{i}.040 of a clip" for i in range(t)]
+    figure = plot_perturbation_strip(frames, masks, frame_labels=labels, title=40 * "long ")
+    figure.draw_without_rendering()
+    box, page = figure.get_tightbbox(), figure.bbox_inches
+    assert box.x1 < page.x1 + 0.02 and box.y1 < page.y1 + 0.02 and box.y0 > -0.02
+    image = figure.axes[0].images[0].get_window_extent()
+    assert image.width / image.height == pytest.approx(32 / 24, rel=0.03)
+    assert image.width / figure.dpi < 2
+    names = figure.axes[-1].get_legend().get_window_extent()
+    assert names.x1 < figure.bbox.x1 and not names.overlaps(figure.axes[-2].get_window_extent())
+    ticks = [tick.get_window_extent() for tick in figure.axes[0].get_xticklabels()]
+    assert all(a.x1 < b.x0 for a, b in pairwise(ticks))
+
+
 def test_the_sum_of_masks_has_colour_in_proportion(case):
     frames, masks = case
     none = {name: np.zeros_like(mask) for name, mask in masks.items()}
@@ -118,6 +138,16 @@ def test_curves_are_energies_and_what_is_wanted(mode, label, tmp_path):
     assert right.get_ylabel().startswith(label) and left.get_yscale() == "log"
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["a", "b"]
     assert save_figure(figure, tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_names_beside_curves_cover_none_of_them():
+    name = 20 * "a mask of $5 " + "$6"
+    figure = plot_descent(np.ones((2, 4)), np.ones((2, 4)), [name, "b"])
+    figure.draw_without_rendering()
+    left, right = figure.axes
+    names = left.get_legend().get_window_extent()
+    assert left.get_window_extent().x1 <= names.x0 and names.x1 < right.get_window_extent().x0
+    assert not left.get_legend().get_texts()[0].get_parse_math()
 
 
 def test_curves_of_nothing_can_be_drawn(tmp_path):

@@ -11,14 +11,14 @@ from esv_jax.plots.figures import save_figure
 from esv_jax.plots.frame_strip import plot_frame_strip
 from esv_jax.plots.glance import plot
 from esv_jax.plots.interactions import plot_interaction_arcs, plot_interactions
+from esv_jax.plots.masks import overlay_mask
 from esv_jax.plots.overlay import render_overlay
 from esv_jax.plots.perturbation import (
-    overlay_mask,
     plot_descent,
     plot_perturbation_strip,
-    render_clips,
     render_perturbation,
 )
+from esv_jax.plots.pictures import render_clips
 from esv_jax.plots.positions import plot_pairwise_matrix, plot_positions
 from esv_jax.plots.relevance import (
     overlay_relevance,

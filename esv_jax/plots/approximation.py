@@ -11,8 +11,9 @@ from esv_jax.checks import expect
 from esv_jax.extras import require
 from esv_jax.looks import number
 from esv_jax.plots import style
-from esv_jax.plots.figures import fit_height, new_figure
-from esv_jax.plots.heat import colour_bar, draw_cells, expect_labels
+from esv_jax.plots.figures import fit_height, given_or_new
+from esv_jax.plots.heat import colour_bar, draw_cells, names_inches
+from esv_jax.plots.labels import expect_labels, label_columns, label_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,9 +63,9 @@ def plot_approximation(
     down = expect_labels("row_labels", row_labels, rows)
     along = expect_labels("col_labels", col_labels, columns)
 
-    given = ax
-    if ax is None:
-        ax = new_figure(max(5.6, 2.2 + _CELL_INCHES[0] * columns), 3).subplots()
+    beside = names_inches(down)
+    width = max(5.6, 1.7 + beside + _CELL_INCHES[0] * columns)
+    ax, is_new = given_or_new(ax, width, left=beside)
     colours = require("matplotlib.colors", "plots")
     low, high = (float(known.min()), float(known.max())) if log else (0.0, float(known.max()))
     norm = colours.LogNorm(low, max(high, 1.5 * low)) if log else colours.Normalize(0, high or 1)
@@ -73,16 +74,13 @@ def plot_approximation(
     image = draw_cells(ax, errors, texts=texts, cmap=scale, norm=norm, aspect="auto")
     bar = colour_bar(ax, image, label)
     if log:
-        ticker = require("matplotlib.ticker", "plots")
-        bar.set_ticks(ticker.LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        bar.ax.yaxis.set_minor_locator(ticker.NullLocator())
-    ax.set_xticks(range(columns), along, parse_math=False)
-    ax.set_yticks(range(rows), down, parse_math=False)
+        style.log_ticks(bar.ax.yaxis, (1, 2, 5) if high < 100 * low else (1,))
+    label_columns(ax, along)
+    label_rows(ax, down)
     grey = ["grey: not measured"] if known.size < errors.size else []
     style.annotate(ax, title or f"Approximation: {label}", ["dark: close to exact", *grey])
     ax.set_xlabel(col_name, **style.TEXT)
     ax.set_ylabel(row_name, **style.TEXT)
-    if given is None:
+    if is_new:
         fit_height(ax.figure, [ax], max(1.2, _CELL_INCHES[1] * rows))
     return ax

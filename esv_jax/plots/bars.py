@@ -11,7 +11,11 @@ from esv_jax.checks import expect
 from esv_jax.looks import NORMAL_95, number
 from esv_jax.plots import style
 
-SHARE = "ESV (share of\nscore - prior)"
+
+def esv_label(units: str | None, what: str = "ESV") -> str:
+    """What a y axis says of Element Shapley Values, or of what is made of them."""
+    share = "share of\nscore - prior"
+    return f"{what} ({share if units is None else units})"
 
 
 def expect_one(attribution: Attribution) -> None:
@@ -58,7 +62,7 @@ def bar_values(attribution: Attribution, c: int) -> tuple[np.ndarray, np.ndarray
 def bar_limits(values: np.ndarray, half: np.ndarray) -> tuple[float, float]:
     """Ends of a y axis that holds zero, the bars and their whiskers."""
     reach = np.nan_to_num(half)
-    low, high = min(0.0, (values - reach).min()), max(0.0, (values + reach).max())
+    low, high = min(0.0, float((values - reach).min())), max(0.0, float((values + reach).max()))
     margin = 0.07 * (high - low) or 0.05
     return low - margin, high + margin
 
@@ -66,7 +70,10 @@ def bar_limits(values: np.ndarray, half: np.ndarray) -> tuple[float, float]:
 def draw_bars(
     ax: Any, places: np.ndarray, values: np.ndarray, half: np.ndarray, width: float
 ) -> None:
-    """Bars coloured by sign at some places of the x axis, with whiskers and the zero line."""
+    """Bars coloured by sign at some places of the x axis, with whiskers and the zero line.
+
+    The y axis holds all of them.
+    """
     style.strip_down(ax)
     ax.bar(places, values, width=width, color=style.sign_colours(values))
     if np.isfinite(half).any():
@@ -74,3 +81,4 @@ def draw_bars(
         line = {"fmt": "none", "ecolor": style.INK, "elinewidth": 0.9, "capsize": caps}
         ax.errorbar(places, values, yerr=half, **line)
     ax.axhline(0, color=style.INK, linewidth=0.8)
+    ax.set_ylim(*bar_limits(values, half))

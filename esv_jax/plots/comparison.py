@@ -10,8 +10,9 @@ import numpy as np
 from esv_jax.checks import expect, expect_finite
 from esv_jax.looks import number
 from esv_jax.plots import style
-from esv_jax.plots.figures import fit_height, new_figure
-from esv_jax.plots.heat import colour_bar, draw_cells, expect_labels, label_columns, reach
+from esv_jax.plots.figures import fit_height, given_or_new
+from esv_jax.plots.heat import colour_bar, draw_signed, names_inches, reach
+from esv_jax.plots.labels import expect_labels, label_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,12 +53,11 @@ def plot_method_grid(
         expect(fits, f"values[{name!r}]", f"shape (n,) with n = {n}", row.shape)
         expect_finite(f"values[{name!r}]", row)
     labels = expect_labels("element_labels", element_labels, n)
-    given = ax
-    if ax is None:
-        ax = new_figure(float(np.clip(4 + 0.25 * n, 6.4, 12)), 3).subplots()
-    cells = np.stack([row / reach(row) for row in rows.values()])
-    image = draw_cells(ax, cells, cmap=style.diverging(), vmin=-1, vmax=1, aspect="auto")
     names = [_row_label(name, row) for name, row in rows.items()]
+    width = float(np.clip(4 + 0.25 * n, 6.4, 12))
+    ax, is_new = given_or_new(ax, width, left=names_inches(names))
+    cells = np.stack([row / reach(row) for row in rows.values()])
+    image = draw_signed(ax, cells, 1.0, aspect="auto")
     ax.set_yticks(range(len(rows)), names, parse_math=False)
     for edge in np.arange(1, len(rows)) - 0.5:
         ax.axhline(edge, color="white", linewidth=2.5)
@@ -67,7 +67,7 @@ def plot_method_grid(
     lines = [] if class_name is None else [class_name]
     style.annotate(ax, title or "Methods side by side", [*lines, "each row has its own scale"])
     ax.set_xlabel("element", **style.TEXT)
-    if given is None:
+    if is_new:
         fit_height(ax.figure, [ax], max(1.2, _ROW_INCHES * len(rows)))
     return ax
 

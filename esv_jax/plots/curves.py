@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from esv_jax.checks import expect, expect_choice, expect_finite
-from esv_jax.extras import require
 from esv_jax.metrics.discard import DiscardCurve
 from esv_jax.plots import style
-from esv_jax.plots.figures import fit_height, new_figure
+from esv_jax.plots.figures import fit_height, given_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,20 +69,19 @@ def plot_discard_curves(
     expect(len(curves) > 0, "curves", "at least one", "none")
     expect_choice("what", what, _Y_LABELS)
     checked = {name: _curve_of(name, curve, what) for name, curve in curves.items()}
-    given = ax
-    if ax is None:
-        ax = new_figure(7.6, 3.6).subplots()
+    ax, is_new = given_or_new(ax, 7.6)
     style.strip_down(ax)
     lines = [_draw(ax, k, name, curve) for k, (name, curve) in enumerate(checked.items())]
-    ticker = require("matplotlib.ticker", "plots")
-    ax.xaxis.set_major_locator(ticker.MaxNLocator(10, integer=True, steps=(1, 2, 5, 10)))
     ax.margins(x=0.03)
-    _name_lines(ax, sorted(lines, key=lambda line: -line.get_ydata()[-1]))
+    style.count_ticks(
+        ax, np.unique([step for curve in checked.values() for step in curve.steps]), 10
+    )
+    style.name_lines(ax, sorted(lines, key=lambda line: -line.get_ydata()[-1]))
     shaded = any(curve.low is not None for curve in checked.values())
     style.annotate(ax, title or "As elements are dropped", ["shaded: intervals"] if shaded else [])
     ax.set_xlabel(x_label, **style.TEXT)
     ax.set_ylabel(_Y_LABELS[what] if y_label is None else y_label, **style.TEXT)
-    if given is None:
+    if is_new:
         fit_height(ax.figure, [ax], _PANEL_INCHES)
     return ax
 
@@ -122,20 +120,3 @@ def _draw(ax: Any, k: int, name: str, curve: _Curve) -> Any:
         label=str(name),
     )
     return line
-
-
-def _name_lines(ax: Any, lines: list[Any]) -> None:
-    """Names outside of the axes, where they cover no line."""
-    legend = ax.legend(
-        lines,
-        [style.wrap(line.get_label(), 1.8, style.TEXT_SIZE) for line in lines],
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        frameon=False,
-        fontsize=style.TEXT_SIZE,
-        labelcolor=style.INK,
-        handlelength=3.2,
-        borderaxespad=0,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)

@@ -11,21 +11,24 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect
 from esv_jax.plots import style
 from esv_jax.plots.bars import (
-    SHARE,
     bar_values,
     class_text,
     difference_text,
     draw_bars,
+    esv_label,
     expect_one,
     how_obtained,
 )
-from esv_jax.plots.figures import fit_height, new_figure
+from esv_jax.plots.figures import about, fit_height, given_or_new, new_figure
+from esv_jax.plots.labels import expect_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _PANEL_INCHES = 2.1  # height of the bars alone
+_FEATURES = 0.35  # height of the features, in panels
+_APART_INCHES = 0.09  # above and below each panel of a sequence
 
 
 def plot_elements(
@@ -59,12 +62,11 @@ def plot_elements(
     expect_one(attribution)
     heading, lines = class_text(attribution, c, class_name, title)
     values, half = bar_values(attribution, c)
-    given = ax
-    ax = new_figure(_width(attribution.n), 3.4).subplots() if given is None else given
+    ax, is_new = given_or_new(ax, _width(attribution.n))
     _bars(ax, values, half, element_labels)
     style.annotate(ax, heading, lines, ("supporting", "distracting"))
-    ax.set_ylabel(SHARE if units is None else f"ESV ({units})", **style.TEXT)
-    if given is None:
+    ax.set_ylabel(esv_label(units), **style.TEXT)
+    if is_new:
         fit_height(ax.figure, [ax], _PANEL_INCHES)
     return ax
 
@@ -112,12 +114,11 @@ def plot_contrast(
     lines = [numbers, how_obtained(attribution)]
     if title is not None:
         lines.insert(0, pair)
-    given = ax
-    ax = new_figure(_width(attribution.n), 3.4).subplots() if given is None else given
+    ax, is_new = given_or_new(ax, _width(attribution.n))
     _bars(ax, values, np.full(len(values), np.nan), element_labels)
     style.annotate(ax, pair if title is None else title, lines, ("for the first", "for the second"))
-    ax.set_ylabel("ESV difference" if units is None else f"ESV difference ({units})", **style.TEXT)
-    if given is None:
+    ax.set_ylabel(esv_label(units, "ESV difference"), **style.TEXT)
+    if is_new:
         fit_height(ax.figure, [ax], _PANEL_INCHES)
     return ax
 
@@ -134,6 +135,9 @@ def plot_sequence(
     share_y: bool = False,
 ) -> Figure:
     """One panel of `plot_elements` per class, above each other, in temporal order.
+
+    It makes a figure of its own, as high as its panels need; `plot_elements` draws one of them
+    into axes of yours.
 
     Args:
       attribution: the record of one sequence, (n, C).
@@ -152,10 +156,12 @@ def plot_sequence(
     expect_one(attribution)
     expect(len(classes) > 0, "classes", "at least one class", "none")
     names = _names(attribution, classes, class_names)
-    top = [] if features is None else [0.35]
+    top = [] if features is None else [_FEATURES]
     heights = [*top, *[1.0] * len(classes)]
-    figure = new_figure(_width(attribution.n), _PANEL_INCHES * sum(heights))
-    panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    figure: Any = new_figure(_width(attribution.n), _PANEL_INCHES * sum(heights))
+    figure.get_layout_engine().set(h_pad=_APART_INCHES)
+    look = {"height_ratios": heights, **about(figure.get_figwidth())}
+    panels = figure.subplots(len(heights), sharex=True, squeeze=False, gridspec_kw=look)[:, 0]
     if features is not None:
         _heat_map(panels[0], np.asarray(features, np.float64), attribution.n)
     bars = panels[len(top) :]
@@ -169,9 +175,8 @@ def plot_sequence(
             ax.get_legend().remove()
     if share_y:
         limits = np.array([ax.get_ylim() for ax in bars])
-        low, high = limits[:, 0].min(), limits[:, 1].max()
-        for ax in bars:  # each panel's own margin may be too small for the tallest bar of all
-            ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        for ax in bars:
+            ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
     if title is not None:
         style.head(figure, title)
     fit_height(figure, list(panels), _PANEL_INCHES * sum(heights))
@@ -197,10 +202,9 @@ def _width(n: int) -> float:
 
 def _bars(ax: Axes, values: np.ndarray, half: np.ndarray, labels: Sequence[str] | None) -> None:
     n = len(values)
-    labels = [str(label) for label in (range(n) if labels is None else labels)]
-    expect(len(labels) == n, "element_labels", f"{n} labels", len(labels))
+    texts = expect_labels("element_labels", labels, n)
     draw_bars(ax, np.arange(n), values, half, 0.8)
-    style.label_elements(ax, labels)
+    style.label_elements(ax, texts)
     ax.set_xlabel("element", **style.TEXT)
 
 
@@ -220,6 +224,6 @@ def _heat_map(ax: Axes, features: np.ndarray, n: int) -> None:
         extent=(-0.5, n - 0.5, 0, features.shape[1]),
     )
     for spine in ax.spines.values():
-        spine.set_visible(False)
+        spine.set_color(style.GRID)
     ax.tick_params(bottom=False, left=False, labelbottom=False, labelleft=False)
     ax.set_ylabel(f"{features.shape[1]} features", **style.TEXT)

@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esv_jax.attribution import Attribution
-from esv_jax.checks import expect, expect_int
+from esv_jax.checks import expect_int
 from esv_jax.plots import style
-from esv_jax.plots.bars import SHARE, bar_limits, bar_values, class_text, draw_bars, expect_one
+from esv_jax.plots.bars import (
+    bar_limits,
+    bar_values,
+    class_text,
+    draw_bars,
+    esv_label,
+    expect_one,
+)
 from esv_jax.plots.figures import fit_height, new_figure
+from esv_jax.plots.labels import expect_labels, label_pictures
 from esv_jax.plots.pictures import draw_pictures, expect_pictures
 
 if TYPE_CHECKING:
@@ -44,6 +52,9 @@ def plot_frame_strip(
     of equal length; where these would be more than 4, `max_columns` frames, spread evenly, stand
     above one row with the bars of all elements, each within half a bar of its own.
 
+    It makes a figure of its own, since frames keep their proportions only where the figure is made
+    as high as they need.
+
     Args:
       attribution: the record of one sequence, (n, C).
       frames: the elements explained, (n, h, w, 3) uint8 RGB, of any size and aspect ratio.
@@ -68,8 +79,7 @@ def plot_frame_strip(
     max_columns = expect_int("max_columns", max_columns, minimum=1)
     heading, lines = class_text(attribution, c, class_name, title)
     values, half = bar_values(attribution, c)
-    labels = [str(label) for label in (range(n) if frame_labels is None else frame_labels)]
-    expect(len(labels) == n, "frame_labels", f"{n} labels", len(labels))
+    labels = expect_labels("frame_labels", frame_labels, n)
 
     spans, slots, shown = _rows(n, max_columns)
     thinned = len(shown) < n
@@ -88,7 +98,7 @@ def plot_frame_strip(
         bars.locator_params(axis="y", nbins=4)
         if span is not spans[-1]:
             bars.set_xlabel(" ", **style.TEXT)  # keeps rows apart
-        bars.set_ylabel(SHARE if units is None else f"ESV ({units})", **style.TEXT)
+        bars.set_ylabel(esv_label(units), **style.TEXT)
 
     figure.draw_without_rendering()  # settles how wide the panels are
     slot_inches = axes[0].get_window_extent().width / figure.dpi / slots
@@ -99,7 +109,8 @@ def plot_frame_strip(
         here = [i for i in shown if i in span]
         places = span[0] - 0.5 + (np.arange(len(here)) + 0.5) * per_slot
         draw_pictures(ax, images[here], places, thumb_inches / slot_inches * per_slot)
-        _label_frames(ax, places, [labels[i] for i in here], slot_inches, kind)
+        label_pictures(ax, places, [labels[i] for i in here], slot_inches)
+        _name_labels(ax, kind)
     style.annotate(axes[0], heading, lines, ("supporting", "distracting"))
     heights = [thumb_inches * aspect, _BARS_INCHES] * len(spans)
     axes[0].get_gridspec().set_height_ratios(heights)
@@ -118,14 +129,8 @@ def _rows(n: int, max_columns: int) -> tuple[list[range], int, list[int]]:
     return spans, max(columns, _MIN_SLOTS), list(range(n))
 
 
-def _label_frames(
-    ax: Any, places: np.ndarray, labels: Sequence[str], inches: float, kind: str
-) -> None:
-    """Labels under the frames, and on the left what they are."""
-    room = style.n_letters(0.85 * inches, style.TEXT_SIZE)  # digits are wider than most letters
-    texts = [label if len(label) <= room else label[: max(1, room - 3)] + "..." for label in labels]
-    ax.set_xticks(places, texts, parse_math=False)
-    ax.tick_params(axis="x", length=0, pad=4, labelcolor=style.INK, labelsize=style.TEXT_SIZE)
+def _name_labels(ax: Any, kind: str) -> None:
+    """What the labels under the frames are, on their left."""
     ax.annotate(
         kind,
         (0, 0),

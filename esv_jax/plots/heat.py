@@ -9,7 +9,7 @@ import numpy as np
 
 from esv_jax.checks import expect, expect_finite
 from esv_jax.plots import style
-from esv_jax.plots.figures import fit_height, new_figure
+from esv_jax.plots.figures import fit_height
 
 MOST_NUMBERS = 12  # elements whose cells have room for a number
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue (BT.709)
@@ -26,26 +26,25 @@ def expect_square(name: str, matrix: Any, way_out: str = "") -> np.ndarray:
     return matrix
 
 
-def expect_labels(name: str, labels: Sequence[Any] | None, n: int) -> list[str]:
-    """Return n labels as text, 0..n-1 by default; refuse another number of them."""
-    texts = [str(label) for label in (range(n) if labels is None else labels)]
-    expect(len(texts) == n, name, f"{n} labels", len(texts))
-    return texts
-
-
 def reach(values: np.ndarray) -> float:
     """The greatest |value| that is known, the limit of a centred scale; 1 of nothing but zeros."""
     known = np.abs(values[np.isfinite(values)])
     return float(known.max(initial=0)) or 1.0
 
 
-def square_figure(n: int) -> Any:
-    """Axes of a new figure for n x n cells and a colour bar."""
-    return new_figure(float(np.clip(2.2 + 0.42 * n, 4.6, 8)), 4).subplots()
+def square_inches(labels: Sequence[str]) -> float:
+    """How wide a figure of a cell for each pair of labels, with a colour bar, should be."""
+    return float(np.clip(1.5 + 0.42 * len(labels), 3.9, 7.3)) + names_inches(labels)
+
+
+def names_inches(names: Sequence[str]) -> float:
+    """About how wide the names of rows are, with what stands beside them."""
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    return 0.5 + style.text_inches(longest)
 
 
 def draw_cells(ax: Any, values: np.ndarray, *, texts: Any = None, **look: Any) -> Any:
-    """Coloured cells (rows, columns) without a frame; the image.
+    """Coloured cells (rows, columns) in a pale frame, which also holds the white ones; the image.
 
     Args:
       ax: the axes.
@@ -55,7 +54,7 @@ def draw_cells(ax: Any, values: np.ndarray, *, texts: Any = None, **look: Any) -
     """
     image = ax.imshow(np.ma.masked_invalid(values), interpolation="nearest", **look)
     for spine in ax.spines.values():
-        spine.set_visible(False)
+        spine.set_color(style.GRID)
     ax.tick_params(length=0, labelcolor=style.INK, labelsize=style.TEXT_SIZE)
     if texts is not None:
         colours = image.to_rgba(image.get_array())[..., :3]
@@ -65,29 +64,23 @@ def draw_cells(ax: Any, values: np.ndarray, *, texts: Any = None, **look: Any) -
     return image
 
 
+def draw_signed(ax: Any, values: np.ndarray, limit: float, **look: Any) -> Any:
+    """Cells of signed values, white at zero, of full colour at `limit` on both sides; the image."""
+    return draw_cells(ax, values, cmap=style.diverging(), vmin=-limit, vmax=limit, **look)
+
+
 def colour_bar(ax: Any, image: Any, label: str, **where: Any) -> Any:
-    """A colour bar beside the axes, with its label."""
+    """A colour bar beside the axes, with its label; `where` as `Figure.colorbar` takes it."""
     bar = ax.figure.colorbar(image, ax=ax, **{"shrink": 0.8, "aspect": 22, "pad": 0.02} | where)
     bar.set_label(label, **style.TEXT)
     bar.ax.tick_params(colors=style.QUIET, labelcolor=style.INK, labelsize=style.TEXT_SIZE)
     bar.outline.set_visible(False)
+    style.plain_ticks(bar.ax.yaxis)
     return bar
 
 
-def label_rows(ax: Any, labels: Sequence[str]) -> None:
-    """Label every k-th row, with k such that there are 20 labels at most."""
-    step = -(-len(labels) // 20)
-    ax.set_yticks(np.arange(0, len(labels), step), labels[::step], parse_math=False)
-
-
-def label_columns(ax: Any, labels: Sequence[str]) -> None:
-    """Label columns as bars are; the cells reach to the ends of the axis."""
-    style.label_elements(ax, labels)
-    ax.set_xlim(-0.5, len(labels) - 0.5)
-
-
-def fit_cells(ax: Any, rows: int, columns: int) -> None:
-    """Make the figure of these axes alone as high as square cells need."""
+def fit_square(ax: Any) -> None:
+    """Make the figure of these axes alone as high as n x n square cells need."""
     ax.figure.draw_without_rendering()  # settles how wide the cells are
     width = ax.get_position(original=True).width * ax.figure.get_figwidth()
-    fit_height(ax.figure, [ax], width * rows / columns)
+    fit_height(ax.figure, [ax], width)

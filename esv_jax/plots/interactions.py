@@ -10,19 +10,18 @@ import numpy as np
 from esv_jax.checks import expect, expect_finite, expect_int, expect_shape
 from esv_jax.looks import number
 from esv_jax.plots import style
-from esv_jax.plots.figures import fit_height, new_figure
+from esv_jax.plots.figures import fit_height, given_or_new
 from esv_jax.plots.heat import (
     MOST_NUMBERS,
     colour_bar,
-    draw_cells,
-    expect_labels,
+    draw_signed,
     expect_square,
-    fit_cells,
-    label_columns,
-    label_rows,
+    fit_square,
+    names_inches,
     reach,
-    square_figure,
+    square_inches,
 )
+from esv_jax.plots.labels import expect_labels, label_columns, label_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
 _MEANINGS = ("worth more together", "dispensable beside each other")
 _WIDEST, _THINNEST = 5.0, 0.3  # points, of an arc
 _LARGEST = 130.0  # square points, of the mark of an element
-_PANEL_INCHES = 2.4
+_PANEL_INCHES, _EMPTY_INCHES = 2.4, 0.6  # height with arcs, and without
+_MOST_DECIMALS = 3  # that cells have room for
 _WAY_OUT = "Index the class: interactions[..., c]."
 
 
@@ -66,20 +66,18 @@ def plot_interactions(
     shown = np.where(np.eye(n, dtype=bool), np.nan, matrix)
     limit = reach(shown)
     texts = _numbers(shown, limit) if n <= MOST_NUMBERS else None
-    given = ax
-    ax = square_figure(n) if ax is None else ax
-    look = {"cmap": style.diverging(), "vmin": -limit, "vmax": limit, "aspect": "equal"}
-    image = draw_cells(ax, shown, texts=texts, **look)
-    colour_bar(ax, image, "interaction" if units is None else f"interaction ({units})")
+    ax, is_new = given_or_new(ax, square_inches(labels), left=names_inches(labels))
+    image = draw_signed(ax, shown, limit, texts=texts, aspect="equal")
+    colour_bar(ax, image, f"interaction {style.in_units(units)}")
     label_columns(ax, labels)
     label_rows(ax, labels)
     lines = [] if class_name is None else [class_name]
-    lines.append("blue: worth more together; vermillion: dispensable beside each other")
+    lines.append(f"blue: {_MEANINGS[0]}; vermillion: {_MEANINGS[1]}")
     style.annotate(ax, title or "Interactions of pairs", lines)
     ax.set_xlabel("element", **style.TEXT)
     ax.set_ylabel("element", **style.TEXT)
-    if given is None:
-        fit_cells(ax, n, n)
+    if is_new:
+        fit_square(ax)
     return ax
 
 
@@ -100,14 +98,10 @@ def plot_interaction_arcs(
     areas of the elements' marks are in proportion to |ESV|, their colours are those of bars.
 
     Args:
-      matrix: (n, n) of one class, symmetric, of `pairwise_interactions`.
       esv: (n,) ESVs of the class; None for marks of one size.
       strongest: how many pairs are drawn at most, >= 1. Pairs of exactly zero never are.
-      element_labels: n labels of the elements; default 0..n-1.
-      class_name: the class that the interactions are of, said above.
-      units: units of the scores for the text above, e.g. "probability".
-      title: heading.
-      ax: axes to draw into; default those of a new figure, `ax.figure`, that no window shows.
+      matrix, element_labels, class_name, units, title, ax: as of `plot_interactions`; the units
+        stand in the text above.
     Returns:
       The axes; its lines are the arcs, the strongest last, each labelled "i-j".
     Raises:
@@ -125,9 +119,7 @@ def plot_interaction_arcs(
         values = np.asarray(esv, np.float64)
     pairs = _strongest(matrix, strongest)
     widest = reach(np.array([matrix[i, j] for i, j in pairs]))
-    given = ax
-    if ax is None:
-        ax = new_figure(float(np.clip(3 + 0.2 * n, 6.4, 12)), 3.4).subplots()
+    ax, is_new = given_or_new(ax, float(np.clip(3 + 0.2 * n, 6.8, 12)))
     for i, j in reversed(pairs):
         _draw_arc(ax, i, j, matrix[i, j], widest)
     _draw_marks(ax, n, values)
@@ -135,16 +127,17 @@ def plot_interaction_arcs(
     unit = "" if units is None else f" ({units})"
     n_pairs = n * (n - 1) // 2
     lines = [] if class_name is None else [class_name]
+    of_all = f"{n_pairs:,} pair{'' if n_pairs == 1 else 's'}"
     lines.append(
-        f"{len(pairs)} strongest of {n_pairs} pairs; widest: {number(widest)}{unit}"
+        f"{len(pairs)} strongest of {of_all}; widest: {number(widest)}{unit}"
         if pairs
-        else f"no interaction among {n_pairs} pairs"
+        else f"no interaction among {of_all}"
     )
     if values is not None:
         lines.append(f"areas: |ESV|, at most {number(float(np.abs(values).max()))}{unit}")
     style.annotate(ax, title or "Interactions of pairs", lines, _MEANINGS)
-    if given is None:
-        fit_height(ax.figure, [ax], _PANEL_INCHES)
+    if is_new:
+        fit_height(ax.figure, [ax], _PANEL_INCHES if pairs else _EMPTY_INCHES)
     return ax
 
 
@@ -157,10 +150,20 @@ def _expect_interactions(matrix: Any) -> np.ndarray:
 
 
 def _numbers(shown: np.ndarray, limit: float) -> list[list[str]]:
-    """Text of the cells: all of them with so many decimals that the greatest has two digits."""
-    decimals = int(np.clip(1 - np.floor(np.log10(limit)), 0, 6))
+    """Text of the cells: all of them with so many decimals that the greatest has two digits.
+
+    Where these would be many, one digit of each with its power of ten.
+    """
+    decimals = int(max(1 - np.floor(np.log10(limit)), 0))
+    if decimals > _MOST_DECIMALS:
+        return [[_short(x) if np.isfinite(x) else "" for x in row] for row in shown]
     rounded = np.round(shown, decimals) + 0.0  # no -0.000
     return [[f"{x:.{decimals}f}" if np.isfinite(x) else "" for x in row] for row in rounded]
+
+
+def _short(value: float) -> str:
+    digit, exponent = f"{value:.0e}".split("e")
+    return f"{digit}e{int(exponent)}" if value else "0"
 
 
 def _strongest(matrix: np.ndarray, most: int) -> list[tuple[int, int]]:

@@ -11,14 +11,14 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, expect_int, expect_shape, message
 from esv_jax.extras import require
 from esv_jax.plots import style
-from esv_jax.plots.bars import bar_limits, bar_values, class_text, draw_bars, expect_one
+from esv_jax.plots.bars import bar_values, class_text, draw_bars, expect_one
 from esv_jax.plots.figures import fit_height, new_figure
 
 _BARS_INCHES = 1.0
 _WIDEST_INCHES = 6.4  # beyond, text grows with the picture
 _PAD_INCHES = 0.08  # above the heading and below the axis
 _DPI = 100.0
-_INK = np.array([0x22, 0x22, 0x22], np.uint8)  # style.INK
+_INK = np.array(style.rgb(style.INK), np.uint8)
 
 
 def render_overlay(
@@ -170,7 +170,6 @@ def _draw(drawing: Drawing, numbers: np.ndarray, width: int, parity: int) -> _Pa
     apart = np.diff(places).min() if len(places) > 1 else max(1, span / 20)
     bar = max(0.8 * apart, 2 * span / width)
     draw_bars(ax, places, drawing.values, drawing.half, bar)
-    ax.set_ylim(*bar_limits(drawing.values, drawing.half))
     ax.set_xlim(first - max(0.5, bar / 2), last + max(0.5, bar / 2))
     ax.locator_params(axis="y", nbins=4)
     ax.locator_params(axis="x", nbins=7, integer=True, min_n_ticks=1)
@@ -195,19 +194,22 @@ def _draw(drawing: Drawing, numbers: np.ndarray, width: int, parity: int) -> _Pa
 
 
 def _legend_below(ax: Any, meanings: tuple[str, str]) -> None:
-    """What the colours say, on the right beside the label of the x axis."""
+    """What the colours say, on the right beside the label of the x axis, or below it."""
     transforms = require("matplotlib.transforms", "plots")
-    down = transforms.ScaledTranslation(0, -15 / 72, ax.figure.dpi_scale_trans)
-    style.legend(
-        ax,
-        meanings,
-        loc="upper right",
-        bbox_to_anchor=(1, 0),
-        bbox_transform=ax.transAxes + down,
-        ncols=2,
-        columnspacing=1.0,
-        handletextpad=0.4,
-    )
+    for points in (15, 28):
+        down = transforms.ScaledTranslation(0, -points / 72, ax.figure.dpi_scale_trans)
+        style.legend(
+            ax,
+            meanings,
+            loc="upper right",
+            bbox_to_anchor=(1, 0),
+            bbox_transform=ax.transAxes + down,
+            ncols=2,
+            columnspacing=1.0,
+            handletextpad=0.4,
+        )
+        if ax.get_legend().get_window_extent().x0 > ax.xaxis.label.get_window_extent().x1:
+            return
 
 
 def _increasing(name: str, numbers: Any) -> np.ndarray:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esv_jax.checks import expect, expect_choice, expect_finite, expect_int
-from esv_jax.extras import require
+from esv_jax.checks import expect, expect_choice
 from esv_jax.plots import style
 from esv_jax.plots.figures import fit_height, new_figure
+from esv_jax.plots.masks import all_over, expect_masks, outlined, overlay_mask
 from esv_jax.plots.overlay import Drawing, compose
-from esv_jax.plots.pictures import beside, columns_of, expect_pictures
-from esv_jax.plots.relevance import overlay_relevance
+from esv_jax.plots.pictures import beside, columns_of, expect_index, expect_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,29 +28,7 @@ WANTED = {
 """What exp(-reward) is, by mode."""
 
 _BARS_INCHES = 0.9
-_PALE = 0.65  # how far frames outside of a mask are faded to white
 _PALEST = 0.65  # the same of the last of several colours
-_EDGE = 0.5  # where a mask has its outline
-_PER_LINE = 64  # rows of a frame for each pixel of an outline's width
-
-
-def overlay_mask(frames: Any, mask: Any) -> np.ndarray:
-    """Frames as they are under a mask, pale grey elsewhere, with the outline of the mask.
-
-    Args:
-      frames: (t, h, w, 3) uint8 RGB.
-      mask: (t, h, w) in 0..1.
-    Returns:
-      (t, h, w, 3) uint8. The outline is where the mask crosses one half.
-    Raises:
-      ValueError: shapes that do not fit, a mask outside 0..1. TypeError: frames that are not uint8.
-    """
-    frames = expect_pictures(frames, "(t, h, w, 3)")
-    mask = _expect_mask("mask", mask, frames)
-    grey = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    pale = (grey + (255 - grey) * _PALE)[..., None]
-    drawn = np.rint(pale + (frames - pale) * mask[..., None]).astype(np.uint8)
-    return _outlined(drawn, mask)
 
 
 def plot_perturbation_strip(
@@ -65,6 +42,9 @@ def plot_perturbation_strip(
 ) -> Figure:
     """Frames in temporal order; below them each mask, the sum of all, and their share of frames.
 
+    It makes a figure of its own, since frames keep their proportions only in one as high as they
+    need.
+
     Args:
       frames: what the network saw, (t, h, w, 3) uint8 RGB.
       masks: names -> masks (t, h, w) in 0..1, e.g. {"area 0.05": ..., "area 0.1": ...}.
@@ -76,23 +56,24 @@ def plot_perturbation_strip(
     Raises:
       ValueError, TypeError: no masks, or as `overlay_mask`; another number of labels.
     """
-    frames, volumes = _expect_masks(frames, masks)
+    frames, volumes = expect_masks(frames, masks)
     columns = columns_of(len(frames), frame_labels, max_columns)
     shown = columns.shown
     rows = {"frame": frames[shown]}
     rows |= {name: overlay_mask(frames[shown], mask[shown]) for name, mask in volumes.items()}
-    rows["all masks"] = _all_over(frames, volumes)[shown]
+    rows["all masks"] = all_over(frames, volumes)[shown]
 
-    figure = new_figure(columns.inches(), 4)
+    figure = new_figure(columns.inches(), 1.5 * (len(rows) + 1))
     axes = figure.subplots(len(rows) + 1, squeeze=False)[:, 0]
     for ax in axes:
-        ax.set_xlim(-0.5, len(frames) - 0.5)
+        ax.set_xlim(columns.limits)
         ax.set_xticks([])
     for (name, pictures), ax in zip(rows.items(), axes[:-1], strict=True):
         columns.draw(ax, pictures, name)
-    columns.label(axes[0])
     _draw_shares(axes[-1], volumes)
     figure.draw_without_rendering()  # settles how wide the panels are
+    columns.label(axes[0])
+    _name_masks(axes[-1], list(volumes))
     meanings = ("in more masks, the darker", "outline of a mask")
     text = [*lines, "share: mean of a mask over a frame"]
     style.annotate(axes[0], title or "Masks", text, meanings)
@@ -127,15 +108,14 @@ def render_perturbation(
       ValueError, TypeError: as `plot_perturbation_strip`; numbers that are not one per frame, a
         name that no mask has, a perturbed clip of another shape.
     """
-    frames, volumes = _expect_masks(frames, masks)
+    frames, volumes = expect_masks(frames, masks)
     names = list(volumes)
     chosen = middle(names) if shown is None else shown
     expect_choice("shown", chosen, names)
     left = expect_pictures(perturbed, "(t, h, w, 3)")
     expect(left.shape == frames.shape, "perturbed", f"shape {frames.shape}", left.shape)
-    numbers = np.arange(len(frames)) if index is None else np.asarray(index)
-    expect(len(numbers) == len(frames), "index", f"{len(frames)} frame numbers", len(numbers))
-    over = _outlined(_all_over(frames, volumes), volumes[chosen])
+    numbers = expect_index(index, len(frames))
+    over = outlined(all_over(frames, volumes), volumes[chosen])
     drawing = Drawing(
         heading=title or "Masks",
         lines=[*lines, "from left: frame, all masks, perturbed frame"],
@@ -148,25 +128,6 @@ def render_perturbation(
     return compose(beside([frames, over, left]), numbers, drawing, min_width)
 
 
-def render_clips(clips: Sequence[Any], *, min_height: int = 240) -> Iterator[np.ndarray]:
-    """A video of clips beside each other, enlarged by a whole factor.
-
-    Args:
-      clips: each (t, h, w, 3) uint8 RGB, of one shape.
-      min_height: pixels, >= 1.
-    Returns:
-      An iterator over t pictures (h', w', 3) uint8 RGB, as `write_video` takes them.
-    Raises:
-      ValueError: no clips, or shapes that differ. TypeError: clips that are not uint8.
-    """
-    expect(len(clips) > 0, "clips", "at least one", "none")
-    shown = [expect_pictures(clip, "(t, h, w, 3)") for clip in clips]
-    shapes = {clip.shape for clip in shown}
-    expect(len(shapes) == 1, "clips", "one shape", sorted(shapes))
-    factor = -(-expect_int("min_height", min_height, minimum=1) // shown[0].shape[1])
-    return (picture.repeat(factor, 0).repeat(factor, 1) for picture in beside(shown))
-
-
 def plot_descent(
     energy: Any,
     reward: Any,
@@ -176,6 +137,8 @@ def plot_descent(
     title: str | None = None,
 ) -> Figure:
     """What masks cost, and what they are worth, by iteration: a line each.
+
+    It makes a figure of its own: two panels, the names of the masks between them.
 
     Args:
       energy: what was descended, (A, iterations).
@@ -193,29 +156,26 @@ def plot_descent(
     fits = energy.ndim == 2 and energy.size > 0 and reward.shape == energy.shape
     expect(fits, "energy, reward", "one shape (A, iterations)", (energy.shape, reward.shape))
     expect(len(names) == len(energy), "names", f"{len(energy)} names", len(names))
+    count, iterations = energy.shape
     expect_choice("mode", mode, WANTED)
-    figure: Any = new_figure(8, 3)
+    figure: Any = new_figure(9, 3)
     left, right = figure.subplots(1, 2)
-    marker = "." if energy.shape[1] == 1 else None
+    marker = "." if iterations == 1 else None
     for ax, rows in ((left, energy), (right, np.exp(-reward))):
         style.strip_down(ax)
         for k, (row, name) in enumerate(zip(rows, names, strict=True)):
-            look = {"color": _colours(len(names))[k], "linewidth": 1.5, "marker": marker}
-            ax.plot(row, label=name, zorder=3 - k / len(names), **look)
-        ax.locator_params(axis="x", nbins=6, integer=True)
+            look = {"color": _colours(count)[k], "linewidth": 1.5, "marker": marker}
+            ax.plot(row, label=str(name), zorder=3 - k / count, **look)
+        style.count_ticks(ax, np.arange(iterations), 6)
         ax.set_xlabel("iteration", **style.TEXT)
     finite = energy[np.isfinite(energy)]
     if finite.size and finite.min() > 0:
         left.set_yscale("log")
-        ticker = require("matplotlib.ticker", "plots")
-        left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        left.yaxis.set_minor_locator(ticker.NullLocator())
+        style.log_ticks(left.yaxis)
     right.set_ylim(-0.02, 1.02)
     left.set_ylabel("energy", **style.TEXT)
     right.set_ylabel(WANTED[mode], **style.TEXT)
-    text = {"frameon": False, "fontsize": style.TEXT_SIZE, "labelcolor": style.INK}
-    left.legend(loc="best", **text)
+    style.name_lines(left, left.lines)
     style.head(figure, title or "Descent")
     return figure
 
@@ -238,63 +198,26 @@ def _draw_shares(ax: Any, volumes: Mapping[str, np.ndarray]) -> None:
     ax.set_ylim(0, 1.07 * np.max(shares) or 0.05)
     ax.locator_params(axis="y", nbins=3)
     ax.set_ylabel("share of\nthe frame", **style.TEXT)
-    ax.legend(
+
+
+def _name_masks(ax: Any, names: Sequence[str]) -> None:
+    """What the shades of the bars are, above them, in as many columns as there is room for."""
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    columns = inches / (0.4 + style.text_inches(max(map(len, names))))
+    drawn = ax.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
-        ncols=min(count, 6),
-        frameon=False,
-        fontsize=style.TEXT_SIZE,
-        labelcolor=style.INK,
+        ncols=int(np.clip(columns, 1, len(names))),
         handlelength=0.9,
         handleheight=0.9,
         borderaxespad=0.2,
         columnspacing=1.2,
+        **style.LEGEND,
     )
+    style.as_written(drawn)
 
 
 def _colours(n: int) -> list[tuple[float, ...]]:
     """n shades of one colour, from full to pale."""
     full = np.array(style.rgb(style.SUPPORTING)) / 255
     return [tuple(full + (1 - full) * _PALEST * k / max(n - 1, 1)) for k in range(n)]
-
-
-def _all_over(frames: np.ndarray, volumes: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Frames under the sum of all masks, which the depth of the colour is in proportion to."""
-    total = np.sum(list(volumes.values()), axis=0)
-    return overlay_relevance(frames, total**2, len(volumes) ** 2)  # it takes roots
-
-
-def _outlined(pictures: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Pictures with the outline of a mask over them."""
-    out = pictures.copy()
-    out[_outline(mask)] = style.rgb(style.DISTRACTING)
-    return out
-
-
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """Places just within a mask (t, h, w) whose neighbours in the frame are not, bool."""
-    inside = mask >= _EDGE
-    inner = inside
-    for _ in range(max(1, mask.shape[1] // _PER_LINE)):
-        padded = np.pad(inner, ((0, 0), (1, 1), (1, 1)), mode="edge")
-        inner = inner & padded[:, :-2, 1:-1] & padded[:, 2:, 1:-1]
-        inner = inner & padded[:, 1:-1, :-2] & padded[:, 1:-1, 2:]
-    return inside & ~inner
-
-
-def _expect_masks(
-    frames: Any, masks: Mapping[str, Any]
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    frames = expect_pictures(frames, "(t, h, w, 3)")
-    expect(len(masks) > 0, "masks", "at least one", "none")
-    return frames, {name: _expect_mask(name, mask, frames) for name, mask in masks.items()}
-
-
-def _expect_mask(name: str, mask: Any, frames: np.ndarray) -> np.ndarray:
-    volume = np.asarray(mask, np.float32)
-    fits = volume.shape == frames.shape[:3]
-    expect(fits, name, f"shape {frames.shape[:3]}, as the frames", volume.shape)
-    expect_finite(name, volume)
-    low, high = float(volume.min()), float(volume.max())
-    expect(low >= 0 and high <= 1, name, "numbers in 0..1", f"{low:.4g}..{high:.4g}")
-    return volume

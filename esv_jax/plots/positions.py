@@ -10,18 +10,18 @@ import numpy as np
 from esv_jax.checks import expect
 from esv_jax.metrics.positions import Positions, PositionStatistics
 from esv_jax.plots import style
-from esv_jax.plots.figures import fit_height, new_figure
+from esv_jax.plots.bars import esv_label
+from esv_jax.plots.figures import fit_height, given_or_new
 from esv_jax.plots.heat import (
     MOST_NUMBERS,
     colour_bar,
-    draw_cells,
-    expect_labels,
+    draw_signed,
     expect_square,
-    fit_cells,
-    label_columns,
-    label_rows,
-    square_figure,
+    fit_square,
+    names_inches,
+    square_inches,
 )
+from esv_jax.plots.labels import expect_labels, label_columns, label_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,9 +63,7 @@ def plot_positions(
     table = _expect_table(values) if statistics is None else statistics.above
     n = table.shape[1]
     labels = expect_labels("position_labels", position_labels, n)
-    given = ax
-    if ax is None:
-        ax = new_figure(float(np.clip(3 + 0.2 * n, 6.4, 12)), 3.4).subplots()
+    ax, is_new = given_or_new(ax, float(np.clip(3 + 0.2 * n, 6.4, 12)))
     style.strip_down(ax)
     if statistics is not None:
         lines = _draw_extremes(ax, statistics)
@@ -74,14 +72,14 @@ def plot_positions(
     else:
         lines = _draw_distribution(ax, table)
         heading, meanings = "ESVs by position", ("median > 0", "median <= 0")
-        y_label = "ESV" if units is None else f"ESV ({units})"
+        y_label = esv_label(units)
     ax.axhline(0, color=style.INK, linewidth=0.8)
     style.label_elements(ax, labels)
     boxes = statistics is not None or n <= _MOST_BOXES
     style.annotate(ax, title or heading, lines, meanings if boxes else None)
     ax.set_xlabel("position", **style.TEXT)
     ax.set_ylabel(y_label, **style.TEXT)
-    if given is None:
+    if is_new:
         fit_height(ax.figure, [ax], _PANEL_INCHES)
     return ax
 
@@ -122,11 +120,8 @@ def plot_pairwise_matrix(
     texts = None
     if n <= MOST_NUMBERS:
         texts = [[f"{x + 50:.0f}" if np.isfinite(x) else "" for x in row] for row in shown]
-    given = ax
-    ax = square_figure(n) if ax is None else ax
-    image = draw_cells(
-        ax, shown, texts=texts, cmap=style.diverging(), vmin=-half, vmax=half, aspect="equal"
-    )
+    ax, is_new = given_or_new(ax, square_inches(labels), left=names_inches(labels))
+    image = draw_signed(ax, shown, half, texts=texts, aspect="equal")
     bar = colour_bar(ax, image, "sequences with ESV of i > ESV of j (%)")
     ticks = np.linspace(-half, half, 5)
     bar.set_ticks(ticks, labels=[f"{50 + tick:g}" for tick in ticks])
@@ -135,8 +130,8 @@ def plot_pairwise_matrix(
     style.annotate(ax, title or "Which position is above which", ["row i, column j; white: 50 %"])
     ax.set_xlabel("position j", **style.TEXT)
     ax.set_ylabel("position i", **style.TEXT)
-    if given is None:
-        fit_cells(ax, n, n)
+    if is_new:
+        fit_square(ax)
     return ax
 
 

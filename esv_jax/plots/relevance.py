@@ -12,7 +12,7 @@ from esv_jax.plots import style
 from esv_jax.plots.bars import bar_limits, draw_bars
 from esv_jax.plots.figures import fit_height, new_figure
 from esv_jax.plots.overlay import Drawing, compose
-from esv_jax.plots.pictures import beside, columns_of, expect_pictures
+from esv_jax.plots.pictures import beside, columns_of, expect_index, expect_pictures, faded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,8 +40,7 @@ def overlay_relevance(frames: Any, relevance: Any, limit: float | None = None) -
     frames, volume = _expect_pair(frames, relevance)
     limit = strongest(volume) if limit is None else float(limit)
     expect(limit > 0, "limit", "a number > 0", limit)
-    grey = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    pale = (grey + (255 - grey) * _PALE)[..., None]
+    pale = faded(frames, _PALE)
     strength = np.sqrt(np.minimum(np.abs(volume) / limit, 1))[..., None]
     ends = np.array([style.rgb(style.SUPPORTING), style.rgb(style.DISTRACTING)], np.float32)
     colour = ends[(volume < 0).astype(int)]
@@ -67,7 +66,8 @@ def plot_relevance_strip(
 ) -> Figure:
     """Frames in temporal order; below them each part of relevance over them, with its sums.
 
-    All parts have one colour scale and their bars one axis, so that they can be compared.
+    All parts have one colour scale and their bars one axis, so that they can be compared. It makes
+    a figure of its own, since frames keep their proportions only in one as high as they need.
 
     Args:
       frames: what the network saw, (t, h, w, 3) uint8 RGB.
@@ -87,10 +87,10 @@ def plot_relevance_strip(
     every = np.concatenate(list(sums.values()))
     low, high = bar_limits(every, np.full_like(every, np.nan))
 
-    figure = new_figure(columns.inches(), 4)
+    figure = new_figure(columns.inches(), 2.0 * (1 + len(parts)))
     axes = figure.subplots(1 + 2 * len(parts), squeeze=False)[:, 0]
     for ax in axes:
-        ax.set_xlim(-0.5, t - 0.5)
+        ax.set_xlim(columns.limits)
     for (name, volume), ax, bars in zip(volumes.items(), axes[1::2], axes[2::2], strict=True):
         ax.set_xticks([])
         shown = columns.shown
@@ -101,8 +101,8 @@ def plot_relevance_strip(
         bars.locator_params(axis="y", nbins=3)
         bars.set_ylabel("sum", **style.TEXT)
     columns.draw(axes[0], frames[columns.shown], "frame")
-    columns.label(axes[0])
     figure.draw_without_rendering()  # settles how wide the panels are
+    columns.label(axes[0])
     text = [*lines, "sum: relevance of a frame, of one scale in all rows"]
     style.annotate(axes[0], title or "Relevance", text, MEANINGS)
     tall = columns.tall(axes[0], frames)
@@ -133,8 +133,7 @@ def render_relevance(
       ValueError, TypeError: as `plot_relevance_strip`; numbers that are not one per frame.
     """
     frames, volumes, limit = _expect_parts(frames, parts)
-    numbers = np.arange(len(frames)) if index is None else np.asarray(index)
-    expect(len(numbers) == len(frames), "index", f"{len(frames)} frame numbers", len(numbers))
+    numbers = expect_index(index, len(frames))
     name, last = list(volumes.items())[-1]
     panels = [frames, *(overlay_relevance(frames, v, limit) for v in volumes.values())]
     drawing = Drawing(

@@ -11,15 +11,9 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect
 from esv_jax.plots import style
 from esv_jax.plots.bars import class_text, expect_one
-from esv_jax.plots.figures import fit_height, new_figure
-from esv_jax.plots.heat import (
-    colour_bar,
-    draw_cells,
-    expect_labels,
-    label_columns,
-    label_rows,
-    reach,
-)
+from esv_jax.plots.figures import fit_height, given_or_new
+from esv_jax.plots.heat import colour_bar, draw_signed, reach
+from esv_jax.plots.labels import expect_labels, label_columns, label_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,20 +62,14 @@ def plot_scale_profile(
     notes += ["grey: no subsequence there"] if np.isnan(cells).any() else []
     lines += ["; ".join(notes)] if notes else []
 
-    given = ax
-    if ax is None:
-        ax = new_figure(float(np.clip(3 + 0.3 * n, 5.6, 10)), 4).subplots()
-    limit = reach(cells)
-    image = draw_cells(
-        ax, cells, cmap=style.diverging(), vmin=-limit, vmax=limit, origin="lower", aspect="auto"
-    )
-    unit = "" if units is None else f"\n({units})"
-    colour_bar(ax, image, f"mean marginal contribution{unit}")
+    ax, is_new = given_or_new(ax, float(np.clip(3 + 0.3 * n, 5.6, 10)), 4)
+    image = draw_signed(ax, cells, reach(cells), origin="lower", aspect="auto")
+    colour_bar(ax, image, f"mean marginal contribution\n{style.in_units(units)}")
     label_columns(ax, labels)
     label_rows(ax, [str(s) for s in range(1, n + 1)])
     style.annotate(ax, heading, lines)
     ax.set_xlabel("element", **style.TEXT)
     ax.set_ylabel("scale (elements)", **style.TEXT)
-    if given is None:
+    if is_new:
         fit_height(ax.figure, [ax], float(np.clip(0.3 * n, 2.1, 5)))
     return ax

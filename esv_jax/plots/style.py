@@ -1,4 +1,4 @@
-"""How the figures look: colours, type sizes, spines, which ticks are labelled."""
+"""How the figures look: colours, type sizes, spines, ticks, headings and legends."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from esv_jax.looks import DISTRACTING, GRID, INK, QUIET, SUPPORTING
 TITLE_SIZE = 10.5
 TEXT_SIZE = 8.5
 TEXT: dict[str, Any] = {"color": INK, "fontsize": TEXT_SIZE}
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": TEXT_SIZE, "labelcolor": INK}
 _LETTER = {"normal": 0.55, "bold": 0.65}  # mean width of a letter, in type sizes
 _LEGEND_INCHES = 4.5  # narrower axes have no room for the legend beside the numbers
+_LINE_POINTS = 1.3 * TEXT_SIZE  # of the text above the axes
 
 
 def sign_colours(values: np.ndarray) -> list[str]:
@@ -40,13 +42,60 @@ def wrap(text: str, inches: float, size: float, weight: str = "normal") -> str:
 
 
 def strip_down(ax: Any) -> None:
-    """Take away what carries no information; pale lines at the y ticks, behind the bars."""
+    """Take away what carries no information; pale lines at the y ticks, behind what is drawn."""
     for side in ("top", "right", "bottom"):
         ax.spines[side].set_visible(False)
     ax.spines["left"].set_color(QUIET)
     ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=TEXT_SIZE, length=3)
     ax.grid(visible=True, axis="y", color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
+    if ax.get_yscale() == "linear":
+        plain_ticks(ax.yaxis)
+
+
+def plain_ticks(axis: Any) -> None:
+    """Numbers at the ticks that stand alone, without a factor apart from them: 0.05, or 5e-6."""
+    fix_minus = require("matplotlib.ticker", "plots").Formatter.fix_minus
+
+    def text(value: float, _: Any) -> str:
+        places = axis.get_majorticklocs()
+        return fix_minus(_tick(value, np.diff(places).min() if len(places) > 1 else abs(value)))
+
+    axis.set_major_formatter(text)
+
+
+def log_ticks(axis: Any, digits: Sequence[int] = (1, 2, 5)) -> None:
+    """Ticks of a logarithmic axis at these digits of each power of ten, as plain numbers."""
+    ticker = require("matplotlib.ticker", "plots")
+    axis.set_major_locator(ticker.LogLocator(subs=digits))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(lambda value, _: _tick(value, value))
+
+
+def _tick(value: float, step: float) -> str:
+    """A tick `step` away from the next, with the decimals that tell them apart."""
+    if abs(value) <= 1e-6 * step:
+        value = 0.0
+    if 1e-4 <= step < 1e6:
+        decimals = next(d for d in range(9) if abs(round(step, d) - step) <= 1e-3 * step)
+        return f"{value:.{decimals}f}"
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}" if value else "0"
+
+
+def count_ticks(ax: Any, places: np.ndarray, most: int) -> None:
+    """Ticks of the x axis at whole numbers; of a single place, there alone."""
+    if len(places) == 1:
+        ax.set_xlim(places[0] - 0.5, places[0] + 0.5)
+        ax.set_xticks(places)
+        return
+    ticker = require("matplotlib.ticker", "plots")
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(most, integer=True, steps=(1, 2, 5, 10)))
+
+
+def round_step(least: float) -> int:
+    """The first of 1, 2, 5, 10, 20, ... that is at least so much."""
+    return next(s for k in range(9) for s in (10**k, 2 * 10**k, 5 * 10**k) if s >= least)
 
 
 def label_elements(ax: Any, labels: Sequence[str]) -> None:
@@ -54,10 +103,8 @@ def label_elements(ax: Any, labels: Sequence[str]) -> None:
     inches = _inches(ax)
     n, longest = len(labels), max(len(label) for label in labels)
     room = n_letters(inches / max(n, 4), TEXT_SIZE)  # letters over one bar
-    upright = longest > max(4, room)
-    step = -(-3 // room) if upright else -(-(longest + 1) // room)
-    step = next(s for k in range(9) for s in (10**k, 2 * 10**k, 5 * 10**k) if s >= step)
-    places = np.arange(0, n, step)
+    upright = longest > 4 and longest + 1 > room
+    places = range(0, n, round_step((3 if upright else longest + 1.5) / room))
     texts = [textwrap.shorten(labels[i], 24, placeholder="...") for i in places]
     ax.set_xticks(places, texts, rotation=90 if upright else 0, parse_math=False)
     half = max(n / 2, 2) + 0.2
@@ -75,30 +122,33 @@ def annotate(
       lines: of smaller text below it, in order.
       meanings: what the two colours say; None for no legend.
     """
-    inches = _inches(ax)
-    text = "\n".join(wrap(line, inches, TEXT_SIZE) for line in lines)
-    ax.annotate(
-        text,
-        (0, 1),
-        xytext=(0, 5),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        color=QUIET,
-        fontsize=TEXT_SIZE,
-        linespacing=1.25,
-        parse_math=False,
-    )
+    inches = beside = _inches(ax)
+    if meanings is not None and inches >= _LEGEND_INCHES:
+        legend(ax, meanings, loc="lower right", bbox_to_anchor=(1, 1))
+        beside -= ax.get_legend().get_window_extent().width / ax.figure.dpi + 0.1
+    text = "\n".join(wrap(line, beside, TEXT_SIZE) for line in lines)
+    if text:
+        ax.annotate(
+            text,
+            (0, 1),
+            xytext=(0, 5),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            color=QUIET,
+            fontsize=TEXT_SIZE,
+            linespacing=1.25,
+            parse_math=False,
+        )
+    rows = len(text.splitlines())
     ax.set_title(
-        wrap(heading, inches, TITLE_SIZE, "bold"),
+        wrap(heading, inches if rows > 1 else beside, TITLE_SIZE, "bold"),
         loc="left",
-        pad=9 + 1.3 * TEXT_SIZE * (text.count("\n") + 1),
+        pad=8 + _LINE_POINTS * rows,
         color=INK,
         fontsize=TITLE_SIZE,
         fontweight="bold",
         parse_math=False,
     )
-    if meanings is not None and inches >= _LEGEND_INCHES:
-        legend(ax, meanings, loc="lower right", bbox_to_anchor=(1, 1))
 
 
 def legend(ax: Any, meanings: tuple[str, str], **where: Any) -> None:
@@ -107,21 +157,46 @@ def legend(ax: Any, meanings: tuple[str, str], **where: Any) -> None:
     ax.legend(
         handles=[patch(color=SUPPORTING), patch(color=DISTRACTING)],
         labels=meanings,
-        frameon=False,
-        fontsize=TEXT_SIZE,
-        labelcolor=INK,
         labelspacing=0.3,
         handlelength=0.9,
         handleheight=0.9,
         borderaxespad=0.2,
+        **LEGEND,
         **where,
     )
 
 
+def name_lines(ax: Any, lines: Sequence[Any]) -> None:
+    """Names of lines on the right, outside of the axes, where they cover none of them."""
+    drawn = ax.legend(
+        lines,
+        [wrap(line.get_label(), 1.8, TEXT_SIZE) for line in lines],
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        handlelength=3.2,
+        borderaxespad=0,
+        **LEGEND,
+    )
+    as_written(drawn)
+
+
+def as_written(legend_of_names: Any) -> None:
+    """Names of a legend letter by letter: a dollar begins no formula."""
+    for text in legend_of_names.get_texts():
+        text.set_parse_math(False)
+
+
 def head(fig: Any, title: str) -> None:
-    """A heading over all panels of a figure."""
-    text = wrap(title, fig.get_figwidth(), TITLE_SIZE + 1)
-    fig.suptitle(text, fontsize=TITLE_SIZE + 1, color=INK, parse_math=False)
+    """A heading over all panels of a figure, on the left as those of axes are."""
+    size = TITLE_SIZE + 1
+    text = wrap(title, fig.get_figwidth(), size, "bold")
+    look = {"fontsize": size, "fontweight": "bold", "color": INK, "parse_math": False}
+    fig.suptitle(text, x=0.01, horizontalalignment="left", **look)
+
+
+def in_units(units: str | None) -> str:
+    """`(probability)` of units that are given."""
+    return f"({units or 'units of the score'})"
 
 
 def _inches(ax: Any) -> float:
@@ -132,6 +207,11 @@ def _inches(ax: Any) -> float:
 def n_letters(inches: float, size: float, weight: str = "normal") -> int:
     """Letters of a type size that fit a width."""
     return max(1, int(inches * 72 / (_LETTER[weight] * size)))
+
+
+def text_inches(n: int) -> float:
+    """Width of n letters of text."""
+    return n * _LETTER["normal"] * TEXT_SIZE / 72
 
 
 def rgb(colour: str) -> tuple[int, ...]:

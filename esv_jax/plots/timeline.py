@@ -10,15 +10,15 @@ import numpy as np
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, expect_finite
-from esv_jax.extras import require
 from esv_jax.plots import style
-from esv_jax.plots.bars import SHARE, bar_limits, class_text, expect_one
-from esv_jax.plots.figures import fit_height, new_figure
+from esv_jax.plots.bars import bar_limits, class_text, esv_label, expect_one
+from esv_jax.plots.figures import fit_height, given_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PANEL_INCHES = 2.1
+_BAND = "#D0D0D0"
 
 
 def plot_timeline(
@@ -68,14 +68,12 @@ def plot_timeline(
     if dots is not None:
         lines[-1] += "; dots: exact values"
 
-    given = ax
-    if ax is None:
-        ax = new_figure(float(np.clip(6 + 0.01 * len(values), 6.4, 12)), 3.4).subplots()
+    ax, is_new = given_or_new(ax, float(np.clip(6 + 0.01 * len(values), 6.4, 12)))
     _draw(ax, places, values, half, dots)
     style.annotate(ax, heading, lines, ("supporting", "distracting"))
     ax.set_xlabel("element" if element_index is None else "frame number", **style.TEXT)
-    ax.set_ylabel(SHARE if units is None else f"ESV ({units})", **style.TEXT)
-    if given is None:
+    ax.set_ylabel(esv_label(units), **style.TEXT)
+    if is_new:
         fit_height(ax.figure, [ax], _PANEL_INCHES)
     return ax
 
@@ -84,26 +82,26 @@ def _draw(
     ax: Any, places: np.ndarray, values: np.ndarray, half: np.ndarray, dots: np.ndarray | None
 ) -> None:
     style.strip_down(ax)
+    if np.isfinite(half).any():  # behind the colours, so that these stay themselves
+        band = {"color": _BAND, "linewidth": 0, "label": "interval"}
+        ax.fill_between(places, values - half, values + half, **band)
     fill = {"interpolate": True, "alpha": 0.55, "linewidth": 0}
     ax.fill_between(places, values, where=values > 0, color=style.SUPPORTING, **fill)
     ax.fill_between(places, values, where=values <= 0, color=style.DISTRACTING, **fill)
-    if np.isfinite(half).any():
-        band = {"color": style.QUIET, "alpha": 0.3, "linewidth": 0, "label": "interval"}
-        ax.fill_between(places, values - half, values + half, **band)
     marker = "." if len(values) == 1 else None
     ax.plot(places, values, color=style.INK, linewidth=1, marker=marker, label="value")
     low, high = bar_limits(values, half)
     if dots is not None:
-        look = {"markersize": float(np.clip(600 / len(dots), 2.2, 4.5)), "color": "white"}
-        ax.plot(places, dots, "o", mec=style.INK, mew=0.7, zorder=3, label="exact", **look)
+        size = float(np.clip(600 / len(dots), 2.2, 4.5))
+        look = {"color": "white", "mec": style.INK, "mew": 0.7, "clip_on": False}
+        ax.plot(places, dots, "o", markersize=size, zorder=3, label="exact", **look)
         below, above = bar_limits(dots, np.full(len(dots), np.nan))
         low, high = min(low, below), max(high, above)
     ax.axhline(0, color=style.INK, linewidth=0.8)
     ax.set_ylim(low, high)
-    ends = (places[0], places[-1]) if len(places) > 1 else (places[0] - 0.5, places[0] + 0.5)
-    ax.set_xlim(*ends)
-    ticker = require("matplotlib.ticker", "plots")
-    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
+    if len(places) > 1:
+        ax.set_xlim(places[0], places[-1])
+    style.count_ticks(ax, places, 9)
 
 
 def _places(index: Sequence[int] | None, n: int) -> np.ndarray:
