@@ -9,8 +9,6 @@ INK = "#222222"
 QUIET = "#6B6B6B"
 GRID = "#E4E4E4"
 
-NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
-
 
 def number(value: float, sign: bool = False) -> str:
     """Three decimals, or two significant digits where these would show nothing.

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from itertools import pairwise
+from statistics import NormalDist
 
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -79,7 +80,7 @@ def test_whiskers_are_95_percent_intervals(rng):
     ax = plots.plot_elements(record, 2)
     (whiskers,) = ax.containers[1].lines[2]
     ends = np.array([segment[:, 1] for segment in whiskers.get_segments()])
-    half = 1.96 * np.asarray(record.std_error[:, 2])
+    half = NormalDist().inv_cdf(0.975) * np.asarray(record.std_error[:, 2])
     middle = np.asarray(record.for_class(2))
     np.testing.assert_allclose(ends, np.stack([middle - half, middle + half], 1), rtol=1e-5)
     assert "whiskers: 95 % interval" in _texts(ax)

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from itertools import pairwise
+from statistics import NormalDist
 
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -128,7 +129,7 @@ def test_whiskers_of_a_strip_are_95_percent_intervals(rng):
             for segment in ax.containers[1].lines[2][0].get_segments()
         ]
     )
-    half = 1.96 * np.asarray(record.std_error[:, 2])
+    half = NormalDist().inv_cdf(0.975) * np.asarray(record.std_error[:, 2])
     middle = np.asarray(record.for_class(2))
     np.testing.assert_allclose(ends, np.stack([middle - half, middle + half], 1), rtol=1e-5)
     low, high = figure.axes[1].get_ylim()

@@ -8,7 +8,7 @@ import numpy as np
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect
-from esv_jax.looks import NORMAL_95, number
+from esv_jax.looks import number
 from esv_jax.plots import style
 
 
@@ -56,7 +56,7 @@ def bar_values(attribution: Attribution, c: int) -> tuple[np.ndarray, np.ndarray
     values = np.asarray(attribution.for_class(c), np.float64)
     if attribution.std_error is None:
         return values, np.full(len(values), np.nan)
-    return values, NORMAL_95 * np.asarray(attribution.std_error[:, c], np.float64)
+    return values, np.asarray(attribution.half_width(), np.float64)[:, c]
 
 
 def bar_limits(values: np.ndarray, half: np.ndarray) -> tuple[float, float]:
