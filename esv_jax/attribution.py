@@ -201,6 +201,19 @@ class Attribution:
         names = [name for name in ("values", "std_error") if name in dataset]
         return dataset[names].to_dataframe().reset_index().rename(columns={"values": "esv"})
 
+    def plot(self, c: int | None = None, **options: Any) -> Any:
+        """ESVs of one class of one sequence as a figure: bars, or a line of more than 16 elements.
+
+        Args:
+          c: the class; default that of the highest score. options: as `plots.plot` takes them, e.g.
+            class_name, title, ax.
+        Returns:
+          matplotlib's axes; in a notebook, `att.plot().figure` shows itself.
+        Raises:
+          ImportError: without the `plots` extra. ValueError: a batch, a class out of range.
+        """
+        return require("esv_jax.plots", "plots").plot(self, c, **options)
+
     def _repr_html_(self) -> str:
         """What a notebook shows: the numbers of the top class and bars of its ESVs."""
         return record_html(self)

@@ -32,6 +32,9 @@ FLOORS = (
 )
 ROOMS = [room for floor in FLOORS for room in floor]
 
+# The only ways up: what a record does when it is asked to by name, as data frames draw themselves.
+WAYS_UP = {("esv_jax.attribution", "esv_jax.plots")}
+
 # Told what they work on, in arguments: no files, plots, network, clock, logging or hidden state.
 PURE = {
     *("estimators", "perturbation", "relevance", "gradients", "metrics", "games"),
@@ -129,6 +132,8 @@ def upward_imports(source: str, room: str) -> list[str]:
     for module, line in imports_in(ast.parse(source)):
         if module.split(".")[0] != "esv_jax" or module == "esv_jax.__version__":
             continue
+        if (f"esv_jax.{room}", module) in WAYS_UP:
+            continue
         target = room_of(module)
         if target not in ROOMS or ROOMS.index(target) < ROOMS.index(room):
             wrong.append(f"line {line}: {module}")
@@ -184,7 +189,7 @@ def test_pure_rooms_touch_nothing_outside():
             wrong += [
                 f"{name_of(path)}, line {line}: import of {module}"
                 for module, line in imports_in(tree)
-                if is_among(module, OUTSIDE_PURE)
+                if is_among(module, OUTSIDE_PURE) and (name_of(path), module) not in WAYS_UP
             ]
             wrong += [
                 f"{name_of(path)}, line {node.lineno}: {called}()"

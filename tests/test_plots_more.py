@@ -152,6 +152,15 @@ def test_a_glance_draws_what_suits_the_length(rng):
         plots.plot(dataclasses.replace(record, lengths=jnp.array([16])))
 
 
+def test_a_record_draws_itself(rng):
+    record = _record(rng, 6)
+    ax = record.plot(1, title="mine")
+    assert _texts(ax) == _texts(plots.plot(record, 1, title="mine"))
+    heights = [bar.get_height() for bar in ax.patches]
+    np.testing.assert_allclose(heights, record.for_class(1), rtol=1e-6)
+    assert record.plot(ax=ax) is ax
+
+
 # Scales
 
 
