@@ -6,48 +6,35 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import jax
 import numpy as np
 import tyro
 
-from esv_jax import plots, results
-from esv_jax.attribution import Attribution
+from esv_jax import results
 from esv_jax.batching import explain_batch
 from esv_jax.checks import expect
 from esv_jax.cli.chosen_estimator import EstimatorName, choose_by_name
 from esv_jax.cli.chosen_model import ChosenModel, choose_model
-from esv_jax.cli.outputs import expect_free, file_name, settings_of
-from esv_jax.cli.printing import BAD_INPUT, complain, progress, say, signed, table
-from esv_jax.cli.video_figures import draw_video
+from esv_jax.cli.explained import Explained, choose, draw, print_table, write_table
+from esv_jax.cli.outputs import expect_free, settings_of
+from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
 from esv_jax.data.classes import class_index
 from esv_jax.data.inputs import Inputs, is_video, open_inputs, open_videos
 from esv_jax.estimators import Constructive, Surrogate
-from esv_jax.extras import require
-from esv_jax.files import atomic_path, make_folder
+from esv_jax.files import make_folder
 from esv_jax.games import make_game
 from esv_jax.maps import element_values
 from esv_jax.models import TrainedModel
 
-_SHOWN = 20  # rows of the printed table
 _TOGETHER = 32  # sequences between two steps of the progress bar, and lost at most to Ctrl-C
 
 T = TypeVar("T")
 MethodName = Literal[
     "integrated_gradients", "gradient_x_input", "grad_cam", "leave_one_out", "leave_one_in"
 ]
-
-
-class _Explained(NamedTuple):
-    """One sequence: its values, its elements' indices, other methods' values (n, C) by name."""
-
-    attribution: Attribution
-    elements: np.ndarray
-    methods: dict[str, np.ndarray]
-
-
-Done = dict[int, _Explained]
+Done = dict[int, Explained]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +133,9 @@ class Explain:
             stopped = error
         kept = [i for i in chosen if i in done]  # in the order of the data
         if kept:
-            self._save(store, inputs, chosen_model, names, kept, done)
-            self._show(inputs, names, kept, done)
+            found = [done[i] for i in kept]
+            self._save(store, chosen_model, names, found)
+            self._show(names, found)
             say(f"Results of {len(kept)} of {len(chosen)} sequences in {store}")
         if stopped is not None:
             raise stopped
@@ -198,113 +186,43 @@ class Explain:
         others = [
             element_values(self.methods, game, features, model.prior) for features, _ in picked
         ]
-        return {i: _Explained(batch[k], picked[k][1], others[k]) for k, i in enumerate(rows)}
+        return {
+            i: Explained(
+                uid=inputs.uids[i],
+                label=-1 if inputs.labels is None else int(inputs.labels[i]),
+                video=None if inputs.videos is None else inputs.videos[i],
+                attribution=batch[k],
+                elements=picked[k][1],
+                methods=others[k],
+            )
+            for k, i in enumerate(rows)
+        }
 
     def _save(
-        self,
-        store: Path,
-        inputs: Inputs,
-        model: ChosenModel,
-        names: tuple[str, ...],
-        kept: list[int],
-        done: Done,
+        self, store: Path, model: ChosenModel, names: tuple[str, ...], found: list[Explained]
     ) -> None:
         results.save(
             store,
-            [done[i].attribution for i in kept],
-            uids=[inputs.uids[i] for i in kept],
+            [one.attribution for one in found],
+            uids=[one.uid for one in found],
             class_names=names,
-            labels=None if inputs.labels is None else [int(inputs.labels[i]) for i in kept],
-            element_index=[done[i].elements.tolist() for i in kept],
-            methods={name: [done[i].methods[name] for i in kept] for name in self.methods},
+            labels=[one.label for one in found],
+            element_index=[one.elements.tolist() for one in found],
             settings=settings_of("explain", self, model.digest),
+            methods={name: [one.methods[name] for one in found] for name in self.methods},
             overwrite=True,
         )
 
-    def _classes(self, inputs: Inputs, i: int, names: tuple[str, ...], att: Attribution) -> Any:
-        """The class to show, or the pair to contrast, of one sequence."""
-
-        def resolve(name: str) -> int:
-            if name == "gt" and inputs.labels is not None:
-                return int(inputs.labels[i])
-            if name in ("gt", "pred"):
-                return int(np.argmax(att.scores))
-            return class_index(name, names)
-
-        if self.contrast is not None:
-            return tuple(resolve(name) for name in self.contrast)
-        return resolve(self.target)
-
-    def _show(self, inputs: Inputs, names: tuple[str, ...], kept: list[int], done: Done) -> None:
+    def _show(self, names: tuple[str, ...], found: list[Explained]) -> None:
         """The table on screen, the long table as CSV, the first figures."""
-        rows = []
-        frames = []
-        for k, i in enumerate(kept):
-            att, index = done[i].attribution, done[i].elements
-            shown = self._classes(inputs, i, names, att)
-            uid = inputs.uids[i]
-            if isinstance(shown, tuple):
-                a, b = shown
-                values, title = np.asarray(att.contrast(a, b)), f"{names[a]} - {names[b]}"
-                evidence = float(att.evidential_score(a) - att.evidential_score(b))
-            else:
-                values, title = np.asarray(att.for_class(shown)), names[shown]
-                evidence = float(att.evidential_score(shown))
-            predicted = int(np.argmax(att.scores))
-            top, bottom = int(values.argmax()), int(values.argmin())
-            rows.append(
-                (
-                    uid,
-                    att.n,
-                    title,
-                    names[predicted],
-                    f"{float(att.scores[predicted]):.3f}",
-                    signed(evidence),
-                    f"{index[top]} ({signed(values[top])})",
-                    f"{index[bottom]} ({signed(values[bottom])})",
-                    _how(att),
-                )
-            )
-            frame = att.to_dataframe(names)
-            frame.insert(0, "uid", uid)
-            frame.insert(2, "element_index", index[frame["element"].to_numpy()])
-            frames.append(frame)
-            if k < self.figures:
-                self._draw(uid, att, shown, names, index)
-                if inputs.videos is not None:
-                    c = shown[0] if isinstance(shown, tuple) else shown
-                    place = self.out / "figures" / file_name(uid)
-                    draw_video(inputs.videos[i], att, c, index, names[c], place, self.overlay)
-        pandas = require("pandas", "files")
-        with atomic_path(self.out / "table.csv") as path:
-            pandas.concat(frames).to_csv(path, index=False)
-        columns = ["uid", "n", "class", "predicted", "score", "evidence", "most", "least", "values"]
-        title = "Element Shapley Values"
-        if len(rows) > _SHOWN:
-            title += f" (first {_SHOWN} of {len(rows)}; all in table.csv)"
-        table(title, columns, rows[:_SHOWN])
-
-        for warning in dict.fromkeys(text for i in kept for text in done[i].attribution.warnings):
+        asked = self.contrast or (self.target,)
+        shown = [choose(one, asked, names) for one in found]
+        for one, values in zip(found[: self.figures], shown, strict=False):
+            draw(self.out / "figures", one, values, names, self.overlay)
+        write_table(self.out / "table.csv", found, names)
+        print_table(found, shown, names)
+        for warning in dict.fromkeys(text for one in found for text in one.attribution.warnings):
             say(f"Note: {warning}")
-
-    def _draw(
-        self, uid: str, att: Attribution, shown: Any, names: tuple[str, ...], index: np.ndarray
-    ) -> None:
-        labels = [str(e) for e in index]
-        if isinstance(shown, tuple):
-            axes = plots.plot_contrast(
-                att, *shown, class_names=names, element_labels=labels, title=uid
-            )
-        else:
-            name = f"class {names[shown]}" if names[shown].isdigit() else names[shown]
-            axes = plots.plot_elements(
-                att, shown, class_name=name, element_labels=labels, title=uid
-            )
-        folder = self.out / "figures"
-        folder.mkdir(exist_ok=True)
-        figure = axes.get_figure(root=True)
-        assert figure is not None
-        plots.save_figure(figure, folder / f"{file_name(uid)}.png")
 
 
 def _tried(inputs: Inputs, i: int, read: Callable[[int], T], skipped: dict[int, str]) -> T | None:
@@ -316,11 +234,3 @@ def _tried(inputs: Inputs, i: int, read: Callable[[int], T], skipped: dict[int, 
             raise
         skipped[i] = str(error)
         return None
-
-
-def _how(att: Attribution) -> str:
-    """How values came about, for the table."""
-    if att.exact:
-        return "exact"
-    wide = att.within_tolerance is not None and not bool(att.within_tolerance)
-    return "sampled, beyond the tolerance" if wide else "sampled"
