@@ -371,7 +371,8 @@ def test_other_methods_where_the_results_hold_them(folder):
         np.testing.assert_allclose(marks["y"], bars["y"], rtol=1e-6)  # scaled to the bars
         contrast = 2 * (own[:, 1] - own[:, 0])
         np.testing.assert_allclose(between["customdata"], contrast, rtol=1e-6)
-        assert "hold no values by nothing" in place["notes.children"]
+        notes = text_of(place["notes.children"])
+        assert "hold no values by nothing" in notes and " of gradients" in notes
         query, shown = navigate(alone, "methods", "", methods=["of_gradients"])
         assert parse(query).methods == ("of_gradients",) == tuple(shown["methods"])
 

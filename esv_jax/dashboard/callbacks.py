@@ -138,7 +138,8 @@ class Pages:
             return none if figure is None else (figure, views.height_of(figure), False)
 
         hidden = view.timeline is None and not view.notes
-        filled = (*graph(view.scores), *graph(view.timeline), view.notes, hidden)
+        notes = [part for note in view.notes for part in (note, " ")]
+        filled = (*graph(view.scores), *graph(view.timeline), notes, hidden)
         return (view.head, view.player, *filled)
 
     def overview(self, query: str) -> Any:

@@ -11,9 +11,9 @@ from esv_jax.attribution import Attribution
 from esv_jax.looks import DISTRACTING, GRID, INK, QUIET, SUPPORTING
 
 PAPER = "rgba(0,0,0,0)"
-_MARKS = (  # of other methods: symbols, and colours of Okabe & Ito that bars do not have
-    *(("diamond", "#009E73"), ("square", "#CC79A7"), ("circle", "#E69F00")),
-    *(("triangle-up", "#56B4E9"), ("x", INK)),
+_MARKS = (  # of other methods: as Plotly calls and as a page writes them, colours of Okabe & Ito
+    *(("diamond", "◆", "#009E73"), ("square", "■", "#CC79A7"), ("circle", "●", "#E69F00")),
+    *(("triangle-up", "▲", "#56B4E9"), ("star", "★", INK)),
 )
 _ROW = 150  # pixels of height for one class
 _TOP, _BOTTOM, _HEADING, _GAP = 6, 46, 24, 6
@@ -232,6 +232,12 @@ def _bars(frames: np.ndarray, values: np.ndarray, spread: Any, width: float) -> 
     return bar
 
 
+def mark_of(j: int) -> tuple[str, str]:
+    """The sign of method j in a text, and its colour."""
+    _, sign, colour = _MARKS[j % len(_MARKS)]
+    return sign, colour
+
+
 def difference(values: np.ndarray, pair: tuple[int, int] | None) -> np.ndarray:
     """Values of class a minus those of class b, (n,)."""
     assert pair is not None
@@ -241,7 +247,7 @@ def difference(values: np.ndarray, pair: tuple[int, int] | None) -> np.ndarray:
 def _marks(frames: np.ndarray, values: np.ndarray, reach: float, j: int) -> Figure:
     """Marks of method j, scaled so that the largest is as high as the largest bar."""
     largest = float(np.nanmax(np.abs(values), initial=0))
-    symbol, colour = _MARKS[j % len(_MARKS)]
+    symbol, _, colour = _MARKS[j % len(_MARKS)]
     return {
         "type": "scatter",
         "mode": "markers",

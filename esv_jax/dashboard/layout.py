@@ -114,6 +114,7 @@ def _choices(sources: Sequence[Source]) -> Any:
         min=0,
         max=max(last, 1),
         step=1,
+        allow_direct_input=False,
         value=0,
         marks={k: source.label for k, source in enumerate(sources)},
     )

@@ -71,14 +71,14 @@ class VideoView(NamedTuple):
     Attributes:
       head: its name, facts and neighbours; or why there is nothing.
       player: the video. scores, timeline: figures, or None where there is none to show.
-      notes: what a reader should know about the bars; "" hides them.
+      notes: what a reader should know about the bars, texts and components.
     """
 
     head: Any
     player: Any = None
     scores: figures.Figure | None = None
     timeline: figures.Figure | None = None
-    notes: str = ""
+    notes: Sequence[Any] = ()
 
 
 def video(source: Source, media: Media, state: State) -> VideoView:
@@ -205,15 +205,17 @@ def _player(clip: Clip, frames: np.ndarray) -> Any:
 
 def _timeline(
     source: Source, state: State, row: VideoRow, explained: Explained
-) -> tuple[figures.Figure | None, str]:
+) -> tuple[figures.Figure | None, list[Any]]:
     """The bars, or None where no class is chosen; and what a reader should know about them."""
+    html, _ = parts_of_dash()
     shown = shown_classes(source, state, row)
     columns = [explained.classes.index(c) for c in shown]
     roles = {row.label: "true", row.prediction: "predicted"}
     if row.label == row.prediction:
         roles = {row.label: "true and predicted"}
     names = [source.class_name(c) + (f" ({roles[c]})" if c in roles else "") for c in shown]
-    notes, pair = [], None
+    notes: list[Any] = []
+    pair = None
     missing = [source.class_name(c) for c in state.classes if c not in shown]
     if missing:
         notes.append(f"No values are kept of {', '.join(missing)}.")
@@ -225,17 +227,21 @@ def _timeline(
             pair = (a, b)
             names.append(" minus ".join(source.class_name(c) for c in state.contrast))
     if not names:
-        return None, " ".join([*notes, "Choose a class to see its values."])
+        return None, [*notes, "Choose a class to see its values."]
     methods = {name: explained.methods[name] for name in state.methods if name in explained.methods}
+    for j, name in enumerate(methods):
+        sign, colour = figures.mark_of(j)
+        mark = html.Span(sign, style={"color": colour})
+        notes.append(html.Span([mark, f" {figures.words(name)}"], className="marked"))
     if methods:
-        notes.append("Marks of other methods are scaled to the largest bar of each row.")
+        notes.append("Marks are scaled to the largest bar of each row.")
     absent = [figures.words(name) for name in state.methods if name not in methods]
     if absent:
         notes.append(f"These results hold no values by {', '.join(absent)}.")
     if explained.attribution.std_error is not None:
         notes.append("Error bars are 95 % intervals.")
     attribution, frames = explained.attribution, explained.frames
-    return figures.timeline(attribution, columns, names, frames, pair, methods), " ".join(notes)
+    return figures.timeline(attribution, columns, names, frames, pair, methods), notes
 
 
 def panel(title: str, figure: figures.Figure, text: str = "") -> Any:
