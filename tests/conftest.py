@@ -1,9 +1,11 @@
 """Strict settings for every run, and where the shared data lies."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,11 +27,31 @@ ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 SHARED = ROOT.parent / "shared"
 
+PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
+WORTH_KEEPING = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+
 
 LONG = (  # files that take minutes: begun first, so that no process ends long after the other
-    *("test_surrogate", "test_gradients", "test_models_training", "test_sweep_processes"),
-    *("test_sweeps", "test_readme", "test_experiments", "test_cli", "test_relevance"),
+    *("test_surrogate", "test_parity", "test_step", "test_gradients", "test_models_training"),
+    *("test_sweep_processes", "test_sweeps", "test_readme", "test_experiments", "test_cli"),
+    *("test_relevance", "test_batching", "test_explain"),
 )
+
+
+def pytest_configure(config):
+    """Programs compiled in one process of a run, subprocesses included, are kept for the others.
+
+    In a folder of this run alone: what an earlier one compiled is never used.
+    """
+    if not hasattr(config, "workerinput"):  # else the process that began the run has made it
+        folder = tempfile.TemporaryDirectory(prefix="esv_jax-programs-", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        os.environ[PROGRAMS] = folder.name
+        os.environ[WORTH_KEEPING] = "0.1"  # seconds that a program takes to compile
+    jax.config.update(PROGRAMS.lower(), os.environ[PROGRAMS])
+    jax.config.update(WORTH_KEEPING.lower(), float(os.environ[WORTH_KEEPING]))
+    # JAX writes entries in place: one that another process is still writing is compiled anew.
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 
 
 def pytest_collection_modifyitems(items):
@@ -38,12 +60,41 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
+def share_of_mappings_taken():
+    """Of the memory mappings that this process may have; 1 where nobody says."""
+    taken, most = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+    if not (taken.is_file() and most.is_file()):
+        return 1.0
+    return len(taken.read_bytes().splitlines()) / int(most.read_text())
+
+
 @pytest.fixture(scope="module", autouse=True)
-def few_programs_at_a_time():
-    """Drop compiled programs after each module: thousands of them exhaust the memory mappings
-    that a process may have, and the compiler then crashes."""
+def not_too_many_programs():
+    """Drop compiled programs, after a module, once there are many: thousands of them exhaust the
+    memory mappings that a process may have, and the compiler then crashes.
+
+    One module takes up to a quarter of them.
+    """
     yield
-    jax.clear_caches()
+    if share_of_mappings_taken() > 0.2:
+        jax.clear_caches()
+
+
+def drawn_variables(module, *inputs, seed=0):
+    """Variables of a Linen module as its `init` shapes them, drawn by NumPy: nothing is compiled.
+
+    Kernels are normal, by 1 / sqrt of their inputs; biases and means are 0, scales and variances 1.
+    """
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+
+    def draw(path, like):
+        if len(like.shape) > 1:
+            kernel = rng.normal(size=like.shape) / np.sqrt(np.prod(like.shape[:-1]))
+            return jnp.asarray(kernel, like.dtype)
+        return jnp.full(like.shape, path[-1].key in ("scale", "var"), like.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """What every estimator promises, on random games; jitted and not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,15 +23,20 @@ SIZES = st.integers(1, 5)
 SEEDS = st.integers(0, 2**31)
 
 
-def values_of(estimator, table, jitted):
-    n = len(table).bit_length() - 1
+@functools.cache
+def runner(estimator, jitted):
+    """Table -> values; one function of each kind, so that a shape is compiled once."""
 
     def run(table):
-        x = jnp.zeros((n, 1), table.dtype)
+        x = jnp.zeros((len(table).bit_length() - 1, 1), table.dtype)
         key = jax.random.key(0)
         return estimator(TableGame(table), x, table[0], key=key).values
 
-    return np.asarray((jax.jit(run) if jitted else run)(jnp.asarray(table)))
+    return jax.jit(run) if jitted else run
+
+
+def values_of(estimator, table, jitted):
+    return np.asarray(runner(estimator, jitted)(jnp.asarray(table)))
 
 
 def random_table(seed, n, c=2):

@@ -102,7 +102,7 @@ def test_sampled_sequences_use_the_key_of_their_name(case):
 
 def test_unnamed_sequences_are_named_by_their_content(case):
     game, xs, lengths, prior = case
-    estimator, key = ej.Constructive(4, 2), jax.random.key(5)
+    estimator, key = ej.Constructive(6, 2), jax.random.key(5)
 
     def run(rows):
         return ej.explain_batch(
@@ -232,9 +232,10 @@ def test_sequences_side_by_side_are_those_of_vmap(rng, x64, n, n_max, n_hidden):
     heads = ej.models.stack_heads(random_heads(rng, n_max, n_hidden=n_hidden))
     game, xs = ej.MultiScale(heads), jnp.asarray(rng.normal(size=(5, n, 3)))
     prior = jnp.asarray(rng.dirichlet(np.ones(4)))
-    together = ej.Exact().side_by_side(game, xs, prior)
+    together = jax.jit(ej.Exact().side_by_side)(game, xs, prior)
+    explain_alone = jax.jit(ej.Exact().__call__)
     for i in range(5):
-        alone = ej.Exact()(game, xs[i], prior)
+        alone = explain_alone(game, xs[i], prior)
         for name in ("values", "scores", "marginals", "prior"):
             np.testing.assert_allclose(
                 getattr(together, name)[i], getattr(alone, name), rtol=0, atol=1e-13

@@ -13,6 +13,7 @@ import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.maps.programs import probabilities
 from esv_jax.perturbation import Core, Masking, perturb, pyramid
+from tests.conftest import drawn_variables
 
 pytest.importorskip("av", reason="needs the video extra")
 
@@ -30,7 +31,7 @@ def folder(tmp_path_factory):
     (folder / "broken.mp4").write_bytes(content[: len(content) // 2])
     ej.data.write_video(folder / "few.mp4", list(made.clips[0][:5]), 12)
     module = ej.models.ClipCNN(n_classes=3, widths=(2, 2, 2, 2))
-    variables = module.init(jax.random.key(1), jnp.zeros((1, T, 64, 64, 3)))
+    variables = drawn_variables(module, jnp.zeros((1, T, 64, 64, 3)), seed=1)
     settings = {"n_classes": 3, "widths": [2, 2, 2, 2]}
     model = ej.models.ClipModel("clip_cnn", settings, variables, ("left", "right", "up"), T)
     ej.models.save_clip_model(folder / "m.safetensors", model)

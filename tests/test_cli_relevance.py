@@ -3,7 +3,6 @@
 import csv
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import pytest
 import esv_jax as ej
 from esv_jax import relevance as rules
 from esv_jax.cli import main
+from tests.conftest import drawn_variables
 
 pytest.importorskip("av", reason="needs the video extra")
 
@@ -93,7 +93,7 @@ def test_videos_that_fail_do_not_keep_up_the_others(videos, tmp_path, capsys):
 def test_other_models_and_names(videos, tmp_path):
     _, paths = videos
     module = ej.models.ClipCNN(n_classes=2, widths=(2, 2, 2, 2))
-    variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 64, 64, 3)))
+    variables = drawn_variables(module, jnp.zeros((1, 8, 64, 64, 3)))
     model = ej.models.ClipModel(
         "clip_cnn", {"n_classes": 2, "widths": [2, 2, 2, 2]}, variables, ("a", "b"), 8
     )

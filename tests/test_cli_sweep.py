@@ -1,18 +1,21 @@
 """`esv-jax sweep` and `esv-jax results`, as people call them."""
 
 import json
+import os
 
 import jax
 import numpy as np
 import pandas
 import pytest
 import xarray
+from jax.experimental.compilation_cache import compilation_cache
 
 import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.cli import sweep as command
 from esv_jax.results import store
 from esv_jax.sweeps import Progress
+from tests.conftest import PROGRAMS
 from tests.sweeps_for_tests import (
     LENGTHS,
     N_CLASSES,
@@ -185,13 +188,16 @@ def test_compiled_programs_are_kept_if_asked(tmp_path):
             "jax_persistent_cache_min_entry_size_bytes",
         )
     }
-    assert before["jax_compilation_cache_dir"] is None
+    assert before["jax_compilation_cache_dir"] == os.environ[PROGRAMS]  # that of the tests alone
     try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()  # as a process finds it in which nothing was compiled yet
         assert run(tmp_path, "--compilation-cache", str(tmp_path / "programs")) == 0
         assert list((tmp_path / "programs").iterdir())
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.cli.chosen_model import choose_model
 from esv_jax.data.inputs import is_video, open_videos
+from tests.conftest import drawn_variables
 
 pytest.importorskip("av", reason="needs the video extra")
 
@@ -88,7 +89,7 @@ def test_features_of_a_backbone_can_stand_before_imported_heads(videos, tmp_path
     _, _, paths = videos
     name = "resnet50"
     module = ej.models.backbones.build_backbone(name, n_outputs=6)
-    variables = module.init(jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32))
+    variables = drawn_variables(module, np.zeros((1, 224, 224, 3), np.float32))
     backbone = ej.models.backbones.save_backbone(tmp_path / "b.safetensors", name, variables)
     rng = np.random.default_rng(0)
     heads = ej.models.stack_heads(

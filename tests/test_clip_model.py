@@ -22,6 +22,7 @@ from esv_jax.models import (
     save_clip_model,
 )
 from experiments import synthetic_clips
+from tests.conftest import drawn_variables
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def shipped():
 def small(**changes):
     """A model of two classes, with random weights."""
     module = ClipCNN(n_classes=2, widths=(2, 3, 4, 5))
-    variables = module.init(jax.random.key(0), jnp.zeros((1, 4, 64, 64, 3)))
+    variables = drawn_variables(module, jnp.zeros((1, 4, 64, 64, 3)))
     settings = {"n_classes": 2, "widths": [2, 3, 4, 5]}
     return ClipModel("clip_cnn", settings, variables, ("a", "b"), 4, **changes)
 
@@ -144,7 +145,7 @@ def test_bad_files_are_named(tmp_path):
 def test_training_by_patches_is_the_network(rng):
     model = small()
     clips = jnp.asarray(rng.random((2, 5, 30, 34, 3)), jnp.float32)  # odd sizes, so odd borders
-    variables = model.module.init(jax.random.key(1), clips)
+    variables = drawn_variables(model.module, clips, seed=1)
     np.testing.assert_allclose(
         synthetic_clips.logits_by_patches(variables, clips),
         model.module.apply(variables, clips),

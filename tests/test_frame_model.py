@@ -29,6 +29,7 @@ from esv_jax.models import (
 )
 from esv_jax.models.frame_cnn import prepare_frames
 from experiments import synthetic_evidence, synthetic_world
+from tests.conftest import drawn_variables
 
 WIDTHS = [4, 4, 4, 4]
 
@@ -41,7 +42,7 @@ def world():
 def small_model(rng, n_max=2, n_hidden=0, tsn=False):
     settings = {"feature_dim": 5, "widths": WIDTHS}
     module = FrameCNN(5, tuple(WIDTHS))
-    variables = module.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    variables = drawn_variables(module, jnp.zeros((1, 64, 64, 3)))
 
     def draw(*shape):
         return rng.normal(size=shape).astype(np.float32)

@@ -29,10 +29,14 @@ def table_of(game, x, lattice):
         table = jax.lax.dynamic_update_slice_in_dim(table, tile.logits[None], place, 0)
         return place + 1, table
 
-    c = game.n_classes(x)
-    empty = jnp.zeros((lattice.n_tiles, lattice.n_lows, lattice.tile_width, c), game.dtype(x))
-    _, tiles = game.fold_lattice(x, lattice, visit, (jnp.zeros((), jnp.int32), empty))
-    table = np.zeros((2**lattice.n, c))
+    @jax.jit
+    def all_tiles(game, x):
+        shape = (lattice.n_tiles, lattice.n_lows, lattice.tile_width, game.n_classes(x))
+        empty = jnp.zeros(shape, game.dtype(x))
+        return game.fold_lattice(x, lattice, visit, (jnp.zeros((), jnp.int32), empty))[1]
+
+    tiles = all_tiles(game, x)
+    table = np.zeros((2**lattice.n, game.n_classes(x)))
     codes = lattice.codes()
     table[codes[codes >= 0]] = np.asarray(tiles)[codes >= 0]
     return table
@@ -66,7 +70,8 @@ def test_recurrence_is_the_definition(rng, n, n_max):
     whole = tuple(range(n))
     expected = plain.multi_scale(heads, x, whole)
     np.testing.assert_allclose(plain.multi_scale_recursive(heads, x, whole), expected, atol=1e-12)
-    np.testing.assert_allclose(direct_logits(game.heads, jnp.asarray(x)), expected, atol=1e-12)
+    found = jax.jit(direct_logits)(game.heads, jnp.asarray(x))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_shares_are_those_of_equation_9():
@@ -95,8 +100,11 @@ def test_values_are_shapley_values_of_the_definition(rng, link):
 @pytest.mark.parametrize("split", [(1, 1), (2, 3), (4, 1), (4, 9), (7, 1)])
 def test_every_split_gives_the_same_values(rng, split):
     game, x, prior, _ = multi_scale_case(rng, 7, 3)
-    base = scale_sums(game, jnp.asarray(x), jnp.asarray(prior), make_lattice(7))
-    other = scale_sums(game, jnp.asarray(x), jnp.asarray(prior), make_lattice(7, *split))
+    x, prior = jnp.asarray(x), jnp.asarray(prior)
+    base, other = (
+        jax.jit(lambda x, lattice=lattice: scale_sums(game, x, prior, lattice))(x)
+        for lattice in (make_lattice(7), make_lattice(7, *split))
+    )
     for a, b in zip(base, other, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
 

@@ -26,7 +26,7 @@ from esv_jax.gradients import (
     score_function,
     smooth_grad,
 )
-from tests.conftest import FIXTURES, SHARED
+from tests.conftest import FIXTURES, SHARED, drawn_variables
 from tests.games_for_tests import multi_scale_case
 
 N, D, C = 5, 4, 3
@@ -96,8 +96,10 @@ def test_integrated_gradients_agree_with_another_program(path, is_double):
         logits = score_function(game_of(file, dtype, "identity"))
         target, c = int(file["target"]), int(file["n_classes"])
 
+        @jax.jit  # traced once for all rules
         def both(x):
-            return jnp.concatenate([logits(x), jax.nn.softmax(logits(x))])
+            of_classes = logits(x)
+            return jnp.concatenate([of_classes, jax.nn.softmax(of_classes)])
 
         @jax.jit
         def explain(x):
@@ -340,7 +342,7 @@ class ClipNet(nn.Module):
 def clip_net(rng, x64):
     clip = jnp.asarray(rng.normal(size=(3, 5, 4, 2)))
     model = ClipNet()
-    return model, model.init(jax.random.key(0), clip), clip
+    return model, drawn_variables(model, clip), clip
 
 
 def conv(x, params):
@@ -400,7 +402,7 @@ def test_grad_cam_at_other_methods_and_behind_a_head(rng, x64):
 
     model = FrameCNN(6, (3, 4, 4, 4))
     frames = jnp.asarray(rng.uniform(size=(2, 64, 64, 3)))
-    variables = model.init(jax.random.key(0), frames)
+    variables = drawn_variables(model, frames)
     game = ej.AverageConsensus(rng.normal(size=(6, C)), rng.normal(size=C))
     head = score_function(game)
     maps = grad_cam_at(
@@ -463,7 +465,8 @@ def test_score_function_is_the_whole_sequences_score(rng, x64):
     att = ej.explain(game, x, prior=prior)
     np.testing.assert_allclose(score_function(game)(x), att.scores, atol=1e-14)
     logits = score_function(game, "identity")
-    np.testing.assert_allclose(logits(x), direct_logits(game.heads, x), atol=1e-14)
+    direct = jax.jit(direct_logits)(game.heads, x)
+    np.testing.assert_allclose(jax.jit(logits)(x), direct, atol=1e-14)
     mean = ej.AverageConsensus(rng.normal(size=(x.shape[1], C)), rng.normal(size=C))
     masked = ej.VariableLength(lambda x, mask: mean.row_logits(x, mask[None])[0])
     for other in (mean, masked):
@@ -476,14 +479,15 @@ def test_gradients_of_the_definition_are_those_of_the_recurrence(rng, x64):
     game, x, _, _ = multi_scale_case(rng, 5, 3)
     whole = choose_rows(game, np.ones((1, 5), bool))
     slow = gradient(jax.jit(lambda x: chosen_logits(game, x, whole)[0]), x)
-    np.testing.assert_allclose(gradient(score_function(game, "identity"), x), slow, atol=1e-13)
+    fast = gradient(jax.jit(score_function(game, "identity")), x)
+    np.testing.assert_allclose(fast, slow, atol=1e-13)
 
 
 def test_float32_heads_take_double_features_and_the_other_way_round(rng, x64):
     game, x, _, _ = multi_scale_case(rng, 4, 2)
     single = ej.MultiScale(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), game.heads))
-    assert gradient(score_function(single), x).dtype == jnp.float64
-    assert gradient(score_function(game), x.astype(np.float32)).dtype == jnp.float32
+    assert gradient(jax.jit(score_function(single)), x).dtype == jnp.float64
+    assert gradient(jax.jit(score_function(game)), x.astype(np.float32)).dtype == jnp.float32
 
 
 def test_games_that_have_no_gradient_are_refused(rng):
@@ -508,7 +512,8 @@ def test_sequences_too_long_to_enumerate_are_refused(rng):
     x = x.astype(np.float32)
     with pytest.raises(ValueError, match=r"at most 40 subsequences .* got 41 of 6 elements"):
         gradient(score_function(game, max_evaluations=40), x)
-    assert gradient(score_function(game, max_evaluations=41), x, 0).shape == x.shape
+    enough = jax.jit(score_function(game, max_evaluations=41))
+    assert gradient(enough, x, 0).shape == x.shape
 
 
 def test_pixels_are_explained_through_a_network(rng):

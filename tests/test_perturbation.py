@@ -216,11 +216,12 @@ def test_regularisers_are_those_of_plain_loops(x64, rng):
         frames = [plain_area_loss(frame[None], area) for frame in mask]
         by_frame = area_loss(jnp.asarray(mask), area, per_frame=True)
         np.testing.assert_allclose(by_frame, np.mean(frames))
+    of_core = jax.jit(core_loss, static_argnums=(1, 2), static_argnames="nominal")
     for core in (Core("ellipsoid", 3, 4), Core("cylinder", 2, 3)):
         for area in (0.05, 0.2, 0.9):
             for nominal in (True, False):
                 ones = core.nominal if nominal else core.kernel.sum()
-                found = core_loss(jnp.asarray(mask), area, core, nominal=nominal)
+                found = of_core(jnp.asarray(mask), area, core, nominal=nominal)
                 expected = plain_core_loss(mask, area, core.kernel, ones)
                 np.testing.assert_allclose(found, expected)
     differences = [np.mean(np.diff(mask, order, axis=0) ** 2) for order in (1, 2, 3)]
@@ -232,9 +233,10 @@ def test_equal_numbers_share_their_reference():
     """The mean over all orders in which equal numbers could be taken."""
     values = np.float32([0.2, 0.7, 0.2, 0.2, 0.9])
     losses, gradients = [], []
+    by_order = jax.jit(jax.value_and_grad(lambda m: area_loss(m, 0.6, ties="first")))
     for order in itertools.permutations(range(5)):
         mask = jnp.asarray(values[list(order)]).reshape(1, 1, 5)
-        loss, gradient = jax.value_and_grad(lambda m: area_loss(m, 0.6, ties="first"))(mask)
+        loss, gradient = by_order(mask)
         losses.append(loss)
         gradients.append(np.asarray(gradient).ravel()[np.argsort(order)])
         if len(losses) == 30:

@@ -35,7 +35,7 @@ from esv_jax.relevance import (
     uniform,
 )
 from esv_jax.relevance.propagation import make_plan
-from tests.conftest import FIXTURES, SHARED
+from tests.conftest import FIXTURES, SHARED, drawn_variables
 from tests.reference import plain_relevance as plain
 
 RULES = {
@@ -283,7 +283,7 @@ def net_case(seed=0, dtype=np.float32, **options):
     rng = np.random.default_rng(seed)
     net = Net(**options)
     x = jnp.asarray(rng.normal(size=(4, 6, 6, 2)).astype(dtype))
-    variables = net.init(jax.random.key(seed), x[None].astype(jnp.float32))
+    variables = drawn_variables(net, x[None].astype(jnp.float32), seed=seed)
     if options.get("norm"):
         stats = {"mean": rng.normal(size=4), "var": rng.uniform(0.5, 2, size=4)}
         variables["batch_stats"]["norm"] = {k: jnp.asarray(v, dtype) for k, v in stats.items()}
@@ -445,7 +445,7 @@ def test_attention_runs_and_warns_once_for_each_primitive():
         [nn.Dense(8), nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=8), nn.Dense(3)]
     )
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32))
-    variables = model.init(jax.random.key(0), x[None])
+    variables = drawn_variables(model, x[None])
     with pytest.warns(RelevanceWarning) as seen:
         found = lrp(lambda x: model.apply(variables, x[None])[0].mean(0), x, 0, composite=Epsilon())
     said = [str(warning.message).split()[0].rstrip(":") for warning in seen]
