@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from esv_jax.checks import expect
+from esv_jax.checks import expect, message
 from esv_jax.cli.outputs import videos_within
 from esv_jax.cli.printing import complain, say
 from esv_jax.report import write_report
@@ -52,6 +52,8 @@ class Report:
 
     def run(self) -> int:
         """Write the page; say what is on it."""
+        if self.out.exists() and not self.overwrite:
+            raise FileExistsError(message("out", "a new file", f"{self.out}", "Add --overwrite."))
         both = self.correct and self.wrong
         expect(not both, "correct", "--correct or --wrong", "both", "Leave out both for all.")
         report = write_report(
