@@ -76,15 +76,15 @@ def not_too_many_programs():
     """Drop compiled programs, after a module, once there are many: thousands of them exhaust the
     memory mappings that a process may have, and the compiler then crashes.
 
-    One module takes up to a quarter of them. What the compiler freed is given back to the system,
+    One module takes up to a quarter of them. What they held is then given back to the system,
     which the C library would not do by itself: a gigabyte after some modules.
     """
     yield
-    if share_of_mappings_taken() > 0.1:
+    if share_of_mappings_taken() > 0.2:
         jax.clear_caches()
         gc.collect()
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
-        ctypes.CDLL(None).malloc_trim(0)
+        if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def drawn_variables(module, *inputs, seed=0):
