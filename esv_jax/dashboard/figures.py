@@ -17,6 +17,7 @@ _MARKS = (  # of other methods: as Plotly calls and as a page writes them, colou
 )
 _ROW = 150  # pixels of height for one class
 _TOP, _BOTTOM, _HEADING, _GAP = 6, 46, 24, 6
+_PANEL_MARGIN = {"l": 60, "r": 10, "t": 24, "b": _BOTTOM}  # of figures of the overview
 
 Figure = dict[str, Any]
 
@@ -174,7 +175,7 @@ def histogram(groups: dict[str, np.ndarray], title: str, bins: int = 40) -> Figu
         "bargap": 0.05,
         "showlegend": len(traces) > 1,
     }
-    layout["margin"] = {"l": 60, "r": 10, "t": 24, "b": 46}
+    layout["margin"] = _PANEL_MARGIN
     return {"data": traces, "layout": layout}
 
 
@@ -187,7 +188,7 @@ def positions(means: np.ndarray, errors: np.ndarray, title: str) -> Figure:
         "yaxis": {**_axis(), "title": {"text": "mean ESV"}, "zeroline": True}
         | {"zerolinecolor": QUIET},
     }
-    layout["margin"] = {"l": 60, "r": 10, "t": 24, "b": 46}
+    layout["margin"] = _PANEL_MARGIN
     return {"data": [bars], "layout": layout}
 
 
@@ -213,7 +214,7 @@ def pairs(shares: np.ndarray, title: str) -> Figure:
         "xaxis": {**_axis(), "title": {"text": f"{title} j"}, "showgrid": False},
         "yaxis": {**_axis(), "title": {"text": f"{title} i"}, "autorange": "reversed"},
     }
-    layout["margin"] = {"l": 60, "r": 10, "t": 24, "b": 46}
+    layout["margin"] = _PANEL_MARGIN
     return {"data": [heat], "layout": layout}
 
 

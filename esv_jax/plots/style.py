@@ -128,17 +128,7 @@ def annotate(
         beside -= ax.get_legend().get_window_extent().width / ax.figure.dpi + 0.1
     text = "\n".join(wrap(line, beside, TEXT_SIZE) for line in lines)
     if text:
-        ax.annotate(
-            text,
-            (0, 1),
-            xytext=(0, 5),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            color=QUIET,
-            fontsize=TEXT_SIZE,
-            linespacing=1.25,
-            parse_math=False,
-        )
+        write_above(ax, text)
     rows = len(text.splitlines())
     ax.set_title(
         wrap(heading, inches if rows > 1 else beside, TITLE_SIZE, "bold"),
@@ -147,6 +137,21 @@ def annotate(
         color=INK,
         fontsize=TITLE_SIZE,
         fontweight="bold",
+        parse_math=False,
+    )
+
+
+def write_above(ax: Any, text: str) -> None:
+    """Small text, in lines already, above the axes on the left."""
+    ax.annotate(
+        text,
+        (0, 1),
+        xytext=(0, 5),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        color=QUIET,
+        fontsize=TEXT_SIZE,
+        linespacing=1.25,
         parse_math=False,
     )
 

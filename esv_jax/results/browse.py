@@ -9,7 +9,7 @@ import numpy as np
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, expect_choice
-from esv_jax.results.layout import OTHER_METHOD
+from esv_jax.results.layout import other_methods
 from esv_jax.results.sequences import load_attribution
 
 if TYPE_CHECKING:
@@ -65,11 +65,7 @@ class Browser:
         self.choices = (
             tuple(map(str, dataset["choice"].values)) if "choice" in dataset.sizes else None
         )
-        self.methods = tuple(
-            str(name)
-            for name, variable in dataset.data_vars.items()
-            if OTHER_METHOD in variable.attrs
-        )
+        self.methods = other_methods(dataset)
         self.failures: dict[str, str] = json.loads(dataset.attrs.get("failures", "{}"))
         self._uids = np.array([str(uid) for uid in dataset["video"].values], object)
         self._place = {uid: place for place, uid in enumerate(self._uids)}

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray
+
 ELEMENT, SCORE, VIDEO = ("video", "element", "class"), ("video", "class"), ("video",)
 
 LAYOUT = {  # name: dimensions, meaning
@@ -23,6 +28,13 @@ LAYOUT = {  # name: dimensions, meaning
 
 OTHER_METHOD = "other_method"
 """Attribute, its name, of a variable with another method's values, dimensions as of `esv`."""
+
+
+def other_methods(dataset: xarray.Dataset) -> tuple[str, ...]:
+    """Names of the other methods whose values a dataset holds."""
+    kept = dataset.data_vars.items()
+    return tuple(str(name) for name, variable in kept if OTHER_METHOD in variable.attrs)
+
 
 PER_CLASS = ("esv", "std_error", "marginals")
 """Variables that a sweep may store for some chosen classes only: `choice` in place of `class`."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from esv_jax.checks import expect, message, nearest
 from esv_jax.extras import require
-from esv_jax.results.layout import OTHER_METHOD
+from esv_jax.results.layout import other_methods
 
 if TYPE_CHECKING:
     import pandas
@@ -93,9 +93,8 @@ def to_dataframe(
     which = _class_of_values(dataset, classes, names)  # (V, K) positions, -1: none; (V, K) classes
     places, ids = which
     length = dataset["length"].values
-    others = [name for name, kept in dataset.data_vars.items() if OTHER_METHOD in kept.attrs]
     stored = [name for name in ("esv", "std_error") if name in dataset.variables]
-    values = {str(name): dataset[name].values for name in (*stored, *others)}
+    values = {name: dataset[name].values for name in (*stored, *other_methods(dataset))}
     video, element, k = np.nonzero(
         (np.arange(dataset.sizes["element"]) < length[:, None])[:, :, None]
         & (places >= 0)[:, None, :]

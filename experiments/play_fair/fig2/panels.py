@@ -122,17 +122,7 @@ def _heading(ax: Any, panel: Panel) -> None:
     inches = 0.74 * _WIDTH / _COLUMNS  # the rest is for the names of the rows
     lines = [style.wrap(line, inches, style.TEXT_SIZE) for line in panel.lines]
     text = "\n".join(lines)
-    ax.annotate(
-        text,
-        (0, 1),
-        xytext=(0, 5),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        color=style.QUIET,
-        fontsize=style.TEXT_SIZE,
-        linespacing=1.25,
-        parse_math=False,
-    )
+    style.write_above(ax, text)
     ax.set_title(
         style.wrap(panel.heading, inches, style.TITLE_SIZE, "bold"),
         loc="left",
