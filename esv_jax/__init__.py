@@ -25,9 +25,6 @@ if TYPE_CHECKING:
         results,
     )
     from esv_jax.attribution import Attribution
-    from esv_jax.batching import explain_batch
-    from esv_jax.blocks import video_key
-    from esv_jax.boundary import plan_cost
     from esv_jax.estimators import (
         Constructive,
         Exact,
@@ -36,7 +33,7 @@ if TYPE_CHECKING:
         Surrogate,
         k_sii,
     )
-    from esv_jax.front_door import explain
+    from esv_jax.explanations import explain, explain_batch, video_key
     from esv_jax.games import (
         AverageConsensus,
         BlackBox,
@@ -45,6 +42,7 @@ if TYPE_CHECKING:
         probe_sensitivity,
     )
     from esv_jax.groups import owen_values
+    from esv_jax.inputs import plan_cost
     from esv_jax.interactions import pairwise_interactions
     from esv_jax.subsequences import SubsequencePlan
     from esv_jax.sweeps import sweep
@@ -67,15 +65,15 @@ _NAMES = {
     "SubsequencePlan": "subsequences",
     "Surrogate": "estimators",
     "VariableLength": "games",
-    "explain": "front_door",
-    "explain_batch": "batching",
+    "explain": "explanations",
+    "explain_batch": "explanations",
     "k_sii": "estimators",
     "owen_values": "groups",
     "pairwise_interactions": "interactions",
-    "plan_cost": "boundary",
+    "plan_cost": "inputs",
     "probe_sensitivity": "games",
     "sweep": "sweeps",
-    "video_key": "blocks",
+    "video_key": "explanations",
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The result record: Element Shapley Values with what is needed to read and to trust them."""
+"""The result record: Element Shapley Values, their errors and their provenance."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.checks import expect
+from esv_jax.checks import expect, expect_index, message
 from esv_jax.extras import require
 from esv_jax.notebook import record_html
+from esv_jax.records import register_record, same_records, static_field
 
 if TYPE_CHECKING:
     import pandas
     import xarray
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@register_record
+@dataclasses.dataclass(frozen=True, eq=False)
 class Attribution:
     """Element Shapley Values (ESVs) of one sequence, or of a batch with a leading axis.
+
+    A batch comes from `explain_batch` or from `jax.vmap` of `explain`: `len` and an index give its
+    sequences, which one sequence refuses. `==` compares all arrays; a record is always true.
 
     All values are in the units of the scores (probabilities under the softmax link).
 
@@ -34,17 +37,16 @@ class Attribution:
       scores: (C,) scores of the whole sequence, after the link.
       prior: (C,) scores of the empty sequence.
       marginals: (n, n, C) mean marginal contributions: row s - 1 holds what each element adds, on
-        average, on joining a subsequence of s - 1 elements. None where not asked for.
+        average, on joining a subsequence of s - 1 elements. None where not requested.
       std_error: (n, C) standard error of `values`; None where exact or not estimable.
       coverage: (n, n) subsequences behind each (scale, element) marginal: the smaller of those
         with the element at that scale and those without it one scale below. None where exact.
       n_evaluations: model (head) evaluations of distinct subsequences behind the result.
-      lengths: (B,) elements per sequence in a batch, else None.
-      within_tolerance: where a tolerance was asked for, whether every interval is within it; (B,)
-        in a batch.
-      exact: whether every subsequence was evaluated.
-      warnings: what a reader should know beyond the numbers, a sentence each.
-      removal: how a `BlackBox` game removed elements, e.g. "drop"; None of other games.
+      lengths: (B,) elements per sequence in a batch of different lengths, else None.
+      within_tolerance: with a tolerance, whether every interval is within it; (B,) in a batch.
+      exact: whether every subsequence was evaluated by a deterministic model.
+      warnings: conditions that affect the reading of the numbers, a sentence each.
+      removal: how a `BlackBox` game removed elements, e.g. "drop"; None for other games.
     """
 
     values: Array
@@ -56,9 +58,9 @@ class Attribution:
     n_evaluations: Array | int = 0
     lengths: Array | None = None
     within_tolerance: Array | bool | None = None
-    exact: bool = dataclasses.field(default=False, metadata={"static": True})
-    warnings: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
-    removal: str | None = dataclasses.field(default=None, metadata={"static": True})
+    exact: bool = static_field(default=False)
+    warnings: tuple[str, ...] = static_field(default=())
+    removal: str | None = static_field(default=None)
 
     @property
     def n(self) -> int:
@@ -94,7 +96,7 @@ class Attribution:
         return ~self.supporting(c) & self._present()
 
     def evidential_score(self, c: int | Array | None = None) -> Array:
-        """What the sequence adds to the prior: scores - prior; (..., C), or (...) for class `c`."""
+        """Evidential score: scores - prior; (..., C), or (...) for class `c`."""
         evidence = self.scores - self._prior_like_scores()
         return evidence if c is None else evidence[..., self._class(c)]
 
@@ -113,13 +115,12 @@ class Attribution:
         """Half of the interval's width, (..., n, C); zero where exact. See `interval`."""
         expect(0 < confidence < 1, "confidence", "a share in (0, 1)", confidence)
         if self.std_error is None:
-            expect(
-                self.exact,
-                "attribution",
-                "standard errors",
-                "a sampled result without",
-                "Give the estimator two or more iterations or draws.",
-            )
+            if not self.exact:
+                way_out = "Give the estimator two or more iterations or draws."
+                if any("stochastic" in text for text in self.warnings):
+                    way_out = "Make the model deterministic, or sample (SizeRegression())."
+                got = "a sampled result without"
+                raise ValueError(message("attribution", "standard errors", got, way_out))
             return jnp.zeros_like(self.values)
         return self.std_error * NormalDist().inv_cdf(0.5 + confidence / 2)
 
@@ -127,37 +128,62 @@ class Attribution:
         """Sum of the ESVs minus the evidential score, (..., C): zero but for rounding if exact."""
         return self.values.sum(-2) - self.evidential_score()
 
+    @property
+    def is_batch(self) -> bool:
+        """Whether there is a leading batch axis."""
+        return jnp.ndim(self.values) == 3
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return same_records(self, other) if isinstance(other, Attribution) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
+
     def __len__(self) -> int:
-        """Sequences in a batch."""
-        expect(self.lengths is not None, "attribution", "a batch to take the length of", "one")
-        return self.values.shape[0]
+        """Number of sequences in a batch.
+
+        Raises:
+          TypeError: if this is one sequence; its number of elements is `n`.
+        """
+        if not self.is_batch:
+            way_out = "Its number of elements is .n."
+            raise TypeError(message("attribution", "a batch to take the length of", "one", way_out))
+        return int(self.values.shape[0])
 
     def __getitem__(self, index: int) -> Attribution:
         """One sequence of a batch, padding removed.
 
         Raises:
-          ValueError: if this is not a batch. IndexError: beyond the batch.
+          TypeError: if this is not a batch, or the index is no integer. IndexError: an index
+          beyond the batch.
         """
-        if self.lengths is None:
-            raise ValueError("attribution: expected a batch to index, got one sequence.")
+        if not self.is_batch:
+            way_out = "Use .values[i], or .for_class(c)[i]."
+            got = "one sequence"
+            raise TypeError(message("attribution", "a batch to index", got, way_out))
+        if isinstance(index, bool) or not isinstance(index, int | np.integer):
+            got = f"{type(index).__name__} {index!r}"
+            raise TypeError(message("index", "an integer", got, "Index sequences one by one."))
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of a batch of {len(self)}.")
-        n = int(self.lengths[index])
+        n = self.n if self.lengths is None else int(self.lengths[index])
 
         def take(leaf: Any, *trimmed: int) -> Any:
-            if leaf is None:
-                return None
+            if leaf is None or jnp.ndim(leaf) == 0:
+                return leaf
             return leaf[index][tuple(slice(n) for _ in trimmed)]
 
         return dataclasses.replace(
             self,
             values=take(self.values, 0),
             scores=take(self.scores),
-            prior=self.prior,
+            prior=take(self.prior) if jnp.ndim(self.prior) == 2 else self.prior,
             marginals=take(self.marginals, 0, 1),
             std_error=take(self.std_error, 0),
             coverage=take(self.coverage, 0, 1),
-            n_evaluations=jnp.asarray(self.n_evaluations)[index],
+            n_evaluations=take(self.n_evaluations),
             lengths=None,
             within_tolerance=take(self.within_tolerance),
         )
@@ -168,7 +194,7 @@ class Attribution:
         Needs the `files` extra. Scales are labelled 1..n, elements 0..n-1, classes by name where
         given.
         """
-        expect(self.lengths is None, "attribution", "one sequence", "a batch", "Index it first.")
+        expect(not self.is_batch, "attribution", "one sequence", "a batch", "Index it first.")
         xarray = require("xarray", "files")
         names: Sequence[Any] = class_names or range(self.n_classes)
         expect(len(names) == self.n_classes, "class_names", f"{self.n_classes} names", len(names))
@@ -215,20 +241,18 @@ class Attribution:
         return require("esv_jax.plots", "plots").plot(self, c, **options)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the numbers of the top class and bars of its ESVs."""
+        """HTML for notebooks: the numbers of the top class and bars of its ESVs."""
         return record_html(self)
 
     def _class(self, c: int | Array) -> int | Array:
-        """Refuse an index that JAX would clamp without a word."""
-        if isinstance(c, int | np.integer) and not 0 <= c < self.n_classes:
-            raise ValueError(f"class: expected an index in 0..{self.n_classes - 1}, got {c}.")
-        return c
+        """Refuse an index that JAX would clamp silently."""
+        return expect_index("class", c, self.n_classes)
 
     def _prior_like_scores(self) -> Array:
-        return jnp.broadcast_to(self.prior, self.scores.shape)
+        return jnp.broadcast_to(self.prior, jnp.shape(self.scores))
 
     def _present(self) -> Array:
-        """Which elements are there, broadcastable to (..., n)."""
+        """Elements that are not padding, broadcastable to (..., n)."""
         if self.lengths is None:
             return jnp.ones(self.n, bool)
         return jnp.arange(self.n)[None, :] < self.lengths[:, None]

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esv_jax.links import LINKS
+
 
 def message(name: str, expected: str, got: object, way_out: str = "") -> str:
     """One line: `name: expected ..., got .... way out`."""
@@ -55,16 +57,28 @@ def expect_int(name: str, value: Any, minimum: int | None = None, way_out: str =
 
 def expect_floating(name: str, value: Any, way_out: str = "") -> jax.Array:
     """Return `value` as a floating-point JAX array; refuse other kinds of numbers."""
-    if not hasattr(value, "dtype"):
+    return jnp.asarray(as_array(name, value, way_out))
+
+
+def as_array(name: str, value: Any, way_out: str = "", integers: bool = False) -> Any:
+    """Return `value` as a NumPy array, unless it is JAX's; refuse other than floating point.
+
+    Args:
+      integers: whether integers are taken as well.
+    """
+    if not isinstance(value, np.ndarray | jax.Array):
         try:
-            value = np.asarray(value)
+            value = as_numpy(value)
         except (TypeError, ValueError):
             raise TypeError(message(name, "an array", type(value).__name__, way_out)) from None
-    if not jnp.issubdtype(value.dtype, jnp.floating):
+        if value.dtype == object:
+            raise TypeError(message(name, "an array of numbers", "a Python object", way_out))
+    kinds = (jnp.floating, jnp.integer) if integers else (jnp.floating,)
+    if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
         raise TypeError(
             message(name, "a floating-point array", f"dtype {value.dtype}", way_out or "Cast it.")
         )
-    return jnp.asarray(value)
+    return value
 
 
 def wider(*dtypes: Any) -> Any:
@@ -74,6 +88,68 @@ def wider(*dtypes: Any) -> Any:
         for other in dtypes:
             dtype = jnp.promote_types(dtype, other)
     return dtype
+
+
+def as_numpy(value: Any) -> np.ndarray:
+    """NumPy's view of an array of any framework, also of a tensor that records gradients."""
+    for step in ("detach", "cpu"):
+        if hasattr(value, step) and not isinstance(value, np.ndarray):
+            value = getattr(value, step)()
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":  # which NumPy does not have
+        value = value.float()
+    return np.asarray(value)
+
+
+def model_output(name: str, value: Any, expected: str, ndim: int) -> Any:
+    """The floating-point array in a model's output, with `ndim` axes, the last over classes.
+
+    A dict or an object with `logits` stands for these; one axis fewer is one class.
+
+    Raises:
+      TypeError: another kind of output, or not floating point. ValueError: another shape.
+    """
+    logits = value.get("logits") if isinstance(value, dict) else getattr(value, "logits", None)
+    value = value if logits is None else logits
+    way_out = "Return the logits alone."
+    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        raise TypeError(message(name, expected, f"a {type(value).__name__}", way_out))
+    if value.ndim == ndim - 1:
+        value = value[..., None]
+    if value.ndim != ndim or value.shape[-1] == 0:
+        raise ValueError(message(name, expected, f"shape {tuple(value.shape)}", way_out))
+    if isinstance(value, np.ndarray | jax.Array) and not jnp.issubdtype(value.dtype, jnp.floating):
+        got = f"dtype {value.dtype}"
+        raise TypeError(message(name, f"floating-point {expected}", got, "Cast them to float32."))
+    return value
+
+
+def check_link(link: Any, n_classes: int | None = None) -> None:
+    """Refuse an unknown link, and a softmax over one class, which is 1 whatever the logit."""
+    expect_choice("link", link, LINKS)
+    if link == "softmax" and n_classes == 1:
+        got = "one class, whose probability is always 1"
+        raise ValueError(message("link", "a softmax over two classes or more", got,
+                                 "Use link='sigmoid' (or 'identity') for one output."))  # fmt: skip
+
+
+def expect_index(name: str, value: Any, size: int) -> Any:
+    """Return an integer or an integer array as an index in 0..size - 1; refuse all others.
+
+    Concrete arrays are checked as numbers are, since JAX clamps indices silently; traced ones
+    are returned as they are.
+    """
+    if isinstance(value, np.ndarray | jax.Array):
+        if not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(message(name, "an integer", f"dtype {value.dtype}"))
+        if is_concrete(value):
+            wrong = np.asarray(value)[(np.asarray(value) < 0) | (np.asarray(value) >= size)]
+            if wrong.size:
+                raise ValueError(message(name, f"an index in 0..{size - 1}", wrong.flat[0]))
+        return value
+    index = expect_int(name, value)
+    if not 0 <= index < size:
+        raise ValueError(message(name, f"an index in 0..{size - 1}", index))
+    return index
 
 
 def expect_shape(
@@ -93,7 +169,7 @@ def expect_shape(
 
 def expect_finite(name: str, value: Any, way_out: str = "") -> None:
     """Refuse NaN and infinity, naming the first place. Skipped while tracing."""
-    if not is_concrete(value):
+    if isinstance(value, jax.core.Tracer):
         return
     bad = ~np.isfinite(np.asarray(value))
     if bad.any():

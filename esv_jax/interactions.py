@@ -1,19 +1,23 @@
-"""`pairwise_interactions`: which elements of one sequence say something only together."""
+"""`pairwise_interactions`: what two elements of one sequence contribute only together."""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from esv_jax.boundary import check_enumerable, checked_prior, checked_sequence
-from esv_jax.checks import expect, expect_choice, expect_key, message
+from esv_jax.checks import expect, expect_choice, expect_int, expect_key, is_concrete, message
 from esv_jax.estimators import Exact, Surrogate
 from esv_jax.estimators.interactions import INDICES, Index, interaction_index
 from esv_jax.estimators.surrogate_interactions import draw_members, sampled_interactions
-from esv_jax.games import Game, run_to_end
+from esv_jax.games.protocol import Game, ScaleGame
+from esv_jax.games.scoring import GameInfo, Request, compiled, request_cost, score_rows
+from esv_jax.inputs import check_enumerable, checked_inputs
+from esv_jax.subsequences import make_lattice
 
 _WAY_OUT = (
     "Take fewer elements (data.segment_centres picks them evenly), or sample "
@@ -32,10 +36,10 @@ def pairwise_interactions(
     draws: int = 256,
     max_bytes: float | None = None,
 ) -> Array:
-    """What each pair of elements adds together beyond what the two add alone, for every class.
+    """Shapley interactions of every pair of elements, for every class.
 
-    Positive: they are worth more together (an event that needs both frames). Negative: each makes
-    the other dispensable (two frames that show the same). Shapley interaction index:
+    Positive: the two are worth more together (an event that needs both frames). Negative: each
+    replaces the other (two frames with the same content). Shapley interaction index:
 
         I[i, j] = sum over X without i and j of k! (n - k - 2)! / (n - 1)! d(X),    k = |X|
         d(X) = f(X + i + j) - f(X + i) - f(X + j) + f(X),    f of none = prior
@@ -66,33 +70,54 @@ def pairwise_interactions(
       subsequence and class: in all up to 1.5 times as long as `explain` on a CPU. Sampled, the
       pool's evaluations and draws * n**2 * C exponentials. The first call for a shape compiles.
     """
-    x = checked_sequence(game, x)
-    prior = checked_prior(game, x, prior)
+    x, prior, _ = checked_inputs(game, x, prior)
     expect_choice("index", index, INDICES)
+    expect_int("draws", draws, 2)
+    n, info = x.shape[0], GameInfo.of(game, x.shape[0])
     if isinstance(estimator, Surrogate):
         expect(index == "sii", "index", "'sii' beside a surrogate", repr(index))
-        expect(draws >= 2, "draws", "a number >= 2", draws)
+        if not isinstance(game, ScaleGame):
+            expected = "one with heads by scale, such as MultiScale"
+            raise TypeError(message("game", expected, type(game).__name__, "Use Exact()."))
         plan_key, draw_key = jax.random.split(expect_key("key", key))
-        plan = estimator.prepare(game, x, plan_key)
-        member = draw_members(draw_key, x.shape[0], draws)
-        return compiled_sampled()(game, x, prior, plan, member)
+        plan = estimator.draw(plan_key, info)
+        member = draw_members(draw_key, n, draws)
+        run = compiled(game, "sampled interactions", lambda: _sampled)
+        return _checked(run(game, x, prior, plan, member))
     if estimator != "auto" and not isinstance(estimator, Exact):
         raise TypeError(message("estimator", "'auto', Exact() or Surrogate()", repr(estimator)))
     check_enumerable(game, x, max_bytes, _WAY_OUT)
-    return run_to_end(game, lambda: compiled(index)(game, x, prior))
+    if game.on_host:
+        lattice = make_lattice(n, n)
+        with game.progress_bar(request_cost(game, x, Request("lattice")).n_evaluations):
+            scores: Any = score_rows(game, x, lattice)
+
+        def estimate(scores: Any, prior: Array) -> Array:
+            return interaction_index(lattice, scores, prior, index)
+
+        name = ("interactions of scores", index, n)
+        found = compiled(game, name, lambda: estimate)(scores, prior)
+        return _checked(found)
+    run = compiled(game, ("interactions", index), lambda: _exact(index))
+    return _checked(run(game, x, prior))
 
 
-@functools.cache
-def compiled(index: Index) -> Any:
-    """The jit-compiled interactions of one sequence, made once per index."""
+def _exact(index: Index) -> Callable[[Any, Array, Array], Array]:
+    def run(game: Any, x: Array, prior: Array) -> Array:
+        lattice = make_lattice(x.shape[0])
+        scores = score_rows(game, x, lattice)
+        return interaction_index(lattice, scores, jnp.asarray(prior), index)
 
-    def run(game: Game, x: Array, prior: Array) -> Array:
-        return interaction_index(game, x, prior, index)
-
-    return jax.jit(run)
+    return run
 
 
-@functools.cache
-def compiled_sampled() -> Any:
-    """The jit-compiled sampled interactions, made once."""
-    return jax.jit(sampled_interactions)
+def _sampled(game: Any, x: Array, prior: Array, plan: Any, member: Array) -> Array:
+    logits: Any = score_rows(game, x, plan)
+    return sampled_interactions(plan, logits, prior, member, game.link)
+
+
+def _checked(found: Array) -> Array:
+    """Refuse interactions that are not finite."""
+    if is_concrete(found) and not np.isfinite(np.asarray(found)).all():
+        raise ValueError(message("game", "finite scores of every subsequence", "NaN or infinity"))
+    return found

@@ -1,52 +1,27 @@
 """Small games with known tables, and models made on the spot."""
 
-import dataclasses
-from typing import Any
-
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import esv_jax as ej
-from esv_jax.games import Cost, fold_rows, sample_rows
-from esv_jax.records import register_record, static_field
-from esv_jax.subsequences.samples import count_distinct
+from esv_jax.estimators.surrogate_plan import words_of
+from esv_jax.explanations import attribute
+from esv_jax.games import ScoreTable as TableGame  # noqa: F401  # its x only says how many elements
+from esv_jax.games.scoring import memory_of
+
+SEED = words_of(jax.random.key(1))  # of plans made on the host
 
 
-@register_record
-@dataclasses.dataclass(frozen=True)
-class TableGame:
-    """A game given by its scores, (2**n, C); row = code. x only says how many elements."""
+def steps(estimator, game, x, prior, key=None, plan=None, length=None):
+    """The three steps of an explanation, without the checks of `explain`."""
+    return attribute(game, estimator, jnp.asarray(x), jnp.asarray(prior), key, plan, length)
 
-    table: Any
-    link: str = static_field(default="identity")
 
-    def check(self, x):
-        assert 2 ** x.shape[0] == self.table.shape[0]
-
-    def dtype(self, x):
-        return self.table.dtype
-
-    def n_classes(self, x):
-        return self.table.shape[1]
-
-    def _rows(self, member):
-        bits = jnp.asarray(2 ** np.arange(member.shape[1]), jnp.int32)
-        return self.table[(member.astype(jnp.int32) * bits[None, :]).sum(1)]
-
-    def fold_lattice(self, x, lattice, visit, carry):
-        return fold_rows(lattice, self._rows, visit, carry)
-
-    def sample_logits(self, x, samples, unseen):
-        return sample_rows(samples, self._rows)
-
-    def lattice_cost(self, x, lattice):
-        return Cost(2**lattice.n, 2**lattice.n - 1, 1, None)
-
-    def sample_cost(self, x, m):
-        return Cost(m, m, 1, None)
-
-    def n_evaluations(self, samples):
-        return count_distinct(samples)
+def n_programs(game, name):
+    """Shapes that the program of that name has been compiled for."""
+    program = memory_of(game).get(name)
+    return 0 if program is None else program._cache_size()
 
 
 def random_heads(rng, n_max, d=3, h=5, c=4, n_hidden=0):

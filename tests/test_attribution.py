@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,8 +44,11 @@ def test_classes_out_of_range_are_refused(att, c):
 
 
 def test_one_sequence_is_no_list(att):
-    with pytest.raises(ValueError, match="expected a batch"):
+    with pytest.raises(TypeError, match=r"expected a batch .* elements is \.n"):
         len(att)
+    with pytest.raises(TypeError, match=r"expected a batch to index"):
+        att[0]
+    assert att and att == att
 
 
 def test_xarray_and_frame(att):
@@ -108,3 +112,30 @@ def test_agreement_refuses():
         ej.metrics.pearson(np.zeros(2, np.float32), np.zeros(3, np.float32))
     with pytest.raises(TypeError, match="exact: expected a floating-point array"):
         ej.metrics.lad_slope(np.zeros(2, np.float32), np.zeros(2, int))
+
+
+@pytest.mark.parametrize(
+    ("c", "error"),
+    [
+        (99, ValueError),
+        (-1, ValueError),
+        (jnp.asarray(99), ValueError),
+        (np.int64(2), ValueError),
+        (True, TypeError),
+        (np.bool_(True), TypeError),
+        (1.0, TypeError),
+        (jnp.asarray(1.0), TypeError),
+        ("cat", TypeError),
+    ],
+)
+def test_classes_are_never_clamped(att, c, error):
+    for method in (att.for_class, att.supporting, att.distracting, att.evidential_score):
+        with pytest.raises(error, match="class: expected an in"):
+            method(c)
+    with pytest.raises(error, match="class: expected an in"):
+        att.contrast(c, 0)
+
+
+def test_traced_classes_are_taken(att):
+    np.testing.assert_array_equal(jax.jit(att.for_class)(jnp.asarray(1)), att.for_class(1))
+    np.testing.assert_array_equal(att.for_class(jnp.asarray(1)), att.for_class(1))

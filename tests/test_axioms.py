@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import esv_jax as ej
-from tests.games_for_tests import TableGame, multi_scale_case, random_prior
+from tests.games_for_tests import TableGame, multi_scale_case, random_prior, steps
 from tests.reference import plain
 
 ENUMERATING = ej.Constructive(max_subsequences=20, iterations=1)  # binomial(6, 3) = 20
@@ -30,7 +30,7 @@ def runner(estimator, jitted):
     def run(table):
         x = jnp.zeros((len(table).bit_length() - 1, 1), table.dtype)
         key = jax.random.key(0)
-        return estimator(TableGame(table), x, table[0], key=key).values
+        return steps(estimator, TableGame(table), x, table[0], key).values
 
     return jax.jit(run) if jitted else run
 

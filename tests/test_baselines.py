@@ -160,9 +160,9 @@ def test_few_scores_under_jit_and_vmap(rng):
 def test_a_black_box_is_asked_each_subsequence_once(rng):
     game, x, prior = list(games(rng, 6))[3]
     ej.baselines.leave_one_out(game, x, prior)
-    assert game.counts.clips == 7  # the whole and six without one
+    assert game.counts.clips == 7 + 1  # the whole one twice and six without one
     ej.baselines.leave_one_in(game, x, prior)
-    assert game.counts.clips == 7 + 7  # the next call asks anew, the whole first
+    assert game.counts.clips == 8 + 8  # the next call evaluates all anew
 
 
 def test_a_black_box_takes_uint8_frames_and_raises_its_own_errors(rng):
@@ -182,7 +182,7 @@ def test_a_black_box_takes_uint8_frames_and_raises_its_own_errors(rng):
             raise RuntimeError("too short for me")
         return scores(clips)
 
-    with pytest.raises(RuntimeError, match="too short for me"):
+    with pytest.raises(ValueError, match=r"RuntimeError \(too short for me\).*removal='freeze'"):
         ej.baselines.leave_one_out(ej.BlackBox(failing), frames, np.float32([0.5, 0.5]))
 
 
@@ -202,11 +202,12 @@ def test_long_sequences(rng):
 def test_few_scores_refuse_bad_input(rng):
     game, x, prior, _ = multi_scale_case(rng, 4, 3)
     cases = [
-        ((x[:0], prior), r"x: expected elements \(n >= 1\) first"),
+        ((x[:0], prior), r"x: expected at least one element \(n >= 1\)"),
         ((x * np.nan, prior), "x: expected finite values"),
         ((x[:, :2], prior), "x: expected shape"),
         ((x, prior[:2]), "prior: expected shape"),
         ((x, prior * np.inf), "prior: expected finite values"),
+        ((x, 2 * prior), "prior: expected a sum of 1"),
     ]
     for args, match in cases:
         for f in (ej.baselines.leave_one_out, ej.baselines.leave_one_in):

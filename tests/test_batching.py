@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.blocks import compiled_block
-from tests.games_for_tests import multi_scale_case, random_heads
+from esv_jax.explanations import block_program
+from esv_jax.games.scoring import score_rows
+from esv_jax.subsequences import make_lattice
+from tests.games_for_tests import multi_scale_case, n_programs, random_heads
 
 
 @pytest.fixture
@@ -126,17 +128,17 @@ def test_compiled_programs_are_few(rng):
     game, _, prior, _ = multi_scale_case(rng, 4, 2, d=7)  # shapes of no other test
     xs = rng.normal(size=(12, 32, 7)).astype(np.float32)
     estimator = ej.Constructive(3, 1)
-    run = compiled_block(estimator, False)
-    before = run._cache_size()
+    name = ("block", estimator, False)
+    before = n_programs(game, name)
     ej.explain_batch(
         game, xs, np.arange(20, 32), prior=prior, estimator=estimator, key=jax.random.key(0)
     )
-    assert run._cache_size() - before == 2  # 24 and 32
-    exact = compiled_block(ej.Exact(), False)
-    before = exact._cache_size()
+    assert n_programs(game, name) - before == 2  # 24 and 32
+    exact = ("block", ej.Exact(), False)
+    before = n_programs(game, exact)
     for _ in range(3):
         ej.explain_batch(game, xs[:, :5], [3, 4, 5] * 4, prior=prior, estimator=ej.Exact())
-    assert exact._cache_size() - before == 3
+    assert n_programs(game, exact) - before == 3
 
 
 def test_a_single_batch_axis_is_required(case):
@@ -181,7 +183,7 @@ def test_a_batch_is_indexed_like_a_list(case):
     np.testing.assert_array_equal(batch[-1].values, batch[6].values)
     with pytest.raises(IndexError):
         batch[7]
-    with pytest.raises(ValueError, match="expected a batch"):
+    with pytest.raises(TypeError, match="expected a batch"):
         batch[0][0]
     assert jnp.ndim(batch.evidential_score(1)) == 1
 
@@ -232,13 +234,15 @@ def test_sequences_side_by_side_are_those_of_vmap(rng, x64, n, n_max, n_hidden):
     heads = ej.models.stack_heads(random_heads(rng, n_max, n_hidden=n_hidden))
     game, xs = ej.MultiScale(heads), jnp.asarray(rng.normal(size=(5, n, 3)))
     prior = jnp.asarray(rng.dirichlet(np.ones(4)))
-    together = jax.jit(ej.Exact().side_by_side)(game, xs, prior)
-    explain_alone = jax.jit(ej.Exact().__call__)
+    run = jax.jit(block_program(ej.Exact(), True))
+    lengths = jnp.full(5, n)
+    together = run(game, xs, prior, None, lengths, None)
     for i in range(5):
-        alone = explain_alone(game, xs[i], prior)
+        alone = ej.explain(game, xs[i], prior=prior)
         for name in ("values", "scores", "marginals", "prior"):
             np.testing.assert_allclose(
                 getattr(together, name)[i], getattr(alone, name), rtol=0, atol=1e-13
             )
         assert int(together.n_evaluations[i]) == alone.n_evaluations
-    assert ej.Exact().side_by_side(game, jnp.zeros((2, 11, 3)), prior) is None
+    assert isinstance(score_rows(game, xs[0], make_lattice(n)), list)
+    assert callable(score_rows(game, jnp.zeros((11, 3)), make_lattice(11)))  # one by one

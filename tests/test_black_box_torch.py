@@ -124,7 +124,7 @@ def test_a_torch_model_that_fails_midway_goes_on_from_there(network, frames):
             ej.explain(game, frames, prior=PRIOR)
         result = ej.explain(game, frames, prior=PRIOR)
         expected = exact_by_loops(lambda clip: inner(clip[None])[0], frames)
-    assert sum(calls) == 31 + 1 and len(failed) == 1
+    assert sum(calls) == 31 + 2 and len(failed) == 1
     np.testing.assert_allclose(result.values, expected, atol=1e-5)
 
 
@@ -159,7 +159,7 @@ def test_a_flax_video_model(flax_model, frames):
     expected = exact_by_loops(lambda clip: fn(clip[None])[0], frames)
     np.testing.assert_allclose(result.values, expected, atol=1e-5)
     assert {s for _, s in shapes} == set(range(1, N + 1))  # clips of one length together
-    assert game.counts == (N, 31)  # a batch per length
+    assert game.counts == (N + 1, 31 + 1)  # a batch per length, and the whole one again
 
 
 @pytest.mark.parametrize("removal", ["zeros", "freeze", "mean"])

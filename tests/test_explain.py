@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
+from esv_jax.estimators import GameInfo
+from esv_jax.games.scoring import memory_of
 from tests.games_for_tests import TableGame, as_float32, multi_scale_case
 
 
@@ -84,27 +86,14 @@ def test_gradients_reach_the_heads(rng, x64):
 
 
 @dataclasses.dataclass(frozen=True)
-class Counting:
+class Counting(ej.Exact):
     """Exact, counting how often it is traced."""
 
     traces: ClassVar[list] = []
-    needs_key: ClassVar[bool] = False
-    plan_type: ClassVar[None] = None
-    pads: ClassVar[bool] = False
-    draws_per_sequence: ClassVar[bool] = False
 
-    def prepare(self, game, x, key):
-        return None
-
-    def doubled(self):
-        return None
-
-    def __call__(self, game, x, prior, **kwargs):
-        self.traces.append(x.shape)
-        return ej.Exact()(game, x, prior, **kwargs)
-
-    def cost(self, game, x):
-        return ej.Exact().cost(game, x)
+    def estimate(self, drawn, scores, prior, info, length=None):
+        self.traces.append(info.n)
+        return super().estimate(drawn, scores, prior, info, length)
 
 
 def test_a_second_sequence_compiles_nothing(rng, case):
@@ -183,12 +172,11 @@ def test_plan_cost_counts(case):
 
 def test_plan_cost_follows_the_memory_taken():
     """XLA's own count of temporary memory is near, where memory matters."""
-    from esv_jax.front_door import compiled
-
     rng = np.random.default_rng(0)
     game, x, prior, _ = multi_scale_case(rng, 16, 4, c=50)
     x, prior = jnp.asarray(x, jnp.float32), jnp.asarray(prior, jnp.float32)
-    program = compiled(ej.Exact(), False).lower(game, x, prior, None, None).compile()
+    ej.explain(game, x, prior=prior, marginals=False)
+    program = memory_of(game)[ej.Exact(), False].lower(game, x, prior, None, None).compile()
     taken = program.memory_analysis().temp_size_in_bytes
     assert 0.5 < ej.plan_cost(game, x).n_bytes / taken < 2
 
@@ -297,7 +285,7 @@ def test_too_large_for_the_memory(case):
         (
             lambda: ej.VariableLength(lambda x, m: x, link="softmx"),
             ValueError,
-            "link: expected one of 'softmax', 'identity', got 'softmx'. Did you mean 'softmax'",
+            "link: expected one of 'softmax', .*, got 'softmx'. Did you mean 'softmax'",
         ),
         (
             lambda: ej.AverageConsensus(jnp.ones((3, 2)), jnp.ones(3)),
@@ -387,8 +375,107 @@ def test_bad_tolerances():
         ej.explain(game, x, prior=prior, estimator=once, key=key, tolerance=0.1)
     with pytest.raises(ValueError, match="confidence: expected a share"):
         ej.explain(game, x, prior=prior, tolerance=0.1, confidence=1.0)
-    plan = ej.Surrogate(16).prepare(game, x, key)
+    plan = ej.Surrogate(16).draw(key, GameInfo.of(game, 6))
     with pytest.raises(ValueError, match="plan: expected None beside a tolerance"):
         ej.explain(game, x, prior=prior, plan=plan, tolerance=0.1)
     with pytest.raises(ValueError, match="tolerance: expected None while tracing"):
         jax.jit(lambda x: ej.explain(game, x, prior=prior, tolerance=0.1).values)(x)
+
+
+def linear_game(c=3):
+    return ej.VariableLength(lambda x, mask: jnp.tanh((x * mask.astype(x.dtype)[:, None]).sum(0)))
+
+
+def test_a_tolerance_out_of_reach_ends_with_the_best_result(rng):
+    """Distinct subsequences, evaluations and memory each end the rounds."""
+    game, x, prior, _ = multi_scale_case(rng, 9, 3)
+    x, key = x.astype(np.float32), jax.random.key(0)
+    out_of_reach = {"prior": prior, "key": key, "tolerance": 1e-12}
+    everything = 9 + 36 + 84
+    for estimator in (ej.Surrogate(pool=16, base=32), ej.Constructive(16, 2)):
+        att = ej.explain(game, x, estimator=estimator, **out_of_reach)
+        assert att.within_tolerance is False and np.isfinite(att.values).all()
+        assert int(att.n_evaluations) == everything
+    batch = ej.explain_batch(
+        game, [x, x[:7]], estimator=ej.Surrogate(pool=16, base=32), **out_of_reach
+    )
+    assert not batch.within_tolerance.any()
+    assert batch.n_evaluations.tolist() == [everything, 7 + 21 + 35]
+    first = ej.explain(game, x, prior=prior, key=key, estimator=ej.Constructive(16, 2))
+    little = 1.5 * ej.plan_cost(game, x, ej.Constructive(16, 2)).n_bytes
+    att = ej.explain(game, x, estimator=ej.Constructive(16, 2), max_bytes=little, **out_of_reach)
+    assert att.within_tolerance is False
+    np.testing.assert_array_equal(att.values, first.values)
+
+
+def test_evaluations_never_exceed_their_limit(rng):
+    heads, x, prior, _ = multi_scale_case(rng, 16, 4)
+    x, key = x.astype(np.float32), jax.random.key(0)
+    att = ej.explain(heads, x, prior=prior, key=key, max_evaluations=150)
+    assert not att.exact and 100 < int(att.n_evaluations) <= 150
+    rows, uniform = linear_game(), np.full(3, 1 / 3)
+    att = ej.explain(rows, x[:, :3], prior=uniform, key=key, max_evaluations=75)
+    assert 60 < int(att.n_evaluations) <= 75
+    limited = ej.explain(
+        rows, x[:, :3], prior=uniform, key=key, max_evaluations=75, tolerance=1e-9,
+        estimator=ej.SizeRegression(40),
+    )  # fmt: skip
+    assert int(limited.n_evaluations) <= 75 and limited.within_tolerance is False
+    with pytest.raises(ValueError, match=r"max_evaluations: expected at least 513 evaluations"):
+        ej.explain(
+            rows, x[:, :3], prior=uniform, key=key, max_evaluations=75,
+            estimator=ej.SizeRegression(512),
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="expected enough evaluations to explain 16 elements"):
+        ej.explain(rows, x[:, :3], prior=uniform, key=key, max_evaluations=9)
+    with pytest.raises(ValueError, match="max_evaluations: expected an integer >= 1"):
+        ej.explain(rows, x[:, :3], prior=uniform, max_evaluations=0)
+    assert ej.plan_cost(rows, x[:, :3], max_evaluations=75).n_evaluations <= 75
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "match"),
+    [
+        ({"classes": [1]}, ValueError, r"tolerance: expected a half width beside classes"),
+        ({"confidence": 0.9}, ValueError, "tolerance: expected a half width beside confidence"),
+        ({"tolerance": 0.1, "classes": [5]}, ValueError, "classes: expected an index in 0..3, got"),
+        ({"tolerance": 0.1, "classes": [-1]}, ValueError, "classes: expected an index in 0..3"),
+        ({"tolerance": 0.1, "classes": [True]}, TypeError, "classes: expected an integer"),
+        ({"tolerance": 0.1, "classes": []}, ValueError, "classes: expected at least one class"),
+        ({"key": 0}, TypeError, "key: expected a typed PRNG key, got int"),
+        ({"key": jnp.zeros(2, jnp.uint32)}, TypeError, "key: expected a typed PRNG key"),
+    ],
+)
+def test_no_argument_is_ignored(case, asked, error, match):
+    game, x, prior = case
+    with pytest.raises(error, match=match):
+        ej.explain(game, x, prior=prior, **asked)
+    with pytest.raises(error, match=match):
+        ej.explain_batch(game, [x, x], prior=prior, **asked)
+
+
+@pytest.mark.parametrize("n_max", [2, 6])
+@pytest.mark.parametrize("unseen", ["skip", "zero"])
+def test_a_plan_without_the_whole_sequence_is_refused(rng, n_max, unseen):
+    game, x, prior, _ = multi_scale_case(rng, 3, n_max)
+    x = x.astype(np.float32)
+    scales = [np.eye(3, dtype=bool), ~np.eye(3, dtype=bool), np.ones((1, 3), bool)]
+    estimator = ej.Constructive(unseen=unseen)
+    whole = ej.SubsequencePlan.from_membership([scales])
+    full = ej.explain(game, x, prior=prior, estimator=estimator, plan=whole)
+    exact = ej.explain(game, x, prior=prior)
+    np.testing.assert_allclose(full.scores, exact.scores, atol=1e-6)
+    without = ej.SubsequencePlan.from_membership([scales[:2] + [np.zeros((0, 3), bool)]])
+    with pytest.raises(ValueError, match="plan: expected the whole sequence at scale 3"):
+        ej.explain(game, x, prior=prior, estimator=estimator, plan=without)
+    rows = ej.VariableLength(lambda x, mask: (x * mask.astype(x.dtype)[:, None]).sum(0))
+    with pytest.raises(ValueError, match="plan: expected the whole sequence at scale 3"):
+        ej.explain(rows, x, prior=np.full(3, 1 / 3), estimator=estimator, plan=without)
+
+
+def test_a_whole_sequence_without_parents_beyond_the_heads_is_refused(rng):
+    game, x, prior, _ = multi_scale_case(rng, 3, 1)
+    scales = [np.eye(3, dtype=bool), np.zeros((0, 3), bool), np.ones((1, 3), bool)]
+    plan = ej.SubsequencePlan.from_membership([scales])
+    with pytest.raises(ValueError, match="plan: expected a sampled parent of every subsequence"):
+        ej.explain(game, x.astype(np.float32), prior=prior, plan=plan)

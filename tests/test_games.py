@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 import esv_jax as ej
 from esv_jax.estimators import scale_sums
-from esv_jax.games import direct_logits, make_game
-from esv_jax.games.recurrence import own_share, parent_share
+from esv_jax.games import Tile, direct_logits, make_game
+from esv_jax.games.scoring import score_rows
 from esv_jax.subsequences import make_lattice
+from esv_jax.subsequences.lattice import recurrence_shares
 from tests.games_for_tests import multi_scale_case, random_prior
 from tests.reference import plain
 
@@ -26,17 +27,23 @@ def table_of(game, x, lattice):
 
     def visit(tiles, tile):
         place, table = tiles
-        table = jax.lax.dynamic_update_slice_in_dim(table, tile.logits[None], place, 0)
+        table = jax.lax.dynamic_update_slice_in_dim(table, tile.table[None], place, 0)
         return place + 1, table
 
     @jax.jit
     def all_tiles(game, x):
-        shape = (lattice.n_tiles, lattice.n_lows, lattice.tile_width, game.n_classes(x))
-        empty = jnp.zeros(shape, game.dtype(x))
-        return game.fold_lattice(x, lattice, visit, (jnp.zeros((), jnp.int32), empty))[1]
+        out = game.output(x)
+        shape = (lattice.n_tiles, lattice.n_lows, lattice.tile_width, *out.shape)
+        empty = jnp.zeros(shape, out.dtype)
+        start = (jnp.zeros((), jnp.int32), empty)
+        if lattice.n_top:
+            return game.fold_lattice(x, lattice, visit, start)[1]
+        logits = jnp.concatenate(game.all_logits(x[None], lattice))
+        tile = Tile(logits, 0, jnp.zeros((1, 0), bool), jnp.ones(1, bool))
+        return visit(start, tile)[1]
 
     tiles = all_tiles(game, x)
-    table = np.zeros((2**lattice.n, game.n_classes(x)))
+    table = np.zeros((2**lattice.n, *game.output(x).shape))
     codes = lattice.codes()
     table[codes[codes >= 0]] = np.asarray(tiles)[codes >= 0]
     return table
@@ -77,11 +84,11 @@ def test_recurrence_is_the_definition(rng, n, n_max):
 def test_shares_are_those_of_equation_9():
     """f^n = [own + (n - 1) mean of parents] / n up to n_max, the mean alone beyond."""
     s = np.arange(1, 9)
-    own, parent = own_share(s, 5), parent_share(s, 5)
+    own, parent = recurrence_shares(s, 5)
     np.testing.assert_allclose(own, [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 0, 0, 0])
     np.testing.assert_allclose(own + s * parent, 1)
     np.testing.assert_allclose((s * parent)[:5], [0, 1 / 2, 2 / 3, 3 / 4, 4 / 5])
-    assert own_share(np.array(0), 5) == parent_share(np.array(0), 5) == 0
+    assert recurrence_shares(np.array(0), 5) == (0, 0)
 
 
 @pytest.mark.parametrize("link", ["softmax", "identity"])
@@ -97,12 +104,21 @@ def test_values_are_shapley_values_of_the_definition(rng, link):
     np.testing.assert_allclose(att.scores, table[-1], atol=1e-12)
 
 
+def as_fold(game, x, lattice):
+    """The fold over the lattice's scores, also where one tile holds them."""
+    scores = score_rows(game, x, lattice)
+    if callable(scores):
+        return scores
+    tile = Tile(jnp.concatenate(scores)[:, None], 0, jnp.zeros((1, 0), bool), jnp.ones(1, bool))
+    return lambda visit, carry: visit(carry, tile)
+
+
 @pytest.mark.parametrize("split", [(1, 1), (2, 3), (4, 1), (4, 9), (7, 1)])
 def test_every_split_gives_the_same_values(rng, split):
     game, x, prior, _ = multi_scale_case(rng, 7, 3)
     x, prior = jnp.asarray(x), jnp.asarray(prior)
     base, other = (
-        jax.jit(lambda x, lattice=lattice: scale_sums(game, x, prior, lattice))(x)
+        jax.jit(lambda x, lattice=lattice: scale_sums(as_fold(game, x, lattice), prior, lattice))(x)
         for lattice in (make_lattice(7), make_lattice(7, *split))
     )
     for a, b in zip(base, other, strict=True):

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.games import direct_logits, group_elements
-from esv_jax.games.chosen import choose_rows, chosen_logits
+from esv_jax.games import Grouped, direct_logits, score
 from esv_jax.gradients import (
     RULES,
     grad_cam,
@@ -468,7 +467,7 @@ def test_score_function_is_the_whole_sequences_score(rng, x64):
     direct = jax.jit(direct_logits)(game.heads, x)
     np.testing.assert_allclose(jax.jit(logits)(x), direct, atol=1e-14)
     mean = ej.AverageConsensus(rng.normal(size=(x.shape[1], C)), rng.normal(size=C))
-    masked = ej.VariableLength(lambda x, mask: mean.row_logits(x, mask[None])[0])
+    masked = ej.VariableLength(lambda x, mask: mean.subset_logits(x, mask[None])[0])
     for other in (mean, masked):
         scores = ej.explain(other, x, prior=np.full(C, 1 / C)).scores
         np.testing.assert_allclose(score_function(other)(x), scores, atol=1e-14)
@@ -477,8 +476,8 @@ def test_score_function_is_the_whole_sequences_score(rng, x64):
 def test_gradients_of_the_definition_are_those_of_the_recurrence(rng, x64):
     """Eq. (8) and Eq. (9) agree, and so do their gradients."""
     game, x, _, _ = multi_scale_case(rng, 5, 3)
-    whole = choose_rows(game, np.ones((1, 5), bool))
-    slow = gradient(jax.jit(lambda x: chosen_logits(game, x, whole)[0]), x)
+    logits = ej.MultiScale(game.heads, link="identity")
+    slow = gradient(lambda x: score(logits, x, np.ones((1, 5), bool), jnp.zeros(C))[0], x)
     fast = gradient(jax.jit(score_function(game, "identity")), x)
     np.testing.assert_allclose(fast, slow, atol=1e-13)
 
@@ -496,7 +495,7 @@ def test_games_that_have_no_gradient_are_refused(rng):
     with pytest.raises(TypeError, match=r"game: expected a game that JAX can diff.* got BlackBox"):
         score_function(box)
     mean = ej.AverageConsensus(np.ones((D, C), np.float32), np.ones(C, np.float32))
-    grouped, _ = group_elements(mean, jnp.asarray(x), np.array([0, 0, 1, 1]))
+    grouped = Grouped(mean, x)
     with pytest.raises(TypeError, match=r"got Grouped. Explain its elements"):
         score_function(grouped)
     with pytest.raises(TypeError, match=r"got Silent. Write its score as a function of x"):

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.estimators.owen import n_owen_terms, owen_from, owen_terms
-from esv_jax.games.chosen import Places, choose_rows, chosen_logits, scores_rows
-from esv_jax.games.grouped import group_elements
-from esv_jax.grouping import expect_groups
-from esv_jax.groups import compiled, owen_values
+from esv_jax.games import Grouped, ScaleGame, SubsetGame, score
+from esv_jax.games.grouped import group_labels, group_members
+from esv_jax.groups import as_players, n_owen_terms, owen_terms, owen_values
 from esv_jax.interactions import pairwise_interactions
-from esv_jax.subsequences import make_lattice, membership
-from tests.games_for_tests import TableGame, multi_scale_case, random_prior
+from esv_jax.subsequences import membership
+from tests.games_for_tests import TableGame, multi_scale_case, n_programs, random_prior
 from tests.reference import interactions as twin
 from tests.reference import plain
 
@@ -45,39 +43,37 @@ def average_case(rng, n, d=3, c=4):
     return ej.AverageConsensus(w, b), ej.VariableLength(apply), x, random_prior(rng, c), w, b
 
 
-def test_which_games_score_rows_on_their_own(rng):
-    average, variable, *_ = average_case(rng, 3)
-    assert scores_rows(average) and scores_rows(variable)
-    game, x, _, _ = multi_scale_case(rng, 3, 2)
-    assert not scores_rows(game)
-    grouped, _ = group_elements(game, jnp.asarray(x), np.array([0, 0, 1]))
-    assert not scores_rows(grouped)  # its scores take a pass
+def test_kinds_of_games(rng):
+    average, variable, x, *_ = average_case(rng, 3)
+    heads, *_ = multi_scale_case(rng, 3, 2)
+    black_box = ej.BlackBox(lambda clips: clips.mean(1))
+    grouped = Grouped(variable, jnp.asarray(x))
+    for game in (average, variable, black_box, grouped, TableGame(jnp.ones((8, 2)))):
+        assert isinstance(game, SubsetGame) and not isinstance(game, ScaleGame)
+    assert isinstance(heads, ScaleGame) and not isinstance(heads, SubsetGame)
+    assert not isinstance(ej.Exact(), SubsetGame | ScaleGame)
 
 
-@pytest.mark.parametrize(("n", "split"), [(4, ()), (6, (1, 1)), (6, (3, 7)), (11, ())])
-def test_chosen_rows_are_those_of_the_whole_table(rng, n, split):
-    game, x, _, heads = multi_scale_case(rng, n, 3)
-    lattice = make_lattice(n, *split)
-    every = membership(np.arange(2**n), n)
-    whole = choose_rows(game, every, lattice)
-    assert isinstance(whole, Places) and whole.found.shape == (2**n,)
-    table = jax.jit(lambda x: chosen_logits(game, x, whole, lattice))(x)
-    codes = rng.integers(1, 2**n, size=9)  # in any order, some repeated
-    codes[3] = codes[0]
-    chosen = choose_rows(game, every[codes], lattice)
-    some = jax.jit(lambda x: chosen_logits(game, x, chosen, lattice))(x)
-    np.testing.assert_allclose(some, table[codes], atol=1e-14)
-    expected = [plain.multi_scale(heads, x, plain.elements_of(code, n)) for code in codes]
-    np.testing.assert_allclose(some, expected, atol=1e-12)
-
-
-def test_rows_scored_alone_come_in_blocks(rng):
-    average, variable, x, _, w, b = average_case(rng, 12)
-    member = membership(rng.integers(1, 2**12, size=1500), 12)
-    expected = [plain.average(w, b, x, np.flatnonzero(row)) for row in member]
-    for game in (average, variable):
-        found = chosen_logits(game, jnp.asarray(x), choose_rows(game, member))
+@pytest.mark.parametrize("n", [4, 6, 11])
+def test_scores_of_a_few_subsequences_are_the_definition(rng, n):
+    game, x, prior, heads = multi_scale_case(rng, n, 3)
+    codes = rng.integers(1, 2**n, size=9)  # in any order, some repeated, one empty
+    codes[3], codes[5] = codes[0], 0
+    some = score(game, x, membership(codes, n), prior)
+    for code, found in zip(codes, some, strict=True):
+        logits = plain.multi_scale(heads, x, plain.elements_of(code, n)) if code else None
+        expected = plain.softmax(logits) if code else prior
         np.testing.assert_allclose(found, expected, atol=1e-12)
+    alone = score(game, np.tile(x, (7, 1)), np.eye(7 * n, dtype=bool)[:n], prior)  # first head
+    np.testing.assert_allclose(alone, score(game, x, np.eye(n, dtype=bool), prior), atol=1e-12)
+
+
+def test_scores_come_in_blocks(rng):
+    average, variable, x, prior, w, b = average_case(rng, 12)
+    member = membership(rng.integers(1, 2**12, size=1500), 12)
+    expected = [plain.softmax(plain.average(w, b, x, np.flatnonzero(row))) for row in member]
+    for game in (average, variable):
+        np.testing.assert_allclose(score(game, x, member, prior), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("groups", PARTITIONS)
@@ -178,7 +174,7 @@ def test_interactions_of_groups(rng):
     game, x, prior, heads = multi_scale_case(rng, 6, 3)
     groups = PARTITIONS[2]
     table = plain.table(lambda e: plain.softmax(plain.multi_scale(heads, x, e)), prior, 6)
-    grouped, sequence = group_elements(game, jnp.asarray(x), expect_groups(groups, 6))
+    grouped, sequence, _ = as_players(game, x, jnp.asarray(prior), groups, "auto", None)
     found = pairwise_interactions(grouped, sequence, prior=prior)
     expected = twin.interactions(twin.union_table(table, groups))
     np.testing.assert_allclose(found, expected, atol=1e-12)
@@ -186,7 +182,8 @@ def test_interactions_of_groups(rng):
 
 def test_groups_within_groups(rng):
     game, x, prior, _ = multi_scale_case(rng, 6, 3)
-    inner, sequence = group_elements(game, jnp.asarray(x), np.array([0, 0, 1, 2, 2, 3]))
+    labels = [0, 0, 1, 2, 2, 3]
+    inner, sequence, _ = as_players(game, x, jnp.asarray(prior), labels, "auto", None)
     outer = group_values(inner, sequence, [0, 0, 1, 1], prior=prior)
     direct = group_values(game, x, [0, 0, 0, 1, 1, 1], prior=prior)
     np.testing.assert_allclose(outer.values, direct.values, atol=1e-12)
@@ -224,11 +221,8 @@ def test_traces_gradients_and_batches(rng):
     traced = jax.jit(lambda x: group_values(game, x, labels, prior=prior).values)(x)
     np.testing.assert_allclose(traced[2], owen[4], atol=1e-12)
 
-    member, weight = owen_terms(np.array(labels))
-    chosen = choose_rows(game, member)
-
     def values(x):
-        return owen_from(game, x, jnp.asarray(prior), chosen, jnp.asarray(weight), 7)[0]
+        return owen_values(game, x, labels, prior=prior).values
 
     step = 1e-6 * rng.normal(size=x.shape)
     batch = jax.jit(jax.vmap(values))(np.stack([x, x + step, x - step]))
@@ -241,9 +235,9 @@ def test_traces_gradients_and_batches(rng):
 def test_another_grouping_of_like_sizes_compiles_nothing(rng):
     game, x, prior, _ = multi_scale_case(rng, 6, 2, c=5)
     owen_values(game, x, [0, 0, 1, 1, 2, 2], prior=prior)
-    size = compiled()._cache_size()
+    size = n_programs(game, "score")
     owen_values(game, x, [0, 1, 1, 0, 2, 2], prior=prior)
-    assert compiled()._cache_size() == size
+    assert n_programs(game, "score") == size > 0
 
 
 @pytest.mark.parametrize(
@@ -257,7 +251,7 @@ def test_another_grouping_of_like_sizes_compiles_nothing(rng):
     ],
 )
 def test_groups_may_be_labels_or_lists(groups, labels):
-    found = expect_groups(groups, 4)
+    found = group_labels(groups, 4)
     np.testing.assert_array_equal(found, labels)
     assert found.dtype == np.int64
 
@@ -285,7 +279,7 @@ def test_groups_may_be_labels_or_lists(groups, labels):
 )
 def test_messages_about_groups(groups, kind, match):
     with pytest.raises(kind, match=match):
-        expect_groups(groups, 4)
+        group_labels(groups, 4)
 
 
 def test_messages_about_size(rng):
@@ -318,9 +312,9 @@ def test_messages_about_size(rng):
         match=r"groups: expected at most 262,144 .* got 1,073,741,824 for 30 elements in 1 groups",
     ):
         owen_values(average, long, [0] * 30, prior=long_prior)
-    with pytest.raises(ValueError, match=r"x: expected at most 24 elements for exact values"):
+    with pytest.raises(ValueError, match=r"x: expected at most 24 elements to enumerate"):
         group_values(average, long, np.arange(30), prior=long_prior, estimator=ej.Exact())
-    grouped, sequence = group_elements(average, jnp.asarray(long), np.arange(30) // 3)
+    grouped, sequence = Grouped(average, long), group_members(np.arange(30) // 3)
     with pytest.raises(ValueError, match=r"x: expected groups of shape \(g, n\) = \(g, 30\)"):
         ej.explain(grouped, sequence[:, :4], prior=long_prior)
 

@@ -18,17 +18,18 @@ PACKAGE = Path(esv_jax.__file__).parent
 
 # A module may import its own room, the rooms of lower floors, and those to its right.
 FLOORS = (
-    ("cli", "dashboard", "report"),  # people
+    ("cli", "dashboard", "report"),
     ("sweeps",),
-    ("groups", "interactions", "front_door", "batching"),
-    ("grouping",),
-    ("boundary", "blocks"),
-    ("results", "plots", "maps"),  # what becomes of explanations
-    ("estimators", "perturbation", "relevance", "gradients", "metrics", "baselines"),
+    ("results", "plots", "maps"),
+    ("interactions", "explanations"),
+    ("groups",),
+    ("perturbation", "relevance", "gradients", "metrics", "baselines"),
+    ("inputs",),
+    ("estimators",),
     ("games",),
     ("checkpoints", "models", "data"),  # neighbours: they have never heard of explanations
-    ("attribution", "notebook", "subsequences", "links", "blur", "strided"),
-    ("records", "files", "extras", "checks", "looks"),
+    ("attribution", "notebook", "subsequences", "blur", "strided"),
+    ("records", "files", "extras", "checks", "looks", "links"),
 )
 ROOMS = [room for floor in FLOORS for room in floor]
 
@@ -167,7 +168,7 @@ def test_imports_point_down():
         ("games", "def f():\n    from esv_jax.estimators.exact import Exact", True),
         ("games", "if TYPE_CHECKING:\n    from esv_jax import results", True),
         ("games", "importlib.import_module('esv_jax.plots')", True),
-        ("games", "import esv_jax.front_door as f", True),
+        ("games", "import esv_jax.explanations as f", True),
         ("games", "from esv_jax import Exact", True),
         ("games", "import esv_jax", True),
         ("data", "from esv_jax import models", True),

@@ -1,8 +1,6 @@
 """Orders of arrival: unbiased, efficient, with errors that shrink as they should."""
 
-import dataclasses
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,30 +8,11 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.estimators.permutation import PermutationSampling, _gains
+from esv_jax.estimators import GameInfo
+from esv_jax.estimators.permutation import PermutationSampling
 from esv_jax.games.black_box import BlackBox
-from esv_jax.records import register_record, static_field
-from tests.games_for_tests import multi_scale_case
+from tests.games_for_tests import TableGame, multi_scale_case, steps
 from tests.reference import plain
-
-
-@register_record
-@dataclasses.dataclass(frozen=True)
-class RowTable:
-    """A game given by its scores, (2**n, C); row = code."""
-
-    table: Any
-    link: str = static_field(default="identity")
-
-    def dtype(self, x):
-        return self.table.dtype
-
-    def n_classes(self, x):
-        return self.table.shape[1]
-
-    def row_logits(self, x, member):
-        bits = jnp.asarray(2 ** np.arange(member.shape[1]), jnp.int32)
-        return self.table[(member.astype(jnp.int32) * bits[None, :]).sum(1)]
 
 
 def members(n):
@@ -64,7 +43,7 @@ def attention_table(n, c, seed, d=8, h=16):
 
 def estimate(table, permutations, key):
     x = jnp.zeros((len(table).bit_length() - 1, 1))
-    return PermutationSampling(permutations)(RowTable(table), x, table[0], key=key)
+    return steps(PermutationSampling(permutations), TableGame(table), x, table[0], key)
 
 
 def runs(table, permutations, seeds):
@@ -82,13 +61,24 @@ def plain_gains(table, order):
     return values
 
 
+def of_orders(table, orders):
+    """The estimate from given orders (P, n), in the place of drawn ones."""
+    n = orders.shape[1]
+    arrival = np.argsort(orders, axis=1)[:, None]
+    prefix = arrival <= np.arange(n - 1)[None, :, None]
+    rows = np.concatenate([np.stack([prefix, ~prefix]).reshape(-1, n), np.ones((1, n), bool)])
+    scores = table[rows @ (1 << np.arange(n))]
+    estimator = PermutationSampling(len(orders))
+    info = GameInfo(n, n, False, "identity")
+    return estimator.estimate(jnp.asarray(rows), jnp.asarray(scores), jnp.asarray(table[0]), info)
+
+
 def test_one_order_is_a_plain_walk_there_and_back():
     n = 5
     table = np.random.default_rng(0).normal(size=(2**n, 2)).astype(np.float32)
     orders = np.array([[3, 0, 4, 2, 1], [0, 1, 2, 3, 4]])
-    game, x = RowTable(jnp.asarray(table)), jnp.zeros((n, 1))
-    ours = _gains(game, x, game.table[0], game.table[-1], jnp.asarray(orders))
-    for order, values in zip(orders, ours, strict=True):
+    for order in orders:
+        values = of_orders(table, order[None]).values
         expected = (plain_gains(table, order) + plain_gains(table, order[::-1])) / 2
         np.testing.assert_allclose(values, expected, atol=1e-6)
 
@@ -96,9 +86,7 @@ def test_one_order_is_a_plain_walk_there_and_back():
 def test_all_orders_are_the_shapley_value():
     n = 4
     table = np.random.default_rng(1).normal(size=(2**n, 2)).astype(np.float32)
-    orders = jnp.asarray(list(itertools.permutations(range(n))))
-    game, x = RowTable(jnp.asarray(table)), jnp.zeros((n, 1))
-    values = _gains(game, x, game.table[0], game.table[-1], orders).mean(0)
+    values = of_orders(table, np.array(list(itertools.permutations(range(n))))).values
     np.testing.assert_allclose(values, plain.shapley_by_weights(table), atol=1e-6)
 
 
@@ -154,7 +142,7 @@ def test_a_black_box_and_its_twin_agree(rng):
     inside = ej.explain(game, x, **kwargs)
     other = ej.explain(outside, x, **kwargs)
     np.testing.assert_allclose(inside.values, other.values, atol=2e-6)
-    assert outside.counts.clips == int(other.n_evaluations)
+    assert outside.counts.clips == int(other.n_evaluations) + 1  # the whole one twice
     assert ej.plan_cost(game, x, PermutationSampling(9)).n_evaluations == 2 * 9 * 7 + 1
 
 
@@ -163,8 +151,9 @@ def test_what_cannot_be_done_is_refused(rng):
     key = jax.random.key(0)
     with pytest.raises(TypeError, match="combine scales"):
         ej.explain(game, x, prior=prior, estimator=PermutationSampling(2), key=key)
-    table = RowTable(jnp.asarray(smooth_table(4, 2, 0)))
+    table, info = jnp.asarray(smooth_table(4, 2, 0)), GameInfo(4, 4, False, "identity")
+    drawn = PermutationSampling(2).draw(key, info)
     with pytest.raises(ValueError, match="length: expected 4"):
-        PermutationSampling(2)(table, jnp.zeros((4, 1)), table.table[0], key=key, length=3)
+        PermutationSampling(2).estimate(drawn, table[: len(drawn)], table[0], info, 3)
     with pytest.raises(ValueError, match="permutations"):
         PermutationSampling(0)

@@ -13,16 +13,20 @@ import esv_jax as ej
 from esv_jax.estimators.pair_plan import draw_pairs, make_pair_plan
 from esv_jax.estimators.size_regression import SizeRegression
 from esv_jax.games.black_box import BlackBox
-from tests.games_for_tests import multi_scale_case
+from tests.games_for_tests import TableGame, multi_scale_case, steps
 from tests.reference import plain
-from tests.test_permutation import RowTable, attention_table, smooth_table
+from tests.test_permutation import attention_table, smooth_table
 
 
 @functools.cache
 def compiled(budget):
     return jax.jit(
-        lambda table, key: SizeRegression(budget)(
-            RowTable(table), jnp.zeros((len(table).bit_length() - 1, 1)), table[0], key=key
+        lambda table, key: steps(
+            SizeRegression(budget),
+            TableGame(table),
+            jnp.zeros((len(table).bit_length() - 1, 1)),
+            table[0],
+            key,
         )
     )
 
@@ -218,7 +222,7 @@ def test_any_row_wise_game_will_do(rng):
         before = outside.counts.clips
         other = ej.explain(outside, x, **kwargs)
         np.testing.assert_allclose(inside.values, other.values, atol=2e-6)
-        assert outside.counts.clips - before == int(other.n_evaluations)
+        assert outside.counts.clips - before == int(other.n_evaluations) + 1  # the whole twice
         assert ej.plan_cost(game, x, SizeRegression(budget)).n_evaluations == other.n_evaluations
     np.testing.assert_allclose(
         inside.values, ej.explain(game, x, prior=prior, estimator=ej.Exact()).values, atol=1e-6
@@ -230,13 +234,13 @@ def test_what_cannot_be_done_is_refused(rng):
     key = jax.random.key(0)
     with pytest.raises(TypeError, match=r"Constructive\(\) or Surrogate\(\)"):
         ej.explain(game, x, prior=prior, estimator=SizeRegression(20), key=key)
-    table = RowTable(jnp.asarray(smooth_table(6, 2, 0)))
+    table = TableGame(jnp.asarray(smooth_table(6, 2, 0)))
     x = jnp.zeros((6, 1))
     with pytest.raises(ValueError, match="at least 12"):
-        SizeRegression(11)(table, x, table.table[0], key=key)
+        steps(SizeRegression(11), table, x, table.table[0], key)
     with pytest.raises(ValueError, match="length: expected 6"):
-        SizeRegression(62)(table, x, table.table[0], key=key, length=jnp.asarray(5))
+        steps(SizeRegression(62), table, x, table.table[0], key, length=jnp.asarray(5))
     with pytest.raises(ValueError, match="budget"):
         SizeRegression(0)
-    traced = jax.jit(lambda k: SizeRegression(62)(table, x, table.table[0], key=key, length=k))
+    traced = jax.jit(lambda k: steps(SizeRegression(62), table, x, table.table[0], key, length=k))
     assert np.isnan(traced(5).values).all() and np.isfinite(traced(6).values).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
+from esv_jax.estimators import GameInfo
 from esv_jax.estimators.surrogate_fit import fit_heads, mix_of_scale, polynomial, residuals
 from esv_jax.estimators.surrogate_plan import (
     CORRELATION,
@@ -15,9 +16,10 @@ from esv_jax.estimators.surrogate_plan import (
     draw_subsets,
     effect_weights,
     make_plan,
+    n_word_rows,
     pair_index,
 )
-from tests.games_for_tests import multi_scale_case
+from tests.games_for_tests import SEED, multi_scale_case
 
 
 def smooth_case(seed, n, n_max=4, c=4):
@@ -26,11 +28,16 @@ def smooth_case(seed, n, n_max=4, c=4):
     return game, x.astype(np.float32), prior
 
 
+def subsets(rng, n, k, m=100):
+    words = rng.integers(0, 2**32, size=(n_word_rows(m), n), dtype=np.uint32)
+    return draw_subsets(words, k, m)
+
+
 @pytest.mark.parametrize(
     ("n", "k", "m"), [(6, 1, 9), (6, 3, 20), (9, 4, 30), (30, 5, 50), (5, 5, 3)]
 )
 def test_subsets_are_distinct_and_of_their_size(n, k, m):
-    rows = draw_subsets(np.random.default_rng(0), n, k, m)
+    rows = subsets(np.random.default_rng(0), n, k, m)
     assert rows.shape == (min(m, math.comb(n, k)), n)
     assert (rows.sum(1) == k).all()
     assert len(np.unique(rows, axis=0)) == len(rows)
@@ -39,7 +46,7 @@ def test_subsets_are_distinct_and_of_their_size(n, k, m):
 @pytest.mark.parametrize(("n", "k", "m"), [(7, 2, 99), (7, 4, 12), (12, 5, 60)])
 def test_effects_of_additive_scores_are_read_exactly(rng, n, k, m):
     """v = a + sum of w_i: the effect of i within a size is (w_i - mean of the others)."""
-    rows = draw_subsets(rng, n, k, m)
+    rows = subsets(rng, n, k, m)
     w = rng.normal(size=n)
     others = (w.sum() - w) / (n - 1)
     effects = effect_weights(rows) @ (3 + rows @ w)
@@ -68,7 +75,7 @@ def ridge_by_one_system(plan, logits):
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_fit_is_the_ridge_of_one_system(rng, x64, order):
-    plan = make_plan(7, 5, 18, 32, order, (0, 1)).astype(jnp.float64)
+    plan = make_plan(7, 5, 18, 32, order, 0, SEED).astype(jnp.float64)
     logits = jnp.asarray(rng.normal(size=(*plan.pool_valid.shape, 3)))
     logits = jnp.where(plan.pool_valid[..., None], logits, 0)
     weights = ridge_by_one_system(plan, np.asarray(logits))
@@ -78,14 +85,14 @@ def test_the_fit_is_the_ridge_of_one_system(rng, x64, order):
         mean = np.asarray(logits[k])[valid].mean(0)
         expected = mean + np.asarray(plan.features[k])[valid] @ weights[k]
         one_head = (jnp.eye(5)[k],) * 3
-        fitted = polynomial(fit, one_head, plan.pool[k])[valid]
+        fitted = polynomial(fit, one_head, plan.member[k])[valid]
         np.testing.assert_allclose(fitted, expected, atol=2e-5)  # the plan's single precision
         left = np.asarray(residuals(plan, fit, logits)[k])[valid]
         np.testing.assert_allclose(left, np.asarray(logits[k])[valid] - expected, atol=2e-5)
 
 
 def test_small_heads_are_taken_as_they_are(rng):
-    plan = make_plan(6, 4, 18, 32, 2, (0,))
+    plan = make_plan(6, 4, 18, 32, 2, 0, SEED)
     assert plan.enumerated == (True, True, False, True)
     logits = jnp.asarray(rng.normal(size=(*plan.pool_valid.shape, 2)), jnp.float32)
     beyond = residuals(plan, fit_heads(plan, logits), logits)
@@ -96,15 +103,15 @@ def test_small_heads_are_taken_as_they_are(rng):
 def test_mixing_averages_over_parts(rng):
     """f^ms of a polynomial is the mean over scales of its mean over all parts."""
     n, n_scales, s = 6, 3, 5
-    plan = make_plan(n, n_scales, 18, 32, 2, (0,))
+    plan = make_plan(n, n_scales, 18, 32, 2, 0, SEED)
     logits = jnp.asarray(rng.normal(size=(*plan.pool_valid.shape, 2)), jnp.float32)
     fit = fit_heads(plan, logits)
-    whole = draw_subsets(rng, n, s, 100)
+    whole = subsets(rng, n, s)
     mixed = polynomial(fit, mix_of_scale(n_scales, jnp.asarray(s), jnp.float32), jnp.asarray(whole))
     for row, value in zip(whole, mixed, strict=True):
         means = []
         for k in range(1, n_scales + 1):
-            parts = draw_subsets(rng, n, k, 100)
+            parts = subsets(rng, n, k)
             inside = parts[(parts & ~row).sum(1) == 0]
             one_head = (jnp.eye(n_scales)[k - 1],) * 3
             means.append(polynomial(fit, one_head, jnp.asarray(inside)).mean(0))
@@ -199,8 +206,8 @@ def test_a_plan_is_made_once_and_may_be_passed():
     game, x, prior = smooth_case(0, 26)
     estimator = ej.Surrogate(pool=32, base=32)
     key = jax.random.key(3)
-    plan = estimator.prepare(game, x, key)
-    assert estimator.prepare(game, 2 * x, jax.random.key(3)) is plan
+    plan = estimator.draw(key, GameInfo.of(game, 26))
+    assert estimator.draw(jax.random.key(3), GameInfo.of(game, 26)) is plan
     drawn = ej.explain(game, x, prior=prior, estimator=estimator, key=key)
     passed = ej.explain(game, x, prior=prior, estimator=estimator, plan=plan)
     np.testing.assert_array_equal(drawn.values, passed.values)
@@ -259,7 +266,7 @@ def test_what_it_cannot_do_it_says():
     with pytest.raises(ValueError, match=r"x: expected at least 3 elements, got 2. Use Exact"):
         ej.explain(game, x[:2], prior=prior, estimator=ej.Surrogate(), key=key)
     plain = ej.VariableLength(lambda x, mask: x.sum(0))
-    with pytest.raises(TypeError, match="game: expected one that combines heads by scale"):
+    with pytest.raises(TypeError, match="game: expected a ScaleGame for Surrogate, got Var"):
         ej.explain(plain, x, prior=np.ones(3) / 3, estimator=ej.Surrogate(), key=key)
     with pytest.raises(ValueError, match="key: expected a PRNG key"):
         ej.explain(game, x, prior=prior, estimator=ej.Surrogate())
@@ -267,7 +274,7 @@ def test_what_it_cannot_do_it_says():
         jax.jit(
             lambda key: ej.explain(game, x, prior=prior, estimator=ej.Surrogate(), key=key).values
         )(key)
-    plan = ej.Surrogate(16).prepare(game, x, key)
+    plan = ej.Surrogate(16).draw(key, GameInfo.of(game, 5))
     with pytest.raises(TypeError, match="plan: expected a SubsequencePlan, as Constructive takes"):
         ej.explain(game, x, prior=prior, estimator=ej.Constructive(), plan=plan)
     with pytest.raises(ValueError, match="plan: expected subsequences of the 4 elements"):
@@ -298,7 +305,7 @@ def test_a_fit_with_too_many_coefficients_falls_back_and_says_so(rng):
 
 @pytest.mark.parametrize(("n", "pool"), [(12, 16), (16, 64), (49, 1024)])
 def test_the_ridge_systems_are_well_conditioned(n, pool):
-    plan = make_plan(n, min(n, 8), pool, 64, ej.Surrogate(pool)._order(n), (0, 1))
+    plan = make_plan(n, min(n, 8), pool, 64, ej.Surrogate(pool)._order(n), 0, SEED)
     for table in (*np.asarray(plan.inverse, np.float64), np.asarray(plan.common, np.float64)):
         np.testing.assert_allclose(table, table.T, rtol=0, atol=1e-6 * np.abs(table).max())
         spectrum = np.abs(np.linalg.eigvalsh(table))  # a third of the time of singular values

@@ -1,4 +1,4 @@
-"""Attributions from about n scores of the model: what one element does alone, or in the whole."""
+"""Attributions from about n scores of the model: elements alone, and left out of the whole."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.baselines.chosen_scores import checked_inputs, chosen_scores
-from esv_jax.checks import expect, expect_int
+from esv_jax.checks import expect, expect_int, is_concrete, message
 from esv_jax.games import Game
-from esv_jax.links import apply_link
+from esv_jax.games.scoring import expect_scorable, score
+from esv_jax.inputs import checked_inputs
 
 
 def leave_one_out(game: Game, x: Any, prior: Any) -> Array:
-    """What the whole sequence loses without each element: f(X) - f(X without i).
+    """Loss of the whole sequence's score without each element: f(X) - f(X without i).
 
     Args:
-      game: what is explained, e.g. `MultiScale(heads)`.
+      game: the model to explain, e.g. `MultiScale(heads)`.
       x: the sequence, (n, D) features or (n, ...) frames, as for `explain`. At most 20 elements
         of a `MultiScale` game, whose scores are built from those of all parts.
       prior: scores of the empty sequence, (C,).
@@ -34,7 +34,7 @@ def leave_one_out(game: Game, x: Any, prior: Any) -> Array:
 
 
 def leave_one_in(game: Game, x: Any, prior: Any) -> Array:
-    """What each element says alone: f({i}) - prior.
+    """Score of each element alone: f({i}) - prior.
 
     Args:
       game, x, prior: as for `leave_one_out`, but of any length also for `MultiScale`: the score
@@ -44,18 +44,13 @@ def leave_one_in(game: Game, x: Any, prior: Any) -> Array:
     Raises: as `leave_one_out`.
     Cost: n evaluations.
     """
-    x, prior = checked_inputs(game, x, prior)
+    x, prior, _ = checked_inputs(game, x, prior)
     alone = np.eye(x.shape[0], dtype=bool)
-    head_logits = getattr(game, "head_logits", None)
-    if callable(head_logits):
-        scores = apply_link(game.link, head_logits(x, jnp.asarray(alone)[None])[0])
-    else:
-        scores = chosen_scores(game, x, alone, prior)
-    return scores - prior[None]
+    return _finite(score(game, x, alone, prior) - prior[None])
 
 
 def occlusion(game: Game, x: Any, prior: Any, width: int) -> Array:
-    """What the whole sequence loses without a window of elements, averaged over windows with i.
+    """Loss of the whole sequence's score without a window of elements, averaged over windows.
 
     The n - width + 1 windows of consecutive elements; element i has the mean of
     f(X) - f(X without the window) over those that hold it: fewer of them near the ends.
@@ -70,11 +65,19 @@ def occlusion(game: Game, x: Any, prior: Any, width: int) -> Array:
     Cost: n - width + 2 evaluations, or one pass over 2**n subsequences of a `MultiScale` game.
     """
     width = expect_int("width", width, 1)
-    x, prior = checked_inputs(game, x, prior)
+    x, prior, _ = checked_inputs(game, x, prior)
     n = x.shape[0]
     expect(width <= n, "width", f"at most the {n} elements of x", width)
+    expect_scorable(game, n)
     start, i = np.arange(n - width + 1)[:, None], np.arange(n)[None, :]
     hidden = (start <= i) & (i < start + width)  # (windows, n)
-    scores = chosen_scores(game, x, np.concatenate([np.ones((1, n), bool), ~hidden]), prior)
+    scores = score(game, x, np.concatenate([np.ones((1, n), bool), ~hidden]), prior)
     share = jnp.asarray(hidden.T / hidden.sum(0)[:, None], scores.dtype)  # (n, windows)
-    return jnp.matmul(share, scores[:1] - scores[1:], precision="highest")
+    return _finite(jnp.matmul(share, scores[:1] - scores[1:], precision="highest"))
+
+
+def _finite(values: Array) -> Array:
+    """Refuse values that are not finite."""
+    if is_concrete(values) and not np.isfinite(np.asarray(values)).all():
+        raise ValueError(message("game", "finite scores of every subsequence", "NaN or infinity"))
+    return values

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from esv_jax.boundary import EstimatorChoice
 from esv_jax.estimators import Constructive, Exact, Surrogate
+from esv_jax.inputs import EstimatorChoice
 
 EstimatorName = Literal["auto", "exact", "surrogate", "constructive"]
 

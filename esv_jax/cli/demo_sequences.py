@@ -10,9 +10,9 @@ import numpy as np
 
 from esv_jax import data, metrics, models, plots, results
 from esv_jax.attribution import Attribution
-from esv_jax.batching import explain_batch
 from esv_jax.cli.printing import say, signed, table
 from esv_jax.estimators import Constructive
+from esv_jax.explanations import explain_batch
 from esv_jax.files import expect_writable, make_folder
 from esv_jax.games import MultiScale
 

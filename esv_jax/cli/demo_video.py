@@ -10,9 +10,9 @@ import numpy as np
 
 from esv_jax import data, models, results
 from esv_jax.attribution import Attribution
-from esv_jax.batching import explain_batch
 from esv_jax.cli.printing import progress, say, signed, table
 from esv_jax.cli.video_figures import draw_video
+from esv_jax.explanations import explain_batch
 from esv_jax.files import make_folder
 from esv_jax.games import make_game
 from esv_jax.maps import element_values

@@ -13,7 +13,6 @@ import numpy as np
 import tyro
 
 from esv_jax import __version__, data, maps, models
-from esv_jax.blocks import video_key
 from esv_jax.checks import expect, expect_int, message
 from esv_jax.cli.clip_inputs import exit_code, load_clip_network, read_clip, try_each
 from esv_jax.cli.evaluation_report import print_summary, write_csv, write_json
@@ -22,6 +21,7 @@ from esv_jax.cli.printing import progress, say
 from esv_jax.cli.score_file import ScoreFile, open_scores
 from esv_jax.data.classes import class_index
 from esv_jax.data.video_lists import find_videos
+from esv_jax.explanations import video_key
 from esv_jax.files import make_folder
 from esv_jax.maps.programs import probabilities
 

@@ -13,7 +13,6 @@ import numpy as np
 import tyro
 
 from esv_jax import results
-from esv_jax.batching import explain_batch
 from esv_jax.checks import expect
 from esv_jax.cli.chosen_estimator import EstimatorName, choose_by_name
 from esv_jax.cli.chosen_model import ChosenModel, choose_model
@@ -23,6 +22,7 @@ from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
 from esv_jax.data.classes import class_index
 from esv_jax.data.inputs import Inputs, is_video, open_inputs, open_videos
 from esv_jax.estimators import Constructive, Surrogate
+from esv_jax.explanations import explain_batch
 from esv_jax.files import make_folder
 from esv_jax.games import make_game
 from esv_jax.maps import element_values

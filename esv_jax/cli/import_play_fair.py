@@ -15,8 +15,8 @@ from esv_jax.checks import expect
 from esv_jax.cli.chosen_model import with_backbone
 from esv_jax.cli.printing import progress, say, table
 from esv_jax.data import FeatureStore
+from esv_jax.explanations import explain
 from esv_jax.files import atomic_path, expect_writable, make_folder
-from esv_jax.front_door import explain
 from esv_jax.games import make_game
 
 _DIGITS = 12  # of a digest in the table

@@ -13,7 +13,6 @@ import numpy as np
 import tyro
 
 from esv_jax import models, perturbation
-from esv_jax.blocks import video_key
 from esv_jax.blur import Edge
 from esv_jax.checks import expect
 from esv_jax.cli.clip_inputs import (
@@ -28,6 +27,7 @@ from esv_jax.cli.mask_outputs import FoundMasks, draw_masks, rows_of, save_masks
 from esv_jax.cli.outputs import file_name, settings_of
 from esv_jax.cli.printing import progress, say, table
 from esv_jax.data.classes import class_index
+from esv_jax.explanations import video_key
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
 from esv_jax.maps.programs import probabilities

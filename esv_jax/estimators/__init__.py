@@ -8,11 +8,13 @@ from esv_jax.estimators.protocol import Estimator
 from esv_jax.estimators.size_regression import SizeRegression
 from esv_jax.estimators.surrogate import Surrogate
 from esv_jax.estimators.surrogate_plan import SurrogatePlan
+from esv_jax.games.scoring import GameInfo
 
 __all__ = [
     "Constructive",
     "Estimator",
     "Exact",
+    "GameInfo",
     "PermutationSampling",
     "SizeRegression",
     "Surrogate",

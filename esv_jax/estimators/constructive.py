@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -14,10 +15,10 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect_choice, expect_int
 from esv_jax.estimators.scale_means import ScaleSums, coverage_of, marginals_of, values_of
 from esv_jax.estimators.spread import spread_error
-from esv_jax.games.chosen import scores_rows
-from esv_jax.games.protocol import Cost, Game, Unseen
-from esv_jax.links import apply_link
-from esv_jax.subsequences import Samples, SubsequencePlan, grow_samples
+from esv_jax.games.protocol import ScaleGame, SubsetGame
+from esv_jax.games.scoring import GameInfo, Request
+from esv_jax.subsequences import Samples, SubsequencePlan, Unseen, grow_samples
+from esv_jax.subsequences.samples import count_distinct
 
 _BIAS = 0.15  # squared bias, in variances of one iteration, once nearly all is drawn
 
@@ -40,9 +41,9 @@ class Constructive:
     Attributes:
       max_subsequences: m, most subsequences per scale, >= 1.
       iterations: independent passes, >= 1; two or more give a standard error.
-      unseen: what happens to cells no sample covers. "skip" leaves them out of an element's mean
-        over scales; "zero" counts them, and the missing means of the recurrence, as 0: parity
-        with the paper's public code.
+      unseen: how cells that no sample covers are treated. "skip" leaves them out of an element's
+        mean over scales; "zero" counts them, and the missing means of the recurrence, as 0:
+        parity with the paper's public code.
     Raises:
       ValueError: on counts below 1 or another policy. TypeError: on counts that are no integers.
     """
@@ -50,115 +51,111 @@ class Constructive:
     max_subsequences: int = 1024
     iterations: int = 4
     unseen: Unseen = "skip"
+    takes: ClassVar[tuple[type, ...]] = (SubsetGame, ScaleGame)
     needs_key: ClassVar[bool] = True
     plan_type: ClassVar[type | None] = SubsequencePlan
     pads: ClassVar[bool] = True
     draws_per_sequence: ClassVar[bool] = True
+    draws_on_host: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         expect_int("max_subsequences", self.max_subsequences, 1)
         expect_int("iterations", self.iterations, 1)
         expect_choice("unseen", self.unseen, ("skip", "zero"))
 
-    def prepare(self, game: Game, x: Any, key: Array) -> None:
-        """Nothing: samples are grown on the device."""
-        del game, x, key
+    def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Samples:
+        """Samples with a leading axis of iterations, member (I, n, m, n)."""
+        assert key is not None
+        drawn = lax.map(
+            lambda key: grow_samples(key, info.n, self.max_subsequences, length),
+            jax.random.split(key, self.iterations),
+        )
+        return dataclasses.replace(drawn, unseen=self.unseen)
 
-    def __call__(
+    def replay(self, plan: SubsequencePlan) -> Samples:
+        """The plan's samples; its own numbers of subsequences and iterations hold."""
+        return dataclasses.replace(plan.samples, unseen=self.unseen, replayed=True)
+
+    def estimate(
         self,
-        game: Game,
-        x: Array,
+        drawn: Samples,
+        scores: Any,
         prior: Array,
-        *,
-        key: Array | None = None,
-        plan: SubsequencePlan | None = None,
+        info: GameInfo,
         length: Array | None = None,
     ) -> Attribution:
-        """ESVs of x (n, ...), elements beyond `length` being padding (their values are 0).
+        """Values from scores (I, n, m, C) and which are known; elements beyond `length` have 0.
 
-        Exactly one of `key` (drawn anew) and `plan` (replayed; its own numbers of subsequences
-        and iterations hold) is used; the plan wins. `scores` are the mean over iterations when
-        drawn, and those of the last iteration when replayed, as the public code reports them.
-        Cost: see `Game.sample_cost`, times the iterations.
+        `scores` of the result are the mean over iterations when drawn, and those of the last
+        iteration when replayed, as the public code reports them.
         """
-        n = x.shape[0]
-        length = jnp.asarray(n if length is None else length)
-
-        def one_pass(samples: Samples) -> tuple[ScaleSums, Array, Samples]:
-            return (*self._one_pass(game, x, prior, samples, length), samples)
-
-        if plan is not None:
-            sums, scores, samples = lax.map(one_pass, plan.samples)
-            scores = scores[-1]
-        else:
-            assert key is not None
-            sums, scores, samples = lax.map(
-                lambda key: one_pass(grow_samples(key, n, self.max_subsequences, length)),
-                jax.random.split(key, self.iterations),
-            )
-            scores = scores.mean(0)
-
+        found, known = scores
+        size = jnp.asarray(info.n if length is None else length)
+        sums, whole = lax.map(
+            lambda one: _scale_sums(one[0], one[1], one[2], prior, size), (found, known, drawn)
+        )
         pooled: ScaleSums = jax.tree.map(lambda leaf: leaf.sum(0), sums)
-        iterations = samples.valid.shape[0]
+        iterations = drawn.valid.shape[0]
         std_error = None
         if iterations > 1:
-            each = jax.vmap(lambda one: values_of(one, length, self.unseen))(sums)
-            std_error = spread_error(each, length)
-            if not scores_rows(game):
-                bias = _BIAS * iterations * _share_drawn(samples, length, each.dtype)
+            each = jax.vmap(lambda one: values_of(one, size, self.unseen))(sums)
+            std_error = spread_error(each, size)
+            if info.combines:
+                bias = _BIAS * iterations * _share_drawn(drawn, size, each.dtype)
                 std_error = std_error * jnp.sqrt(1 + bias)
+        n_scales = min(info.n_scales, info.n)
+        with_heads = Samples(drawn.member[..., :n_scales, :, :], drawn.valid[..., :n_scales, :])
         return Attribution(
-            values=values_of(pooled, length, self.unseen),
-            scores=scores,
+            values=values_of(pooled, size, self.unseen),
+            scores=whole[-1] if drawn.replayed else whole.mean(0),
             prior=prior,
             marginals=marginals_of(pooled, self.unseen),
             std_error=std_error,
             coverage=coverage_of(pooled),
-            n_evaluations=game.n_evaluations(samples),
+            n_evaluations=count_distinct(with_heads),
         )
 
-    def _one_pass(
-        self, game: Game, x: Array, prior: Array, samples: Samples, length: Array
-    ) -> tuple[ScaleSums, Array]:
-        """Sums of one iteration's scores, and the whole sequence's scores (C,)."""
-        logits, known = game.sample_logits(x, samples, self.unseen)
-        scores = jnp.where(known[..., None], apply_link(game.link, logits), 0)
-        member = samples.member & known[..., None]
-        absent = ~samples.member & known[..., None]
-
-        def summed(cells: Array) -> tuple[Array, Array]:
-            weight = cells.astype(scores.dtype)
-            return (
-                jnp.einsum("smi,smc->sic", weight, scores, precision="highest"),
-                cells.sum(1),
-            )
-
-        with_element, n_with = summed(member)
-        without, n_without = summed(absent)
-        n, c = x.shape[0], prior.shape[0]
-        first = jnp.broadcast_to(prior, (1, n, c))
-        sums = ScaleSums(
-            with_element,
-            jnp.concatenate([first, without[:-1]]),
-            n_with,
-            jnp.concatenate([jnp.ones((1, n), n_without.dtype), n_without[:-1]]),
-        )
-        return sums, scores[length - 1].sum(0)  # one subsequence has all elements
-
-    def doubled(self) -> Constructive:
+    def doubled(self, info: GameInfo) -> Constructive | None:
         """Twice the subsequences per scale: more iterations would not lessen the bias."""
+        if self.max_subsequences >= math.comb(info.n, info.n // 2):
+            return None
         return dataclasses.replace(self, max_subsequences=2 * self.max_subsequences)
 
-    def cost(self, game: Game, x: Any) -> Cost:
-        """Of all iterations; memory is that of one."""
-        one = game.sample_cost(x, self.max_subsequences)
-        flops = None if one.flops is None else one.flops * self.iterations
-        return Cost(
-            one.n_subsequences * self.iterations,
-            one.n_evaluations * self.iterations,
-            one.n_bytes,
-            flops,
-        )
+    def within(self, max_evaluations: int, info: GameInfo) -> Constructive | None:
+        """As many subsequences per scale as the evaluations allow, where all have n at least."""
+        m = max_evaluations // (self.iterations * min(info.n_scales, info.n))
+        if m < info.n:
+            return None
+        return dataclasses.replace(self, max_subsequences=min(m, self.max_subsequences))
+
+    def request(self, info: GameInfo) -> Request:
+        """All iterations."""
+        return Request("samples", self.max_subsequences, self.iterations)
+
+
+def _scale_sums(
+    scores: Array, known: Array, samples: Samples, prior: Array, length: Array
+) -> tuple[ScaleSums, Array]:
+    """Sums of one iteration's scores (n, m, C), and the whole sequence's scores (C,)."""
+    n, c = samples.member.shape[-1], prior.shape[0]
+    member = samples.member & known[..., None]
+    absent = ~samples.member & known[..., None]
+
+    def summed(cells: Array) -> tuple[Array, Array]:
+        weight = cells.astype(scores.dtype)
+        return jnp.einsum("smi,smc->sic", weight, scores, precision="highest"), cells.sum(1)
+
+    with_element, n_with = summed(member)
+    without, n_without = summed(absent)
+    sums = ScaleSums(
+        with_element,
+        jnp.concatenate([jnp.broadcast_to(prior, (1, n, c)), without[:-1]]),
+        n_with,
+        jnp.concatenate([jnp.ones((1, n), n_without.dtype), n_without[:-1]]),
+    )
+    # One subsequence has all elements; NaN where it was not scored.
+    whole = scores[length - 1].sum(0)
+    return sums, jnp.where(known[length - 1].any(), whole, jnp.nan)
 
 
 def _share_drawn(samples: Samples, length: Array, dtype: jnp.dtype) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -12,85 +13,83 @@ from jax import Array
 
 from esv_jax.attribution import Attribution
 from esv_jax.estimators.scale_means import ScaleSums, marginals_of
-from esv_jax.games.protocol import Cost, Game, Tile
-from esv_jax.links import apply_link
-from esv_jax.subsequences import Lattice, make_lattice
+from esv_jax.games.protocol import ScaleGame, SubsetGame, Tile
+from esv_jax.games.scoring import Fold, GameInfo, Request, by_scale
+from esv_jax.subsequences import (
+    Lattice,
+    make_lattice,
+    membership,
+    scale_ordered_codes,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
     """All 2**n subsequences; no key, no error.
 
-    Source: Shapley (1953); Price & Damen (2020), Eqs. (4) and (7). See `Game.lattice_cost` for
-    what a call takes; 16 elements are a matter of milliseconds, each further one doubles it.
+    Source: Shapley (1953); Price & Damen (2020), Eqs. (4) and (7). Cost: see `plan_cost`; 16
+    elements of heads by scale take milliseconds, and each further element doubles the time.
     """
 
+    takes: ClassVar[tuple[type, ...]] = (SubsetGame, ScaleGame)
     needs_key: ClassVar[bool] = False
     plan_type: ClassVar[type | None] = None
     pads: ClassVar[bool] = False
     draws_per_sequence: ClassVar[bool] = False
+    draws_on_host: ClassVar[bool] = False
 
-    def prepare(self, game: Game, x: Any, key: Array) -> None:
-        """Nothing: the lattice is cached per n."""
-        del game, x, key
+    def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Lattice:
+        """The lattice of all subsequences; `key` and `length` are not used."""
+        return make_lattice(info.n)
 
-    def __call__(
+    def replay(self, plan: Any) -> Any:
+        """There is no plan."""
+        return plan
+
+    def estimate(
         self,
-        game: Game,
-        x: Array,
+        drawn: Lattice,
+        scores: Any,
         prior: Array,
-        *,
-        key: Array | None = None,
-        plan: None = None,
+        info: GameInfo,
         length: Array | None = None,
     ) -> Attribution:
-        """ESVs of x (n, ...); see `Attribution`. `key`, `plan` and `length` are not used."""
-        del key, plan, length
-        lattice = make_lattice(x.shape[0])
-        sums = scale_sums(game, x, prior, lattice)
-        marginals = marginals_of(sums)
+        """Values from the scores of all subsequences, by scale or as a fold over tiles.
+
+        Scores by scale may have further axes before the last, (binomial(n, s), ..., C); so have
+        the values then, (n, ..., C).
+        """
+        if callable(scores):
+            sums = scale_sums(scores, prior, drawn)
+            marginals, whole = marginals_of(sums), sums.with_element[-1, 0]
+        else:
+            marginals, whole = scale_marginals(scores, prior), scores[-1][0]
+        n = info.n
+        evaluations = 2**n - 1
+        if info.combines:
+            evaluations = sum(math.comb(n, s) for s in range(1, min(info.n_scales, n) + 1))
         return Attribution(
             values=marginals.mean(0),
-            scores=sums.with_element[-1, 0],
+            scores=whole,
             prior=prior,
             marginals=marginals,
-            n_evaluations=game.lattice_cost(x, lattice).n_evaluations,
+            n_evaluations=evaluations,
             exact=True,
         )
 
-    def side_by_side(self, game: Any, xs: Array, prior: Array) -> Attribution | None:
-        """The same of V sequences (V, n, ...) of one length at once, where the game has a way to.
-
-        That is where it gives the scores of whole lattices (`MultiScale.whole_lattice`) and one
-        tile holds them; else None. Faster than `vmap`: what sequences share is one product.
-        """
-        n = xs.shape[1]
-        lattice = make_lattice(n)
-        if lattice.n_top or not hasattr(game, "whole_lattice"):
-            return None
-        scores = [apply_link(game.link, logits) for logits in game.whole_lattice(xs, lattice)]
-        marginals = jnp.moveaxis(_marginals_side_by_side(scores, prior, lattice), 2, 0)
-        n_videos = xs.shape[0]
-        evaluations = game.lattice_cost(xs[0], lattice).n_evaluations
-        return Attribution(
-            values=marginals.mean(1),
-            scores=scores[-1][0],
-            prior=jnp.broadcast_to(prior, (n_videos, *prior.shape)),
-            marginals=marginals,
-            n_evaluations=jnp.full(n_videos, evaluations),
-            exact=True,
-        )
-
-    def doubled(self) -> None:
+    def doubled(self, info: GameInfo) -> None:
         """Nothing: it is exact."""
 
-    def cost(self, game: Game, x: Any) -> Cost:
-        """See `Game.lattice_cost`."""
-        return game.lattice_cost(x, make_lattice(x.shape[0]))
+    def within(self, max_evaluations: int, info: GameInfo) -> None:
+        """Nothing smaller."""
+
+    def request(self, info: GameInfo) -> Request:
+        """All subsequences."""
+        return Request("lattice")
 
 
-def scale_sums(game: Game, x: Array, prior: Array, lattice: Lattice) -> ScaleSums:
-    """Sums of all subsequences' scores by scale and element.
+def scale_sums(fold: Fold[Any], prior: Array, lattice: Lattice) -> ScaleSums:
+    """Sums of all subsequences' scores by scale and element, from a fold over tiles.
 
     Per tile, membership sums factor: summed over its tops they leave the lows' membership, summed
     over the lows of equal size the tops'. Only those two sums are kept per level of tops. Sums
@@ -104,7 +103,7 @@ def scale_sums(game: Game, x: Array, prior: Array, lattice: Lattice) -> ScaleSum
 
     def visit(sums: tuple[Array, Array], tile: Tile) -> tuple[Array, Array]:
         by_low, by_top = sums
-        scores = apply_link(game.link, tile.logits) * tile.valid.astype(dtype)[None, :, None]
+        scores = tile.table * tile.valid.astype(dtype)[None, :, None]
         by_low = by_low.at[tile.level].add(scores.sum(1))
         if n_top:
             width = scores.shape[1]
@@ -115,11 +114,11 @@ def scale_sums(game: Game, x: Array, prior: Array, lattice: Lattice) -> ScaleSum
             by_top = by_top.at[tile.level].add(by_element)
         return by_low, by_top
 
-    nothing = (
+    start_sums = (
         jnp.zeros((n_top + 1, n_lows, c), dtype),
         jnp.zeros((n_top + 1, n_low + 1, 2 * n_top, c), dtype),
     )
-    by_low, by_top = game.fold_lattice(x, lattice, visit, nothing)
+    by_low, by_top = fold(visit, start_sums)
 
     # From (level of the top, size of the low) to scale; each element's two sides side by side.
     sides = jnp.zeros((n + 1, 2, n, c), dtype)
@@ -140,22 +139,29 @@ def scale_sums(game: Game, x: Array, prior: Array, lattice: Lattice) -> ScaleSum
     return ScaleSums(sides[1:, 0], without, counts, counts)
 
 
-def _marginals_side_by_side(scores: list[Array], prior: Array, lattice: Lattice) -> Array:
-    """Mean marginals (n, n, V, C): mean scores with each element less those without, by scale.
+def scale_marginals(scores: Sequence[Any], prior: Any) -> Any:
+    """Mean marginals (n, n, ..., C): mean scores with each element less those without, by scale.
+
+    NumPy arrays in float64 where the scores are NumPy's (of a game on the host).
 
     Args:
-      scores: by scale 0..n, (binomial(n, s), V, C), in the order of the lattice's lows.
+      scores: by scale 0..n, (binomial(n, s), ..., C), rows in the order of `scale_ordered_codes`.
       prior: (C,), scores of the empty subsequence.
     """
-    n, (_, n_videos, c) = lattice.n, scores[0].shape
-    without = jnp.broadcast_to(prior, (n, n_videos, c))  # at scale 0
+    n, shape = len(scores) - 1, scores[0].shape[1:]
+    host = isinstance(scores[0], np.ndarray)
+    dtype = np.float64 if host else prior.dtype
+    member = by_scale(membership(scale_ordered_codes(n), n), n)
+    xp: Any = np if host else jnp
+    without = xp.broadcast_to(prior, (n, *shape))  # at scale 0
     marginals = []
     for s in range(1, n + 1):
-        member = lattice.low_member[lattice.low_scale == s]
-        share = [member / math.comb(n - 1, s - 1), ~member / max(math.comb(n - 1, s), 1)]
-        weight = jnp.asarray(np.concatenate(share, axis=1).T, prior.dtype)
-        means = jnp.matmul(weight, scores[s].reshape(len(member), -1), precision="highest")
-        means = means.reshape(2, n, n_videos, c)
+        rows = member[s]
+        share = [rows / math.comb(n - 1, s - 1), ~rows / max(math.comb(n - 1, s), 1)]
+        weight = xp.asarray(np.concatenate(share, axis=1).T, dtype)
+        table = scores[s].reshape(len(rows), -1)
+        means = weight @ table if host else jnp.matmul(weight, table, precision="highest")
+        means = means.reshape(2, n, *shape)
         marginals.append(means[0] - without)
         without = means[1]
-    return jnp.stack(marginals)
+    return xp.stack(marginals)

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.games.protocol import Game, Tile
-from esv_jax.links import apply_link
-from esv_jax.subsequences import Lattice, make_lattice
+from esv_jax.games.protocol import Tile
+from esv_jax.subsequences import Lattice
 
 Index = Literal["sii", "sti"]
 INDICES: tuple[Index, ...] = ("sii", "sti")
 
 
-def interaction_index(
-    game: Game,
-    x: Array,
-    prior: Array,
-    index: Index = "sii",
-    lattice: Lattice | None = None,
-) -> Array:
+def interaction_index(lattice: Lattice, scores: Any, prior: Array, index: Index = "sii") -> Array:
     """Interaction of every pair of elements, exactly: (n, n, C), symmetric, zero diagonal.
 
         I[i, j] = sum over X without i and j of w(|X|) d(X),
@@ -41,19 +34,17 @@ def interaction_index(
     Source: Grabisch & Roubens (1999), "sii"; Sundararajan, Dhamdhere & Agarwal (2020), "sti".
 
     Args:
-      game: what is explained.
-      x: (n, ...), n >= 1.
-      prior: (C,), in the game's dtype.
+      lattice: of n elements, n >= 1.
+      scores: by scale or a fold over tiles, as `score_rows` returns them.
+      prior: (C,), in the dtype of the scores.
       index: "sii" or "sti".
-      lattice: of n elements; default `make_lattice(n)`.
     Returns:
       (n, n, C), in the units of the scores.
     Cost: the game's own pass, and 2 (3 + 2 n_low) + 3 n_top**2 / R operations per subsequence and
       class (R = 2**n_low; 35 at n = 16). Up to 10 elements all are lows: n**2 operations.
       Memory beyond the pass: (n_top + 1) R C numbers, as for ESVs.
     """
-    n, c, dtype = x.shape[0], prior.shape[0], prior.dtype
-    lattice = make_lattice(n) if lattice is None else lattice
+    n, c, dtype = lattice.n, prior.shape[0], prior.dtype
     if n == 1:
         return jnp.zeros((1, 1, c), dtype)
     n_top, n_low, n_lows = lattice.n_top, lattice.n_low, lattice.n_lows
@@ -64,7 +55,7 @@ def interaction_index(
 
     def visit(sums: tuple[Array, Array, Array], tile: Tile) -> tuple[Array, Array, Array]:
         by_low, top_pairs, mixed_pairs = sums
-        scores = apply_link(game.link, tile.logits) * tile.valid.astype(dtype)[None, :, None]
+        scores = tile.table * tile.valid.astype(dtype)[None, :, None]
         by_low = by_low.at[tile.level].add(scores.sum(1))
         if n_top:
             width = scores.shape[1]
@@ -88,7 +79,12 @@ def interaction_index(
         jnp.zeros((len(first), c), dtype),
         jnp.zeros((n_top, n_low, c), dtype),
     )
-    by_low, top_pairs, mixed_pairs = game.fold_lattice(x, lattice, visit, nothing)
+    if callable(scores):
+        by_low, top_pairs, mixed_pairs = scores(visit, nothing)
+    else:
+        table = jnp.concatenate(scores)[:, None]
+        whole = Tile(table, 0, jnp.zeros((1, 0), bool), jnp.ones(1, bool))
+        by_low, top_pairs, mixed_pairs = visit(nothing, whole)
 
     low_weights, first_low, second_low = _low_pair_weights(share, lattice)
     low_pairs = jnp.matmul(

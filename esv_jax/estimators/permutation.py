@@ -7,25 +7,23 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect_int
-from esv_jax.estimators.row_scores import expect_rowwise, only_whole, row_scores
-from esv_jax.estimators.spread import spread_error
-from esv_jax.games.protocol import Cost, Game
+from esv_jax.estimators.spread import only_whole, spread_error
+from esv_jax.games.protocol import SubsetGame
+from esv_jax.games.scoring import GameInfo, Request
 from esv_jax.subsequences import Samples
 from esv_jax.subsequences.samples import count_distinct
-
-_BLOCK = 1024  # subsequences put to the game at once, about
 
 
 @dataclasses.dataclass(frozen=True)
 class PermutationSampling:
-    """The mean, over random orders of arrival and their reverses, of what each element adds.
+    """Mean gain of each element on joining, over random orders of arrival and their reverses.
 
     Every order alone adds up to scores - prior, so efficiency holds exactly. An order and its
-    reverse meet each other's complements, which cancels pairwise interactions from their mean;
+    reverse contain each other's complements, which cancels pairwise interactions from their mean;
     orders are drawn independently, so the spread of these means gives the standard error
     (`spread_error`). The estimate is unbiased at any number, but `SizeRegression` has less error
     for as many evaluations: this is its cross-check.
@@ -42,97 +40,72 @@ class PermutationSampling:
     """
 
     permutations: int = 64
+    takes: ClassVar[tuple[type, ...]] = (SubsetGame,)
     needs_key: ClassVar[bool] = True
     plan_type: ClassVar[type | None] = None
     pads: ClassVar[bool] = False
     draws_per_sequence: ClassVar[bool] = True
+    draws_on_host: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         expect_int("permutations", self.permutations, 1)
 
-    def prepare(self, game: Game, x: Any, key: Array) -> None:
-        """Nothing: orders are drawn on the device."""
-        del game, x, key
+    def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Array:
+        """Rows of all prefixes of the orders, of their complements, and the whole: (m, n) bool."""
+        assert key is not None
+        keys = jax.random.split(key, self.permutations)
+        order = jax.vmap(lambda key: jax.random.permutation(key, info.n))(keys)  # (P, n)
+        arrival = jnp.argsort(order, axis=-1)[:, None, :]
+        prefix = arrival <= jnp.arange(info.n - 1)[None, :, None]  # (P, n - 1, n)
+        rows = jnp.stack([prefix, ~prefix]).reshape(-1, info.n)
+        return jnp.concatenate([rows, jnp.ones((1, info.n), bool)])
 
-    def __call__(
+    def replay(self, plan: Any) -> Any:
+        """There is no plan."""
+        return plan
+
+    def estimate(
         self,
-        game: Game,
-        x: Array,
+        drawn: Array,
+        scores: Any,
         prior: Array,
-        *,
-        key: Array | None = None,
-        plan: None = None,
+        info: GameInfo,
         length: Array | None = None,
     ) -> Attribution:
-        """ESVs of x (n, ...), which has no padding; see `Attribution`. `plan` is not used."""
-        del plan
-        assert key is not None
-        expect_rowwise(game, self)
-        n, drawn = x.shape[0], self.permutations
-        whole = row_scores(game, x, jnp.ones((1, n), bool))[0]
-        keys = jax.random.split(key, drawn)
-        order = jax.vmap(lambda key: jax.random.permutation(key, n))(keys)  # (P, n)
-        together = min(drawn, max(1, _BLOCK // max(2 * (n - 1), 1)))
-        n_blocks = -(-drawn // together)
-        padding = jnp.broadcast_to(order[-1:], (n_blocks * together - drawn, n))
-        blocks = jnp.concatenate([order, padding]).reshape(n_blocks, together, n)
-        each = lax.map(lambda order: _gains(game, x, prior, whole, order), blocks)
-        each = each.reshape(n_blocks * together, n, -1)[:drawn]
-        std_error = None
-        if drawn > 1:
-            std_error = spread_error(each)
+        """Values from the scores (m, C) of the rows, which have no padding.
+
+        An order's prefixes say when each element arrived. What a reversed order contains is the
+        complement of what the order does.
+        """
+        p, n, c = self.permutations, info.n, prior.shape[0]
+        scores = jnp.asarray(scores)
+        whole = scores[-1]
+        sides = scores[:-1].reshape(2, p, n - 1, c)
+        first, last = (jnp.broadcast_to(end, (p, 1, c)) for end in (prior, whole))
+        forward = jnp.diff(jnp.concatenate([first, sides[0], last], axis=1), axis=1)
+        backward = -jnp.diff(jnp.concatenate([last, sides[1], first], axis=1), axis=1)
+        by_arrival = (forward + backward) / 2
+        prefix = drawn[: p * (n - 1)].reshape(p, n - 1, n)
+        arrival = (~prefix).sum(1)  # (P, n)
+        each = jnp.take_along_axis(by_arrival, arrival[:, :, None], axis=1)
         return Attribution(
             values=only_whole(each.mean(0), n, length),
             scores=whole,
             prior=prior,
-            std_error=std_error,
-            n_evaluations=_n_distinct(order),
+            std_error=spread_error(each) if p > 1 else None,
+            n_evaluations=count_distinct(Samples(drawn, jnp.ones(drawn.shape[0], bool))),
         )
 
-    def doubled(self) -> PermutationSampling:
+    def doubled(self, info: GameInfo) -> PermutationSampling:
         """Twice the permutations."""
         return dataclasses.replace(self, permutations=2 * self.permutations)
 
-    def cost(self, game: Game, x: Any) -> Cost:
-        """Evaluations at most, where no subsequence is met twice."""
-        expect_rowwise(game, self)
-        n, c = x.shape[0], game.n_classes(x)
-        rows = 2 * (n - 1) * self.permutations + 1
-        numbers = 2 * self.permutations * n * c + 4 * min(rows, max(_BLOCK, 2 * n)) * c
-        return Cost(rows, rows, numbers * jnp.dtype(game.dtype(x)).itemsize + 2 * rows * n, None)
+    def within(self, max_evaluations: int, info: GameInfo) -> PermutationSampling | None:
+        """As many permutations as the evaluations allow."""
+        p = (max_evaluations - 1) // max(2 * (info.n - 1), 1)
+        return None if p < 1 else dataclasses.replace(self, permutations=min(p, self.permutations))
 
-
-def _prefixes(order: Array) -> Array:
-    """Membership (..., n - 1, n) of the first 1..n-1 elements of orders (..., n)."""
-    n = order.shape[-1]
-    place = jnp.argsort(order, axis=-1)[..., None, :]  # when each element arrives
-    return place <= jnp.arange(n - 1).reshape((1,) * (order.ndim - 1) + (n - 1, 1))
-
-
-def _gains(game: Game, x: Array, prior: Array, whole: Array, order: Array) -> Array:
-    """Each element's gain on joining, mean of an order and its reverse; orders (B, n), (B, n, C).
-
-    What a reversed order has met is the complement of what the order has met.
-    """
-    b, n = order.shape
-    first = jnp.broadcast_to(prior, (b, 1, *prior.shape))
-    last = jnp.broadcast_to(whole, (b, 1, *whole.shape))
-    if n == 1:
-        return last - first
-    member = _prefixes(order)  # (B, n - 1, n)
-    rows = jnp.stack([member, ~member]).reshape(-1, n)
-    scores = row_scores(game, x, rows).reshape(2, b, n - 1, -1)
-    forward = jnp.diff(jnp.concatenate([first, scores[0], last], axis=1), axis=1)  # by place
-    backward = -jnp.diff(jnp.concatenate([last, scores[1], first], axis=1), axis=1)
-    by_place = (forward + backward) / 2
-    return jnp.take_along_axis(by_place, jnp.argsort(order, axis=1)[:, :, None], axis=1)
-
-
-def _n_distinct(order: Array) -> Array:
-    """Distinct subsequences, (), among the prefixes of orders and their complements."""
-    n = order.shape[-1]
-    if n == 1:
-        return jnp.ones((), jnp.int32)
-    member = _prefixes(order)
-    rows = jnp.concatenate([member, ~member]).reshape(-1, n)
-    return count_distinct(Samples(rows, jnp.ones(rows.shape[0], bool))) + 1
+    def request(self, info: GameInfo) -> Request:
+        """Rows at most, where no subsequence occurs twice."""
+        rows = 2 * (info.n - 1) * self.permutations + 1
+        return Request("subsets", rows, per_class=4 * rows, others=rows * info.n // 2)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.games.protocol import Unseen
+from esv_jax.subsequences import Unseen
 
 
 class ScaleSums(NamedTuple):

@@ -14,8 +14,9 @@ from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect_int
 from esv_jax.estimators.pair_plan import PairPlan, draw_pairs, make_pair_plan
-from esv_jax.estimators.row_scores import expect_rowwise, only_whole, row_scores
-from esv_jax.games.protocol import Cost, Game
+from esv_jax.estimators.spread import only_whole
+from esv_jax.games.protocol import SubsetGame
+from esv_jax.games.scoring import GameInfo, Request
 
 _NOISE = 0.1  # prior share of what is not additive in the variance of a pair's difference
 _DECAY = 0.8  # prior correlation exp(-_DECAY |s - t| / n) of an element's effects at two sizes
@@ -62,39 +63,39 @@ class SizeRegression:
     """
 
     budget: int = 512
+    takes: ClassVar[tuple[type, ...]] = (SubsetGame,)
     needs_key: ClassVar[bool] = True
     plan_type: ClassVar[type | None] = None
     pads: ClassVar[bool] = False
     draws_per_sequence: ClassVar[bool] = True
+    draws_on_host: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         expect_int("budget", self.budget, 1)
 
-    def prepare(self, game: Game, x: Any, key: Array) -> None:
-        """Nothing: pairs are drawn on the device."""
-        del game, x, key
+    def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Array:
+        """Smaller sides of the pairs, their complements, and the whole: (2 P + 1, n) bool."""
+        assert key is not None
+        side = draw_pairs(key, make_pair_plan(info.n, self.budget))
+        return jnp.concatenate([side, ~side, jnp.ones((1, info.n), bool)])
 
-    def __call__(
+    def replay(self, plan: Any) -> Any:
+        """There is no plan."""
+        return plan
+
+    def estimate(
         self,
-        game: Game,
-        x: Array,
+        drawn: Array,
+        scores: Any,
         prior: Array,
-        *,
-        key: Array | None = None,
-        plan: None = None,
+        info: GameInfo,
         length: Array | None = None,
     ) -> Attribution:
-        """ESVs of x (n, ...), which has no padding; see `Attribution`. `plan` is not used."""
-        del plan
-        assert key is not None
-        expect_rowwise(game, self)
-        n = x.shape[0]
-        pairs = make_pair_plan(n, self.budget)
-        side = draw_pairs(key, pairs)
-        rows = jnp.concatenate([side, ~side, jnp.ones((1, n), bool)])
-        scores = row_scores(game, x, rows)
+        """Values from the scores (2 P + 1, C) of the rows, which have no padding."""
+        n, pairs = info.n, make_pair_plan(info.n, self.budget)
+        scores = jnp.asarray(scores)
         u = scores[: pairs.n_pairs] - scores[pairs.n_pairs : -1]  # (P, C)
-        effects, std_error = summed_effects(pairs, side, u)
+        effects, std_error = summed_effects(pairs, drawn[: pairs.n_pairs], u)
         whole = scores[-1]
         share = 1.0 / n
         return Attribution(
@@ -106,20 +107,25 @@ class SizeRegression:
             exact=bool(pairs.enumerated.all()),
         )
 
-    def doubled(self) -> SizeRegression:
+    def doubled(self, info: GameInfo) -> SizeRegression | None:
         """Twice the budget."""
+        if make_pair_plan(info.n, self.budget).enumerated.all():
+            return None
         return dataclasses.replace(self, budget=2 * self.budget)
 
-    def cost(self, game: Game, x: Any) -> Cost:
-        """Evaluations, exactly; of memory the scores and the regression's matrices."""
-        expect_rowwise(game, self)
-        n = x.shape[0]
-        pairs = make_pair_plan(n, self.budget)
-        p, width = pairs.n_pairs, n * len(pairs.counts)
-        c, itemsize = game.n_classes(x), jnp.dtype(game.dtype(x)).itemsize
+    def within(self, max_evaluations: int, info: GameInfo) -> SizeRegression | None:
+        """The budget that the evaluations allow, the whole sequence counted."""
+        if max_evaluations - 1 < 2 * info.n:
+            return None
+        return dataclasses.replace(self, budget=min(self.budget, max_evaluations - 1))
+
+    def request(self, info: GameInfo) -> Request:
+        """Rows, exactly; of memory the scores and the regression's matrices."""
+        pairs = make_pair_plan(info.n, self.budget)
+        p, width = pairs.n_pairs, info.n * len(pairs.counts)
         side = min(p, width)
-        numbers = 6 * p * c + (0 if pairs.enumerated.all() else 3 * p * side + 2 * side * side)
-        return Cost(2 * p + 1, 2 * p + 1, numbers * itemsize + 3 * p * n, None)
+        matrices = 0 if pairs.enumerated.all() else 3 * p * side + 2 * side * side
+        return Request("subsets", 2 * p + 1, per_class=6 * p, others=matrices + p * info.n)
 
 
 class _Model(NamedTuple):

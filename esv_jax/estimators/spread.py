@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+from esv_jax.checks import expect, is_concrete
 
 _POOLED = 4.0  # repetitions that the mean over elements counts as
 _LEAST_SHARE = 0.3  # of that mean, however many there are
@@ -29,3 +32,17 @@ def spread_error(each: Array, length: Array | int | None = None) -> Array:
     share = max(_POOLED / (k + _POOLED - 1), _LEAST_SHARE)
     variance = (1 - share) * own + share * pooled * present
     return jnp.sqrt(variance * ((1 + 1 / (2 * k)) / k))
+
+
+def only_whole(values: Array, n: int, length: Array | int | None) -> Array:
+    """`values` of a sequence without padding; NaN where a traced `length` is not n.
+
+    Raises:
+      ValueError: a concrete `length` other than n.
+    """
+    if length is None:
+        return values
+    if is_concrete(length):
+        got = int(np.asarray(length))
+        expect(got == n, "length", f"{n}, all elements of x", got, "Cut the padding off first.")
+    return jnp.where(jnp.asarray(length) == n, values, jnp.nan)

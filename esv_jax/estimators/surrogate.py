@@ -12,11 +12,12 @@ import numpy as np
 from jax import Array, lax
 
 from esv_jax.attribution import Attribution
-from esv_jax.checks import expect, expect_int, expect_key, message
+from esv_jax.checks import expect, expect_int
 from esv_jax.estimators.surrogate_fit import Fit, fit_heads, mix_of_scale, polynomial, residuals
-from esv_jax.estimators.surrogate_plan import Base, SurrogatePlan, make_plan
-from esv_jax.games.protocol import Cost, Game
-from esv_jax.links import Link, apply_link
+from esv_jax.estimators.surrogate_plan import Base, SurrogatePlan, make_plan, words_of
+from esv_jax.games.protocol import ScaleGame
+from esv_jax.games.scoring import GameInfo, Request, apply_link
+from esv_jax.links import Link
 
 _MIN_ELEMENTS = 3
 _MIN_POOL = 16
@@ -67,10 +68,12 @@ class Surrogate:
     order: int | None = None
     base: int | None = None
     error_draws: int = 8
+    takes: ClassVar[tuple[type, ...]] = (ScaleGame,)
     needs_key: ClassVar[bool] = True
     plan_type: ClassVar[type | None] = SurrogatePlan
     pads: ClassVar[bool] = False
     draws_per_sequence: ClassVar[bool] = False
+    draws_on_host: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         expect_int("pool", self.pool, _MIN_POOL)
@@ -81,41 +84,29 @@ class Surrogate:
             expect_int("base", self.base, _MIN_POOL)
         expect_int("error_draws", self.error_draws, 0)
 
-    def prepare(self, game: Game, x: Any, key: Array) -> SurrogatePlan:
-        """The plan for sequences like x: pool, inverses, weights; cached per (n, key, settings).
+    def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> SurrogatePlan:
+        """The plan for sequences of n elements: pool, inverses, weights, signs; cached.
 
         Raises:
-          TypeError: where the game has no heads by scale. ValueError: fewer than 3 elements, or a
-            key that is being traced (make the plan before, and pass it as `plan`).
+          ValueError: fewer than 3 elements, or a key that is being traced (draw the plan outside,
+          and pass it as `plan`).
         """
-        n = x.shape[0]
-        heads = getattr(game, "head_logits", None)
-        if heads is None:
-            raise TypeError(
-                message(
-                    "game",
-                    "one that combines heads by scale, such as MultiScale",
-                    type(game).__name__,
-                    "Use an estimator that scores subsequences one by one.",
-                )
-            )
+        assert key is not None
+        n = info.n
         expect(n >= _MIN_ELEMENTS, "x", f"at least {_MIN_ELEMENTS} elements", n, "Use Exact().")
-        if isinstance(key, jax.core.Tracer):
-            raise ValueError(
-                message(
-                    "key", "a concrete key", "one being traced", "Make the plan with prepare()."
-                )
-            )
-        seed = tuple(int(word) for word in np.ravel(jax.random.key_data(key)))
-        n_scales = min(game.n_scales, n)  # type: ignore[attr-defined]
-        return make_plan(n, n_scales, self.pool, self._base(n), self._order(n), seed)
+        sizes = min(info.n_scales, n), self.pool, self._base(n), self._order(n), self.error_draws
+        return make_plan(n, *sizes, words_of(key))
+
+    def replay(self, plan: SurrogatePlan) -> SurrogatePlan:
+        """The plan itself."""
+        return plan
 
     def _order(self, n: int) -> int:
         most = (3 if self.order is None else _ILL_CONDITIONED) * self.pool
         return 1 if self.order == 1 or n * (n + 1) // 2 > most else 2
 
     def warnings(self, n: int) -> tuple[str, ...]:
-        """What a reader should know of a fit to sequences of n elements."""
+        """Warnings about a fit to sequences of n elements."""
         if self.order is None or self._order(n) == self.order:
             return ()
         return (
@@ -128,31 +119,21 @@ class Surrogate:
             return self.base
         return max(4 * self.pool, 4096) if n <= 20 else max(self.pool // 2, 1024)
 
-    def __call__(
+    def estimate(
         self,
-        game: Game,
-        x: Array,
+        drawn: SurrogatePlan,
+        scores: Any,
         prior: Array,
-        *,
-        key: Array | None = None,
-        plan: SurrogatePlan | None = None,
+        info: GameInfo,
         length: Array | None = None,
     ) -> Attribution:
-        """ESVs of x (n, ...) by a plan from `prepare`; `key` beside a plan draws error bars only.
-
-        Without a plan one is made from `key`, which must then be concrete.
-        """
-        del length  # sequences are never padded: a plan is for one n
-        if plan is None:
-            plan = self.prepare(game, x, expect_key("key", key))
-        logits = game.head_logits(x, plan.pool)  # type: ignore[attr-defined]
-        plan = plan.astype(logits.dtype)
+        """Values from the heads' logits (K, m, C) on the pool; sequences are never padded."""
+        plan, link = drawn.astype(scores.dtype), info.link
         everything = plan.n <= _CORRECT_ALL_UP_TO
-        read = _read_effects(plan, plan.base, logits, prior, game.link, everything)
+        read = _read_effects(plan, plan.base, scores, prior, link, everything)
         std_error = None
-        if self.error_draws:
-            bits = key if key is not None else jax.random.key(0)
-            std_error = self._std_error(plan, logits, read, prior, game.link, bits, everything)
+        if plan.signs.shape[0]:
+            std_error = self._std_error(plan, scores, read, prior, link, everything)
         return Attribution(
             values=_values(read, prior),
             scores=read.whole,
@@ -170,7 +151,6 @@ class Surrogate:
         read: _Effects,
         prior: Array,
         link: Link,
-        key: Array,
         everything: bool,
     ) -> Array:
         """Standard errors (n, C); see the class."""
@@ -183,31 +163,46 @@ class Surrogate:
             return _values(few, prior)
 
         _, push = jax.linearize(values, logits)
-        shape = (self.error_draws, *plan.pool_valid.shape)
-        signs = jax.random.rademacher(key, shape, logits.dtype)
+        signs = plan.signs.astype(logits.dtype)
         moved = jax.vmap(lambda sign: push(sign[..., None] * left_out))(signs)
-        times = max(1.0, plan.features.shape[2] / plan.pool.shape[1])
+        times = max(1.0, plan.features.shape[2] / plan.member.shape[1])
         variance = (1 + _RAISE * (times - 1)) * (moved**2).mean(0) + read.variance
         variance = 0.5 * (variance + variance.mean(0, keepdims=True))
         unseen = _UNSEEN * times * float(np.mean(_open_shares(plan)))
         size = (_values(read, prior) ** 2).mean(0, keepdims=True)
         return jnp.sqrt(variance + unseen**2 * size)
 
-    def doubled(self) -> Surrogate:
-        """Twice the pool."""
+    def doubled(self, info: GameInfo) -> Surrogate | None:
+        """Twice the pool; None where the pool holds every subsequence that a head takes."""
+        if self.pool >= max(self._totals(info)):
+            return None
         return dataclasses.replace(self, pool=2 * self.pool)
 
-    def cost(self, game: Game, x: Any) -> Cost:
-        """Head evaluations and memory of the plan and of one sequence."""
-        n, c = x.shape[0], game.n_classes(x)
-        n_scales = min(getattr(game, "n_scales", 1), n)
-        rows = [min(self.pool, math.comb(n, k)) for k in range(1, n_scales + 1)]
+    def within(self, max_evaluations: int, info: GameInfo) -> Surrogate | None:
+        """The largest pool that the evaluations allow."""
+        totals = self._totals(info)
+        low, high = _MIN_POOL, self.pool
+        if sum(min(low, total) for total in totals) > max_evaluations or high < low:
+            return None
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = sum(min(middle, total) for total in totals) <= max_evaluations
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return dataclasses.replace(self, pool=low)
+
+    def _totals(self, info: GameInfo) -> list[int]:
+        """Subsequences of each scale that has a head."""
+        return [math.comb(info.n, k) for k in range(1, min(info.n_scales, info.n) + 1)]
+
+    def request(self, info: GameInfo) -> Request:
+        """Head evaluations; memory of the plan and of one sequence."""
+        n, n_scales = info.n, min(info.n_scales, info.n)
+        rows = [min(self.pool, total) for total in self._totals(info)]
         p = n if self._order(n) == 1 else n * (n + 1) // 2
         base = self._base(n)
-        numbers = n_scales * (max(rows) * (p + n + c) + p * p) + p * p
-        numbers += 2 * n * base * n + 3 * base * (p + 2 * c) + n * base * c * bool(self.error_draws)
-        flops = 2 * c * (sum(rows) * p + 2 * n_scales * p * p + n * base * p)
-        return Cost(n * base, sum(rows), 4 * numbers, flops)
+        others = n_scales * (max(rows) * (p + n) + p * p) + p * p + 2 * n * base * n + 3 * base * p
+        per_class = n_scales * max(rows) + 6 * base + n * base * bool(self.error_draws)
+        return Request("heads", sum(rows), per_class=per_class, others=others)
 
 
 def _left_out(plan: SurrogatePlan, beyond: Array) -> Array:
@@ -218,7 +213,7 @@ def _left_out(plan: SurrogatePlan, beyond: Array) -> Array:
 
 def _open_shares(plan: SurrogatePlan) -> list[float]:
     """Of each scale, the share of its subsequences that the pool does not hold."""
-    pool = plan.pool.shape[1]
+    pool = plan.member.shape[1]
     return [
         0.0 if enumerated else 1 - pool / math.comb(plan.n, k)
         for k, enumerated in enumerate(plan.enumerated, start=1)
@@ -226,7 +221,7 @@ def _open_shares(plan: SurrogatePlan) -> list[float]:
 
 
 class _Effects(NamedTuple):
-    """What is read off a base.
+    """Effects by size, from a base.
 
     Attributes:
       effect: (n - 1, n, C), d_s. mean: (n - 1, C), mean score of each size.
@@ -328,7 +323,7 @@ def _of_parts(plan: SurrogatePlan, beyond: Array, member: Array, s: Array) -> Ar
 
     scales = jnp.arange(1, plan.n_scales + 1, dtype=dtype)
     start = jnp.zeros((m.shape[0], beyond.shape[-1]), dtype)
-    steps = (plan.pool, beyond, scales, jnp.asarray(share, dtype)[s])
+    steps = (plan.member, beyond, scales, jnp.asarray(share, dtype)[s])
     return lax.scan(one_scale, start, steps)[0]
 
 
@@ -343,4 +338,4 @@ def _own_corrections(plan: SurrogatePlan, fit: Fit, beyond: Array, link: Link) -
         return jnp.matmul(effect, difference, precision="highest")
 
     sizes = jnp.arange(1, plan.n_scales + 1)
-    return lax.map(one, (sizes, plan.pool, beyond, plan.pool_effect))
+    return lax.map(one, (sizes, plan.member, beyond, plan.pool_effect))

@@ -8,12 +8,12 @@ from jax import Array, lax
 
 from esv_jax.estimators.surrogate_fit import fit_heads, mix_of_scale, pair_matrix
 from esv_jax.estimators.surrogate_plan import SurrogatePlan
-from esv_jax.games.protocol import Game
-from esv_jax.links import apply_link
+from esv_jax.games.scoring import apply_link
+from esv_jax.links import Link
 
 
 def sampled_interactions(
-    game: Game, x: Array, prior: Array, plan: SurrogatePlan, member: Array
+    plan: SurrogatePlan, logits: Array, prior: Array, member: Array, link: Link
 ) -> Array:
     r"""Shapley interaction index of every pair, estimated: (n, n, C), symmetric, zero diagonal.
 
@@ -28,12 +28,11 @@ def sampled_interactions(
     Source: multilinear extension, Owen (1972); index, Grabisch & Roubens (1999).
 
     Args:
-      game: one that combines heads by scale. x: (n, ...). prior: (C,).
-      plan: of the pool.
+      plan: of the pool. logits: (K, m, C), of the heads on the pool. prior: (C,).
       member: (R, n) bool, the Y, as `draw_members` gives them; their mean is returned.
-    Cost: the pool's evaluations; R n**2 C exponentials.
+      link: from logits to scores.
+    Cost: R n**2 C exponentials.
     """
-    logits = game.head_logits(x, plan.pool)  # type: ignore[attr-defined]
     plan = plan.astype(logits.dtype)
     fit = fit_heads(plan, logits)
     n, c, dtype = plan.n, prior.shape[0], logits.dtype
@@ -51,7 +50,7 @@ def sampled_interactions(
 
     def score(z: Array, size: Array) -> Array:
         empty = (size <= 0)[..., None]
-        return jnp.where(empty, prior, apply_link(game.link, z))
+        return jnp.where(empty, prior, apply_link(link, z))
 
     def one(total: Array, row: Array) -> tuple[Array, None]:
         y, k = row.astype(dtype), row.sum()

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from esv_jax.checks import message
+from esv_jax.games.scoring import HeadRows
 from esv_jax.records import register_record, static_field
 
 # Prior variances of the ridge model, in units of the heads' own variance: additive effects, pair
@@ -38,11 +40,11 @@ class Base(NamedTuple):
 
 @register_record
 @dataclasses.dataclass(frozen=True)
-class SurrogatePlan:
+class SurrogatePlan(HeadRows):
     """Tables for sequences of n elements and heads of scales 1..K, reused for all of them.
 
     Attributes:
-      pool: (K, m, n) bool, the subsequences that heads are evaluated on; `pool_valid` (K, m).
+      member: (K, m, n) bool, the pool, on which heads are evaluated; `pool_valid` (K, m).
       features: (K, m, p) of the pool, centred and scaled, zero in padding.
       offset, scale: (K, p), what centred and scaled them.
       inverse: (K, p, p) of each scale's own ridge system; `common` (p, p) of what scales share.
@@ -50,11 +52,11 @@ class SurrogatePlan:
       error_base: fewer of them, on which errors are.
       pool_effect: (K, n, m), as `Base.effect`, on the pool.
       leverage: (K, m), share of a pool member's own logits in its fitted ones.
+      signs: (E, K, m) int8, random signs of the bootstrap.
       n, n_scales, order: sizes; order 2 has pairs, 1 elements alone.
       enumerated: per scale, whether the pool holds all subsequences.
     """
 
-    pool: Array
     pool_valid: Array
     features: Array
     offset: Array
@@ -65,6 +67,7 @@ class SurrogatePlan:
     error_base: Base
     pool_effect: Array
     leverage: Array
+    signs: Array
     n: int = static_field()
     n_scales: int = static_field()
     order: int = static_field()
@@ -79,27 +82,60 @@ class SurrogatePlan:
         return jax.tree.map(cast, self)
 
 
-def draw_subsets(rng: np.random.Generator, n: int, k: int, m: int) -> np.ndarray:
+def n_word_rows(m: int) -> int:
+    """Rows of random words that `draw_subsets` needs for m subsets."""
+    return 2 * m + 64
+
+
+def draw_subsets(words: np.ndarray, k: int, m: int) -> np.ndarray:
     """All k-subsets of n elements where there are at most m, else m drawn without replacement.
 
+    Args:
+      words: (n_word_rows(m), n) uint32, random.
     Returns:
       (rows, n) bool.
     """
+    n = words.shape[1]
     total = math.comb(n, k)
-    if total <= m:
+    if total <= max(m, min(8 * m, words.size)):
         index = np.array(list(itertools.combinations(range(n), k))).reshape(total, k)
-    elif total <= 8 * m:
-        every = np.array(list(itertools.combinations(range(n), k)))
-        index = every[rng.permutation(total)[:m]]
+        if total > m:
+            index = index[np.argsort(words.reshape(-1)[:total], kind="stable")[:m]]
     else:
-        seen: dict[bytes, np.ndarray] = {}
-        while len(seen) < m:
-            for row in np.sort(rng.permuted(np.tile(np.arange(n), (m, 1)), axis=1)[:, :k]):
-                seen.setdefault(row.tobytes(), row)
-        index = np.array(list(seen.values())[:m])
+        drawn = np.sort(np.argsort(words, axis=1, kind="stable")[:, :k], axis=1)
+        _, first = np.unique(drawn, axis=0, return_index=True)
+        index = drawn[np.sort(first)[:m]]
+        if len(index) < m:  # 2 m draws of more than 8 m subsets
+            raise RuntimeError(f"draw_subsets: expected {m} distinct subsets, got {len(index)}.")
     member = np.zeros((len(index), n), bool)
     np.put_along_axis(member, index, True, axis=1)
     return member
+
+
+def random_words(key: Array, *shape: int) -> np.ndarray:
+    """Random uint32 words of `shape` on the host, from a concrete key."""
+    with jax.ensure_compile_time_eval():
+        return np.asarray(jax.random.bits(key, shape, jnp.uint32))
+
+
+def key_of(words: tuple[int, ...], impl: str) -> Array:
+    """The key with the given data; see `words_of`."""
+    with jax.ensure_compile_time_eval():
+        return jax.random.wrap_key_data(jnp.asarray(words, jnp.uint32), impl=impl)
+
+
+def words_of(key: Array) -> tuple[tuple[int, ...], str]:
+    """Data and implementation of a concrete key, hashable: the name of a cached draw.
+
+    Raises:
+      ValueError: a key that is being traced.
+    """
+    if isinstance(key, jax.core.Tracer):
+        way_out = "Tables are made on the host: draw them outside, and pass them as `plan`."
+        raise ValueError(message("key", "a concrete key", "one being traced", way_out))
+    return tuple(int(word) for word in np.ravel(jax.random.key_data(key))), str(
+        jax.random.key_impl(key)
+    )
 
 
 def effect_weights(member: np.ndarray) -> np.ndarray:
@@ -132,11 +168,12 @@ def _features(member: np.ndarray, q: float, order: int) -> np.ndarray:
     return np.concatenate([z, z[:, i] * z[:, j]], axis=1)
 
 
-def _make_base(rng: np.random.Generator, n: int, most: int) -> Base:
+def _make_base(key: Array, n: int, most: int) -> Base:
     """All subsequences of a size where they are few, else `most`; n - s are complements of s."""
+    words = random_words(key, n // 2, n_word_rows(most), n)
     rows: dict[int, np.ndarray] = {}
     for s in range(1, n):
-        rows[s] = ~rows[n - s] if 2 * s > n else draw_subsets(rng, n, s, most)
+        rows[s] = ~rows[n - s] if 2 * s > n else draw_subsets(words[s - 1], s, most)
     width = max(map(len, rows.values()))
     member = np.zeros((n - 1, width, n), bool)
     effect = np.zeros((n - 1, n, width), np.float32)
@@ -149,17 +186,25 @@ def _make_base(rng: np.random.Generator, n: int, most: int) -> Base:
 
 @functools.lru_cache(maxsize=4)  # hundreds of megabytes each for long sequences
 def make_plan(
-    n: int, n_scales: int, pool: int, base: int, order: int, seed: tuple[int, ...]
+    n: int,
+    n_scales: int,
+    pool: int,
+    base: int,
+    order: int,
+    error_draws: int,
+    seed: tuple[tuple[int, ...], str],
 ) -> SurrogatePlan:
     """Build the plan on the host, in double precision; cached.
 
     Args:
       n: elements, >= 3. n_scales: K. pool: most subsequences per scale. base: most per size.
-      order: 1 or 2. seed: words of a key.
+      order: 1 or 2. error_draws: random signs to draw. seed: `words_of` a key.
     Cost: K inverses of p x p, p = n (order 1) or n (n + 1) / 2.
     """
-    rng = np.random.default_rng(list(seed))
-    pools = [draw_subsets(rng, n, k, pool) for k in range(1, n_scales + 1)]
+    with jax.ensure_compile_time_eval():  # the plan is cached: it must not belong to a trace
+        pool_key, base_key, error_key, sign_key = jax.random.split(key_of(*seed), 4)
+    words = random_words(pool_key, n_scales, n_word_rows(pool), n)
+    pools = [draw_subsets(words[k - 1], k, pool) for k in range(1, n_scales + 1)]
     width = max(len(rows) for rows in pools)
     p = n if order == 1 else n * (n + 1) // 2
     n_pairs = max(n * (n - 1) // 2, 1)
@@ -190,19 +235,21 @@ def make_plan(
         pool_member[k, : len(rows)] = rows
         if k + 1 < n:
             pool_effect[k, :, : len(rows)] = effect_weights(rows)
-    with jax.ensure_compile_time_eval():  # cached: must not belong to a trace
+    signs = 1 - 2 * (random_words(sign_key, error_draws, n_scales, width) & 1).astype(np.int8)
+    with jax.ensure_compile_time_eval():
         return SurrogatePlan(
-            pool=jnp.asarray(pool_member),
+            member=jnp.asarray(pool_member),
             pool_valid=jnp.asarray(pool_member.any(-1)),
             features=jnp.asarray(features),
             offset=jnp.asarray(offset, jnp.float32),
             scale=jnp.asarray(scale, jnp.float32),
             inverse=jnp.asarray(inverse),
             common=jnp.asarray(np.linalg.inv(common), jnp.float32),
-            base=_make_base(rng, n, base),
-            error_base=_make_base(rng, n, min(base, _ERROR_ROWS)),
+            base=_make_base(base_key, n, base),
+            error_base=_make_base(error_key, n, min(base, _ERROR_ROWS)),
             pool_effect=jnp.asarray(pool_effect),
             leverage=jnp.asarray(leverage),
+            signs=jnp.asarray(signs),
             n=n,
             n_scales=n_scales,
             order=order,

@@ -1,44 +1,40 @@
-"""Groups of elements in the place of elements: shots, or anything else that goes as one."""
+"""Games whose elements are groups of elements, such as shots."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.checks import expect
-from esv_jax.games.chosen import Places, choose_rows, chosen_logits, scores_rows
-from esv_jax.games.protocol import Carry, Cost, Game, Tile, Unseen
-from esv_jax.games.rowwise import RowLogits, fold_rows, sample_rows
+from esv_jax.checks import expect, message
+from esv_jax.games.protocol import Cost, SubsetGame
 from esv_jax.links import Link
-from esv_jax.records import register_record
-from esv_jax.subsequences import Lattice, Samples, make_lattice, membership
-from esv_jax.subsequences.samples import count_distinct
+from esv_jax.records import register_record, static_field
+
+Groups = Sequence[int] | Sequence[Sequence[int]] | np.ndarray
+
+_EACH_ONCE = "every element in exactly one group"
 
 
 @register_record
 @dataclasses.dataclass(frozen=True)
-class Grouped:
-    """A game whose elements are groups of another's: the score of all elements of some groups.
+class Grouped(SubsetGame):
+    """The game of unions of groups of another game's elements.
 
-    It holds the sequence; the "sequence" it is asked about is the groups themselves, a row (n,)
-    of zeros and ones for each. Make both with `group_elements`.
+    It holds the sequence. The sequence that it takes is the groups, (g, n) of zeros and ones.
 
     Attributes:
-      game: of the elements. x: (n, ...), its sequence.
-      places: of the unions of groups, where the game does not score rows on their own; row =
-        code over the groups.
-      table: (2**g, C) logits of the unions where they are known already; row = code.
+      game: of the elements; it scores each subsequence on its own.
+      x: (n, ...), its sequence.
     """
 
-    game: Game
-    x: Array
-    places: Places | None = None
-    table: Array | None = None
+    game: SubsetGame
+    x: Any
 
     @property
     def link(self) -> Link:
@@ -46,106 +42,146 @@ class Grouped:
         return self.game.link
 
     @property
-    def host(self) -> Any:
-        """Where the game's model runs, if that is the host; see `run_to_end`."""
-        return getattr(self.game, "host", None)
-
-    @property
-    def max_auto_exact(self) -> int:
-        """As of the game itself where each union is an evaluation; else all are there anyway."""
-        return getattr(self.game, "max_auto_exact", 20) if self.places is None else 24
-
-    @property
-    def row_logits(self) -> Callable[[Array, Array], Array] | None:
-        """(x, member (m, g)) -> logits (m, C), where the game scores rows on their own."""
-        if self.places is not None or self.table is not None:
-            return None
-        return lambda x, member: self._row_logits(x)(member)
-
-    def check(self, x: Array) -> None:
-        """Raise where x is not (g, n)."""
-        n = self.x.shape[0]
-        expect(x.ndim == 2 and x.shape[1] == n, "x", f"groups of shape (g, n) = (g, {n})", x.shape)
-
-    def dtype(self, x: Array) -> jnp.dtype:
+    def removal_name(self) -> str | None:
         """The game's."""
-        return self.game.dtype(self.x)
+        return self.game.removal_name
 
-    def n_classes(self, x: Array) -> int:
-        """C."""
-        return self.game.n_classes(self.x)
+    @property
+    def auto_exact(self) -> int:
+        """The game's: each union is one evaluation of it."""
+        return self.game.auto_exact
 
-    def _row_logits(self, x: Array) -> RowLogits:
-        """Logits (m, C) of groups chosen by membership (m, g), as a function of it."""
-        if self.places is None and self.table is None:
+    @property
+    def on_host(self) -> bool:
+        """The game's."""
+        return self.game.on_host
 
-            def expanded(member: Array) -> Array:
-                elements = jnp.matmul(member.astype(x.dtype), x) > 0.5  # (m, n)
-                return chosen_logits(self.game, self.x, elements)
+    @property
+    def owner(self) -> Any:
+        """The game's."""
+        return self.game.owner
 
-            return expanded
-        table = self.table
-        if table is None:
-            assert self.places is not None
-            table = chosen_logits(self.game, self.x, self.places)  # (2**g, C)
-        bits = jnp.asarray(1 << np.arange(x.shape[0]), jnp.int32)
-        return lambda member: table[jnp.where(member, bits[None, :], 0).sum(1)]
+    def output(self, x: Any) -> jax.ShapeDtypeStruct:
+        """The game's; x has to be (g, n)."""
+        n, shape = self.x.shape[0], x.shape
+        fits = len(shape) == 2 and shape[1] == n
+        expect(fits, "x", f"groups of shape (g, n) = (g, {n})", shape)
+        return self.game.output(self.x)
 
-    def fold_lattice(
-        self, x: Array, lattice: Lattice, visit: Callable[[Carry, Tile], Carry], carry: Carry
-    ) -> Carry:
-        """See `Game.fold_lattice`."""
-        return fold_rows(lattice, self._row_logits(x), visit, carry)
+    def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
+        """The game's."""
+        return self.game.warnings(self.x, prior)
 
-    def sample_logits(self, x: Array, samples: Samples, unseen: Unseen) -> tuple[Array, Array]:
-        """See `Game.sample_logits`; every union of groups is scored on its own."""
-        del unseen  # nothing is combined across scales
-        return sample_rows(samples, self._row_logits(x))
+    def subset_logits(self, x: Any, member: Any) -> Any:
+        """Logits (m, C) of the unions of the groups in `member` (m, g)."""
+        if self.on_host:
+            return self.game.subset_logits(self.x, member @ (np.asarray(x) > 0.5))
+        elements = jnp.matmul(member.astype(x.dtype), x) > 0.5  # (m, n)
+        return self.game.subset_logits(self.x, elements)
 
-    def lattice_cost(self, x: Any, lattice: Lattice) -> Cost:
-        """See `Game.lattice_cost`."""
-        return self._cost(2**lattice.n, lattice.n_lows * lattice.tile_width)
-
-    def sample_cost(self, x: Any, m: int) -> Cost:
-        """See `Game.sample_cost`."""
-        rows = x.shape[0] * max(m, x.shape[0])
-        return self._cost(rows, rows)
-
-    def n_evaluations(self, samples: Samples) -> Array:
-        """Distinct unions of groups, or what the pass over all elements takes."""
-        if self.places is None:
-            return count_distinct(samples)
-        return jnp.asarray(self._cost(0, 0).n_evaluations)
-
-    def _cost(self, rows: int, rows_at_once: int) -> Cost:
-        n, itemsize = self.x.shape[0], self.game.dtype(self.x).itemsize
-        row = self.game.n_classes(self.x) * itemsize
-        n_bytes = rows_at_once * (4 * row + n)
-        if self.places is None:
-            return Cost(rows, max(rows - 1, 0), n_bytes, None)
-        whole = self.game.lattice_cost(self.x, make_lattice(n))
-        kept = (self.places.rows.size + self.places.found.size) * row
-        return Cost(
-            whole.n_subsequences, whole.n_evaluations, whole.n_bytes + n_bytes + kept, whole.flops
-        )
+    def subset_cost(self, x: Any, m: int) -> Cost:
+        """The game's."""
+        return self.game.subset_cost(self.x, m)
 
 
-def group_elements(game: Game, x: Array, labels: np.ndarray) -> tuple[Grouped, np.ndarray]:
-    """The game of groups, and the groups as its sequence, (g, n) float32 of zeros and ones.
+@register_record
+@dataclasses.dataclass(frozen=True)
+class ScoreTable(SubsetGame):
+    """A game given by the scores of all its subsequences.
+
+    Attributes:
+      table: (2**n, C) scores, floating point; row = code. Row 0 is not used.
+      cost_of_table: what the table itself takes, if anything.
+    """
+
+    auto_exact: ClassVar[int] = 24
+    on_host: ClassVar[bool] = False
+    removal_name: ClassVar[None] = None
+    owner: ClassVar[None] = None
+    link: ClassVar[Link] = "identity"
+
+    table: Array
+    cost_of_table: Cost | None = static_field(default=None)
+
+    def output(self, x: Any) -> jax.ShapeDtypeStruct:
+        """(C,), in the dtype of the table; x has to have its number of elements."""
+        n = self.table.shape[0].bit_length() - 1
+        expect(x.shape[0] == n, "x", f"the {n} elements of the table", x.shape)
+        return jax.ShapeDtypeStruct(self.table.shape[1:], self.table.dtype)
+
+    def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def subset_logits(self, x: Array, member: Array) -> Array:
+        """Rows (m, C) of the table."""
+        bits = jnp.asarray(1 << np.arange(member.shape[1]), jnp.int32)
+        return self.table[jnp.where(member, bits[None, :], 0).sum(1)]
+
+    def subset_cost(self, x: Any, m: int) -> Cost:
+        """What the table takes, and m rows of it."""
+        n_bytes = m * self.table.shape[1] * self.table.dtype.itemsize
+        if self.cost_of_table is None:
+            return Cost(m, m, n_bytes, 0)
+        whole = self.cost_of_table
+        return whole._replace(n_bytes=whole.n_bytes + n_bytes)
+
+
+def group_labels(groups: Any, n: int) -> np.ndarray:
+    """Groups of n elements as labels, (n,) int64 of 0..g - 1.
 
     Args:
-      game: of the elements.
-      x: (n, ...).
-      labels: (n,) int, the group of each element, 0..g - 1, each used.
-    Cost: on the host, n * 2**g bits where the game does not score rows on their own.
+      groups: n integers, the group of each element; or g lists of the elements of each group.
+    Raises:
+      ValueError: an element in no group, in two, or beyond n; a group without elements.
+      TypeError: anything that is no integer where one is expected.
     """
-    labels = np.asarray(labels)
-    g = int(labels.max()) + 1
-    groups = labels[None, :] == np.arange(g)[:, None]  # (g, n)
-    if scores_rows(game):
-        return Grouped(game, x, None), groups.astype(np.float32)
-    unions = membership(np.arange(2**g), g)[:, labels]  # (2**g, n)
-    places = choose_rows(game, unions)
-    if not isinstance(places, Places):
-        raise TypeError("places: expected places in a lattice, got rows.")
-    return Grouped(game, x, places), groups.astype(np.float32)
+    described = f"labels of shape (n,) = ({n},), or lists of elements"
+    if not isinstance(groups, Iterable) or isinstance(groups, str):
+        raise TypeError(message("groups", described, type(groups).__name__))
+    entries: list[Any] = list(np.asarray(groups) if hasattr(groups, "dtype") else groups)
+    expect(len(entries) > 0, "groups", described, "none")
+    listed = [isinstance(entry, list | tuple | range | np.ndarray | Array) for entry in entries]
+    if all(listed):
+        return _labels_of_lists(entries, n)
+    if any(listed):
+        raise TypeError(message("groups", described, "a mixture of the two"))
+    labels = _integers("groups", entries)
+    expect(len(labels) == n, "groups", described, f"{len(labels)} labels")
+    expect(labels.min() >= 0, "groups", "labels 0..g - 1", labels.min())
+    missing = np.setdiff1d(np.arange(labels.max() + 1), labels)
+    if len(missing):
+        got = f"group {missing[0]} without elements"
+        raise ValueError(message("groups", f"labels that use all of 0..{labels.max()}", got))
+    return labels
+
+
+def group_members(labels: np.ndarray) -> np.ndarray:
+    """The groups as a sequence for `Grouped`: (g, n) float32 of zeros and ones."""
+    return (labels[None, :] == np.arange(int(labels.max()) + 1)[:, None]).astype(np.float32)
+
+
+def _labels_of_lists(groups: list[Any], n: int) -> np.ndarray:
+    labels = np.full(n, -1)
+    for k, group in enumerate(groups):
+        expect(len(group) > 0, "groups", "at least one element in each group", f"group {k} empty")
+        for i in _integers(f"groups[{k}]", list(group)):
+            expect(0 <= i < n, f"groups[{k}]", f"elements 0..{n - 1}", i)
+            got = f"element {i} twice in group {k}"
+            if labels[i] not in (-1, k):
+                got = f"element {i} in two groups, {labels[i]} and {k}"
+            expect(labels[i] == -1, "groups", _EACH_ONCE, got)
+            labels[i] = k
+    missing = np.flatnonzero(labels < 0)
+    if len(missing):
+        raise ValueError(message("groups", _EACH_ONCE, f"element {missing[0]} in no group"))
+    return labels
+
+
+def _integers(name: str, values: list[Any]) -> np.ndarray:
+    """(k,) int64 of integers and nothing else."""
+    array = np.asarray(values) if all(np.ndim(value) == 0 for value in values) else None
+    if array is None or not np.issubdtype(array.dtype, np.integer):
+        kind = "nested lists" if array is None else f"dtype {array.dtype}"
+        raise TypeError(message(name, "integers", kind))
+    return array.astype(np.int64)

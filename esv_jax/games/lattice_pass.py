@@ -19,10 +19,9 @@ import numpy as np
 from jax import Array, lax
 
 from esv_jax.games.protocol import Carry, Tile
-from esv_jax.games.recurrence import low_incidence, own_share, parent_share
-from esv_jax.games.whole_pass import whole_logits
 from esv_jax.models.heads import HeadStack
 from esv_jax.subsequences import Lattice
+from esv_jax.subsequences.lattice import low_incidence, recurrence_shares
 
 
 def fold_multi_scale(
@@ -41,21 +40,17 @@ def fold_multi_scale(
       heads: of scales 1..n_max, in x's dtype.
       first_layers: `heads.w1` without its padding, (s, D, H) per scale.
       x: (n, D), after the heads' input ReLU where they have one.
-      lattice: of n elements.
-      visit: carry = visit(carry, tile) with `Tile.logits` (R, B, C).
+      lattice: of n elements, more than one tile (`n_top` > 0).
+      visit: carry = visit(carry, tile) with `Tile.table` the logits (R, B, C).
       carry: initial.
     Cost: sum over s <= n_max of binomial(n, s) head evaluations, each H * C multiply-adds and
       more for further hidden layers; for the recurrence about n_top / 2 additions and, up to
       n_low = 6, a dozen multiply-adds per subsequence and class. Memory: a workspace of
       `lattice.n_slots * R * C` numbers.
     """
-    if lattice.n_top == 0:
-        logits = jnp.concatenate(whole_logits(heads, first_layers, x[None], lattice))
-        return visit(carry, Tile(logits, 0, jnp.zeros((1, 0), bool), jnp.ones(1, bool)))
-
     tables = _first_layer_tables(heads, first_layers, x, lattice)
     scale = np.arange(lattice.n_top + 1)[:, None] + np.arange(lattice.n_low + 1)[None, :]
-    share = jnp.asarray(parent_share(scale, heads.n_max), x.dtype)  # (n_top + 1, n_low + 1)
+    share = jnp.asarray(recurrence_shares(scale, heads.n_max)[1], x.dtype)  # (n_top + 1, n_low + 1)
     incidence = [jnp.asarray(table, x.dtype) for table in low_incidence(lattice)]
     width, n_lows, c = lattice.tile_width, lattice.n_lows, heads.n_classes
 
@@ -224,7 +219,7 @@ def _own(
     together: the lows of p elements, beside all tops of the tile, are of scale level + p.
     """
     dtype, width = heads.w2.dtype, lattice.tile_width
-    share = jnp.asarray(own_share(np.arange(lattice.n + 1), heads.n_max), dtype)
+    share = jnp.asarray(recurrence_shares(np.arange(lattice.n + 1), heads.n_max)[0], dtype)
     n_scales = min(heads.n_max, lattice.n)
     last_level = tables.low[0].shape[0] - 1
     index = jnp.minimum(level, last_level)

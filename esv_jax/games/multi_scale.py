@@ -6,43 +6,51 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import expect, expect_choice, wider
+from esv_jax.checks import check_link, expect, message, wider
 from esv_jax.games.lattice_pass import fold_multi_scale
-from esv_jax.games.protocol import Carry, Cost, Tile, Unseen
-from esv_jax.games.whole_pass import whole_logits
-from esv_jax.links import LINKS, Link
+from esv_jax.games.protocol import Carry, Cost, ScaleGame, Tile
+from esv_jax.links import Link
 from esv_jax.models.heads import HeadStack
 from esv_jax.records import register_record, static_field
 from esv_jax.subsequences import Lattice, Samples
-from esv_jax.subsequences.samples import count_distinct
+from esv_jax.subsequences.lattice import low_incidence, recurrence_shares
 
 
 @register_record
 @dataclasses.dataclass(frozen=True)
-class MultiScale:
+class MultiScale(ScaleGame):
     """f^ms(X): the mean over scales s = 1..min(n, n_max) of the mean of f^s over X's parts.
 
     Source: Price & Damen (2020), Eq. (8), computed by the recurrence of Eq. (9) on logits.
 
     Attributes:
       heads: of scales 1..n_max, from `models.stack_heads` or training.
-      link: "softmax" (default) or "identity".
+      link: "softmax" (default), "sigmoid" or "identity".
+      n_scales: number of heads.
       first_layers: (s, D, H) for s = 1..n_max, made from `heads`: their first layers without
         padding. Sliced here, once, because compiled code would copy them at every call.
     Raises:
-      TypeError: if `heads` is not a `HeadStack`. ValueError: on another link.
+      TypeError: if `heads` is not a `HeadStack`. ValueError: on another link, or a softmax over
+      one class.
     """
+
+    auto_exact: ClassVar[int] = 20
+    on_host: ClassVar[bool] = False
+    removal_name: ClassVar[None] = None
+    owner: ClassVar[None] = None
 
     heads: HeadStack
     link: Link = static_field(default="softmax")
     first_layers: tuple[Array, ...] = dataclasses.field(init=False, repr=False)
+    n_scales: int = static_field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         expect(
@@ -53,33 +61,28 @@ class MultiScale:
             "Make one with models.stack_heads.",
             TypeError,
         )
-        expect_choice("link", self.link, LINKS)
+        check_link(self.link, self.heads.n_classes)
         w1 = self.heads.w1
         layers = tuple(w1[s - 1, :s] for s in range(1, self.heads.n_max + 1))
         object.__setattr__(self, "first_layers", layers)
+        object.__setattr__(self, "n_scales", self.heads.n_max)
 
-    def check(self, x: Array) -> None:
-        """Raise where x is not (n, D) with the heads' D."""
-        d = self.heads.feature_dim
-        expect(
-            x.ndim == 2 and x.shape[1] == d,
-            "x",
-            f"shape (n, D) with the heads' D = {d}",
-            x.shape,
-            "For a batch, use explain_batch." if x.ndim == 3 else "",
-        )
+    def output(self, x: Any) -> jax.ShapeDtypeStruct:
+        """(C,), in the wider dtype of x's and the heads'; x has to be (n, D) with the heads' D."""
+        d, w2 = self.heads.w1.shape[2], self.heads.w2
+        if len(x.shape) != 2 or x.shape[1] != d:
+            way_out = "For a batch, use explain_batch." if len(x.shape) == 3 else ""
+            expected = f"shape (n, D) with the heads' D = {d}"
+            raise ValueError(message("x", expected, x.shape, way_out))
+        return jax.ShapeDtypeStruct(w2.shape[2:], wider(x.dtype, w2.dtype))
 
-    def dtype(self, x: Array) -> jnp.dtype:
-        """The wider of x's and the heads'."""
-        return wider(x.dtype, self.heads.w2.dtype)
-
-    def n_classes(self, x: Array) -> int:
-        """C."""
-        return self.heads.n_classes
+    def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def _prepared(self, x: Array) -> tuple[HeadStack, Array]:
         """Heads and features in one dtype, features past the input ReLU."""
-        dtype = self.dtype(x)
+        dtype = wider(x.dtype, self.heads.w2.dtype)
         heads = jax.tree.map(lambda leaf: leaf.astype(dtype), self.heads)
         x = jax.nn.relu(x) if heads.input_relu else x
         return heads, x.astype(dtype)
@@ -87,19 +90,60 @@ class MultiScale:
     def fold_lattice(
         self, x: Array, lattice: Lattice, visit: Callable[[Carry, Tile], Carry], carry: Carry
     ) -> Carry:
-        """See `Game.fold_lattice` and `fold_multi_scale`."""
+        """See `ScaleGame.fold_lattice` and `fold_multi_scale`."""
         heads, x = self._prepared(x)
         first_layers = [layer.astype(x.dtype) for layer in self.first_layers]
         return fold_multi_scale(heads, first_layers, x, lattice, visit, carry)
 
-    def whole_lattice(self, xs: Array, lattice: Lattice) -> list[Array]:
-        """Logits of all subsequences of V sequences (V, n, D), by scale; see `whole_logits`."""
+    def all_logits(self, xs: Array, lattice: Lattice) -> list[Array]:
+        """See `ScaleGame.all_logits`: Eq. (9) bottom-up, equal to Eq. (8), without a loop.
+
+        Sequences are side by side: heads of one scale are one product for all of them, and so is
+        each step of the recurrence, whose 0/1 matrices are the same for all. The logits of the
+        empty subsequence are 0.
+
+        Cost: per sequence sum over s <= n_max of binomial(n, s) head evaluations, and binomial(2n,
+          n - 1) multiply-adds per class for the recurrence. Memory: V * 2**n * C numbers, twice.
+        """
         heads, xs = self._prepared(xs)
         first_layers = [layer.astype(xs.dtype) for layer in self.first_layers]
-        return whole_logits(heads, first_layers, xs, lattice)
+        n, (n_videos, _, width) = lattice.n, xs.shape
+        member, size = lattice.low_member, lattice.low_scale
+        n_max, h, c = heads.w2.shape
+        own, from_parents = recurrence_shares(np.arange(n + 1), n_max)
+        incidence = low_incidence(lattice)
+        elements = jnp.swapaxes(xs, 0, 1)  # (n, V, D)
+        done = [jnp.zeros((1, n_videos, c), xs.dtype)]
+        for s in range(1, n + 1):
+            n_rows = math.comb(n, s)
+            logits = jnp.zeros((1, 1, 1), xs.dtype)
+            if s <= n_max:
+                # Element e can be at position j only if j <= e <= n - s + j: one window per j.
+                windows = [elements[j : j + n - s + 1].reshape(-1, width) for j in range(s)]
+                product = jnp.einsum(
+                    "jrd,jdh->jrh", jnp.stack(windows), first_layers[s - 1], precision="highest"
+                ).reshape(s, n - s + 1, n_videos, h)
+                element = np.nonzero(member[size == s])[1].reshape(n_rows, s)
+                hidden = heads.b1[s - 1][None, None]
+                for j in range(s):
+                    hidden = hidden + product[j][element[:, j] - j]  # (n_rows, V, H)
+                hidden = jax.nn.relu(hidden).reshape(-1, h)
+                for layer in heads.hidden:
+                    product = jnp.matmul(hidden, layer.w[s - 1], precision="highest")
+                    hidden = jax.nn.relu(product + layer.b[s - 1][None, :])
+                logits = jnp.matmul(hidden, heads.w2[s - 1], precision="highest")
+                logits = (logits + heads.b2[s - 1][None, :]) * jnp.asarray(own[s], xs.dtype)
+                logits = logits.reshape(n_rows, n_videos, c)
+            parents = jnp.matmul(
+                jnp.asarray(incidence[s - 1], xs.dtype),
+                done[-1].reshape(-1, n_videos * c),
+                precision="highest",
+            ).reshape(n_rows, n_videos, c)
+            done.append(logits + jnp.asarray(from_parents[s], xs.dtype) * parents)
+        return done
 
-    def sample_logits(self, x: Array, samples: Samples, unseen: Unseen) -> tuple[Array, Array]:
-        """f^ms by the recurrence over sampled subsequences; see `Game.sample_logits`.
+    def sample_logits(self, x: Array, samples: Samples) -> tuple[Array, Array]:
+        """f^ms by the recurrence over sampled subsequences; see `ScaleGame.sample_logits`.
 
         The mean over a subsequence's parents is that over its **sampled** parents. One without
         any has, under "skip", its own head alone, and is unknown beyond n_max; under "zero" the
@@ -107,7 +151,8 @@ class MultiScale:
         Cost: per scale m head evaluations (s <= n_max) and two products of m x m.
         """
         heads, x = self._prepared(x)
-        n, m = samples.member.shape[0], samples.member.shape[1]
+        n, m, unseen = samples.member.shape[0], samples.member.shape[1], samples.unseen
+        chex.assert_shape(samples.member, (n, m, x.shape[0]))
         n_scales = min(heads.n_max, n)
         # Scales run in two loops, with heads and beyond; the state is the scale before.
         state = (
@@ -168,25 +213,18 @@ class MultiScale:
             known = jnp.concatenate([known, more_known])
         return logits, known
 
-    @property
-    def n_scales(self) -> int:
-        """Scales that have a head."""
-        return self.heads.n_max
-
     def head_logits(self, x: Array, member: Array) -> Array:
-        """Each scale's own head: member (K, m, n), row k - 1 of k elements each, -> (K, m, C).
-
-        Rows without elements, which are padding, get finite logits that mean nothing.
-        """
+        """See `ScaleGame.head_logits`."""
+        chex.assert_shape(member, (None, None, x.shape[0]))
         heads, x = self._prepared(x)
         heads = jax.tree.map(lambda leaf: leaf[: member.shape[0]], heads)
         return lax.map(lambda scale: _sampled_head(scale[0], x, scale[1]), (heads, member))
 
     def lattice_cost(self, x: Any, lattice: Lattice) -> Cost:
-        """See `Game.lattice_cost`."""
-        heads, n = self.heads, lattice.n
-        d, h, c, itemsize = heads.feature_dim, heads.hidden_dim, heads.n_classes, x.dtype.itemsize
-        n_scales = min(heads.n_max, n)
+        """See `ScaleGame.lattice_cost`."""
+        heads, n, itemsize = self.heads, lattice.n, x.dtype.itemsize
+        d, (n_max, h, c) = heads.w1.shape[2], heads.w2.shape
+        n_scales = min(n_max, n)
         evaluations = sum(math.comb(n, s) for s in range(1, n_scales + 1))
         per_head = 2 * h * (c + h * len(heads.hidden))
         windows = sum(s * (n - s + 1) for s in range(1, n_scales + 1))
@@ -201,7 +239,7 @@ class MultiScale:
         return Cost(2**n, evaluations, n_bytes, flops)
 
     def sample_cost(self, x: Any, m: int) -> Cost:
-        """See `Game.sample_cost`."""
+        """See `ScaleGame.sample_cost`."""
         heads, n = self.heads, x.shape[0]
         d, h, c = heads.feature_dim, heads.hidden_dim, heads.n_classes
         width = max(m, n)
@@ -211,13 +249,6 @@ class MultiScale:
         flops += 2 * n_scales * heads.n_max * n * d * h + n * width * width * 2 * (c + n)
         n_bytes = (2 * n * width * c + 3 * width * width) * x.dtype.itemsize + n * width * n
         return Cost(n * width, evaluations, n_bytes, flops)
-
-    def n_evaluations(self, samples: Samples) -> Array:
-        """Distinct subsequences of the scales that have a head."""
-        n_scales = min(self.heads.n_max, samples.member.shape[-3])
-        return count_distinct(
-            Samples(samples.member[..., :n_scales, :, :], samples.valid[..., :n_scales, :])
-        )
 
 
 def _sampled_head(head: HeadStack, x: Array, member: Array) -> Array:

@@ -1,52 +1,51 @@
-"""What an estimator may ask of a game.
+"""The two kinds of game: what the steps of an explanation call on a model.
 
-A game knows a model; together with a sequence it has a score for every subsequence. Anything with
-these methods is a game: no base class, no registry. A model that scores each subsequence on its
-own gets all of them from one function (see `rowwise`).
+A game wraps a model; together with a sequence it has a score for every subsequence. Estimators
+take games by these types (`Estimator.takes`). Games of one's own derive from one of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-import jax.numpy as jnp
+import jax
 from jax import Array
 
 from esv_jax.links import Link
 from esv_jax.subsequences import Lattice, Samples
 
 Carry = TypeVar("Carry")
-Unseen = Literal["skip", "zero"]
 
 
 class Tile(NamedTuple):
-    """A block of the lattice's subsequences with their logits.
+    """A block of the lattice's subsequences with their logits, or with their scores.
 
     R lows (rows of `Lattice.low_member`) beside B tops.
 
     Attributes:
-      logits: (R, B, C) before the link. The row of the empty subsequence is finite but means
-        nothing: its score is the prior.
+      table: (R, B, C), logits or scores. The row of the empty subsequence is finite but has no
+        meaning: its score is the prior.
       level: () elements in each of the tops.
       member: (B, n_top) bool, membership of the tops.
       valid: (B,) bool, False where the tile is padded.
     """
 
-    logits: Array
+    table: Array
     level: Array | int
     member: Array
     valid: Array
 
 
 class Cost(NamedTuple):
-    """What an estimate will take, known before any work.
+    """Cost of an estimate, known before any work.
 
     Attributes:
       n_subsequences: subsequences whose scores are needed.
       n_evaluations: model (head) evaluations.
       n_bytes: memory at the peak, about.
-      flops: floating-point operations, about; None where the model is a black box.
+      flops: floating-point operations, about; None where the model's own are not known.
     """
 
     n_subsequences: int
@@ -64,31 +63,100 @@ class Cost(NamedTuple):
 
 
 class Game(Protocol):
-    """Scores of subsequences of a sequence x (n, D) or (n, ...), elements first."""
+    """Members that both kinds of game have. Sequences x are (n, D) or (n, ...), elements first."""
 
     @property
     def link(self) -> Link:
-        """How logits become scores."""
+        """Function from logits to scores."""
 
-    def check(self, x: Array) -> None:
-        """Raise ValueError where the model cannot take x (shape questions only)."""
+    @property
+    def removal_name(self) -> str | None:
+        """Name of the replacement of absent elements; None where they are left out."""
 
-    def dtype(self, x: Array) -> jnp.dtype:
-        """Floating dtype that the scores of x will have."""
+    @property
+    def auto_exact(self) -> int:
+        """Most elements for which "auto" is exact."""
 
-    def n_classes(self, x: Array) -> int:
-        """C."""
+    @property
+    def on_host(self) -> bool:
+        """Whether scores come from a Python function rather than from a JAX program."""
+
+    @property
+    def owner(self) -> Any:
+        """Object whose lifetime bounds that of compiled programs; None where arrays are all."""
+
+    def output(self, x: Any) -> jax.ShapeDtypeStruct:
+        """Shape (C,) and dtype of the scores of x, at least float32; x may be a ShapeDtypeStruct.
+
+        Raises:
+          ValueError, TypeError: where the model cannot take x, or its output is of another shape
+          or kind.
+        """
+
+    def begin(self, x: Any) -> None:
+        """Begin a call on x; nothing for games in JAX. A game on the host scores the whole x."""
+        return None
+
+    def noise(self, x: Any) -> float:
+        """Largest difference between two scores of the whole x; 0 where deterministic."""
+        return 0.0
+
+    def progress_bar(self, total: int) -> contextlib.AbstractContextManager[None]:
+        """Show the progress of `total` scores, where the game has a way to."""
+        return contextlib.nullcontext()
+
+    def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
+        """Warnings for the result of x, a sentence each; x and prior are concrete arrays.
+
+        Raises:
+          ValueError: where scores and prior have different units.
+        """
+
+
+@runtime_checkable
+class SubsetGame(Game, Protocol):
+    """A model that scores each subsequence on its own."""
+
+    def subset_logits(self, x: Any, member: Any) -> Any:
+        """Logits (m, C) of the subsequences `member` (m, n) bool, none of them empty.
+
+        JAX arrays; NumPy arrays in and out where `on_host`.
+        """
+
+    def subset_cost(self, x: Any, m: int) -> Cost:
+        """Cost of `subset_logits` of m subsequences; x may be a ShapeDtypeStruct."""
+
+
+@runtime_checkable
+class ScaleGame(Game, Protocol):
+    """A model with one head per scale, combined by the recurrence of Eq. (9)."""
+
+    @property
+    def n_scales(self) -> int:
+        """Number of scales that have a head."""
+
+    def head_logits(self, x: Array, member: Array) -> Array:
+        """Logits (K, m, C) of each scale's own head on member (K, m, n), row k - 1 of size k.
+
+        Rows without elements, which are padding, get finite logits without meaning.
+        """
+
+    def all_logits(self, xs: Array, lattice: Lattice) -> list[Array]:
+        """Logits of all subsequences of V sequences (V, n, D) by scale: (binomial(n, s), V, C).
+
+        For lattices of one tile (`n_top` is 0); rows in the order of `lattice.low_codes`.
+        """
 
     def fold_lattice(
         self, x: Array, lattice: Lattice, visit: Callable[[Carry, Tile], Carry], carry: Carry
     ) -> Carry:
-        """Visit the logits of all subsequences, tile after tile: carry = visit(carry, tile)."""
+        """Fold over the logits of all subsequences, tile by tile: carry = visit(carry, tile)."""
 
-    def sample_logits(self, x: Array, samples: Samples, unseen: Unseen) -> tuple[Array, Array]:
+    def sample_logits(self, x: Array, samples: Samples) -> tuple[Array, Array]:
         """Logits (n, m, C) of sampled subsequences and which of them are known, (n, m) bool.
 
-        `unseen` says what a model that combines scales does with a subsequence none of whose
-        parts was sampled: "skip" uses what is known, "zero" takes the missing mean as 0.
+        `samples.unseen` says how a subsequence none of whose parts was sampled is combined:
+        "skip" uses its known terms, "zero" takes the missing mean as 0.
         """
 
     def lattice_cost(self, x: Any, lattice: Lattice) -> Cost:
@@ -96,6 +164,3 @@ class Game(Protocol):
 
     def sample_cost(self, x: Any, m: int) -> Cost:
         """Cost of `sample_logits` with m subsequences per scale; x may be a ShapeDtypeStruct."""
-
-    def n_evaluations(self, samples: Samples) -> Array:
-        """Distinct model evaluations, (), behind samples with any leading axes."""

@@ -1,41 +1,80 @@
-"""What a clip is without some of its frames: the removal policies of a black box.
+"""Removal policies of a black box: what replaces absent frames in a clip.
 
 Every policy is a table of frames and, for each subsequence, the rows of that table that make its
-clip. Host arrays (NumPy): the model that sees the clips is no JAX program.
+clip. Host arrays (NumPy): the model that gets the clips is no JAX program.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from esv_jax.checks import expect
+from esv_jax.checks import expect, message, nearest
 
-Removal = Literal["drop", "freeze", "mean", "zeros", "blur"]
-REMOVALS: tuple[Removal, ...] = ("drop", "freeze", "mean", "zeros", "blur")
+NamedRemoval = Literal["drop", "freeze", "mean", "zeros", "blur"]
+REMOVALS: tuple[NamedRemoval, ...] = get_args(NamedRemoval)
+Removal: TypeAlias = NamedRemoval | Callable[[np.ndarray, np.ndarray], Any]
+Layout = Literal["hw", "hwc", "chw"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 _BLUR_SIGMA = 0.1  # standard deviation of the blur, in shorter sides of the frame
+_MAX_CHANNELS = 4
 
 
-def expect_removable(removal: Removal, shape: tuple[int, ...]) -> None:
+def check_removal(removal: Any) -> None:
+    """Refuse what is neither a policy by name nor a function."""
+    if not callable(removal) and removal not in REMOVALS:
+        expected = f"one of {', '.join(map(repr, REMOVALS))}, or a function of (frames, kept)"
+        raise ValueError(
+            message("removal", expected, repr(removal), nearest(str(removal), REMOVALS))
+        )
+
+
+def removal_name(removal: Removal) -> str:
+    """The policy's name for results; of a function its own."""
+    return getattr(removal, "__name__", type(removal).__name__) if callable(removal) else removal
+
+
+def frame_axes(shape: tuple[int, ...], layout: Layout | None) -> tuple[int, int]:
+    """Axes of rows and columns in a clip (n, ...) of this shape.
+
+    Without a layout, frames of two axes are rows and columns; of three, one axis of at most four
+    is the channels where the other end's is larger.
+
+    Raises:
+      ValueError: frames without rows and columns; several readings, with the way out.
+    """
+    n_axes = len(shape) - 1
+    if layout is not None:
+        expect(n_axes == len(layout), "layout", f"frames of {n_axes} axes", repr(layout))
+        return layout.index("h") + 1, layout.index("w") + 1
+    way_out = "Use another removal, e.g. 'mean'."
+    expected = "frames with rows and columns, (n, h, w), (n, h, w, c) or (n, c, h, w), to blur"
+    expect(n_axes in (2, 3), "x", expected, f"shape {shape}", way_out)
+    if n_axes == 2:
+        return 1, 2
+    first, last = shape[1] <= _MAX_CHANNELS, shape[3] <= _MAX_CHANNELS
+    way_out = "Give layout='hwc' or layout='chw'."
+    expected = "frames whose channels can be told from rows and columns"
+    expect(first != last, "x", expected, f"shape {shape}", way_out)
+    return (2, 3) if first else (1, 2)
+
+
+def expect_removable(removal: Removal, shape: tuple[int, ...], layout: Layout | None) -> None:
     """Raise ValueError where frames of a clip of this shape cannot be removed so."""
-    expect(
-        removal != "blur" or len(shape) >= 3,
-        "x",
-        "frames with rows and columns, (n, h, w, ...), to blur",
-        f"shape {shape}",
-        "Use another removal, e.g. 'mean'.",
-    )
+    if removal == "blur":
+        frame_axes(shape, layout)
 
 
-def frame_table(removal: Removal, clip: np.ndarray) -> np.ndarray:
+def frame_table(removal: Removal, clip: np.ndarray, layout: Layout | None = None) -> np.ndarray:
     """Frames (F, ...) that clips of subsequences of `clip` (n, ...) are made of.
 
-    Rows 0..n-1 are the clip's own. What follows stands for missing frames: their mean ("mean"),
-    one frame of zeros ("zeros"), or n blurred frames ("blur"), a Gaussian over rows and columns,
-    the axes 1 and 2, of a tenth of the shorter side, edges replicated. In the dtype of `clip`,
-    rounded where that is of integers.
+    Rows 0..n-1 are the clip's own. Then come the substitutes of absent frames: their mean
+    ("mean"), one frame of zeros ("zeros"), or n blurred frames ("blur"), a Gaussian over rows and
+    columns of a tenth of the shorter side, edges replicated. In the dtype of `clip`, rounded where
+    that is of integers.
     """
     if removal == "mean":
         mean = clip.mean(0, keepdims=True, dtype=np.float64)
@@ -43,7 +82,7 @@ def frame_table(removal: Removal, clip: np.ndarray) -> np.ndarray:
     if removal == "zeros":
         return np.concatenate([clip, np.zeros_like(clip[:1])])
     if removal == "blur":
-        return np.concatenate([clip, blurred(clip)])
+        return np.concatenate([clip, blurred(clip, frame_axes(clip.shape, layout))])
     return clip
 
 
@@ -69,19 +108,19 @@ def frame_index(removal: Removal, member: np.ndarray) -> np.ndarray:
     return np.where(member, own, substitute)
 
 
-def blurred(clip: np.ndarray) -> np.ndarray:
-    """Every frame of (n, h, w, ...) under a separable Gaussian, edges replicated."""
-    sigma = max(_BLUR_SIGMA * min(clip.shape[1:3]), 1e-3)
+def blurred(clip: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
+    """Every frame under a separable Gaussian over rows and columns, edges replicated."""
+    sigma = max(_BLUR_SIGMA * min(clip.shape[axis] for axis in axes), 1e-3)
     reach = int(np.ceil(3 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     kernel /= kernel.sum()
     out = clip.astype(np.float64)
-    for axis in (1, 2):
+    for axis in axes:
         size = out.shape[axis]
         total = np.zeros_like(out)
         for shift, weight in zip(range(-reach, reach + 1), kernel, strict=True):
-            place = np.clip(np.arange(size) + shift, 0, size - 1)
-            total += weight * np.take(out, place, axis)
+            index = np.clip(np.arange(size) + shift, 0, size - 1)
+            total += weight * np.take(out, index, axis)
         out = total
     return _cast(out, clip.dtype)
 

@@ -3,104 +3,135 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings as python_warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import expect, expect_choice, expect_int
-from esv_jax.games.protocol import Carry, Cost, Tile, Unseen
-from esv_jax.games.rowwise import fold_rows, sample_rows
-from esv_jax.links import LINKS, Link
-from esv_jax.records import register_record, static_field
-from esv_jax.subsequences import Lattice, Samples
-from esv_jax.subsequences.samples import count_distinct
+from esv_jax.checks import check_link, expect_int, message, model_output, wider
+from esv_jax.games.protocol import Cost, SubsetGame
+from esv_jax.games.scoring import compiled, memory_of
+from esv_jax.links import Link
+from esv_jax.records import Function, register_record, static_field
+
+_LEAK = 1e-4  # share of the largest logit by which rounding may move it
+_ROUNDINGS = 4  # the same in units of the logits' precision
 
 
 @register_record
 @dataclasses.dataclass(frozen=True)
-class VariableLength:
+class VariableLength(SubsetGame):
     """A game from `apply_fn(features, mask) -> logits`.
 
     Attributes:
-      apply_fn: (n, D) features and (n,) bool mask -> (C,) logits. Elements whose mask is False
-        must not affect the result. Pass `jax.tree_util.Partial(fn, params)` to have parameters
-        traced (new parameters then compile nothing); otherwise what `apply_fn` closes over is
-        compiled in.
-      link: "softmax" (default) or "identity".
-      batch_size: subsequences put to the model at once; default a whole tile of the lattice.
+      apply_fn: (n, D) features and (n,) bool mask -> (C,) logits, floating point; or () for one
+        class, or an object or dict with such `logits`. Elements whose mask is False must not
+        affect the result: this is probed once per model and shape, and a leak, or a mask without
+        effect, is a warning in the result. Pass `jax.tree_util.Partial(fn, params)` to have
+        parameters traced (new parameters then compile nothing); otherwise what `apply_fn` closes
+        over is compiled in. Compiled programs are freed with the function.
+      link: "softmax" (default), "sigmoid" or "identity".
+      batch_size: subsequences given to the model at once; default by their size.
     Raises:
       TypeError: if `apply_fn` is not callable. ValueError: on another link or batch_size < 1.
     """
 
-    max_auto_exact: ClassVar[int] = 12  # elements; beyond, 2**n evaluations may be no small thing
+    auto_exact: ClassVar[int] = 12  # elements; 2**n evaluations of a large model take long
+    on_host: ClassVar[bool] = False
+    removal_name: ClassVar[None] = None
 
-    apply_fn: Callable[[Array, Array], Array]
+    apply_fn: Callable[[Array, Array], Any]
     link: Link = static_field(default="softmax")
     batch_size: int | None = static_field(default=None)
 
     def __post_init__(self) -> None:
-        expect_choice("link", self.link, LINKS)
+        check_link(self.link)
         if self.batch_size is not None:
             expect_int("batch_size", self.batch_size, 1)
-        expect(
-            callable(self.apply_fn),
-            "apply_fn",
-            "a function of (features, mask)",
-            type(self.apply_fn).__name__,
-            kind=TypeError,
-        )
-        if not isinstance(self.apply_fn, jax.tree_util.Partial):
-            object.__setattr__(self, "apply_fn", jax.tree_util.Partial(self.apply_fn))
+        if not callable(self.apply_fn):
+            got = type(self.apply_fn).__name__
+            raise TypeError(message("apply_fn", "a function of (features, mask)", got))
+        if not isinstance(self.apply_fn, Function):
+            object.__setattr__(self, "apply_fn", Function(self.apply_fn))
 
-    def _output(self, x: Any) -> jax.ShapeDtypeStruct:
-        mask = jax.ShapeDtypeStruct((x.shape[0],), jnp.bool_)
-        return jax.eval_shape(self.apply_fn, jax.ShapeDtypeStruct(x.shape, x.dtype), mask)
+    @property
+    def owner(self) -> Any:
+        """The model's function, or the object that it is a method of."""
+        return self.apply_fn.owner  # type: ignore[attr-defined]  # a Function, see __post_init__
 
-    def check(self, x: Array) -> None:
-        """Raise where apply_fn does not give one vector of logits for x."""
-        expect(x.ndim >= 1, "x", "elements along the first axis", f"shape {x.shape}")
-        shape = self._output(x).shape
-        expect(len(shape) == 1, "apply_fn", "logits of shape (C,)", shape)
+    def _logits(self, x: Array, mask: Array) -> Array:
+        return model_output("apply_fn", self.apply_fn(x, mask), "logits of shape (C,)", 1)
 
-    def dtype(self, x: Array) -> jnp.dtype:
-        """The dtype of apply_fn's logits."""
-        return self._output(x).dtype
+    def output(self, x: Any) -> jax.ShapeDtypeStruct:
+        """(C,), in the dtype of apply_fn's logits, float32 at least."""
+        leaves, structure = jax.tree.flatten(self.apply_fn)
+        shapes = tuple(jax.typeof(leaf) for leaf in leaves)
+        kept, name = memory_of(self), ("output", structure, shapes, x.shape, x.dtype)
+        if name not in kept:
+            mask = jax.ShapeDtypeStruct((x.shape[0],), jnp.bool_)
+            found = jax.eval_shape(self._logits, jax.ShapeDtypeStruct(x.shape, x.dtype), mask)
+            kept[name] = jax.ShapeDtypeStruct(found.shape, wider(found.dtype))
+        check_link(self.link, kept[name].shape[0])
+        return kept[name]
 
-    def n_classes(self, x: Array) -> int:
-        """C."""
-        return self._output(x).shape[0]
+    def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
+        """What a probe of the mask finds, once per model and shape."""
+        n = x.shape[0]
+        if n < 2:
+            return ()
+        kept, name = memory_of(self), ("probe", x.shape, x.dtype, self.link)
+        if name not in kept:
+            # Every second element is absent; then its content is another's.
+            mask = np.arange(n) % 2 == 0
+            other = np.array(x)
+            other[~mask] = np.roll(np.asarray(x)[::-1], 1, axis=0)[~mask] * 2 + 1
+            inputs = np.stack([x, other, x]), np.stack([mask, mask, ~mask])
+            precision = jax.eval_shape(self._logits, x, mask).dtype
+            probe = compiled(self, "probe", lambda: _logits_each)
+            logits = np.asarray(probe(self, *inputs), np.float64)
+            kept[name] = _mask_warnings(logits, float(jnp.finfo(precision).eps))
+            for text in kept[name]:
+                python_warnings.warn(text, stacklevel=4)
+        return kept[name]
 
-    def row_logits(self, x: Array, member: Array) -> Array:
+    def subset_logits(self, x: Array, member: Array) -> Array:
         """Logits (m, C) of the subsequences `member` (m, n)."""
         if self.batch_size is None or self.batch_size >= member.shape[0]:
-            return jax.vmap(self.apply_fn, (None, 0))(x, member)
-        return lax.map(lambda row: self.apply_fn(x, row), member, batch_size=self.batch_size)
+            return jax.vmap(self._logits, (None, 0))(x, member)
+        return lax.map(lambda row: self._logits(x, row), member, batch_size=self.batch_size)
 
-    def fold_lattice(
-        self, x: Array, lattice: Lattice, visit: Callable[[Carry, Tile], Carry], carry: Carry
-    ) -> Carry:
-        """See `Game.fold_lattice`. Cost: 2**n evaluations of apply_fn."""
-        return fold_rows(lattice, lambda member: self.row_logits(x, member), visit, carry)
+    def subset_cost(self, x: Any, m: int) -> Cost:
+        """See `SubsetGame.subset_cost`; the model's own memory is not known."""
+        out = self.output(x)
+        row = 4 * out.shape[0] * out.dtype.itemsize + 2 * math.prod(x.shape) * x.dtype.itemsize
+        return Cost(m, m, min(m, self.batch_size or m) * row, None)
 
-    def sample_logits(self, x: Array, samples: Samples, unseen: Unseen) -> tuple[Array, Array]:
-        """See `Game.sample_logits`; every subsequence is scored on its own."""
-        del unseen  # nothing is combined across scales
-        return sample_rows(samples, lambda member: self.row_logits(x, member))
 
-    def lattice_cost(self, x: Any, lattice: Lattice) -> Cost:
-        """See `Game.lattice_cost`; the model's own memory is not known."""
-        tile = lattice.n_lows * lattice.tile_width
-        n_bytes = 4 * tile * self.n_classes(x) * x.dtype.itemsize
-        return Cost(2**lattice.n, 2**lattice.n - 1, n_bytes, None)
+def _logits_each(game: VariableLength, xs: Array, masks: Array) -> Array:
+    """Logits (m, C) of m sequences, each with its own mask."""
+    return lax.map(lambda each: game.subset_logits(each[0], each[1][None])[0], (xs, masks))
 
-    def sample_cost(self, x: Any, m: int) -> Cost:
-        """See `Game.sample_cost`."""
-        rows = x.shape[0] * max(m, x.shape[0])
-        return Cost(rows, rows, 4 * rows * self.n_classes(x) * x.dtype.itemsize, None)
 
-    def n_evaluations(self, samples: Samples) -> Array:
-        """Distinct subsequences of all scales."""
-        return count_distinct(samples)
+def _mask_warnings(logits: np.ndarray, eps: float) -> tuple[str, ...]:
+    """Warnings from logits (3, C): of a mask, of other absent content, of the other mask."""
+    if not np.isfinite(logits).all():
+        return ()  # refused with the values themselves
+    rounding = max(_LEAK, _ROUNDINGS * eps) * max(np.abs(logits).max(), 1e-30)
+    leak, effect = (np.abs(logits[k] - logits[0]).max() for k in (1, 2))
+    if effect == 0:
+        return (
+            "apply_fn: the mask has no effect on the logits, so all elements get equal values. "
+            "Use the mask in the model.",
+        )
+    if leak > rounding:
+        return (
+            f"apply_fn: absent elements still affect the logits, by up to {leak:.3g} where the "
+            "content of every second element was replaced. The values measure what the model's "
+            "mask removes, not the frames. Mask such elements in every layer that mixes frames.",
+        )
+    return ()

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.checks import expect, expect_choice, expect_int
-from esv_jax.games.chosen import scores_rows
-from esv_jax.games.grouped import Grouped
+from esv_jax.checks import expect, expect_choice, expect_int, message
+from esv_jax.games.grouped import Grouped, ScoreTable
 from esv_jax.games.multi_scale import MultiScale, direct_logits
-from esv_jax.games.protocol import Game
+from esv_jax.games.protocol import Game, SubsetGame
+from esv_jax.games.scoring import apply_link
 from esv_jax.gradients.derivatives import ScoreFunction
-from esv_jax.links import LINKS, Link, apply_link
+from esv_jax.links import LINKS, Link
 
 
 def score_function(
@@ -27,13 +27,12 @@ def score_function(
     scales of the mean over all subsequences, each put through its head.
 
     Args:
-      game: `MultiScale`, `AverageConsensus`, `VariableLength`, or any other in JAX that has
-        `row_logits`.
+      game: `MultiScale`, `AverageConsensus`, `VariableLength`, or any other `SubsetGame` in JAX.
       link: "softmax" for probabilities, "identity" for logits; default the game's.
       max_evaluations: most head evaluations of a `MultiScale` game in one call.
     Raises:
-      TypeError: a `BlackBox`, whose model JAX cannot differentiate; a game of groups; one without
-      `row_logits`. ValueError: another link. When called: ValueError, x that the game cannot take,
+      TypeError: a `BlackBox`, whose model JAX cannot differentiate; a game of groups; another
+      `ScaleGame`. ValueError: another link. When called: ValueError, x that the game cannot take,
       or a sequence with more than `max_evaluations` subsequences.
     Cost: one model evaluation per call; of `MultiScale` the sum over s <= n_max of binomial(n, s)
       head evaluations (39,202 of 16 elements and 8 scales), kept in memory for the gradient.
@@ -44,13 +43,13 @@ def score_function(
     _expect_differentiable(game)
 
     def scores(x: Array) -> Array:
-        game.check(x)
+        out = game.output(x)
         if isinstance(game, MultiScale):
             logits = _multi_scale_logits(game, x, max_evaluations)
         else:
-            rows: Any = game  # has row_logits, as was asked above
-            logits = rows.row_logits(x, jnp.ones((1, x.shape[0]), bool))[0]
-        return apply_link(link, logits)
+            subsets: Any = game  # a SubsetGame, as checked above
+            logits = subsets.subset_logits(x, jnp.ones((1, x.shape[0]), bool))[0]
+        return apply_link(link, logits.astype(out.dtype))
 
     return scores
 
@@ -65,7 +64,7 @@ def _multi_scale_logits(game: MultiScale, x: Array, max_evaluations: int) -> Arr
         f"{n_heads:,} of {n} elements",
         "Take fewer elements, or raise max_evaluations.",
     )
-    dtype = game.dtype(x)
+    dtype = game.output(x).dtype
     heads = jax.tree.map(lambda leaf: leaf.astype(dtype), game.heads)
     return direct_logits(heads, x.astype(dtype))
 
@@ -73,12 +72,12 @@ def _multi_scale_logits(game: MultiScale, x: Array, max_evaluations: int) -> Arr
 def _expect_differentiable(game: Any) -> None:
     """Refuse games that have no gradient, each with its way out."""
     name = type(game).__name__
-    if isinstance(game, Grouped):
+    if isinstance(game, Grouped | ScoreTable):
         way_out = "Explain its elements: `game.game`, on `game.x`."
-    elif getattr(game, "host", None) is not None:
-        way_out = "Give the model in JAX, e.g. as a VariableLength game."
-    elif not (isinstance(game, MultiScale) or scores_rows(game)):
+    elif not isinstance(game, MultiScale | SubsetGame):
         way_out = "Write its score as a function of x."
+    elif game.on_host:
+        way_out = "Give the model in JAX, e.g. as a VariableLength game."
     else:
         return
-    expect(False, "game", "a game that JAX can differentiate", name, way_out, TypeError)
+    raise TypeError(message("game", "a game that JAX can differentiate", name, way_out))

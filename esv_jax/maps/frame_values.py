@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from esv_jax.estimators import SizeRegression
+from esv_jax.explanations import attribute
 from esv_jax.games import VariableLength
 from esv_jax.gradients.derivatives import ScoreFunction, class_weights, expect_scores
 
@@ -53,7 +54,7 @@ def esv_x_spatial(
     )
     scores = expect_scores(fn, clip)
     prior = jnp.full(scores.shape, 1 / scores.shape[0], scores.dtype)
-    found = SizeRegression(evaluations)(game, clip, prior, key=key)
+    found = attribute(game, SizeRegression(evaluations), clip, prior, key, None)
     values = jnp.matmul(found.values, class_weights(target, scores), precision="highest")  # (t,)
     positive = jnp.maximum(spatial, 0)
     total = positive.sum((1, 2), keepdims=True)

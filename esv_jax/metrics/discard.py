@@ -1,4 +1,4 @@
-"""What becomes of a prediction as elements are dropped in the order of their attributions."""
+"""Accuracy and class score as elements are dropped in the order of their attributions."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import dataclasses
 import functools
 from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.baselines.chosen_scores import checked_inputs, expect_scorable
-from esv_jax.checks import expect, expect_choice, expect_finite
-from esv_jax.games import Game, run_to_end
-from esv_jax.games.chosen import Chosen, Places, choose_rows, chosen_logits, scores_rows
-from esv_jax.links import apply_link
+from esv_jax.checks import expect, expect_choice, expect_finite, message
+from esv_jax.games import Game
+from esv_jax.games.protocol import ScaleGame
+from esv_jax.games.scoring import (
+    Request,
+    block_sequences,
+    expect_scorable,
+    picked_cost,
+    request_cost,
+    score,
+    score_together,
+)
+from esv_jax.inputs import checked_inputs
 from esv_jax.metrics.bootstrap import Interval, bootstrap_interval
 from esv_jax.metrics.labelled import checked_labels, sequences_of, values_of
-from esv_jax.subsequences import make_lattice
 
 Order = Literal["ascending", "descending"]
 ORDERS: tuple[Order, ...] = ("ascending", "descending")
-
-_TOGETHER_BYTES = 64e6  # working memory of the sequences that one compiled call takes together
-_MAX_TOGETHER = 32
-_ROWS_TOGETHER = 1024
 
 
 class DiscardAreas(NamedTuple):
@@ -152,18 +153,19 @@ def discard_curve(
         )
         expect_finite(f"xs[{i}]", x, "Drop or fill such elements first.")
         expect_scorable(game, len(x), f"xs[{i}]")
-    first, _ = checked_inputs(game, sequences[0], prior, "xs[0]")
+    first, prior, _ = checked_inputs(game, sequences[0], prior, "xs[0]")
     sequences = [x.astype(first.dtype) for x in sequences]
-    c = game.n_classes(first)
+    c = len(prior)
     expect(bool(labels.max() < c), "labels", f"classes in 0..{c - 1}", labels.max())
     members = [kept_elements(row, order) for row in rows]
-    n_evaluations = sum(map(len, members))
-    scores = run_to_end(
-        game, lambda: _scores_by_length(game, sequences, members), lambda: n_evaluations
-    )
+    with game.progress_bar(sum(map(len, members))):
+        scores = _scores_by_length(game, sequences, members, prior)
     sizes = np.array([len(x) for x in sequences])
     right, of_label = np.full((2, v, sizes.max()), np.nan)
     for i, table in enumerate(scores):
+        if not np.isfinite(table).all():
+            expected = "finite scores of every subsequence"
+            raise ValueError(message(f"xs[{i}]", expected, "NaN or infinity"))
         right[i, : sizes[i]] = table.argmax(-1) == labels[i]
         of_label[i, : sizes[i]] = table[:, labels[i]]
     return DiscardCurve(right, of_label, sizes, order)
@@ -178,58 +180,31 @@ def kept_elements(values: np.ndarray, order: Order) -> np.ndarray:
 
 
 def _scores_by_length(
-    game: Game, sequences: list[np.ndarray], members: list[np.ndarray]
+    game: Game, sequences: list[np.ndarray], members: list[np.ndarray], prior: Any
 ) -> list[np.ndarray]:
     """Scores (n_i, C) of each sequence's subsequences, in blocks of one fixed shape per length."""
+    if game.on_host:
+        return [
+            np.asarray(score(game, x, member, prior))
+            for x, member in zip(sequences, members, strict=True)
+        ]
     sizes = np.array([len(x) for x in sequences])
     scores: dict[int, np.ndarray] = {}
     for n in np.unique(sizes).tolist():
         which = np.flatnonzero(sizes == n).tolist()
-        together = _together(game, sequences[which[0]])
+        together = block_sequences(_bytes(game, sequences[which[0]]))
         for start in range(0, len(which), together):
             rows = which[start : start + together]
             block = rows + rows[:1] * (together - len(rows))  # padding is computed, not kept
-            chosen = [_of_fixed_shape(choose_rows(game, members[i])) for i in block]
-            xs = jnp.asarray(np.stack([sequences[i] for i in block]))
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *chosen)
-            table = np.asarray(_compiled()(game, xs, stacked))
-            scores |= dict(zip(rows, table, strict=False))
+            xs = np.stack([sequences[i] for i in block])
+            table = score_together(game, xs, np.stack([members[i] for i in block]), prior)
+            scores |= dict(zip(rows, np.asarray(table), strict=False))
     return [scores[i] for i in range(len(sequences))]
 
 
-def _together(game: Game, x: np.ndarray) -> int:
-    """Sequences per compiled call, from their shape alone."""
-    n = len(x)
-    if hasattr(game, "host"):
-        return 1
-    if scores_rows(game):
-        fit = _ROWS_TOGETHER // n
-    else:
-        example = jax.ShapeDtypeStruct(x.shape, x.dtype)
-        fit = int(_TOGETHER_BYTES // game.lattice_cost(example, make_lattice(n)).n_bytes)
-    return min(max(fit, 1), _MAX_TOGETHER)
-
-
-def _of_fixed_shape(chosen: Chosen) -> Chosen:
-    """Places with room for all subsequences in any one tile, so that those of others stack."""
-    if not isinstance(chosen, Places):
-        return chosen
-    (n_tiles, k), m = chosen.rows.shape, chosen.found.shape[0]
-    wide = 1 << max(m - 1, 0).bit_length()
-    rows = jnp.zeros((n_tiles, wide), chosen.rows.dtype).at[:, :k].set(chosen.rows)
-    return Places(rows, chosen.found // k * wide + chosen.found % k)
-
-
-@functools.cache
-def _compiled() -> Any:
-    """The jit-compiled scores of a block of sequences, made once."""
-
-    def run(game: Game, xs: Array, chosen: Any) -> Array:
-        def one(x: Array, own: Chosen) -> Array:
-            return apply_link(game.link, chosen_logits(game, x, own))
-
-        if xs.shape[0] == 1:
-            return one(xs[0], jax.tree.map(lambda leaf: leaf[0], chosen))[None]
-        return jax.vmap(one)(xs, chosen)
-
-    return jax.jit(run)
+def _bytes(game: Game, x: np.ndarray) -> int:
+    """Working memory of one sequence's n subsequences, from its shape alone."""
+    if isinstance(game, ScaleGame):
+        return picked_cost(game, x, len(x))
+    request = Request("subsets", len(x))
+    return request_cost(game, x, request).n_bytes

@@ -1,4 +1,4 @@
-"""All subsequences of n elements, laid out so that the recurrence of Eq. (9) needs few products.
+"""Subsequences as integer codes, and a layout of all of them for the recurrence of Eq. (9).
 
 A subsequence is split in two: its **top**, the part among the first `n_top` elements, and its
 **low**, the part among the last `n_low`. Rows are kept as (low, top) pairs:
@@ -19,10 +19,39 @@ import math
 
 import numpy as np
 
-from esv_jax.checks import expect_int
-from esv_jax.subsequences.codes import membership, popcount, scale_ordered_codes
+from esv_jax.checks import expect_int, message
 
 MAX_ELEMENTS = 24  # 2**24 subsequences; the workspace of 174 classes is then 4 GB
+
+
+def membership(codes: np.ndarray, n: int) -> np.ndarray:
+    """Boolean membership (..., n) of codes (...): entry i says whether element i is in."""
+    codes = np.asarray(codes, np.int64)
+    return (codes[..., None] >> np.arange(n)) & 1 > 0
+
+
+@functools.cache
+def scale_ordered_codes(n: int) -> np.ndarray:
+    """All 2**n codes, short subsequences first, ascending within a scale; (2**n,), read-only.
+
+    Bit i of a code says whether element i is in. Subsequences keep temporal order, so a set of
+    elements and a subsequence are the same.
+
+    Raises:
+      ValueError: more than 24 elements.
+    Cost: 2**n integers, sorted once per n and cached.
+    """
+    if not 0 <= n <= MAX_ELEMENTS:
+        raise ValueError(message("n", f"0..{MAX_ELEMENTS} elements for a table of all", n))
+    codes = np.arange(2**n, dtype=np.int64)
+    codes = codes[np.argsort(np.bitwise_count(codes), kind="stable")]
+    codes.setflags(write=False)  # cached and shared
+    return codes
+
+
+def parents(code: int) -> list[int]:
+    """Codes of the subsequences one element shorter: each set bit cleared once, lowest first."""
+    return [code & ~(1 << i) for i in range(code.bit_length()) if code >> i & 1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +72,7 @@ class Lattice:
       tile_member: (T, B, n_top) bool.
       tile_valid: (T, B) bool, False for padding.
       tile_parents: (T, B, n_top) workspace slots of a top's parents, padded with `n_slots`.
+      n_lows, n_tiles, tile_width: R, T and B.
       n_slots: tops the workspace must hold; slot `n_slots` is one more, for padding.
     """
 
@@ -59,35 +89,14 @@ class Lattice:
     tile_valid: np.ndarray
     tile_parents: np.ndarray
     n_slots: int
-
-    @property
-    def n_lows(self) -> int:
-        """R, the number of lows."""
-        return len(self.low_codes)
-
-    @property
-    def n_tiles(self) -> int:
-        """T, the number of tiles."""
-        return self.tile_code.shape[0]
-
-    @property
-    def tile_width(self) -> int:
-        """B, tops in a tile."""
-        return self.tile_code.shape[1]
+    n_lows: int
+    n_tiles: int
+    tile_width: int
 
     def codes(self) -> np.ndarray:
         """Codes of the rows tile by tile, (T, R, B); -1 where the tile is padded."""
         low = self.low_codes[None, :, None] << self.n_top
         return np.where(self.tile_valid[:, None, :], self.tile_code[:, None, :] | low, -1)
-
-
-def default_split(n: int) -> tuple[int, int]:
-    """(n_low, tile width) that ran fastest on a CPU at n elements; any split is correct."""
-    if n <= 10:
-        return n, 1  # one tile, no loop
-    if n <= 13:
-        return n - 7, 7  # seven divides the size of every level but the first and the last
-    return 6, _tile_width(n - 6, least=24, most=42)
 
 
 def _tile_width(n_top: int, least: int, most: int) -> int:
@@ -104,16 +113,20 @@ def make_lattice(n: int, n_low: int | None = None, tile_width: int | None = None
 
     Args:
       n: elements, 1..24.
-      n_low: elements in the low, 1..n; default by `default_split`.
-      tile_width: tops per tile; default by `default_split`.
+      n_low: elements in the low, 1..n. tile_width: tops per tile. Any are correct; the defaults
+        ran fastest on a CPU.
     Raises:
       ValueError: if a size is out of range.
     Cost: 2**n_top rows of small integers on the host.
     """
-    expect_int("n", n, 1)
-    if n > MAX_ELEMENTS:
-        raise ValueError(f"n: expected at most {MAX_ELEMENTS} elements to enumerate, got {n}.")
-    low, width = default_split(n)
+    if not 1 <= n <= MAX_ELEMENTS:
+        raise ValueError(message("n", f"1..{MAX_ELEMENTS} elements to enumerate", n))
+    if n <= 10:
+        low, width = n, 1  # one tile, no loop
+    elif n <= 13:
+        low, width = n - 7, 7  # seven divides the size of every level but the first and the last
+    else:
+        low, width = 6, _tile_width(n - 6, least=24, most=42)
     if n_low is not None:
         low = min(expect_int("n_low", n_low, 1), n)
         width = _tile_width(n - low, 4, 40)
@@ -122,7 +135,7 @@ def make_lattice(n: int, n_low: int | None = None, tile_width: int | None = None
     n_top = n - low
 
     tops = scale_ordered_codes(n_top)
-    level_of = popcount(tops)
+    level_of = np.bitwise_count(tops).astype(np.int64)
     sizes = np.bincount(level_of, minlength=n_top + 1)
     padded = -(-sizes // width) * width
     odd_start = int(padded[0::2].max())
@@ -153,7 +166,7 @@ def make_lattice(n: int, n_low: int | None = None, tile_width: int | None = None
         n_top=n_top,
         low_codes=low_codes,
         low_member=membership(low_codes, low),
-        low_scale=popcount(low_codes),
+        low_scale=np.bitwise_count(low_codes).astype(np.int64),
         # 32 bits whatever the precision in force: the tables outlive it.
         tile_level=np.array(tiles_level, np.int32),
         tile_start=np.array(tiles_start, np.int32),
@@ -162,4 +175,37 @@ def make_lattice(n: int, n_low: int | None = None, tile_width: int | None = None
         tile_valid=np.concatenate(tiles_valid),
         tile_parents=np.where(is_set, parent, n_slots).astype(np.int32),
         n_slots=n_slots,
+        n_lows=len(low_codes),
+        n_tiles=len(code),
+        tile_width=width,
     )
+
+
+def recurrence_shares(s: np.ndarray, n_max: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shares in f^ms(X), |X| = s, of f^s(X) and of each of the s parents' f^ms: Eq. (9).
+
+        own = 1/s up to n_max, 0 beyond (and for s = 0)
+        parent = (s - 1)/s**2 up to n_max, 1/s beyond, where no head adds to the parents' mean
+
+    Source: Price & Damen (2020), Eq. (9). (Their Algorithm 1, line 11, prints (s - 1)/s beyond
+    n_max too.)
+    """
+    s = np.asarray(s)
+    each = 1 / np.maximum(s, 1)
+    own = np.where((s >= 1) & (s <= n_max), each, 0.0)
+    parent = np.where(s <= 1, 0.0, np.where(s <= n_max, (s - 1) * each**2, each))
+    return own, parent
+
+
+def low_incidence(lattice: Lattice) -> list[np.ndarray]:
+    """For sizes p = 1..n_low of the low, which lows of size p - 1 are parents of which of size p.
+
+    0/1 matrices (binomial(n_low, p), binomial(n_low, p - 1)): row j sums over the parents of the
+    j-th low of its size that lack one element of the low.
+    """
+    low, size = lattice.low_codes, lattice.low_scale
+    tables = []
+    for p in range(1, lattice.n_low + 1):
+        child, parent = low[size == p], low[size == p - 1]
+        tables.append((child[:, None] & parent[None, :]) == parent[None, :])
+    return tables

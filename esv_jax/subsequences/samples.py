@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +12,35 @@ import numpy as np
 from jax import Array, lax
 
 from esv_jax.checks import expect, message
+from esv_jax.records import register_record, static_field
+
+Unseen = Literal["skip", "zero"]
 
 
-@jax.tree_util.register_dataclass
+@register_record
 @dataclasses.dataclass(frozen=True)
 class Samples:
     """Subsequences drawn at every scale, padded to one width.
 
     Attributes:
       member: (n, m, n) bool; `member[s - 1, j]` marks the elements of the j-th subsequence of s
-        elements.
+        elements. May have further leading axes.
       valid: (n, m) bool; which rows hold a subsequence, the rest is padding.
+      unseen: how a model that combines scales treats a subsequence none of whose parts was
+        sampled: "skip" uses its known terms, "zero" takes the missing mean as 0.
+      replayed: whether a plan gave them.
     """
 
     member: Array
     valid: Array
+    unseen: Unseen = static_field(default="skip")
+    replayed: bool = static_field(default=False)
 
 
-@jax.tree_util.register_dataclass
+@register_record
 @dataclasses.dataclass(frozen=True)
 class SubsequencePlan:
-    """Given samples, replayed by `Constructive` instead of drawing its own.
+    """Given samples, replayed by `Constructive` in the place of its own draw.
 
     Attributes:
       samples: `Samples` with a leading axis of iterations: member (iterations, n, m, n), valid

@@ -7,17 +7,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from esv_jax.batching import explain_batch
-from esv_jax.blocks import block_program, block_size, make_block
-from esv_jax.boundary import free_bytes
 from esv_jax.estimators import Estimator
+from esv_jax.explanations import (
+    block_program,
+    block_size,
+    explain_batch,
+    make_block,
+    out_of_memory,
+    shared_plan,
+)
 from esv_jax.games import Game
+from esv_jax.games.scoring import GameInfo, request_cost
+from esv_jax.inputs import free_bytes
 
 _FIELDS = ("values", "scores", "std_error", "marginals", "n_evaluations")
 
@@ -57,8 +63,7 @@ class Engine:
         mesh = Mesh(np.array(devices or jax.local_devices()), ("video",))
         self._by_video, self._everywhere = NamedSharding(mesh, P("video")), NamedSharding(mesh, P())
         self._mesh, self._marginals, self._batch_size = mesh, marginals, batch_size
-        self._host_game = game if hasattr(game, "host") else None
-        self._game = game if self._host_game else jax.device_put(game, self._everywhere)
+        self._game = game if game.on_host else jax.device_put(game, self._everywhere)
         self._plain_prior, self._key = prior, key
         self._prior = jax.device_put(prior, self._everywhere)
         self._programs: dict[Any, Any] = {}
@@ -85,15 +90,15 @@ class Engine:
         Raises:
           MemoryError: where one video alone does not fit.
         """
-        if self._host_game is not None:
-            return self._on_host(self._host_game, estimator, sequences, uids)
+        if self._game.on_host:
+            return self._on_host(estimator, sequences, uids)
         example = jax.ShapeDtypeStruct((n, *sequences[0].shape[1:]), sequences[0].dtype)
         block = self._block_size(estimator, example)
         while True:
             try:
                 return self._in_blocks(estimator, sequences, uids, example, block)
             except Exception as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if block == 1:
                     got = f"a device that has too little for one ({error})"
@@ -109,7 +114,9 @@ class Engine:
         if key in self.block_sizes:
             return self.block_sizes[key]
         block = block_size(estimator, self._game, example)
-        while block > 1 and block * estimator.cost(self._game, example).n_bytes > free_bytes():
+        request = estimator.request(GameInfo.of(self._game, example.shape[0]))
+        one = request_cost(self._game, example, request).n_bytes
+        while block > 1 and block * one > free_bytes():
             block //= 2
         return block
 
@@ -122,7 +129,7 @@ class Engine:
         block: int,
     ) -> dict[str, Any]:
         rows = block * self._mesh.size
-        plan = self._plan_for(estimator, example)
+        plan = self._plan_for(estimator, example.shape[0])
         results = []
         for start in range(0, len(sequences), rows):
             part, names = sequences[start : start + rows], uids[start : start + rows]
@@ -140,20 +147,16 @@ class Engine:
         self.n_padded += len(results) * rows * example.shape[0]
         return found
 
-    def prepare(self, estimator: Estimator, n: int, width: tuple[int, ...]) -> None:
-        """Make the estimator's plan for sequences of n elements, if it has one; it is cached."""
-        if self._key is not None and estimator.needs_key and self._host_game is None:
-            example = jax.ShapeDtypeStruct((n, *width), jnp.float32)
-            estimator.prepare(self._game, example, self._key)
+    def prepare(self, estimator: Estimator, n: int) -> None:
+        """Make the draw that sequences of n elements share, if there is one; it is cached."""
+        if not self._game.on_host:
+            shared_plan(estimator, self._game, n, self._key)
 
-    def _plan_for(self, estimator: Estimator, example: Any) -> Any:
-        """The estimator's plan for these shapes, on all devices; the last one is kept."""
-        if self._key is None or not estimator.needs_key:
-            return None
-        name = (estimator, example.shape[0])
-        if self._plan[0] != name:
-            plan = estimator.prepare(self._game, example, self._key)
-            self._plan = (name, jax.device_put(plan, self._everywhere))
+    def _plan_for(self, estimator: Estimator, n: int) -> Any:
+        """The shared draw for sequences of n elements, on all devices; the last one is kept."""
+        if self._plan[0] != (estimator, n):
+            plan = shared_plan(estimator, self._game, n, self._key)
+            self._plan = ((estimator, n), jax.device_put(plan, self._everywhere))
         return self._plan[1]
 
     def _program(self, estimator: Estimator, arguments: tuple[Any, ...]) -> Any:
@@ -173,11 +176,11 @@ class Engine:
         return self._programs[name]
 
     def _on_host(
-        self, game: Game, estimator: Estimator, sequences: Sequence[np.ndarray], uids: Sequence[str]
+        self, estimator: Estimator, sequences: Sequence[np.ndarray], uids: Sequence[str]
     ) -> dict[str, Any]:
-        """A game that runs in Python: its own batches, no devices of ours."""
+        """A game on the host: its own batches, none of our devices."""
         result = explain_batch(
-            game,
+            self._game,
             list(sequences),
             prior=self._plain_prior,
             estimator=estimator,
@@ -190,10 +193,3 @@ class Engine:
         found = {name: getattr(result, name) for name in _FIELDS}
         arrays = {name: np.asarray(leaf) for name, leaf in found.items() if leaf is not None}
         return arrays | {"warnings": result.warnings}
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether a device (or the host) ran out of memory."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-    )

@@ -17,9 +17,9 @@ import numpy as np
 from jax import Array
 
 from esv_jax import data as sources
-from esv_jax.boundary import checked_prior
 from esv_jax.checks import expect, message
-from esv_jax.games import Game, make_game
+from esv_jax.games import Game, ScaleGame, SubsetGame, make_game
+from esv_jax.inputs import checked_prior
 from esv_jax.models import TrainedModel, load_model, model_digest
 from esv_jax.models.tensor_files import digest_of
 from esv_jax.sweeps.planning import Shard
@@ -67,7 +67,7 @@ class Job:
             prior, class_names = model.prior, class_names or model.class_names
             digest = digest or model_digest(model)
             game: Game = make_game(model.heads)
-        elif hasattr(model, "fold_lattice"):
+        elif isinstance(model, SubsetGame | ScaleGame):
             game = model
             digest = digest or _digest_of_game(model)
         else:
@@ -75,11 +75,12 @@ class Job:
             raise TypeError(message("model", expected, type(model).__name__))
         example = _first_readable(inputs, rows, frames)
         try:
-            game.check(example)
+            game.begin(example)
+            game.output(example)
         except ValueError as error:
             raise ValueError(f"data that do not fit the model: {error}") from error
         if class_names is None:
-            class_names = [str(c) for c in range(game.n_classes(example))]
+            class_names = [str(c) for c in range(game.output(example).shape[0])]
         checked = checked_prior(game, example, prior)
         n_classes = checked.shape[0]
         got = len(class_names)

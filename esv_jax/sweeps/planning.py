@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from esv_jax.blocks import block_size
 from esv_jax.estimators import Estimator
+from esv_jax.explanations import block_size
 from esv_jax.games import Cost, Game
+from esv_jax.games.scoring import GameInfo, request_cost
 
 _MAX_WASTE = 0.08  # of the elements of padded sequences
 _MAX_BUCKETS = 16
@@ -117,7 +118,9 @@ def make_shards(
     shards: list[Shard] = []
     start = 0
     for (n, each, reason), positions in sorted(groups.items(), key=lambda item: _order(*item[0])):
-        cost = None if each is None else each.cost(game, shape_of(n))
+        cost = None
+        if each is not None:
+            cost = request_cost(game, shape_of(n), each.request(GameInfo.of(game, n)))
         size = shard_size
         if size is None:
             size = _SHARD_VIDEOS

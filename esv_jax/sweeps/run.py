@@ -17,11 +17,11 @@ import numpy as np
 from jax import Array
 
 from esv_jax import data as sources
-from esv_jax.boundary import EstimatorChoice, check_randomness, choose_estimator
 from esv_jax.checks import expect, expect_int, expect_key, message
 from esv_jax.estimators import Estimator
 from esv_jax.files import expect_writable, make_folder
 from esv_jax.games import Game
+from esv_jax.inputs import EstimatorChoice, check_randomness, choose_estimator
 from esv_jax.models import TrainedModel
 from esv_jax.results import store
 from esv_jax.sweeps.choices import choice_names

@@ -56,7 +56,7 @@ def make_header(
     order = np.concatenate([shard.positions for shard in shards])
     labels = np.full(len(order), -1) if job.labels is None else job.labels
     attributes = provenance("Element Shapley Values", store.FORMAT, job.prior, settings)
-    removal = getattr(job.game, "removal", None)
+    removal = job.game.removal_name
     attributes |= {"model_digest": job.digest, "removal": removal or ""}
     uids = job.uids
     return store.Header(
@@ -108,7 +108,7 @@ def load(task: Task, index: int) -> Loaded:
     if rows:
         assert shard.estimator is not None
         with suppress(ValueError, MemoryError):  # told when the engine asks for it
-            task.engine.prepare(shard.estimator, shard.n, job.width)
+            task.engine.prepare(shard.estimator, shard.n)
     return Loaded(index, rows, features, elements, failures)
 
 

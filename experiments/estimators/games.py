@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 import esv_jax as ej
+from esv_jax.games import SubsetGame
 from experiments.series_measures import elements_of
 
 _N_MAX, _D, _H, _C = 8, 32, 64, 20  # of the rough heads; the trained ones have the same
@@ -50,7 +51,7 @@ class Case:
     @property
     def rowwise(self) -> bool:
         """Whether the game scores each subsequence on its own."""
-        return hasattr(self.game, "row_logits")
+        return isinstance(self.game, SubsetGame)
 
     @property
     def n_pairs(self) -> int:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import esv_jax as ej
+from esv_jax.estimators import GameInfo
 from experiments.estimators.games import Case
 
 _FAMILIES = {
@@ -40,7 +41,8 @@ def measure(case: Case, estimator: Any, n_keys: int, seed: int) -> dict[str, Any
     for run in range(n_keys):
         key = jax.random.fold_in(jax.random.key(seed), run)
         start = time.perf_counter()
-        estimator.prepare(case.game, case.xs[0], key)
+        if estimator.draws_on_host:
+            estimator.draw(key, GameInfo.of(case.game, case.n))
         plan_seconds.append(time.perf_counter() - start)
         if run == 0:
             explained(key, 1)  # compiles

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from esv_jax.games import score
 from experiments.estimators.games import Case
 from experiments.estimators.measures import relative_error, spread
 
@@ -94,11 +95,9 @@ def score_table(case: Case, row: int) -> np.ndarray:
     """
     member = (np.arange(2**case.n)[:, None] >> np.arange(case.n)) & 1 > 0  # (2**n, n)
     if case.rowwise:
-        logits = np.array(jax.jit(type(case.game).row_logits)(case.game, case.xs[row], member))
-        logits[0] = 0  # of nothing, which has no logits
+        scores = np.asarray(score(case.game, case.xs[row], member, case.prior))
     else:
-        logits = _recurred_logits(case, row, member)
-    scores = np.asarray(jax.nn.softmax(logits, axis=-1))
+        scores = np.asarray(jax.nn.softmax(_recurred_logits(case, row, member), axis=-1))
     table = scores[:, case.classes[row]].astype(np.float64)
     table[0] = case.prior[case.classes[row]]
     return table

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 import esv_jax as ej
-from esv_jax.blocks import video_key
+from esv_jax.explanations import video_key
 from esv_jax.subsequences import Samples, grow_samples
 from experiments.play_fair.subjects import Elements, Subject
 
