@@ -127,6 +127,32 @@ def test_train_then_explain(folder, tmp_path, capsys):
         assert len(settings["model_digest"]) >= 16
 
 
+@pytest.mark.parametrize(
+    ("of_each", "asked", "says"),
+    [
+        (2, None, "Validation accuracy"),
+        (1, None, "No sequences were held out, since no class has two: give some by --validation."),
+        (2, "0", "No sequences were held out, as asked. Weights are those of the last epoch."),
+        (2, "0.1", None),
+    ],
+)
+def test_few_sequences_of_each_class(tmp_path, capsys, of_each, asked, says):
+    labels = np.repeat(np.arange(3), of_each)
+    sequences = list(np.random.default_rng(0).normal(size=(len(labels), 2, 3)))
+    (tmp_path / "few.ts").write_text(ts_text(sequences, labels))
+    options = ["--n-max", "2", "--max-epochs", "2", "--hidden-dim", "4"]
+    options += [] if asked is None else ["--validation-fraction", asked]
+    out = tmp_path / "m.safetensors"
+    status = main(["train", str(tmp_path / "few.ts"), "--out", str(out), *options])
+    printed = capsys.readouterr()
+    if says is None:
+        assert status == 2 and not out.exists()
+        assert "validation_fraction: expected a share that holds out at least" in printed.err
+    else:
+        assert status == 0 and says in printed.out
+        assert ej.models.load_model(out).class_names == ("still", "walk", "run")
+
+
 def test_average_consensus_trains_and_explains(folder, tmp_path):
     model = tmp_path / "tsn.safetensors"
     data = str(folder / "toy.hdf")

@@ -120,12 +120,15 @@ def test_results_in_words_and_as_a_table(swept, tmp_path, capsys):
     assert f"videos:           {len(LENGTHS)}" in text
     assert "shards are as they were written" in text
     table = tmp_path / "table.csv"
-    options = ["--csv", str(table), "--classes", "gt", "kind 1"]
+    options = ["--csv", str(table), "--classes", "gt", "kind 1", "pred"]
     assert main(["results", str(swept / "out"), *options]) == 0
     frame = pandas.read_csv(table)
-    assert len(frame) == 2 * sum(LENGTHS)
     with ej.results.open(swept / "out") as dataset:
-        expected = ej.results.to_dataframe(dataset, ["gt", "kind 1"])
+        expected = ej.results.to_dataframe(dataset, ["gt", "kind 1", "pred"])
+        classes = zip(dataset["label"].values, dataset["prediction"].values, strict=True)
+        n_rows = [len({1, *own}) for own in classes] @ dataset["length"].values
+    assert len(frame) == n_rows
+    assert not frame.duplicated(["video", "element", "class"]).any()
     np.testing.assert_allclose(frame["esv"], expected["esv"], rtol=1e-6)
 
 

@@ -297,6 +297,29 @@ def test_a_share_of_each_class_is_held_out():
     assert (other.features != held.features).any()
 
 
+@pytest.mark.parametrize(
+    ("counts", "held_out"),
+    [
+        ([5] * 10, [1] * 10),  # a tenth of five is none
+        ([2] * 10, [1] * 10),
+        ([40, 26, 3, 1], [4, 3, 1, 0]),
+        ([1] * 10, None),
+    ],
+)
+def test_by_default_a_tenth_and_at_least_one_of_each_class_that_has_two(counts, held_out):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    sequences = [np.full((1, 1), i, np.float32) for i in range(len(labels))]
+    examples = pad_examples(sequences, labels, len(counts))
+    fraction = models.TrainConfig().validation_fraction
+    rest, held = hold_out(examples, fraction, key=jax.random.key(0))
+    if held_out is None:
+        assert held is None and rest is examples
+        return
+    np.testing.assert_array_equal(np.bincount(held.labels, minlength=len(counts)), held_out)
+    everyone = np.concatenate([rest.features, held.features]).ravel()
+    np.testing.assert_array_equal(np.sort(everyone), np.arange(len(labels)))
+
+
 def test_prior_and_moments_are_those_of_the_training_set():
     np.testing.assert_allclose(class_prior(np.array([0, 0, 2, 0]), 3), [0.75, 0, 0.25])
     np.testing.assert_allclose(class_prior(np.array([0, 0, 2, 0]), 3, 1.0), [4 / 7, 1 / 7, 2 / 7])

@@ -34,7 +34,7 @@ from esv_jax.relevance import (
     preset,
     uniform,
 )
-from esv_jax.relevance.propagation import make_plan
+from esv_jax.relevance.plan import make_plan
 from tests.conftest import FIXTURES, SHARED, drawn_variables
 from tests.reference import plain_relevance as plain
 
@@ -440,14 +440,18 @@ def test_activations_pass_relevance_on(activation):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_attention_runs_and_warns_once_for_each_primitive():
+def test_attention_without_rules_is_refused_or_warns_once_for_each_primitive():
     model = nn.Sequential(
         [nn.Dense(8), nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=8), nn.Dense(3)]
     )
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32))
     variables = drawn_variables(model, x[None])
+    fn = lambda x: model.apply(variables, x[None])[0].mean(0)  # noqa: E731
+    text = r"dot_general in .*, which has none.*'attnlrp' or 'cplrp'.*unknown='gradient'"
+    with pytest.raises(ValueError, match=text):
+        lrp(fn, x, 0, composite=Epsilon())
     with pytest.warns(RelevanceWarning) as seen:
-        found = lrp(lambda x: model.apply(variables, x[None])[0].mean(0), x, 0, composite=Epsilon())
+        found = jax.jit(lambda x: lrp(fn, x, 0, composite=Epsilon(), unknown="gradient"))(x)
     said = [str(warning.message).split()[0].rstrip(":") for warning in seen]
     assert len(said) == len(set(said)) >= 1
     assert "dot_general" in said

@@ -266,6 +266,26 @@ def test_other_classes_are_refused(classes):
         choice_names(classes, 4)
 
 
+def expect_row_per_class(dataset, asked):
+    """A table has one row per video, element and class, which says the choices that name it."""
+    table = ej.results.to_dataframe(dataset, asked)
+    choices = dataset["choice"].values.tolist()
+    names = dataset["class"].values
+    expected = {}
+    for i, uid in enumerate(dataset["video"].values):
+        for k, c in enumerate(dataset["chosen"].values[i]):
+            for element in range(int(dataset["length"][i])):
+                value = float(dataset["esv"][i, element, k])
+                said, _ = expected.get((uid, element, names[c]), ("", value))
+                expected[uid, element, names[c]] = (f"{said},{choices[k]}".strip(","), value)
+    got = {
+        (row["video"], row["element"], row["class"]): (row["choice"], row["esv"])
+        for row in table.to_dict("records")
+    }
+    assert len(table) == len(got)
+    assert got == expected
+
+
 def test_values_of_some_classes(swept):
     folder, _ = swept
     run_sweep(folder, "chosen", classes="gt,pred,top2", marginals=True)
@@ -281,8 +301,11 @@ def test_values_of_some_classes(swept):
             np.testing.assert_array_equal(kept.prior, full.prior[ids])
             np.testing.assert_array_equal(some.scores.sel(video=uid), full.scores)
         assert "values kept of gt, pred, top1, top2" in ej.results.summary(some)
-        table = ej.results.to_dataframe(some, ["gt", "top2"])
+        expect_row_per_class(some, ["gt", "pred", "top1", "top2"])
+        expect_row_per_class(some, "all")
+        table = ej.results.to_dataframe(some, ["top1", "top2"])
         assert len(table) == 2 * sum(LENGTHS)
+        assert set(table["choice"]) == {"top1", "top2"}
         with pytest.raises(ValueError, match=r"classes: expected among .*got 'kind 0'"):
             ej.results.to_dataframe(some, "kind 0")
 
@@ -294,7 +317,10 @@ def test_long_table(swept):
     folder, _ = swept
     with ej.results.open(folder / "out") as dataset:
         table = ej.results.to_dataframe(dataset, ["gt", "kind 2", 0])
-        assert len(table) == 3 * sum(LENGTHS)
+        classes = [{i % N_CLASSES, 2, 0} for i in range(len(LENGTHS))]  # one row for each
+        assert len(table) == sum(n * len(own) for n, own in zip(LENGTHS, classes, strict=True))
+        assert not table.duplicated(["video", "element", "class"]).any()
+        assert "choice" not in table
         for row in table.iloc[::37].itertuples():
             c = dataset["class"].values.tolist().index(row[4])
             found = dataset["esv"].sel(video=row.video).values[row.element, c]

@@ -5,6 +5,7 @@ import shutil
 import struct
 import sys
 import weakref
+import zlib
 from fractions import Fraction
 
 import numpy as np
@@ -16,6 +17,7 @@ import esv_jax.data.video as video_module
 from esv_jax.data import (
     decode_frames,
     open_frames,
+    open_videos,
     probe_video,
     resize_frames,
     segment_centres,
@@ -492,7 +494,11 @@ def test_folders_without_readable_images(tmp_path):
     with pytest.raises(ValueError, match="got none among 1 files"):
         decode_frames(folder)
     (folder / "a.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"^a\.png: expected an image, got one that cannot be"):
+    with pytest.raises(ValueError, match=r"^a\.png: expected an image, got a file of no known"):
+        decode_frames(folder, n=1)
+    (folder / "a.png").write_text("ffconcat version 1.0\nfile other.mp4\n")
+    numbered_video(folder / "other.mp4", 5)
+    with pytest.raises(ValueError, match=r"^a\.png: expected an image, got a list of files"):
         decode_frames(folder, n=1)
 
 
@@ -513,7 +519,33 @@ def test_files_that_are_no_videos(tmp_path):
     (tmp_path / "text.mp4").write_text("once upon a time\n" * 99)
     raises_one_line(tmp_path / "text.mp4", r"^text\.mp4: expected a video, got a file of no known")
     (tmp_path / "song.lrc").write_text("[00:01.00]la\n[00:02.00]la\n")
-    raises_one_line(tmp_path / "song.lrc", "expected a video stream, got a file that holds subtit")
+    raises_one_line(tmp_path / "song.lrc", r"^song\.lrc: expected a video, got a list of files, or")
+    svg = "<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>"
+    (tmp_path / "a.svg").write_text(svg)
+    raises_one_line(tmp_path / "a.svg", r"^a\.svg: expected a video, got a list of files, or")
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mp4", b"avc1"), ("avi", b"H264")])
+def test_an_unknown_coding(tmp_path, suffix, codec):
+    path = numbered_video(tmp_path / f"a.{suffix}", 5)
+    content = path.read_bytes()
+    assert codec in content
+    path.write_bytes(content.replace(codec, b"zzzz"))
+    raises_one_line(path, rf"^a\.{suffix}: expected a coding that can be decoded, got an unknown")
+
+
+def test_pictures_too_large_to_decode(tmp_path):
+    path = tmp_path / "a.png"
+    save_image(path, numbered(1))
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 30_000, 30_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    raises_one_line(path, r"^a\.png: expected pictures of at most 134,217,728 pixels, got more")
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    path.rename(folder / "a.png")
+    raises_one_line(folder, r"^a\.png: expected pictures of at most", n=1)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.wav", "pcm_s16le"), ("a.m4a", "aac")])
@@ -521,12 +553,68 @@ def test_sound_alone(tmp_path, name, codec):
     raises_one_line(tone(tmp_path / name, codec), "expected a video stream, .* holds audio")
 
 
-def test_playlists_open_nothing_else(tmp_path):
+@pytest.mark.parametrize("suffix", ["mp4", "m3u8", "txt", "ffconcat"])
+def test_lists_of_files_open_nothing_else(tmp_path, suffix):
+    """Whatever the name; the files that they name are there and can be decoded."""
     numbered_video(tmp_path / "a.ts", 5)
-    (tmp_path / "list.m3u8").write_text(
-        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://localhost:9/a.ts\n#EXT-X-ENDLIST\n"
-    )
-    raises_one_line(tmp_path / "list.m3u8", "list.m3u8: expected")
+    texts = {
+        "a list": "ffconcat version 1.0\nfile a.ts\n",
+        "a playlist": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.ts\n#EXT-X-ENDLIST\n",
+        "of the network": "#EXTM3U\n#EXTINF:1,\nhttp://localhost:9/a.ts\n#EXT-X-ENDLIST\n",
+        "a session": "v=0\nm=video 9 RTP/AVP 96\nc=IN IP4 127.0.0.1\na=rtpmap:96 H264/90000\n",
+    }
+    for name, text in texts.items():
+        path = tmp_path / f"{name}.{suffix}"
+        path.write_text(text)
+        raises_one_line(path, rf"^{name}\.{suffix}: expected a video, got a ")
+
+
+# Several streams
+
+
+def two_streams(path, still_first):
+    """A picture of 16x16 beside a numbered video of 20 frames, which no mark tells apart."""
+    with av.open(str(path), "w") as container:
+        streams = {}
+        for kind in ("still", "film") if still_first else ("film", "still"):
+            codec = "mjpeg" if kind == "still" else "libx264"
+            stream = streams[kind] = container.add_stream(codec, rate=25)
+            stream.pix_fmt = "yuvj420p" if kind == "still" else "yuv420p"
+            stream.height, stream.width = (16, 16) if kind == "still" else (2 * SIDE, BITS * SIDE)
+        for k in range(20):
+            for kind, stream in streams.items():
+                if kind == "film" or k == 0:
+                    image = np.full((16, 16, 3), 99, np.uint8) if kind == "still" else numbered(k)
+                    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                    frame = frame.reformat(format=stream.pix_fmt)
+                    frame.pts = k
+                    container.mux(stream.encode(frame))
+        for stream in streams.values():
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("still_first", [True, False])
+@pytest.mark.parametrize("suffix", [".mkv", ".avi", ".ts"])
+def test_a_still_picture_beside_a_video_is_not_taken_for_it(tmp_path, suffix, still_first):
+    path = two_streams(tmp_path / f"two{suffix}", still_first)
+    info = probe_video(path)
+    assert (info.frames, info.height, info.width, info.codec) == (20, 2 * SIDE, BITS * SIDE, "h264")
+    assert numbers(decode_frames(path, n=None)) == list(range(20))
+    assert numbers(decode_frames(path, indices=[17, 2])) == [17, 2]
+    assert index_by_decoding(path).n == index_video(path).n == 20
+    inputs = open_videos(path, lambda frames: np.array([[number_of(f)] for f in frames], float))
+    assert inputs.length(0) == 20
+    assert inputs.read(0, 4)[0].ravel().tolist() == segment_centres(20, 4).tolist()
+
+
+def test_the_stream_marked_as_default_is_taken(tmp_path):
+    """Writers of MP4 mark the first of each kind; the choice is FFmpeg's."""
+    path = two_streams(tmp_path / "two.mp4", still_first=True)
+    with av.open(str(path)) as container:
+        best = container.streams.best("video")
+        assert (best.index, best.width) == (0, 16)
+    assert probe_video(path).width == 16
 
 
 def test_a_video_without_frames(tmp_path):

@@ -28,7 +28,7 @@ class Results:
     paths: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of esv-jax sweep or explain, or files of theirs (.nc)."""
     csv: Path | None = None
-    """Write values in long form, one row per video, element and class."""
+    """Write values in long form, one row per video, element and class that --classes names."""
     classes: tuple[str, ...] = ("pred",)
     """Whose values --csv holds: pred, gt, all, or names or numbers of classes."""
     out: Path | None = None

@@ -82,6 +82,10 @@ class Train:
         accuracy = history.validation_accuracy[best]
         if np.isfinite(accuracy):
             say(f"Validation accuracy {accuracy:.1%}, epoch {best + 1} of {history.n_epochs}")
+        else:
+            asked = self.config.validation_fraction == 0
+            reason = "as asked" if asked else "since no class has two: give some by --validation"
+            say(f"No sequences were held out, {reason}. Weights are those of the last epoch.")
         if self.test is None:
             return
         sequences, labels, _ = _examples(_labelled(self.test, self.label, self.classes))

@@ -14,6 +14,7 @@ import numpy as np
 from esv_jax.checks import expect, message
 from esv_jax.data.video_pixels import RgbConverter, degrees_clockwise, orientation_of
 from esv_jax.data.video_reader import VideoInfo
+from esv_jax.data.video_stream import open_container, pick_stream
 from esv_jax.extras import require
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -87,13 +88,12 @@ def _decode(path: Path) -> tuple[Any, str]:
     """The picture of an image file, and the name of its coding."""
     av = require("av", "video")
     try:
-        with av.open(io.BytesIO(path.read_bytes())) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
+        with open_container(io.BytesIO(path.read_bytes()), path.name, "an image") as container:
+            stream = pick_stream(container, path.name)
             frame = next(container.decode(stream))
             damage = frame.is_corrupt
             codec = str(stream.codec_context.codec.canonical_name)
-    except (av.error.FFmpegError, StopIteration, IndexError) as error:
+    except (av.error.FFmpegError, StopIteration) as error:
         raise ValueError(message(path.name, "an image", "one that cannot be decoded")) from error
     expect(not damage, path.name, "an image", "one that is damaged")
     return frame, codec

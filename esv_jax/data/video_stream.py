@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,53 +11,102 @@ from typing import Any
 from esv_jax.checks import expect, message
 from esv_jax.extras import require
 
+# Containers by the names of FFmpeg's demuxers. Each holds its pictures itself: playlists, lists of
+# files, numbered images, scripts and devices, which make the library open other files, are absent.
+_VIDEOS = (
+    *("mov", "matroska", "avi", "gif", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "rm"),
+    *("nut", "mxf", "dv", "wtv", "ivf", "obu", "av1", "h264", "hevc", "vvc", "h263", "h261", "m4v"),
+    *("vc1", "mjpeg", "mpjpeg", "yuv4mpegpipe", "dhav", "flic", "nsv", "cine", "amv"),
+)
+_IMAGES = (
+    *("jpeg_pipe", "png_pipe", "apng", "webp_pipe", "webp", "bmp_pipe", "gif_pipe", "tiff_pipe"),
+    "jpegxl_pipe",
+)
+_SOUND = ("wav", "w64", "aiff", "au", "caf", "mp3", "flac", "aac", "ac3", "amr")  # refused by kind
+
+_SECONDS = 20.0  # at most, for opening a file and for each of its packets
+MAX_PIXELS = 2**27
+"""Of a picture: above 16K video; what is decoded of larger ones takes gigabytes."""
+
+
+def open_container(file: Path | io.BytesIO, name: str, what: str = "a video") -> Any:
+    """A container of pictures or sound; opens nothing but the file, whatever it refers to.
+
+    Args:
+      file: its path, or its content. name: how messages call it. what: is expected, for messages.
+    Raises:
+      OSError: a file that cannot be read.
+      ValueError: a file of no known format, a playlist, one that is not opened in 20 seconds.
+      ImportError: PyAV is not installed.
+    """
+    av = require("av", "video")
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": ",".join(_VIDEOS + _IMAGES + _SOUND),
+        "max_pixels": str(MAX_PIXELS),
+    }
+    source = f"file:{file}" if isinstance(file, Path) else file
+    try:
+        return av.open(source, options=options, timeout=(_SECONDS, _SECONDS))
+    except av.error.ExitError as error:
+        got = f"one that takes longer than {_SECONDS:.0f} seconds"
+        raise ValueError(message(name, f"{what} that can be opened", got)) from error
+    except av.error.ArgumentError as error:
+        got, way_out = "a list of files, or another kind of file", "Give what is in it."
+        raise ValueError(message(name, what, got, way_out)) from error
+    except (av.error.FFmpegError, UnicodeError) as error:
+        if isinstance(error, OSError):
+            reason = (error.strerror or str(error)).lower()
+            raise OSError(message(name, f"{what} that can be read", reason)) from error
+        got, way_out = "a file of no known format", "It may be cut short, or of another kind."
+        raise ValueError(message(name, what, got, way_out)) from error
+
 
 @contextmanager
 def open_stream(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container of a file and its first video stream, of pictures that follow in time.
+    """The container of a file and the video stream that FFmpeg chooses, of moving pictures.
 
     Decodes in the calling thread alone: clips are decoded side by side, not parts of one clip, and
-    an error then comes at the same frame every time. Nothing but the file itself is opened,
-    also where it is a playlist.
+    an error then comes at the same frame every time. Nothing but the file itself is opened:
+    playlists and lists of files are refused.
 
     Raises:
       FileNotFoundError: no such file.
       OSError: a file that cannot be read.
-      ValueError: a file of no known format, without video, or in an unknown coding.
+      ValueError: a file of no known format, a playlist, without video, in an unknown coding, of
+        more than `MAX_PIXELS` a picture, or one that is not opened in 20 seconds.
       ImportError: PyAV is not installed.
     """
-    av = require("av", "video")
+    require("av", "video")
     expect(path.exists(), "path", "a video", f"no {str(path)!r}", kind=FileNotFoundError)
     expect(path.is_file(), path.name, "a file", "a device or pipe")
     expect(path.stat().st_size > 0, path.name, "a video", "an empty file")
-    local = {"protocol_whitelist": "file"}
-    try:
-        container = av.open(f"file:{path}", container_options=local)
-    except (av.error.FFmpegError, UnicodeError) as error:
-        raise _refusal(path, error) from error
-    with container:
-        yield container, _pick(container, path)
+    with open_container(path, path.name) as container:
+        yield container, pick_stream(container, path.name)
 
 
-def _refusal(path: Path, error: Exception) -> Exception:
-    """What to raise for a file that the library would not open."""
-    if isinstance(error, OSError):
-        reason = (error.strerror or str(error)).lower()
-        return OSError(message(path.name, "a video that can be read", reason))
-    way_out = "It may be cut short, or of another kind."
-    return ValueError(message(path.name, "a video", "a file of no known video format", way_out))
+def pick_stream(container: Any, name: str) -> Any:
+    """The video stream to decode, as FFmpeg chooses it: `av_find_best_stream`.
 
-
-def _pick(container: Any, path: Path) -> Any:
-    """The first stream of moving pictures; a cover picture of a piece of music is none."""
+    Of several the one marked as default, then the one with more frames at its beginning, then the
+    one of the higher bit rate: a still picture stored beside the video is none. The cover picture
+    of a piece of music is never chosen, nor is an unknown coding where there is another.
+    """
     cover = require("av.stream", "video").Disposition.attached_pic
-    streams = [s for s in container.streams.video if not s.disposition & cover]
+    moving = [s for s in container.streams.video if not s.disposition & cover]
     kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-    expect(bool(streams), path.name, "a video stream", f"a file that holds {kinds}")
-    stream = streams[0]
-    known = stream.codec_context is not None
-    expect(known, path.name, "a coding that can be decoded", f"an unknown one ({stream.codec_tag})")
-    stream.codec_context.thread_count = 1
+    expect(bool(moving), name, "a video stream", f"a file that holds {kinds}")
+    known = [s for s in moving if s.codec_context is not None]
+    expect(bool(known), name, "a coding that can be decoded", "an unknown one")
+    best = container.streams.best("video")
+    stream = next((s for s in known if best is not None and s.index == best.index), known[0])
+    context = stream.codec_context
+    n_pixels = context.width * context.height  # 0 where the library finds none, or too many
+    got = f"{context.width}x{context.height}" if n_pixels else "more, or none that can be decoded"
+    small, way_out = 0 < n_pixels <= MAX_PIXELS, "Make them smaller first."
+    expect(small, name, f"pictures of at most {MAX_PIXELS:,} pixels", got, way_out)
+    context.thread_count = 1
+    context.options = {"max_pixels": str(MAX_PIXELS)}  # of frames that change their size, too
     return stream
 
 

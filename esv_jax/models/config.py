@@ -38,9 +38,10 @@ class TrainConfig:
     """Passes over the training sequences, unless stopped early; sets the length of the cosine."""
     patience: int = 30
     """Stop after this many epochs without a better validation accuracy."""
-    validation_fraction: float = 0.1
-    """Share of each class held out for validation where no validation set is given. At 0 the
-    last epoch is kept instead of the best."""
+    validation_fraction: float | None = None
+    """Share of each class held out for validation where no validation set is given; default a tenth
+    of each class, at least one of each that has two. At 0, or where no class has two, the last
+    epoch is kept instead of the best."""
     validation_subsequences: int = 16
     """Subsequences of each scale that estimate the validation accuracy (the same every epoch)."""
     prior_smoothing: float = 0.0
@@ -58,7 +59,8 @@ class TrainConfig:
         checks.expect_int("seed", self.seed, minimum=0)
         for name in ("dropout", "warmup_fraction", "validation_fraction"):
             value = getattr(self, name)
-            checks.expect(0 <= value < 1, name, "a share in [0, 1)", value)
+            is_share = value is None or 0 <= value < 1
+            checks.expect(is_share, name, "a share in [0, 1)", value)
         for name in ("weight_decay", "prior_smoothing"):
             value = getattr(self, name)
             checks.expect(0 <= value < float("inf"), name, "a finite number >= 0", value)

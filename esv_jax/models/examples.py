@@ -12,6 +12,8 @@ import numpy as np
 
 from esv_jax import checks
 
+_SHARE = 0.1  # of each class, held out by default
+
 
 class Examples(NamedTuple):
     """Labelled sequences, padded with zeros to the longest.
@@ -76,26 +78,36 @@ def _checked_labels(labels: Any, m: int, n_classes: int, name: str) -> np.ndarra
 
 
 def hold_out(
-    examples: Examples, fraction: float, *, key: jax.Array
+    examples: Examples, fraction: float | None, *, key: jax.Array
 ) -> tuple[Examples, Examples | None]:
-    """Split off `fraction` of each class, drawn by `key`; each class keeps at least one.
+    """Split off a share of each class, drawn by `key`; each class keeps at least one.
 
+    Args:
+      fraction: of each class, rounded to whole examples; None for a tenth, but at least one of each
+        class that has two.
     Returns:
-      The rest, and what was held out: None for `fraction` 0.
+      The rest, and what was held out: None for `fraction` 0, or where by default there is nothing
+      to hold out because no class has two examples.
+    Raises:
+      ValueError: a fraction that holds out nothing.
     """
     if fraction == 0:
         return examples, None
+    share, least = (_SHARE, 1) if fraction is None else (fraction, 0)
     order = np.asarray(jax.random.permutation(key, len(examples.labels)))
     held = np.zeros(len(order), dtype=bool)
     for c in np.unique(examples.labels):
         members = order[examples.labels[order] == c]
-        held[members[: min(round(fraction * len(members)), len(members) - 1)]] = True
+        n = max(round(share * len(members)), least)
+        held[members[: min(n, len(members) - 1)]] = True
+    if fraction is None and not held.any():
+        return examples, None
     checks.expect(
         bool(held.any()),
         "validation_fraction",
         "a share that holds out at least one example",
         f"{fraction} of {len(order)} examples",
-        "Give a validation set, a larger fraction, or 0.",
+        "Leave it out, give a validation set, a larger fraction, or 0.",
     )
     return _take(examples, ~held), _take(examples, held)
 

@@ -11,13 +11,13 @@ from esv_jax.relevance.composites import (
     by_kind,
     by_layer,
     by_name,
+    for_transformers,
     preset,
     uniform,
 )
 from esv_jax.relevance.discriminative import Discriminative, discriminative
 from esv_jax.relevance.layers import LayerInfo
-from esv_jax.relevance.lrp import layers, lrp
-from esv_jax.relevance.propagation import RelevanceWarning
+from esv_jax.relevance.lrp import RelevanceWarning, layers, lrp
 from esv_jax.relevance.rules import (
     AlphaBeta,
     Epsilon,
@@ -61,6 +61,7 @@ __all__ = [
     "by_name",
     "discriminative",
     "fold_batch_norm",
+    "for_transformers",
     "layers",
     "lrp",
     "motion_share",

@@ -9,12 +9,15 @@ A composite is a function from the layers of a model, in forward order, to one r
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from esv_jax.checks import expect, expect_choice
 from esv_jax.relevance.layers import LayerInfo
+from esv_jax.relevance.plan import Attention
 from esv_jax.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZBox, ZPlus
 
 Composite: TypeAlias = Callable[[Sequence[LayerInfo]], Sequence[Rule]]
@@ -46,6 +49,9 @@ def by_kind(
 ) -> Composite:
     """Rules by the kind of layer, with others for the first and the last where given."""
     chosen = {"conv": _expect_rule("conv", conv), "dense": _expect_rule("dense", dense)}
+    for name, rule in (("first", first), ("last", last)):
+        if rule is not None:
+            _expect_rule(name, rule)
 
     def choose(layers: Sequence[LayerInfo]) -> Sequence[Rule]:
         rules = [chosen[layer.kind] for layer in layers]
@@ -90,6 +96,8 @@ def by_name(rules: Mapping[str, Rule], default: Rule | None = None) -> Composite
     """
     for pattern, rule in rules.items():
         _expect_rule(repr(pattern), rule)
+    if default is not None:
+        _expect_rule("default", default)
 
     def choose(layers: Sequence[LayerInfo]) -> Sequence[Rule]:
         unused = [p for p in rules if not any(_fits(layer.name, p) for layer in layers)]
@@ -105,6 +113,42 @@ def by_name(rules: Mapping[str, Rule], default: Rule | None = None) -> Composite
     return choose
 
 
+@dataclasses.dataclass(frozen=True)
+class ForTransformers:
+    """A composite, with rules for what is no layer in a transformer; see `for_transformers`."""
+
+    composite: Composite
+    attention: Attention
+
+    def __call__(self, layers: Sequence[LayerInfo]) -> Sequence[Rule]:
+        """The rules of the layers."""
+        return self.composite(layers)
+
+
+def for_transformers(
+    composite: Composite | Rule | str, attention: Attention = "attnlrp"
+) -> ForTransformers:
+    """A composite with rules for softmaxes, norms and products of two activations as well.
+
+    - A product of two activations, elementwise or of matrices (attention, gates), gives half of
+      its relevance to each.
+    - A softmax gives x_i (R_i - softmax(x)_i sum_j R_j) to its scores: its Taylor expansion.
+      For "cplrp" attention weights are constants, and all relevance passes the values.
+    - What a norm (layer, RMS, group, L2) divides by is a constant.
+
+    Activations, capped scores among them, pass relevance on unchanged, as everywhere. With these
+    rules biases and other constants take their share by default.
+    Source: Achtibat et al. (2024), AttnLRP, section 3; "cplrp" Ali et al. (2022).
+
+    Args:
+      composite: of the layers; a rule for all of them, or a name.
+      attention: "attnlrp" or "cplrp".
+    """
+    expect_choice("attention", attention, ("attnlrp", "cplrp"))
+    made = make_composite(composite)
+    return ForTransformers(made.composite if isinstance(made, ForTransformers) else made, attention)
+
+
 def preset(name: str, low: Any = None, high: Any = None) -> Composite:
     """A composite in common use, by name.
 
@@ -112,6 +156,7 @@ def preset(name: str, low: Any = None, high: Any = None) -> Composite:
     "alpha2_beta1": AlphaBeta(2, 1) everywhere. "epsilon_plus": epsilon for dense layers, z+ for
     convolutions. "epsilon_alpha2_beta1": epsilon and AlphaBeta(2, 1). "epsilon_gamma": epsilon and
     Gamma(0.25). "epsilon_plus_flat", "epsilon_alpha2_beta1_flat": Flat for the first layer.
+    "attnlrp", "cplrp": epsilon 1e-9 everywhere, with `for_transformers`.
 
     Args:
       name: one of these.
@@ -128,13 +173,17 @@ def make_composite(composite: Composite | Rule | str) -> Composite:
     """A composite from what people may pass in its place: a rule for all layers, or a name."""
     if isinstance(composite, str):
         return preset(composite)
-    if _is_rule(composite):
+    if _takes(composite, 2):
         return uniform(composite)  # type: ignore[arg-type]
-    expect(callable(composite), "composite", "a composite, a rule or a name", composite)
+    expected = "a composite, a rule (a function of a layer and relevance) or a name"
+    expect(_takes(composite, 1), "composite", expected, composite)
     return composite  # type: ignore[return-value]
 
 
 def _with_first(composite: Composite, rule: Rule) -> Composite:
+    if isinstance(composite, ForTransformers):
+        inner = _with_first(composite.composite, rule)
+        return dataclasses.replace(composite, composite=inner)
     return lambda layers: [rule, *composite(layers)[1:]]
 
 
@@ -148,14 +197,23 @@ def _fits(name: str, pattern: str) -> bool:
     )
 
 
-def _is_rule(value: Any) -> bool:
-    return type(value).__module__ == Epsilon.__module__ and callable(value)
+def _takes(function: Any, n: int) -> bool:
+    """Whether something can be called with n arguments; not a class, which would be made."""
+    if not callable(function) or isinstance(function, type):
+        return False
+    try:
+        inspect.signature(function).bind(*range(n))
+    except TypeError:
+        return False
+    except ValueError:  # no signature, as of some functions written in C
+        return True
+    return True
 
 
 def _expect_rule(name: str, rule: Any) -> Any:
     got = f"{rule.__name__}; make one: {rule.__name__}()" if isinstance(rule, type) else repr(rule)
-    is_rule = callable(rule) and not isinstance(rule, type)
-    expect(is_rule, name, "a rule, such as Epsilon()", got, kind=TypeError)
+    expected = "a rule, such as Epsilon() or a function of a layer and relevance"
+    expect(_takes(rule, 2), name, expected, got, kind=TypeError)
     return rule
 
 
@@ -170,4 +228,6 @@ PRESETS.update(
     epsilon_gamma=by_kind(conv=Gamma(), dense=_EPSILON),
     epsilon_plus_flat=by_kind(conv=_PLUS, dense=_EPSILON, first=Flat()),
     epsilon_alpha2_beta1_flat=by_kind(conv=_A2B1, dense=_EPSILON, first=Flat()),
+    attnlrp=for_transformers(Epsilon(1e-9), "attnlrp"),
+    cplrp=for_transformers(Epsilon(1e-9), "cplrp"),
 )

@@ -13,6 +13,7 @@ from esv_jax.checks import expect, expect_choice, expect_int
 from esv_jax.gradients.derivatives import ScoreFunction, expect_input
 from esv_jax.relevance.composites import Composite
 from esv_jax.relevance.lrp import lrp
+from esv_jax.relevance.plan import Unknown
 from esv_jax.relevance.propagation import FunctionRule, MaxPool
 from esv_jax.relevance.rules import Rule
 
@@ -53,10 +54,11 @@ def discriminative(
     positive: bool = False,
     relevance: Any = None,
     batch_size: int | None = None,
-    use_bias: bool = False,
-    stabilizer: float = 1e-6,
+    use_bias: bool | None = None,
+    stabilizer: float | None = None,
     max_pool: MaxPool = "winner",
     functions: Mapping[str, FunctionRule] | None = None,
+    unknown: Unknown = "error",
 ) -> Discriminative:
     """Relevance of a clip, divided into what each frame shows and what moves between them.
 
@@ -69,7 +71,7 @@ def discriminative(
     Args:
       fn: clip (t, ...) -> logits (C,), in JAX. clip: floating point, frames first.
       target: the class, the same for all clips.
-      composite, use_bias, stabilizer, max_pool, functions: as for `lrp`.
+      composite, use_bias, stabilizer, max_pool, functions, unknown: as for `lrp`.
       scale: "score" lets every clip share out its own score of the class: the spatial part is small
         where frames alone say little. "clip" lets the static clips share out that of the clip: both
         parts then tell only where relevance lies.
@@ -103,6 +105,7 @@ def discriminative(
             max_pool=max_pool,
             start=start,
             functions=functions,
+            unknown=unknown,
         )
 
     if relevance is None:

@@ -1,6 +1,16 @@
-"""What kinds of primitives there are, seen from the relevance that passes through them."""
+"""Kinds of primitives, and of values by how they are made, as relevance passes through them."""
 
 from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Set
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from esv_jax.relevance.trace import Operand, Operation, Trace
 
 PRODUCTS = {"conv_general_dilated": "conv", "dot_general": "dense"}
 """Linear in each of two operands: a layer, where one of them is a weight."""
@@ -12,6 +22,7 @@ MOVES = {
     *("reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "slice"),
     *("dynamic_slice", "gather", "concatenate", "pad", "copy", "copy_p", "convert_element_type"),
     *("reduce_precision", "split", "real", "dynamic_update_slice", "optimization_barrier"),
+    *("scatter", "where_taken"),
 }
 """Each output is a copy of one input, or nothing: relevance goes back where the copy came from."""
 
@@ -25,11 +36,179 @@ ELEMENTWISE = {
     *("erf", "erfc", "erf_inv", "asinh", "acosh", "atanh", "floor", "ceil", "round", "rem"),
     *("is_finite", "select_n", "stop_gradient", "nextafter", "and", "or", "not", "xor"),
     *("gt", "ge", "lt", "le", "eq", "ne", "convert_element_type", "copy", "reduce_precision"),
+    *("lgamma", "digamma", "bessel_i0e", "bessel_i1e", "add_any", "real"),
 }
 """Functions of the numbers at one place. Of one value alone they are an activation."""
 
 WINNERS = {
     *("max", "min", "reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min"),
-    *("sort", "top_k", "select_n", "select_and_gather_add", "cummax", "cummin"),
+    *("sort", "top_k", "select_n", "select_and_gather_add", "cummax", "cummin", "clamp"),
 }
 """Each output is one of the inputs, which one depends on them: the winner takes all."""
+
+_ROOTS = {"sqrt", "rsqrt", "cbrt", "pow"}
+_SCALED = {"add", "sub", "mul", "div", "neg", "max", "select_n", "convert_element_type"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Softmax:
+    """Operations that are a softmax together.
+
+    Attributes:
+      x, output: numbers of its scores and of its weights.
+      operations: those between them, in order.
+    """
+
+    x: int
+    output: int
+    operations: tuple[Operation, ...]
+
+
+class Makers:
+    """How the values of a trace are made, followed back from a value to where it comes from."""
+
+    def __init__(self, trace: Trace, x: Any) -> None:
+        self.trace = trace
+        self.of = {out: operation for operation in trace.operations for out in operation.outputs}
+        self.shapes = {0: jax.ShapeDtypeStruct(x.shape, x.dtype)}
+        for operation in trace.operations:
+            self.shapes |= zip(operation.outputs, operation.shapes, strict=True)
+
+    def softmaxes(self) -> dict[int, Softmax]:
+        """The softmaxes of the trace, by the number of their output.
+
+        exp(x - max(x)) / sum(exp(x - max(x))), with or without the maximum, with masks by
+        constants and with constants in the sum.
+        """
+        found = {}
+        for operation in self.trace.operations:
+            for above, below in self._fractions(operation):
+                x = self._softmax_of(above, below)
+                if x is not None:
+                    (output,) = operation.outputs
+                    found[output] = Softmax(x, output, tuple(self._between(x, output)))
+        return found
+
+    def is_normalizer(self, value: Operand) -> bool:
+        """Whether a divisor is one number for many: of a norm, or sums over places."""
+        return self.is_statistic(value) or (self._is_spread(value) and self.is_reduced(value))
+
+    def is_statistic(self, value: Operand) -> bool:
+        """Whether a value is what a norm divides by: a root of sums, moved and scaled."""
+        operation = self._made_by(self._back(value, MOVES | _SCALED), *_ROOTS, *_SCALED)
+        if operation is None:
+            return False
+        inner = self._inner(operation)
+        if operation.primitive in _ROOTS:
+            return len(inner) == 1 and self.is_reduced(inner[0])
+        return len(inner) == 2 and all(map(self.is_statistic, inner))
+
+    def is_reduced(self, value: Operand) -> bool:
+        """Whether a value is computed, place by place, from sums over places alone."""
+        if self._made_by(value, *SUMS, "dot_general", "reduce_max") is not None:
+            return True
+        operation = self._made_by(value, *MOVES, *ELEMENTWISE)
+        inner = [] if operation is None else self._inner(operation)
+        return len(inner) > 0 and all(map(self.is_reduced, inner))
+
+    def is_gate(self, value: Operand) -> bool:
+        """Whether a value is a sigmoid, or one less a sigmoid, moved to where it is used."""
+        return self._made_by(self._back(value, MOVES | {"sub"}), "logistic") is not None
+
+    def divisor(self, value: Operand) -> Operand | None:
+        """Of a reciprocal, moved and scaled, what it is of; else None."""
+        value = self._back(value, MOVES | {"mul"})
+        power = self._made_by(value, "integer_pow")
+        if power is not None and power.params["y"] == -1:
+            return power.inputs[0]
+        fraction = self._made_by(value, "div")
+        if fraction is None or fraction.inputs[0] in self.trace.depends:
+            return None
+        return fraction.inputs[1]
+
+    def _fractions(self, operation: Operation) -> Iterator[tuple[Operand, Operand]]:
+        """(numerator, denominator) of a quotient, also as a product with a reciprocal."""
+        if operation.primitive == "div":
+            yield operation.inputs[0], operation.inputs[1]
+        elif operation.primitive == "mul":
+            a, b = operation.inputs
+            for above, other in ((a, b), (b, a)):
+                below = self.divisor(other)
+                if below is not None:
+                    yield above, below
+
+    def _softmax_of(self, above: Operand, below: Operand) -> int | None:
+        """The scores, where a fraction is a softmax."""
+        top = self._back(above, MOVES)
+        exp = self._made_by(top, "exp", "exp2")
+        total = self._made_by(self._back(below, MOVES | _SCALED), "reduce_sum")
+        if exp is None or total is None:
+            return None
+        if self._back(total.inputs[0], MOVES | _SCALED) != top:
+            return None
+        (x,) = exp.inputs
+        shifted = self._made_by(x, "sub")
+        if shifted is not None:
+            scores, shift = shifted.inputs
+            if self._made_by(self._back(shift, MOVES | ELEMENTWISE), "reduce_max") is not None:
+                x = scores
+        return x if isinstance(x, int) else None
+
+    def _between(self, x: int, output: int) -> Iterator[Operation]:
+        """The operations that make one value of another."""
+        needed, todo = set(), {output}
+        for operation in reversed(self.trace.operations):
+            if todo & set(operation.outputs) and x not in operation.outputs:
+                needed.add(id(operation))
+                todo |= {i for i in operation.inputs if isinstance(i, int) and i > x}
+        follows = {x}
+        for operation in self.trace.operations:
+            if id(operation) in needed and follows & set(operation.inputs):
+                follows.update(operation.outputs)
+                yield operation
+
+    def _is_spread(self, value: Operand) -> bool:
+        """Whether a value repeats the numbers of another."""
+        while (operation := self._made_by(value, *MOVES, *_SCALED)) is not None:
+            inner = self._inner(operation)
+            if len(inner) != 1:
+                return False
+            before, after = (
+                math.prod(x.shape) for x in (self.shapes[inner[0]], operation.shapes[0])
+            )
+            if operation.primitive == "broadcast_in_dim" and before < after:
+                return True
+            value = inner[0]
+        return False
+
+    def _made_by(self, value: Operand, *primitives: str) -> Operation | None:
+        """The operation that makes a value, where it is one of these."""
+        operation = self.of.get(value) if isinstance(value, int) else None
+        return operation if operation is not None and operation.primitive in primitives else None
+
+    def _inner(self, operation: Operation) -> list[int]:
+        """The operands, floating point, that depend on the input."""
+        return [
+            i
+            for i in operation.inputs
+            if isinstance(i, int) and i in self.trace.depends and is_inexact(self.shapes[i])
+        ]
+
+    def _back(self, value: Operand, through: Set[str]) -> Operand:
+        """Where a value comes from, through operations of one value that depends on the input."""
+        while (operation := self._made_by(value, *through)) is not None:
+            inner = self._inner(operation)
+            if len(inner) != 1:
+                break
+            value = inner[0]
+        return value
+
+
+def is_inexact(value: Any) -> bool:
+    """Whether an array, or its shape and dtype, holds real or complex numbers."""
+    return hasattr(value, "dtype") and bool(jnp.issubdtype(value.dtype, jnp.inexact))
+
+
+def is_complex(value: Any) -> bool:
+    """Whether an array, or its shape and dtype, holds complex numbers."""
+    return hasattr(value, "dtype") and bool(jnp.issubdtype(value.dtype, jnp.complexfloating))

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from esv_jax.checks import wider
-from esv_jax.relevance.kinds import KEEPS_ORDER, PRODUCTS, SUMS
+from esv_jax.relevance.kinds import KEEPS_ORDER, PRODUCTS, SUMS, is_complex
 from esv_jax.relevance.trace import Constant, Operand, Operation, Trace
 from esv_jax.strided import is_better_split, split_convolution
 
@@ -65,7 +65,7 @@ def find_groups(trace: Trace, active: set[int], input_shape: tuple[int, ...]) ->
     """The layers and sums of a trace, by the place of their first operation.
 
     Args:
-      trace: the operations. active: numbers of the values that depend on the input.
+      trace: the operations. active: numbers of the values through which relevance can pass.
       input_shape: of value 0, the input.
     """
     users: dict[int, list[int]] = {}
@@ -76,13 +76,19 @@ def find_groups(trace: Trace, active: set[int], input_shape: tuple[int, ...]) ->
     makers = {out: op for op in trace.operations for out in op.outputs}
     groups: dict[int, Group] = {}
     for place, operation in enumerate(trace.operations):
+        if not operation.shapes or is_complex(operation.shapes[0]):
+            continue  # rules share real numbers
         moved = [i for i in operation.inputs if isinstance(i, int) and i in active]
+        if is_complex(operation.shapes[0]):
+            continue  # rules share real numbers
         if operation.primitive in SUMS and moved:
             weight = None
         elif operation.primitive in PRODUCTS and len(moved) == 1:
             if operation.primitive == "conv_general_dilated" and moved[0] != operation.inputs[0]:
                 continue  # the kernel depends on the input
             weight = next(i for i in operation.inputs if i is not moved[0])
+            if weight in trace.depends:
+                continue  # attention, held constant
         else:
             continue
         after, output = _follow(trace, operation, users, active, makers, weight)
@@ -119,6 +125,8 @@ def _follow(
         others = [i for i in operation.inputs if i != current]
         is_once = len(operation.inputs) - len(others) == 1
         if not is_once or any(_is_active(i, active) for i in others):
+            break
+        if is_complex(operation.shapes[0]):
             break
         primitive, is_move = operation.primitive, _keeps_order(operation)
         if not is_move and operation.shapes[0].shape != makers[current].shapes[0].shape:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from esv_jax.checks import expect, is_concrete, wider
-from esv_jax.relevance.kinds import ELEMENTWISE, MOVES, WINNERS
-from esv_jax.relevance.layers import Group, LayerInfo, find_groups, layers_of, make_linear
+from esv_jax.relevance.kinds import ELEMENTWISE, MOVES, PRODUCTS, Softmax, is_inexact
+from esv_jax.relevance.layers import Group, LayerInfo, make_linear
+from esv_jax.relevance.plan import Passage, Plan
 from esv_jax.relevance.rules import Layer, Rule, ZBox, stabilised_ratio
-from esv_jax.relevance.trace import Constant, Operand, Operation, Trace, trace
+from esv_jax.relevance.trace import Constant, Operand, Operation, Trace
 
 MaxPool = Literal["winner", "proportional"]
 FunctionRule = Callable[[Callable[..., Any], Sequence[Any], Array], Any]
 """(function, its operands, relevance of its output) -> relevance of its first operand."""
 
-
-class RelevanceWarning(UserWarning):
-    """A primitive without a rule: its gradient was taken in place of one."""
+_PRODUCTS = {"mul", "div", *PRODUCTS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,94 +37,233 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is known of a function before there are values.
+class Propagated:
+    """Relevance that has come back to the input.
 
     Attributes:
-      trace: its operations. groups: layers and sums, by the place of their first operation.
-      active: numbers of the values that depend on the input.
-      roots: of a value that is a function, place by place, of one other value alone: that value.
-      positive: numbers of values that are >= 0 for certain.
+      relevance: of the input, like it.
+      at_layers: of the inputs of each layer, by its index.
+      given: () relevance of the outputs.
+      taken: () what rules of layers and of functions, constants and softmaxes have taken of it.
     """
 
-    trace: Trace
-    groups: dict[int, Group]
-    active: set[int]
-    roots: dict[int, int]
-    positive: set[int]
-
-    @property
-    def layers(self) -> list[LayerInfo]:
-        """The linear layers, in forward order."""
-        return layers_of(self.groups)
-
-
-def make_plan(fn: Callable[[Array], Array], x: Any, functions: Sequence[str] = ()) -> Plan:
-    """Trace a function and find its layers and activations; nothing is computed.
-
-    Raises:
-      ValueError: a layer without outputs, where the input is too short for the model.
-    """
-    traced = trace(fn, x, functions)
-    active: set[int] = {0}
-    for operation in traced.operations:
-        if any(isinstance(i, int) and i in active for i in operation.inputs):
-            active.update(operation.outputs)
-    groups = find_groups(traced, active, tuple(x.shape))
-    for layer in layers_of(groups):
-        got = f"shape {layer.output_shape} from {layer.input_shape}"
-        way_out = f"The input of shape {tuple(x.shape)} is too short or too small for the model."
-        expect(0 not in layer.output_shape, str(layer), "outputs", got, way_out)
-    roots = _find_roots(traced, groups, active, x)
-    return Plan(traced, groups, active, roots, _find_positive(traced))
+    relevance: Array
+    at_layers: dict[int, Array]
+    given: Array
+    taken: Array
 
 
 def propagate(
     plan: Plan, x: Array, rules: Sequence[Rule], start: Callable[[Array], Array], options: Options
-) -> tuple[Array, dict[int, Array]]:
-    """Relevance of the input, and of the inputs of each layer by its index.
+) -> Propagated:
+    """Relevance of the input.
 
     Args:
       plan: of the function. x: the input.
       rules: one for each layer.
       start: the function's outputs -> their relevance.
     """
-    values = _run(plan.trace, x)
-
-    def value(operand: Operand) -> Any:
-        return operand.value if isinstance(operand, Constant) else values[operand]
-
+    passing = _Passing(plan, _run(plan.trace, x), rules, options)
     output = plan.trace.output
-    scores = jnp.asarray(value(output))
-    relevance: dict[int, Array] = {}
-
-    def add(operand: Operand, found: Array) -> None:
-        if isinstance(operand, int) and operand in plan.active:
-            root = plan.roots.get(operand, operand)
-            relevance[root] = relevance[root] + found if root in relevance else found
-
-    add(output, start(scores))
-    in_group = {id(op) for group in plan.groups.values() for op in (group.first, *group.after)}
-    at_layers: dict[int, Array] = {}
-    warned: set[str] = set()
+    begun = start(jnp.asarray(passing.value(output)))
+    passing.add(output, begun)
     for place in reversed(range(len(plan.trace.operations))):
+        passing.step(place)
+    of_input = passing.relevance.get(0, jnp.zeros_like(x))  # of outputs that do not depend on it
+    taken = sum(passing.taken, jnp.zeros((), jnp.float32))
+    return Propagated(of_input, passing.at_layers, _total(begun), taken)
+
+
+class _Passing:
+    """Relevance on its way back through the operations of a plan."""
+
+    def __init__(
+        self, plan: Plan, values: dict[int, Any], rules: Sequence[Rule], options: Options
+    ) -> None:
+        self.plan, self.values, self.rules, self.options = plan, values, rules, options
+        self.relevance: dict[int, Array] = {}
+        self.at_layers: dict[int, Array] = {}
+        self.taken: list[Array] = []
+        self.reached: dict[int, Any] = {}
+
+    def value(self, operand: Operand) -> Any:
+        """The value of an operand."""
+        return operand.value if isinstance(operand, Constant) else self.values[operand]
+
+    def add(self, operand: Operand, found: Array) -> None:
+        """Give relevance to a value: to the one that it is an activation of."""
+        if not self.plan.is_active(operand):
+            return
+        assert isinstance(operand, int)
+        given = found
+        while self.options.use_bias and operand in self.plan.roots:
+            inner = self._without_constant(operand)
+            if inner is None:
+                break
+            operand, share = inner
+            found = found * share
+        is_reached = self._is_reached(operand)
+        if is_reached is not True:
+            found = jnp.where(is_reached, found, 0)
+        if found is not given:
+            self.take(given, found)
+        root = self.plan.roots.get(operand, operand)
+        known = self.relevance.get(root)
+        self.relevance[root] = found if known is None else known + found
+
+    def take(self, before: Array, after: Array | Sequence[Array]) -> None:
+        """Note relevance that does not go on, by intention."""
+        rest = after if isinstance(after, list | tuple) else [after]
+        self.taken.append(_total(before) - sum(map(_total, rest), jnp.zeros((), jnp.float32)))
+
+    def step(self, place: int) -> None:
+        """Pass relevance from the outputs of an operation to its operands."""
+        plan = self.plan
         operation = plan.trace.operations[place]
         if place in plan.groups:
             group = plan.groups[place]
-            if group.output in relevance:
-                found = _through_group(plan, group, value, relevance[group.output], rules, options)
-                if group.info is not None:
-                    at_layers[group.info.index] = found
-                add(group.x, found)
-            continue
-        if id(operation) in in_group or all(out in plan.roots for out in operation.outputs):
-            continue  # part of a layer, or of an activation, through which relevance passes
-        of_outputs = [relevance.get(out) for out in operation.outputs]
-        if any(r is not None for r in of_outputs):
-            for operand, found in _through(operation, value, of_outputs, plan, options, warned):
-                add(operand, found)
-    of_input = relevance.get(0, jnp.zeros_like(x))  # of outputs that do not depend on it
-    return of_input, at_layers
+            if group.output in self.relevance:
+                self._through_group(group, self.relevance[group.output])
+        elif operation.outputs and operation.outputs[0] in plan.softmaxes:
+            softmax = plan.softmaxes[operation.outputs[0]]
+            if softmax.output in self.relevance:
+                self._through_softmax(softmax, self.relevance[softmax.output])
+        elif place in plan.passages:
+            passage = plan.passages[place]
+            of_outputs = [self.relevance.get(out) for out in operation.outputs]
+            if passage.places and any(r is not None for r in of_outputs):
+                self._through(operation, passage, of_outputs)
+
+    def _without_constant(self, operand: int) -> tuple[int, Any] | None:
+        """Of a sum with a number, or a multiple: the value in it, and its share of the sum."""
+        operation = self.plan.makers.of[operand]
+        inner = [i for i in operation.inputs if isinstance(i, int) and self.plan.is_active(i)]
+        primitive = operation.primitive
+        if len(inner) != 1 or primitive not in ("add", "sub", "mul", "div", "neg"):
+            return None
+        (place,) = [n for n, i in enumerate(operation.inputs) if i == inner[0]]
+        if primitive == "div" and place == 1:
+            return None
+        if primitive not in ("add", "sub"):
+            return inner[0], 1
+        own, out = (self.value(i) for i in (inner[0], operand))
+        own = -own if primitive == "sub" and place == 1 else own
+        return inner[0], stabilised_ratio(_wide(own), _wide(out), self.options.stabilizer)
+
+    def _is_reached(self, operand: int) -> Any:
+        """Where a value is a function of its root: everywhere (True), or a mask like it.
+
+        Constant selections and factors of zero leave a value out.
+        """
+        if operand not in self.plan.roots:
+            return True
+        if operand in self.reached:
+            return self.reached[operand]
+        operation = self.plan.makers.of[operand]
+        inner = [i for i in operation.inputs if isinstance(i, int) and self.plan.is_active(i)]
+        masks = [self._is_reached(i) for i in inner]
+        shape = operation.shapes[0].shape
+        if operation.primitive == "select_n" and operation.inputs[0] not in inner:
+            chosen: dict[Any, Any] = dict(zip(inner, masks, strict=True))
+            cases = [chosen.get(i, False) for i in operation.inputs[1:]]
+            if all(case is True for case in cases):
+                found: Any = True
+            else:
+                which = jnp.asarray(self.value(operation.inputs[0]))
+                found = lax.select_n(which, *(jnp.broadcast_to(case, shape) for case in cases))
+        else:
+            found = functools.reduce(_either, masks)
+            if operation.primitive == "mul" and len(inner) == 1 and len(operation.inputs) == 2:
+                (factor,) = [self.value(i) for i in operation.inputs if i != inner[0]]
+                if not (np.ndim(factor) == 0 and is_concrete(factor) and factor != 0):
+                    found = jnp.broadcast_to(jnp.asarray(factor) != 0, shape) & found
+        self.reached[operand] = found
+        return found
+
+    def _through_group(self, group: Group, relevance: Array) -> None:
+        """To the input of a layer or a sum."""
+        linear = make_linear(group, self.value)
+        options = self.options
+        relevance = relevance.astype(linear.out.dtype)
+        if group.info is None:
+            s = stabilised_ratio(relevance, linear.out, options.stabilizer)
+            like_x = jax.ShapeDtypeStruct(linear.x.shape, linear.x.dtype)
+            back = jax.linear_transpose(lambda x: linear.product(x, None), like_x)
+            self.add(group.x, linear.x * back(s)[0])
+            return
+        info, rule = group.info, self.rules[group.info.index]
+        _expect_finite(info, linear.out)
+        assert linear.weight is not None
+        low = high = None
+        if isinstance(rule, ZBox):
+            low, high = _box(self.plan, group, self.value, rule, info)
+        layer = Layer(
+            name=str(info),
+            kind=info.kind,
+            x=linear.x,
+            weight=linear.weight,
+            product=linear.product,
+            out=linear.out,
+            bias=linear.bias,
+            use_bias=options.use_bias,
+            stabilizer=options.stabilizer,
+            is_positive=group.x in self.plan.positive,
+            low=low,
+            high=high,
+        )
+        found = _expect_like(f"{rule} at {info}", rule(layer, relevance), linear.x)
+        self.take(relevance, found)
+        self.at_layers[info.index] = found
+        self.add(group.x, found)
+
+    def _through_softmax(self, softmax: Softmax, relevance: Array) -> None:
+        """To the scores of a softmax: x_i (R_i - softmax(x)_i sum_j R_j), its Taylor expansion."""
+        x = self.values[softmax.x]
+
+        def weights(x: Array) -> Array:
+            known = {softmax.x: x}
+            for operation in softmax.operations:
+                operands = [known[i] if i in known else self.value(i) for i in operation.inputs]
+                known |= zip(operation.outputs, operation.apply(*operands), strict=True)
+            return known[softmax.output]
+
+        out, pull = jax.vjp(weights, x)
+        s = stabilised_ratio(relevance, _wide(out), 0).astype(out.dtype)
+        slope = _wide(pull(s)[0])
+        found = jnp.where(slope == 0, 0, _wide(x) * slope)  # scores that a mask makes infinite
+        self.take(relevance, found)
+        self.add(softmax.x, found)
+
+    def _through(
+        self, operation: Operation, passage: Passage, relevance: Sequence[Array | None]
+    ) -> None:
+        """To the operands of an operation that is no layer."""
+        options = self.options
+        operands = [self.value(i) for i in operation.inputs]
+        places = passage.places
+        constants = any(is_inexact(v) for n, v in enumerate(operands) if n not in places)
+        pool = operation.primitive == "reduce_window_max" and options.max_pool == "proportional"
+        if passage.how == "function":
+            found = [_by_function(operation, operands, places[0], relevance, options)]
+        elif passage.how == "sum":
+            found = _by_share(operation, operands, relevance[0], options)
+        elif passage.how == "same":
+            (of_output,) = relevance
+            assert of_output is not None
+            found = [_unbroadcast(passage.share * of_output, np.shape(operands[n])) for n in places]
+        elif pool and len(operands) == 1:
+            found = [_proportional(operation, operands[0], relevance[0], options)]
+        elif passage.how == "move":
+            found = _moved(operation, operands, places, relevance)
+        else:
+            found = _by_slope(operation, operands, passage, relevance, options)
+        if passage.how == "function" or (constants and passage.how in ("move", "linear")):
+            for of_output in relevance:
+                if of_output is not None:
+                    self.take(of_output, jnp.zeros(()))
+            self.take(jnp.zeros(()), found)
+        for n, r in zip(places, found, strict=True):
+            self.add(operation.inputs[n], r)
 
 
 def _run(traced: Trace, x: Array) -> dict[int, Any]:
@@ -135,49 +273,6 @@ def _run(traced: Trace, x: Array) -> dict[int, Any]:
         operands = [i.value if isinstance(i, Constant) else values[i] for i in operation.inputs]
         values |= zip(operation.outputs, operation.apply(*operands), strict=True)
     return values
-
-
-def _through_group(
-    plan: Plan,
-    group: Group,
-    value: Callable[[Operand], Any],
-    relevance: Array,
-    rules: Sequence[Rule],
-    options: Options,
-) -> Array:
-    """Relevance of a layer's or a sum's input."""
-    linear = make_linear(group, value)
-    relevance = relevance.astype(linear.out.dtype)
-    if group.info is None:
-        s = stabilised_ratio(relevance, linear.out, options.stabilizer)
-        like_x = jax.ShapeDtypeStruct(linear.x.shape, linear.x.dtype)
-        back = jax.linear_transpose(lambda x: linear.product(x, None), like_x)
-        return linear.x * back(s)[0]
-    info, rule = group.info, rules[group.info.index]
-    _expect_finite(info, linear.out)
-    assert linear.weight is not None
-    low = high = None
-    if isinstance(rule, ZBox):
-        low, high = _box(plan, group, value, rule, info)
-    layer = Layer(
-        name=str(info),
-        kind=info.kind,
-        x=linear.x,
-        weight=linear.weight,
-        product=linear.product,
-        out=linear.out,
-        bias=linear.bias,
-        use_bias=options.use_bias,
-        stabilizer=options.stabilizer,
-        is_positive=group.x in plan.positive,
-        low=low,
-        high=high,
-    )
-    found = rule(layer, relevance)
-    got = f"shape {jnp.shape(found)}"
-    fits = jnp.shape(found) == linear.x.shape
-    expect(fits, f"{rule} at {info}", f"relevance of shape {linear.x.shape}", got)
-    return found
 
 
 def _box(
@@ -221,52 +316,14 @@ def _box(
     return jnp.minimum(*ends), jnp.maximum(*ends)
 
 
-def _through(
-    operation: Operation,
-    value: Callable[[Operand], Any],
-    relevance: Sequence[Array | None],
-    plan: Plan,
-    options: Options,
-    warned: set[str],
-) -> list[tuple[Operand, Array]]:
-    """Relevance of the operands of an operation that is no layer."""
-    primitive, inputs = operation.primitive, operation.inputs
-    operands = [value(i) for i in inputs]
-    places = [
-        place
-        for place, i in enumerate(inputs)
-        if isinstance(i, int) and i in plan.active and _is_float(operands[place])
-    ]
-    if not places:
-        return []
-    if operation.function:
-        return _through_function(operation, operands, places[0], relevance, options)
-    if primitive in ("add", "sub") and len(places) == 2:
-        return _through_sum(operation, operands, relevance[0], options)
-    if primitive == "reduce_window_max" and options.max_pool == "proportional":
-        found = _proportional(operation, operands[0], relevance[0], options)
-        return [(inputs[0], found)]
-    if primitive not in MOVES | WINNERS and primitive not in warned:
-        warned.add(primitive)
-        where = f" in {operation.name}" if operation.name else ""
-        warnings.warn(
-            f"{primitive}{where}: no rule for this primitive; its gradient is taken, and relevance"
-            " is not conserved there.",
-            RelevanceWarning,
-            stacklevel=4,
-        )
-    return _by_gradient(operation, operands, places, relevance)
-
-
-def _through_sum(
+def _by_share(
     operation: Operation, operands: list[Any], relevance: Any, options: Options
-) -> list[tuple[Operand, Array]]:
+) -> list[Array]:
     """A sum of two values: each has its share in it."""
-    sign = -1 if operation.primitive == "sub" else 1
-    a, b = (jnp.asarray(v).astype(wider(v.dtype)) for v in operands)
-    s = stabilised_ratio(relevance, a + sign * b, options.stabilizer)
-    shares = [(operation.inputs[0], a * s, a), (operation.inputs[1], sign * b * s, b)]
-    return [(operand, _unbroadcast(share, like.shape)) for operand, share, like in shares]
+    a, b = map(_wide, operands)
+    b = -b if operation.primitive == "sub" else b
+    s = stabilised_ratio(relevance, a + b, options.stabilizer)
+    return [_unbroadcast(_each_part(v, s), v.shape) for v in (a, b)]
 
 
 def _proportional(operation: Operation, x: Any, relevance: Any, options: Options) -> Array:
@@ -290,109 +347,95 @@ def _proportional(operation: Operation, x: Any, relevance: Any, options: Options
     return x * jax.linear_transpose(window_sum, like_x)(s)[0]
 
 
-def _through_function(
+def _by_function(
     operation: Operation,
     operands: list[Any],
     place: int,
     relevance: Sequence[Array | None],
     options: Options,
-) -> list[tuple[Operand, Array]]:
+) -> Array:
     """A function with a rule of its own."""
     rule = options.functions[operation.function]
     (of_output,) = relevance
     assert of_output is not None
     found = rule(lambda *values: operation.apply(*values)[0], operands, of_output)
-    expected, got = operands[place].shape, f"shape {jnp.shape(found)}"
-    fits = jnp.shape(found) == expected
-    expect(fits, f"functions[{operation.function!r}]", f"relevance of shape {expected}", got)
-    return [(operation.inputs[place], found)]
+    return _expect_like(f"functions[{operation.function!r}]", found, operands[place])
 
 
-def _by_gradient(
+def _moved(
     operation: Operation,
     operands: list[Any],
-    places: list[int],
+    places: Sequence[int],
     relevance: Sequence[Array | None],
-) -> list[tuple[Operand, Array]]:
-    """The vector-Jacobian product with the relevance."""
-    kept = [n for n, shape in enumerate(operation.shapes) if _is_float(shape)]
+) -> list[Array]:
+    """Relevance of values that are moved, by the vector-Jacobian product."""
+    out, pull = _pullback(operation, operands, places)
+    of_outputs = [
+        r for shape, r in zip(operation.shapes, relevance, strict=True) if is_inexact(shape)
+    ]
+    given = [
+        jnp.zeros_like(o) if r is None else r.astype(o.dtype)
+        for r, o in zip(of_outputs, out, strict=True)
+    ]
+    return [_wide(r) for r in pull(given)]
+
+
+def _by_slope(
+    operation: Operation,
+    operands: list[Any],
+    passage: Passage,
+    relevance: Sequence[Array | None],
+    options: Options,
+) -> list[Array]:
+    """x_i sum_j (d out_j / d x_i) R_j / stab(out_j), exact where an operation is linear.
+
+    Constant addends are left out of the denominators where biases are not used.
+    """
+    places = passage.places
+    out, pull = _pullback(operation, operands, places)
+    moved = [operands[n] for n in places]
+    z = out
+    has_constants = len(places) < len(operands) and operation.primitive not in _PRODUCTS
+    if passage.how == "linear" and has_constants and not options.use_bias:
+        z = jax.jvp(_of_places(operation, operands, places), moved, moved)[1]
+    of_outputs = [
+        r for shape, r in zip(operation.shapes, relevance, strict=True) if is_inexact(shape)
+    ]
+    given = [
+        jnp.zeros_like(o)
+        if r is None
+        else jnp.conj(stabilised_ratio(r, _wide(z_), options.stabilizer)).astype(o.dtype)
+        for r, o, z_ in zip(of_outputs, out, z, strict=True)
+    ]
+    slopes = [jnp.conj(_wide(slope)) for slope in pull(given)]
+    return [passage.share * _each_part(_wide(x), s) for x, s in zip(moved, slopes, strict=True)]
+
+
+def _of_places(
+    operation: Operation, operands: list[Any], places: Sequence[int]
+) -> Callable[..., list[Any]]:
+    """An operation's outputs, real or complex, as a function of some of its operands."""
 
     def run(*moved: Any) -> list[Any]:
         full = list(operands)
         for place, operand in zip(places, moved, strict=True):
             full[place] = operand
-        out = operation.apply(*full)
-        return [out[n] for n in kept]
+        return [out for out in operation.apply(*full) if is_inexact(out)]
 
+    return run
+
+
+def _pullback(
+    operation: Operation, operands: list[Any], places: Sequence[int]
+) -> tuple[list[Any], Callable[[list[Any]], tuple[Any, ...]]]:
+    """The outputs, and their vector-Jacobian product, by the operands at some places."""
     try:
-        out, pull = jax.vjp(run, *(operands[place] for place in places))
-        of_outputs = [
-            jnp.zeros_like(o) if relevance[n] is None else jnp.asarray(relevance[n]).astype(o.dtype)
-            for n, o in zip(kept, out, strict=True)
-        ]
-        found = pull(of_outputs)
+        out, pull = jax.vjp(_of_places(operation, operands, places), *(operands[n] for n in places))
+        jax.eval_shape(pull, out)
     except (ValueError, TypeError, NotImplementedError) as error:
         got = f"{operation.primitive} ({operation.name or 'outside of any module'}): {error}"
         expect(False, "fn", "operations that have a gradient", got)
-    return [
-        (operation.inputs[place], r.astype(wider(r.dtype)))
-        for place, r in zip(places, found, strict=True)
-    ]
-
-
-def _find_roots(
-    traced: Trace, groups: Mapping[int, Group], active: set[int], x: Any
-) -> dict[int, int]:
-    """Values that are functions, place by place, of one other value: its number for each."""
-    shapes: dict[int, Any] = {0: tuple(x.shape)}
-    for operation in traced.operations:
-        shapes |= {
-            out: shape.shape for out, shape in zip(operation.outputs, operation.shapes, strict=True)
-        }
-    in_group = {id(op) for group in groups.values() for op in (group.first, *group.after)}
-    roots: dict[int, int] = {}
-    for operation in traced.operations:
-        known = operation.primitive in ELEMENTWISE and not operation.function
-        if id(operation) in in_group or not known or len(operation.outputs) != 1:
-            continue
-        sources = {i for i in operation.inputs if isinstance(i, int) and i in active}
-        found = {roots.get(i, i) for i in sources}
-        (out,) = operation.outputs
-        if len(found) == 1 and all(shapes[i] == shapes[out] for i in sources):
-            roots[out] = found.pop()
-    return roots
-
-
-def _find_positive(traced: Trace) -> set[int]:
-    """Values that are >= 0 for certain, whatever the input."""
-    positive: set[int] = set()
-
-    def is_positive(operand: Operand) -> bool:
-        if isinstance(operand, int):
-            return operand in positive
-        known = operand.value
-        if not is_concrete(known) or np.ndim(known) != 0:
-            return False
-        number = np.asarray(known)
-        return bool(np.isrealobj(number) and number >= 0)
-
-    for operation in traced.operations:
-        primitive, inputs = operation.primitive, operation.inputs
-        if primitive == "max":
-            fits = any(map(is_positive, inputs))
-        elif primitive in ("exp", "exp2", "logistic", "abs", "sqrt", "square"):
-            fits = True
-        elif primitive in MOVES | {
-            *("add", "mul", "div", "min", "reduce_sum", "reduce_window_sum", "cumsum"),
-            *("reduce_max", "reduce_window_max"),
-        }:
-            skip = {"gather": 1, "dynamic_slice": 1}.get(primitive, len(inputs))
-            fits = all(map(is_positive, inputs[:skip]))
-        else:
-            fits = False
-        if fits:
-            positive.update(operation.outputs)
-    return positive
+    return out, pull
 
 
 def _expect_finite(info: LayerInfo, out: Array) -> None:
@@ -401,8 +444,33 @@ def _expect_finite(info: LayerInfo, out: Array) -> None:
         expect(bad == 0, str(info), "finite outputs", f"{bad} of {out.size} that are not")
 
 
-def _is_float(value: Any) -> bool:
-    return bool(jnp.issubdtype(value.dtype, jnp.floating)) if hasattr(value, "dtype") else False
+def _expect_like(name: str, found: Any, like: Any) -> Array:
+    """What a rule returns, refused where it is not an array like the inputs."""
+    expected = f"relevance of shape {like.shape}"
+    is_array = hasattr(found, "shape") and is_inexact(found)
+    expect(is_array, name, expected, type(found).__name__, kind=TypeError)
+    expect(found.shape == like.shape, name, expected, f"shape {found.shape}")
+    return found
+
+
+def _wide(value: Any) -> Array:
+    """In single precision at least."""
+    return jnp.asarray(value).astype(wider(value.dtype))
+
+
+def _each_part(x: Array, s: Array) -> Array:
+    """The product; of complex numbers, that of the real parts and that of the imaginary parts."""
+    return lax.complex(x.real * s.real, x.imag * s.imag) if jnp.iscomplexobj(x) else x * s
+
+
+def _either(a: Any, b: Any) -> Any:
+    return True if a is True or b is True else a | b
+
+
+def _total(relevance: Array) -> Array:
+    """The sum of relevance, ()."""
+    parts = [relevance.real, relevance.imag] if jnp.iscomplexobj(relevance) else [relevance]
+    return sum((part.sum().astype(jnp.float32) for part in parts), jnp.zeros((), jnp.float32))
 
 
 def _unbroadcast(values: Array, shape: tuple[int, ...]) -> Array:

@@ -72,7 +72,20 @@ class Layer:
 
 
 class Rule(Protocol):
-    """Any function of a layer and its outputs' relevance; gives that of its inputs."""
+    """Any function of a layer and its outputs' relevance; gives that of its inputs.
+
+    Rules of one's own stand wherever those of this module do; this one is z+ of inputs >= 0:
+
+        def positive_weights(layer, relevance):
+            weight = jnp.maximum(layer.weight, 0)
+            s = layer.share(relevance, layer.product(layer.x, weight))
+            return layer.x * layer.back(s, weight)
+
+        lrp(fn, clip, target, composite=by_kind(conv=positive_weights, dense=Epsilon()))
+
+    What it returns is refused unless it is an array like `layer.x`. Whether it conserves relevance
+    is up to it.
+    """
 
     def __call__(self, layer: Layer, relevance: Array) -> Array:
         """Relevance of the inputs, like `layer.x`."""
@@ -257,7 +270,13 @@ class Pass:
 
 
 def stabilised_ratio(relevance: Array, z: Array, stabilizer: float) -> Array:
-    """relevance / (z + stabilizer sign(z)), sign(0) = 1; 0 where a denominator is 0."""
+    """relevance / (z + stabilizer sign(z)), sign(0) = 1; 0 where a denominator is 0.
+
+    The two parts of complex numbers are numbers of their own.
+    """
+    if jnp.iscomplexobj(z):
+        parts = [(relevance.real, z.real), (relevance.imag, z.imag)]
+        return jax.lax.complex(*(stabilised_ratio(r, part, stabilizer) for r, part in parts))
     if stabilizer == 0:
         return jnp.where(z == 0, 0, relevance / jnp.where(z == 0, 1, z))
     return relevance / (z + jnp.where(z < 0, -stabilizer, stabilizer).astype(z.dtype))

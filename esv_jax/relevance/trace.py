@@ -1,13 +1,14 @@
-"""A JAX function as one flat list of operations, calls within it unfolded."""
+"""A JAX function as one flat list of operations: calls unfolded, loops unrolled."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax import Array
+import jax.numpy as jnp
+from jax import Array, lax
 from jax.extend import core
 
 # Calls that only name or transform what they hold; their content is what counts.
@@ -22,6 +23,7 @@ _INLINED = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "composite": "jaxpr",
 }
 
 
@@ -62,15 +64,23 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """Operations in the order they run; value 0 is the input, `output` the result."""
+    """Operations in the order they run; value 0 is the input, `output` the result.
+
+    `depends` are the numbers of the values that are computed from the input, whatever they are.
+    """
 
     operations: tuple[Operation, ...]
     output: Operand
-    n_values: int
+    depends: frozenset[int]
 
 
 def trace(fn: Callable[[Array], Array], x: Any, whole: Sequence[str] = ()) -> Trace:
     """The operations of fn(x), by tracing it; nothing is computed.
+
+    Loops with a known number of steps (`lax.scan`, and `lax.fori_loop` of Python ints) are
+    unrolled where they depend on x, so that they are the same operations as a Python loop. All
+    branches of a `lax.cond` are there, each on its operands where it is taken and on zeros
+    elsewhere.
 
     Args:
       fn: a function of one array. x: an array, or its shape and dtype.
@@ -80,7 +90,7 @@ def trace(fn: Callable[[Array], Array], x: Any, whole: Sequence[str] = ()) -> Tr
         closed = jax.make_jaxpr(fn)(jax.ShapeDtypeStruct(x.shape, x.dtype))
     unfolding = _Unfolding(frozenset(whole))
     (output,) = unfolding.unfold(closed.jaxpr, closed.consts, [0], "")
-    return Trace(tuple(unfolding.operations), output, unfolding.n_values)
+    return Trace(tuple(unfolding.operations), output, frozenset(unfolding.depends))
 
 
 class _Unfolding:
@@ -90,6 +100,7 @@ class _Unfolding:
         self.whole = whole
         self.operations: list[Operation] = []
         self.n_values = 1
+        self.depends = {0}
 
     def unfold(
         self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Operand], scope: str
@@ -108,28 +119,131 @@ class _Unfolding:
             if primitive in _INLINED and not kept:
                 inner, constants = _content(eqn.params[_INLINED[primitive]])
                 results = self.unfold(inner, constants, operands, name)
+            elif primitive in _CONTROL and any(map(self._depends, operands)):
+                results = _CONTROL[primitive](self, eqn, operands, name)
             else:
-                results = list(self._add(eqn, name, operands, called if kept else ""))
+                avals = [v.aval for v in eqn.outvars]
+                results = self._add(
+                    primitive,
+                    name,
+                    operands,
+                    eqn.invars,
+                    avals,
+                    _apply(eqn),
+                    eqn.params,
+                    called if kept else "",
+                )
             known |= zip(eqn.outvars, results, strict=True)
         return [operand(atom) for atom in jaxpr.outvars]
 
-    def _add(self, eqn: Any, name: str, operands: list[Operand], called: str) -> range:
-        places = range(self.n_values, self.n_values + len(eqn.outvars))
+    def _add(
+        self,
+        primitive: str,
+        name: str,
+        operands: Sequence[Operand],
+        atoms: Sequence[Any],
+        avals: Sequence[Any],
+        apply: Callable[..., list[Any]],
+        params: Mapping[str, Any] | None = None,
+        called: str = "",
+    ) -> list[Operand]:
+        """The numbers of the values that one more operation makes, of shapes `avals`."""
+        places = range(self.n_values, self.n_values + len(avals))
         self.n_values = places.stop
+        if any(map(self._depends, operands)):
+            self.depends.update(places)
         self.operations.append(
             Operation(
-                primitive=eqn.primitive.name,
+                primitive=primitive,
                 name=name,
                 inputs=tuple(operands),
                 outputs=tuple(places),
-                shapes=tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.outvars),
-                input_shapes=tuple(tuple(atom.aval.shape) for atom in eqn.invars),
+                shapes=tuple(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals),
+                input_shapes=tuple(tuple(atom.aval.shape) for atom in atoms),
                 function=called,
-                apply=_apply(eqn),
-                params=dict(eqn.params),
+                apply=apply,
+                params=dict(params or {}),
             )
         )
-        return places
+        return list(places)
+
+    def _depends(self, operand: Operand) -> bool:
+        return isinstance(operand, int) and operand in self.depends
+
+    def unroll(self, eqn: Any, operands: Sequence[Operand], scope: str) -> list[Operand]:
+        """The steps of a scan, one after the other."""
+        p = eqn.params
+        inner, constants = _content(p["jaxpr"])
+        n_consts, n_carry, length = p["num_consts"], p["num_carry"], p["length"]
+        first = n_consts + n_carry
+        consts, carry = list(operands[:n_consts]), list(operands[n_consts:first])
+        rows = [
+            self._add("split", scope, [xs], [atom], [var.aval] * length, _unstack)
+            for xs, atom, var in zip(
+                operands[first:], eqn.invars[first:], inner.invars[first:], strict=True
+            )
+        ]
+        ys: list[list[Operand]] = [[] for _ in eqn.outvars[n_carry:]]
+        steps = range(length)
+        for step in reversed(steps) if p["reverse"] else steps:
+            operands = [*consts, *carry, *(row[step] for row in rows)]
+            out = self.unfold(inner, constants, operands, scope)
+            carry = out[:n_carry]
+            for y, value in zip(ys, out[n_carry:], strict=True):
+                y.append(value)
+        results = carry
+        inner_vars, outer_vars = inner.outvars[n_carry:], eqn.outvars[n_carry:]
+        for y, var, outer in zip(ys, inner_vars, outer_vars, strict=True):
+            y = y[::-1] if p["reverse"] else y
+            if length == 0:
+                results = [*results, Constant(jnp.zeros(outer.aval.shape, outer.aval.dtype))]
+            else:
+                results += self._add("concatenate", scope, y, [var] * length, [outer.aval], _stack)
+        return results
+
+    def choose(self, eqn: Any, operands: Sequence[Operand], scope: str) -> list[Operand]:
+        """The branches of a cond, and the results of the one that is taken."""
+        (index, *rest), (index_atom, *atoms) = operands, eqn.invars
+        found = []
+        for k, branch in enumerate(eqn.params["branches"]):
+            inner, constants = _content(branch)
+            given = list(rest)
+            for place, (operand, atom) in enumerate(zip(rest, atoms, strict=True)):
+                if self._depends(operand) and jnp.issubdtype(atom.aval.dtype, jnp.inexact):
+                    (given[place],) = self._add(
+                        "where_taken",
+                        scope,
+                        [index, operand],
+                        [index_atom, atom],
+                        [atom.aval],
+                        _where_taken(k),
+                    )
+            found.append(self.unfold(inner, constants, given, scope))
+        results: list[Operand] = []
+        for cases, var in zip(zip(*found, strict=True), eqn.outvars, strict=True):
+            shapes = [index_atom, *[var] * len(cases)]
+            results += self._add("select_n", scope, [index, *cases], shapes, [var.aval], _select)
+        return results
+
+
+_CONTROL = {"scan": _Unfolding.unroll, "cond": _Unfolding.choose}
+
+
+def _unstack(rows: Any) -> list[Any]:
+    return [lax.index_in_dim(rows, k, keepdims=False) for k in range(rows.shape[0])]
+
+
+def _stack(*rows: Any) -> list[Any]:
+    return [jnp.stack(rows)]
+
+
+def _select(index: Any, *cases: Any) -> list[Any]:
+    return [lax.select_n(jnp.asarray(index, jnp.int32), *cases)]
+
+
+def _where_taken(branch: int) -> Callable[..., list[Any]]:
+    """A value where the branch is taken, else zeros: what it would make of it may be NaN."""
+    return lambda index, value: [jnp.where(index == branch, value, jnp.zeros_like(value))]
 
 
 def _content(jaxpr: Any) -> tuple[Any, Sequence[Any]]:

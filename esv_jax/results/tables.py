@@ -72,16 +72,18 @@ def _of_videos(dataset: xarray.Dataset, estimator: str) -> dict[str, str]:
 def to_dataframe(
     dataset: xarray.Dataset, classes: str | int | Sequence[str | int] = "pred"
 ) -> pandas.DataFrame:
-    """ESVs in long form: one row per video, element and class asked for.
+    """ESVs in long form: one row per video, element and class.
 
     Args:
       dataset: what `open` gives, or a selection of its videos.
       classes: "pred" (each video's predicted class), "gt" (its true class; videos without one are
-        left out), "all", or class names or numbers, or the dataset's choices.
+        left out), "all", or class names or numbers, or the dataset's choices. A class that several
+        of these name has one row, in the place of the first.
     Returns:
-      Columns video, element, element_index where it is stored, class (its name), esv, std_error
-      where it is stored, values of other methods, label, prediction (names; "" where unknown).
-      Failed videos are left out.
+      Columns video, element, element_index where it is stored, class (its name), choice where the
+      dataset has choices (those of `classes` that name the class: "gt", or "gt,pred" where both
+      do), esv, std_error where it is stored, values of other methods, label, prediction (names; ""
+      where unknown). Failed videos are left out.
     Raises:
       ValueError: classes that the dataset does not have.
     Cost: reads all values of the dataset's videos; "all" makes V * n * C rows.
@@ -90,8 +92,12 @@ def to_dataframe(
     if "failed" in dataset:
         dataset = dataset.isel(video=np.flatnonzero(dataset["failed"].values == 0))
     names = [str(name) for name in dataset["class"].values]
-    which = _class_of_values(dataset, classes, names)  # (V, K) positions, -1: none; (V, K) classes
-    places, ids = which
+    asked, places, ids = _class_of_values(dataset, classes, names)
+    each = np.arange(len(ids))
+    first = np.zeros((len(ids), len(names) + 1), int)  # column that a class has, -1 is the last
+    for column in reversed(range(len(asked))):
+        first[each, ids[:, column]] = column
+    places = np.where(first[each[:, None], ids] == np.arange(len(asked)), places, -1)
     length = dataset["length"].values
     stored = [name for name in ("esv", "std_error") if name in dataset.variables]
     values = {name: dataset[name].values for name in (*stored, *other_methods(dataset))}
@@ -103,6 +109,12 @@ def to_dataframe(
     if "element_index" in dataset:
         table["element_index"] = dataset["element_index"].values[video, element]
     table["class"] = np.array(names, object)[ids[video, k]]
+    if "choice" in dataset.sizes:
+        named = np.full(first.shape, "", object)  # choices of a class
+        for name, own in zip(asked, ids.T, strict=True):
+            before = named[each, own]
+            named[each, own] = np.where(before == "", name, before + f",{name}")
+        table["choice"] = named[video, ids[video, k]]
     for name, array in values.items():
         table[name] = array[video, element, places[video, k]]
     labelled = np.array([*names, ""], object)
@@ -113,8 +125,12 @@ def to_dataframe(
 
 def _class_of_values(
     dataset: xarray.Dataset, classes: str | int | Sequence[str | int], names: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each video and class asked for, its place along the last axis of values, and its id."""
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The K classes asked for, as text, with their places and ids in every video.
+
+    Returns:
+      K names; places along the last axis of values, -1 for none; ids: both (V, K).
+    """
     n_videos = dataset.sizes["video"]
     asked = [classes] if isinstance(classes, str | int) else list(classes)
     columns = []
@@ -142,7 +158,7 @@ def _class_of_values(
             raise ValueError(message("classes", expected, repr(name), way_out))
         columns.append((ids, ids))
     places = np.stack([np.broadcast_to(place, n_videos) for place, _ in columns], axis=1)
-    return places, np.stack([ids for _, ids in columns], axis=1)
+    return [str(name) for name in asked], places, np.stack([ids for _, ids in columns], axis=1)
 
 
 def collate(datasets: Mapping[str, xarray.Dataset]) -> xarray.Dataset:
