@@ -536,7 +536,7 @@ def test_pixels_are_explained_through_a_network(rng):
     ends = [fn(encode(jnp.asarray(end)))[0] for end in (clip, np.full_like(clip, 0.5))]
     change = ends[0] - ends[1]
     assert abs(gap) < 0.1 * abs(change)
-    total = per_element(pixels, "sum").sum()
+    total = per_element(pixels, "sum", class_axis=False).sum()
     np.testing.assert_allclose(total + gap, change, atol=1e-3 * abs(change))
 
 
@@ -597,8 +597,10 @@ def test_half_precision_and_double_keep_their_dtype(rng, x64, name):
 
 def test_per_element_averages_over_the_rest(rng):
     a = rng.normal(size=(N, 2, 3, C)).astype(np.float32)
-    np.testing.assert_allclose(per_element(a), a.reshape(N, -1).mean(1), rtol=1e-5)
-    np.testing.assert_allclose(per_element(a, "sum"), a.sum((1, 2, 3)), rtol=1e-4)
+    of_one = functools.partial(per_element, class_axis=False)
+    np.testing.assert_allclose(of_one(a), a.reshape(N, -1).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(of_one(a, "sum"), a.sum((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(per_element(a[:, 0, 0]), a[:, 0, 0].mean(1), rtol=1e-5)
     kept = per_element(a, class_axis=True)
     np.testing.assert_allclose(kept, a.reshape(N, 6, C).mean(1), rtol=1e-4)
     np.testing.assert_array_equal(per_element(a[:, 0, 0], class_axis=True), a[:, 0, 0])
@@ -610,6 +612,20 @@ def test_per_element_averages_over_the_rest(rng):
 
 
 def test_mean_baseline_counts_every_frame_once(rng):
+def test_per_element_averages_over_classes_only_where_told(rng):
+    """Attributions (n, D, C) of all classes and (n, h, w) of one have the same rank."""
+    fn, x = smooth_fn(rng)
+    of_all = gradient(fn, x)
+    with pytest.raises(
+        ValueError, match=r"class_axis: expected True or False .*\(5, 4, 3\), got N"
+    ):
+        per_element(of_all)
+    with pytest.raises(TypeError, match="class_axis: expected True, False or None, got int"):
+        per_element(of_all, class_axis=2)
+    each = np.stack([per_element(gradient(fn, x, c)) for c in range(C)], axis=-1)
+    np.testing.assert_allclose(per_element(of_all, class_axis=True), each, atol=1e-7)
+
+
     short, long = (rng.normal(size=(n, D)).astype(np.float32) for n in (2, 7))
     expected = np.concatenate([short, long]).mean(0)
     np.testing.assert_allclose(mean_baseline([short, long]), expected, rtol=1e-5)
