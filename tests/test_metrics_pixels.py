@@ -88,7 +88,8 @@ def test_curves_are_those_of_the_public_code(shared, name):
         areas = np.atleast_1d(z[key.replace("probs", "auc")])
         for i, (clip, row) in enumerate(zip(clips, maps, strict=True)):
             target = int(z["target"][i])
-            got = measure(fn, clip, row, target, steps, remove, order=order, **options)
+            way = {"order": order, "edge": "zero"} | options
+            got = measure(fn, clip, row, target, steps, remove, **way)
             np.testing.assert_allclose(got, np.atleast_2d(z[key])[i], atol=atol, err_msg=key)
             assert float(got.auc) == pytest.approx(areas[i], abs=atol)
 
@@ -98,7 +99,7 @@ def test_both_curves_of_a_set_are_those_of_the_public_code_in_one_program(shared
     chex.clear_trace_counter()
     once = chex.assert_max_traces(network.__wrapped__, n=1)
     fn = functools.partial(once, weights_of(z))
-    run = jax.jit(functools.partial(metrics.insertion_deletion, fn))
+    run = jax.jit(functools.partial(metrics.insertion_deletion, fn, edge="zero"))
     clips, maps = jnp.asarray(np.moveaxis(z["input"], 1, -1)), jnp.asarray(z["explanation"][:, 0])
     targets = jnp.asarray(z["target"], jnp.int32)
     run(jnp.zeros_like(clips), maps, targets)

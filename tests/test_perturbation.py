@@ -124,7 +124,7 @@ def test_masking_fits_the_frames():
 def test_blur_is_that_of_the_public_code(fixtures):
     want = np.load(fixtures / "step" / "step_smooth_01.npz")
     frames = frames_last(want["input"])
-    found = jax.jit(lambda x: blur_levels(x, tuple(map(float, want["sigmas"]))))(frames)
+    found = jax.jit(lambda x: blur_levels(x, tuple(map(float, want["sigmas"])), "zero"))(frames)
     np.testing.assert_allclose(found, frames_last(want["smoothed"]), atol=2e-5)
     np.testing.assert_array_equal(gaussian_blur(frames, 0.0), frames)
 
@@ -146,7 +146,7 @@ def test_a_blur_that_replicates_keeps_what_is_even(rng):
 def test_pyramids_are_those_of_the_public_code(fixtures, request, number, kind, levels, most):
     want = step_fixture(fixtures, request, f"step_perturbation_{number}")
     clip = jnp.asarray(frames_last(want["input"]))
-    found = jax.jit(lambda x: pyramid(x, kind, levels, most))(clip)
+    found = jax.jit(lambda x: pyramid(x, kind, levels, most, "zero"))(clip)
     np.testing.assert_allclose(found, frames_last(want["pyramid"]).swapaxes(0, 1), atol=2e-5)
     masks = want["mask"][:, 0].reshape(-1, *clip.shape[:-1])
     perturbed = jax.jit(jax.vmap(perturb, (None, 0)))(found, masks)

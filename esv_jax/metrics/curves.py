@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.blur import Edge
+from esv_jax.blur import EDGE, Edge
 from esv_jax.checks import (
     expect,
     expect_choice,
@@ -64,7 +64,7 @@ def insertion(
     supervoxels: bool = False,
     smooth: int | None = None,
     blur_sigma: float = 20.0,
-    edge: Edge = "zero",
+    edge: Edge = EDGE,
     batch_size: int | None = None,
 ) -> PerturbationCurve:
     """Probability of the target as the voxels of a clip appear, from none to all.
@@ -95,7 +95,7 @@ def insertion(
       supervoxels: whether the same id in several frames is one segment, switched in all of them.
       smooth: K: the map is smoothed first in each frame, by a kernel of 2 K + 1 pixels a side,
         sigma K, zero beyond the border.
-      blur_sigma, edge: of "blur", in pixels; the defaults are as published.
+      blur_sigma, edge: of "blur", see `gaussian_blur`. Published curves have the edge "zero".
       batch_size: clips put to fn at once; default all, or as many as make 33 million numbers.
         Fewer than all run in a compiled loop under `jit`, which may cost speed on CPUs.
     Returns:
@@ -126,7 +126,7 @@ def deletion(
     supervoxels: bool = False,
     smooth: int | None = None,
     blur_sigma: float = 20.0,
-    edge: Edge = "zero",
+    edge: Edge = EDGE,
     batch_size: int | None = None,
 ) -> PerturbationCurve:
     """Probability of the target as the voxels of a clip vanish, from all to none.
@@ -155,7 +155,7 @@ def insertion_deletion(
     supervoxels: bool = False,
     smooth: int | None = None,
     blur_sigma: float = 20.0,
-    edge: Edge = "zero",
+    edge: Edge = EDGE,
     batch_size: int | None = None,
 ) -> InsertionDeletion:
     """`insertion` and `deletion` of V clips, from one order each.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.blur import Edge
+from esv_jax.blur import EDGE, Edge
 from esv_jax.perturbation.masks import MaskGenerator
 from esv_jax.perturbation.pyramids import Perturbation, perturb
 from esv_jax.perturbation.regularisers import Core, area_loss, core_loss, difference_loss
@@ -37,7 +37,7 @@ class Masking:
     perturbation: Perturbation = "blur"
     levels: int = 8
     max_blur: float = 20.0
-    edge: Edge = "replicate"
+    edge: Edge = EDGE
     step: int | None = None
     sigma: int | None = None
 
