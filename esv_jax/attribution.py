@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.checks import expect, expect_index, message
+from esv_jax.checks import expect, expect_classes, message
 from esv_jax.extras import require
 from esv_jax.notebook import record_html
 from esv_jax.records import register_record, same_records, static_field
@@ -244,9 +244,9 @@ class Attribution:
         """HTML for notebooks: the numbers of the top class and bars of its ESVs."""
         return record_html(self)
 
-    def _class(self, c: int | Array) -> int | Array:
+    def _class(self, c: int | Array) -> Any:
         """Refuse an index that JAX would clamp silently."""
-        return expect_index("class", c, self.n_classes)
+        return expect_classes("class", c, self.n_classes)
 
     def _prior_like_scores(self) -> Array:
         return jnp.broadcast_to(self.prior, jnp.shape(self.scores))

@@ -16,16 +16,18 @@ from esv_jax.checks import expect, expect_choice, expect_floating
 
 Edge = Literal["zero", "replicate"]
 EDGES: tuple[Edge, ...] = ("zero", "replicate")
+EDGE: Edge = "replicate"
+"""The default of everything that blurs."""
 
 
-def gaussian_blur(frames: Any, sigma: float, edge: Edge = "zero") -> Array:
+def gaussian_blur(frames: Any, sigma: float, edge: Edge = EDGE) -> Array:
     """Frames under a Gaussian over rows and columns.
 
     Args:
       frames: (..., h, w, c), floating point.
       sigma: standard deviation in pixels, >= 0; 0 leaves frames as they are.
-      edge: what lies beyond the border: "zero", as published perturbations have it, darkens it;
-        "replicate" repeats the last row or column.
+      edge: what lies beyond the border: "replicate" repeats the last row or column; "zero", as
+        published perturbations have it, darkens the border.
     Returns:
       Like frames.
     Raises:
@@ -35,7 +37,7 @@ def gaussian_blur(frames: Any, sigma: float, edge: Edge = "zero") -> Array:
     return blur_levels(frames, (sigma,), edge)[0]
 
 
-def blur_levels(frames: Any, sigmas: Sequence[float], edge: Edge = "zero") -> Array:
+def blur_levels(frames: Any, sigmas: Sequence[float], edge: Edge = EDGE) -> Array:
     """`gaussian_blur` by each of L sigmas, (L, ..., h, w, c)."""
     frames = expect_floating("frames", frames)
     expect(frames.ndim >= 3, "frames", "shape (..., h, w, c)", frames.shape)
@@ -46,7 +48,7 @@ def blur_levels(frames: Any, sigmas: Sequence[float], edge: Edge = "zero") -> Ar
     return jnp.einsum("lyh,l...hxc->l...yxc", rows, blurred, precision="highest")
 
 
-def blur_matrices(size: int, sigmas: Sequence[float], edge: Edge = "zero") -> np.ndarray:
+def blur_matrices(size: int, sigmas: Sequence[float], edge: Edge = EDGE) -> np.ndarray:
     """The blurs of one axis, (L, size, size) float64.
 
     Weights exp(-i^2 / (2 sigma^2)) at whole numbers up to ceil(4 sigma) away, of sum 1.

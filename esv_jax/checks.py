@@ -11,7 +11,9 @@ values are asked of concrete arrays only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -55,6 +57,25 @@ def expect_int(name: str, value: Any, minimum: int | None = None, way_out: str =
     return int(value)
 
 
+def expect_array(name: str, value: Any, way_out: str = "") -> jax.Array | np.ndarray:
+    """Return `value` as an array of numbers; refuse what is none, e.g. a dict or a ragged list.
+
+    Tensors of other frameworks are converted to NumPy, also those that record gradients.
+    """
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return value if isinstance(value, jax.Array) else np.asarray(value)
+    got = type(value).__name__
+    try:
+        value = as_numpy(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(message(name, "an array", got, way_out)) from None
+    if value.dtype.kind in "OSU":
+        is_dict = got == "dict" or (value.ndim == 0 and isinstance(value[()], Mapping))
+        way_out = "Pass one of its arrays; close over the others." if is_dict else way_out
+        raise TypeError(message(name, "an array", got, way_out))
+    return value
+
+
 def expect_floating(name: str, value: Any, way_out: str = "") -> jax.Array:
     """Return `value` as a floating-point JAX array; refuse other kinds of numbers."""
     return jnp.asarray(as_array(name, value, way_out))
@@ -66,19 +87,54 @@ def as_array(name: str, value: Any, way_out: str = "", integers: bool = False) -
     Args:
       integers: whether integers are taken as well.
     """
-    if not isinstance(value, np.ndarray | jax.Array):
-        try:
-            value = as_numpy(value)
-        except (TypeError, ValueError):
-            raise TypeError(message(name, "an array", type(value).__name__, way_out)) from None
-        if value.dtype == object:
-            raise TypeError(message(name, "an array of numbers", "a Python object", way_out))
-    kinds = (jnp.floating, jnp.integer) if integers else (jnp.floating,)
-    if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
+    if not isinstance(value, jax.Array | np.ndarray):
+        value = expect_array(name, value, way_out)
+    is_integer = integers and jnp.issubdtype(value.dtype, jnp.integer)
+    if not is_integer and not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(
             message(name, "a floating-point array", f"dtype {value.dtype}", way_out or "Cast it.")
         )
     return value
+
+
+def expect_numbers(name: str, value: Any, way_out: str = "") -> np.ndarray:
+    """Return `value` as a float64 array of NumPy; refuse what holds no numbers."""
+    try:
+        return np.array(value, np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(message(name, "numbers", type(value).__name__, way_out)) from None
+
+
+def expect_classes(
+    name: str,
+    value: Any,
+    n_classes: int | None = None,
+    kind: str = "a class",
+    each: str = "a class",
+) -> jax.Array | np.ndarray:
+    """Return indices of classes as an integer array; refuse bools, floats and what is no class.
+
+    Args:
+      value: one index or several, any shape. Values of a traced array are not checked.
+      n_classes: C; None where it is not known yet.
+      kind, each: for the messages about the kind of value and about its range.
+    """
+    try:
+        indices = expect_array(name, value)
+    except TypeError:
+        raise TypeError(message(name, kind, type(value).__name__)) from None
+    expect(indices.size > 0, name, kind, "none")
+    is_integer = bool(jnp.issubdtype(indices.dtype, jnp.integer))
+    expect(is_integer, name, kind, f"dtype {indices.dtype}", kind=TypeError)
+    if not is_concrete(indices):
+        return indices
+    indices = np.asarray(indices)
+    most = np.iinfo(np.int32).max  # more would wrap where JAX has no 64 bits
+    expect(int(indices.max()) <= most, name, f"{each} in 0..{most}", indices.max())
+    if n_classes is not None:
+        wrong = dict.fromkeys(indices[(indices < 0) | (indices >= n_classes)].tolist())
+        expect(not wrong, name, f"{each} in 0..{n_classes - 1}", ", ".join(map(str, wrong)))
+    return indices
 
 
 def wider(*dtypes: Any) -> Any:
@@ -100,29 +156,6 @@ def as_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def model_output(name: str, value: Any, expected: str, ndim: int) -> Any:
-    """The floating-point array in a model's output, with `ndim` axes, the last over classes.
-
-    A dict or an object with `logits` stands for these; one axis fewer is one class.
-
-    Raises:
-      TypeError: another kind of output, or not floating point. ValueError: another shape.
-    """
-    logits = value.get("logits") if isinstance(value, dict) else getattr(value, "logits", None)
-    value = value if logits is None else logits
-    way_out = "Return the logits alone."
-    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
-        raise TypeError(message(name, expected, f"a {type(value).__name__}", way_out))
-    if value.ndim == ndim - 1:
-        value = value[..., None]
-    if value.ndim != ndim or value.shape[-1] == 0:
-        raise ValueError(message(name, expected, f"shape {tuple(value.shape)}", way_out))
-    if isinstance(value, np.ndarray | jax.Array) and not jnp.issubdtype(value.dtype, jnp.floating):
-        got = f"dtype {value.dtype}"
-        raise TypeError(message(name, f"floating-point {expected}", got, "Cast them to float32."))
-    return value
-
-
 def check_link(link: Any, n_classes: int | None = None) -> None:
     """Refuse an unknown link, and a softmax over one class, which is 1 whatever the logit."""
     expect_choice("link", link, LINKS)
@@ -130,26 +163,6 @@ def check_link(link: Any, n_classes: int | None = None) -> None:
         got = "one class, whose probability is always 1"
         raise ValueError(message("link", "a softmax over two classes or more", got,
                                  "Use link='sigmoid' (or 'identity') for one output."))  # fmt: skip
-
-
-def expect_index(name: str, value: Any, size: int) -> Any:
-    """Return an integer or an integer array as an index in 0..size - 1; refuse all others.
-
-    Concrete arrays are checked as numbers are, since JAX clamps indices silently; traced ones
-    are returned as they are.
-    """
-    if isinstance(value, np.ndarray | jax.Array):
-        if not jnp.issubdtype(value.dtype, jnp.integer):
-            raise TypeError(message(name, "an integer", f"dtype {value.dtype}"))
-        if is_concrete(value):
-            wrong = np.asarray(value)[(np.asarray(value) < 0) | (np.asarray(value) >= size)]
-            if wrong.size:
-                raise ValueError(message(name, f"an index in 0..{size - 1}", wrong.flat[0]))
-        return value
-    index = expect_int(name, value)
-    if not 0 <= index < size:
-        raise ValueError(message(name, f"an index in 0..{size - 1}", index))
-    return index
 
 
 def expect_shape(
@@ -216,3 +229,110 @@ def nearest(value: str, choices: Iterable[str]) -> str:
     by_folded = {choice.casefold(): choice for choice in choices}
     close = get_close_matches(value.casefold(), list(by_folded), n=1, cutoff=0.5)
     return f"Did you mean {by_folded[close[0]]!r}?" if close else ""
+
+
+def class_scores(
+    output: Any, n_inputs: int | None = None, what: str = "scores", name: str = "fn"
+) -> Any:
+    """The class scores in what a model returned: (C,) of one input, (B, C) of a batch.
+
+    Taken are an array, also of another framework; the `logits` of a dict or of an object; and of
+    a batch (B,), the scores of a binary model, as one column.
+
+    Args:
+      output: as the model returned it; of one input also its `jax.ShapeDtypeStruct`.
+      n_inputs: B, or None where the model had one input.
+      what: of which kind the scores are, for messages. name: of the model, for messages.
+    Raises:
+      ValueError: another shape or structure. TypeError: not floating point.
+    """
+    found = output
+    if isinstance(output, Mapping):
+        found = output.get("logits", output)
+    elif not _is_array(output):
+        found = getattr(output, "logits", output)
+    one = n_inputs is None
+    expected = f"{what} of shape (C,)" if one else f"{what} of shape (B, C) from {n_inputs} clips"
+    if not _is_array(found):
+        got = type(output).__name__
+        if isinstance(output, Mapping):
+            got = f"{got} with {', '.join(map(repr, output)) or 'no keys'}"
+        way_out = "Return the scores alone, e.g. lambda x: fn(x)[0] where they come first."
+        raise ValueError(message(name, expected, got, way_out))
+    if not isinstance(found, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+        found = expect_array(name, found)
+    if not one and found.shape == (n_inputs,):
+        found = found[:, None]
+    way_out = "fn takes one input; batch with jax.vmap." if one else ""
+    if one and found.shape == ():
+        way_out = "Return a single score as an array (1,)."
+    fits = len(found.shape) == (1 if one else 2) and found.shape[-1] > 0
+    fits = fits and (one or found.shape[0] == n_inputs)
+    expect(fits, name, expected, f"shape {tuple(found.shape)}", way_out)
+    is_float = bool(jnp.issubdtype(found.dtype, jnp.floating))
+    expect(is_float, name, f"floating-point {what}", f"dtype {found.dtype}", kind=TypeError)
+    return found
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+_UNTRACEABLE = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoresOf:
+    """A model as a function from an input, or a batch, to its `class_scores`.
+
+    Equal where the models are the same, so that programs are compiled once for each model.
+
+    Attributes:
+      fn: the model. inputs: what it takes, "x" for one input and "clips" for a batch.
+      what: of which kind its scores are, for messages.
+    Raises:
+      TypeError: fn is no function.
+    """
+
+    fn: Callable[[Any], Any]
+    inputs: str = "x"
+    what: str = "scores"
+
+    def __post_init__(self) -> None:
+        way_out = ""
+        if callable(getattr(self.fn, "logits", None)):
+            logits = "model.logits" if self.inputs == "x" else "jax.vmap(model.logits)"
+            way_out = f"Give the function of its logits, {logits}."
+        expected, got = f"a function of {self.inputs}", type(self.fn).__name__
+        expect(callable(self.fn), "fn", expected, got, way_out, TypeError)
+
+    def __call__(self, x: Any) -> Any:
+        """Scores (C,), or (B, C) of a batch."""
+        return class_scores(self.fn(x), None if self.inputs == "x" else len(x), self.what)
+
+    def traced(self, x: Any, way_out: str = "") -> jax.ShapeDtypeStruct:
+        """Shape and dtype of the scores of x, an array or a `jax.ShapeDtypeStruct`, by tracing.
+
+        Raises:
+          TypeError: fn cannot be traced. As `class_scores`.
+        """
+        with traceable(way_out):
+            return jax.eval_shape(self, jax.ShapeDtypeStruct(x.shape, x.dtype))
+
+
+@contextlib.contextmanager
+def traceable(way_out: str = "") -> Iterator[None]:
+    """Turn JAX's errors about a function that leaves JAX into one that says so."""
+    try:
+        yield
+    except (*_UNTRACEABLE, TypeError, AttributeError) as error:
+        # Other frameworks refuse JAX's tracers by their name.
+        if not isinstance(error, _UNTRACEABLE) and "Tracer" not in str(error):
+            raise
+        got = "one that leaves JAX"
+        raise TypeError(message("fn", "a function in JAX", got, way_out)) from error

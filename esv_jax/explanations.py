@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from esv_jax.attribution import Attribution
-from esv_jax.checks import expect, expect_index, is_concrete, message
+from esv_jax.checks import expect, expect_classes, is_concrete, message
 from esv_jax.estimators import Estimator, SurrogatePlan
 from esv_jax.games.grouped import Groups, ScoreTable
 from esv_jax.games.protocol import Game, ScaleGame
@@ -337,8 +337,7 @@ def _width_function(
     """The widest half width of the classes that count: () of one sequence, (B,) of a batch."""
     index = None
     if classes is not None:
-        index = [int(expect_index("classes", c, n_classes)) for c in classes]
-        expect(len(index) > 0, "classes", "at least one class", "none")
+        index = expect_classes("classes", list(classes), n_classes)
 
     def width(result: Attribution) -> np.ndarray:
         half = np.asarray(result.half_width(0.95 if confidence is None else confidence))

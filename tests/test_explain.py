@@ -438,10 +438,14 @@ def test_evaluations_never_exceed_their_limit(rng):
     [
         ({"classes": [1]}, ValueError, r"tolerance: expected a half width beside classes"),
         ({"confidence": 0.9}, ValueError, "tolerance: expected a half width beside confidence"),
-        ({"tolerance": 0.1, "classes": [5]}, ValueError, "classes: expected an index in 0..3, got"),
-        ({"tolerance": 0.1, "classes": [-1]}, ValueError, "classes: expected an index in 0..3"),
-        ({"tolerance": 0.1, "classes": [True]}, TypeError, "classes: expected an integer"),
-        ({"tolerance": 0.1, "classes": []}, ValueError, "classes: expected at least one class"),
+        ({"tolerance": 0.1, "classes": [5]}, ValueError, "classes: expected a class in 0..3, got"),
+        ({"tolerance": 0.1, "classes": [-1]}, ValueError, "classes: expected a class in 0..3"),
+        (
+            {"tolerance": 0.1, "classes": [True]},
+            TypeError,
+            "classes: expected a class, got dty",
+        ),
+        ({"tolerance": 0.1, "classes": []}, ValueError, "classes: expected a class, got none"),
         ({"key": 0}, TypeError, "key: expected a typed PRNG key, got int"),
         ({"key": jnp.zeros(2, jnp.uint32)}, TypeError, "key: expected a typed PRNG key"),
     ],

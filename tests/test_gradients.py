@@ -1,6 +1,7 @@
 """Gradient methods: another program's numbers, identities, plain twins, and their questions."""
 
 import functools
+import types
 from typing import Any
 
 import chex
@@ -535,7 +536,7 @@ def test_pixels_are_explained_through_a_network(rng):
     ends = [fn(encode(jnp.asarray(end)))[0] for end in (clip, np.full_like(clip, 0.5))]
     change = ends[0] - ends[1]
     assert abs(gap) < 0.1 * abs(change)
-    total = per_element(pixels, "sum").sum()
+    total = per_element(pixels, "sum", class_axis=False).sum()
     np.testing.assert_allclose(total + gap, change, atol=1e-3 * abs(change))
 
 
@@ -596,8 +597,10 @@ def test_half_precision_and_double_keep_their_dtype(rng, x64, name):
 
 def test_per_element_averages_over_the_rest(rng):
     a = rng.normal(size=(N, 2, 3, C)).astype(np.float32)
-    np.testing.assert_allclose(per_element(a), a.reshape(N, -1).mean(1), rtol=1e-5)
-    np.testing.assert_allclose(per_element(a, "sum"), a.sum((1, 2, 3)), rtol=1e-4)
+    of_one = functools.partial(per_element, class_axis=False)
+    np.testing.assert_allclose(of_one(a), a.reshape(N, -1).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(of_one(a, "sum"), a.sum((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(per_element(a[:, 0, 0]), a[:, 0, 0].mean(1), rtol=1e-5)
     kept = per_element(a, class_axis=True)
     np.testing.assert_allclose(kept, a.reshape(N, 6, C).mean(1), rtol=1e-4)
     np.testing.assert_array_equal(per_element(a[:, 0, 0], class_axis=True), a[:, 0, 0])
@@ -606,6 +609,20 @@ def test_per_element_averages_over_the_rest(rng):
         per_element(a[:, 0, 0, 0], class_axis=True)
     with pytest.raises(ValueError, match="how: expected one of"):
         per_element(a, "max")
+
+
+def test_per_element_averages_over_classes_only_where_told(rng):
+    """Attributions (n, D, C) of all classes and (n, h, w) of one have the same rank."""
+    fn, x = smooth_fn(rng)
+    of_all = gradient(fn, x)
+    with pytest.raises(
+        ValueError, match=r"class_axis: expected True or False .*\(5, 4, 3\), got N"
+    ):
+        per_element(of_all)
+    with pytest.raises(TypeError, match="class_axis: expected True, False or None, got int"):
+        per_element(of_all, class_axis=2)
+    each = np.stack([per_element(gradient(fn, x, c)) for c in range(C)], axis=-1)
+    np.testing.assert_allclose(per_element(of_all, class_axis=True), each, atol=1e-7)
 
 
 def test_mean_baseline_counts_every_frame_once(rng):
@@ -722,3 +739,139 @@ def test_questions_of_grad_cam(rng):
 def test_the_names_that_other_peoples_scripts_rely_on():
     assert ej.gradients.integrated_gradients is integrated_gradients
     assert set(ej.gradients.__all__) >= {"grad_cam", "grad_cam_at", "smooth_grad", "per_element"}
+
+
+# Outputs, targets and inputs of other kinds; results that are not finite
+
+
+W = jnp.asarray(np.random.default_rng(8).normal(size=(N * D, C)), jnp.float32)
+
+
+def linear(x):
+    return x.reshape(-1) @ W
+
+
+class Tensor:
+    """An array of another framework that records gradients, as far as the package uses it."""
+
+    def __init__(self, array, recorded=True):
+        self.array, self.recorded = array, recorded
+
+    def detach(self):
+        return Tensor(self.array, recorded=False)
+
+    def cpu(self):
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        if self.recorded:
+            raise RuntimeError("this tensor records gradients")
+        return np.asarray(self.array, dtype)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_outputs_with_logits_are_taken(rng, name):
+    x = rng.normal(size=(N, D)).astype(np.float32)
+    method, expected = METHODS[name], METHODS[name](linear, x, 1)
+    record = types.SimpleNamespace  # registered nowhere, like the outputs of some libraries
+    np.testing.assert_allclose(method(lambda x: {"logits": linear(x), "x": x}, x, 1), expected)
+    np.testing.assert_allclose(method(lambda x: record(logits=linear(x)), x, 1), expected)
+    np.testing.assert_allclose(method(linear, Tensor(x), 1), expected)
+    with pytest.raises(
+        ValueError, match=r"fn: .*\(C,\), got dict with 'a', 'b'. Return the scores"
+    ):
+        method(lambda x: {"a": linear(x), "b": x}, x, 1)
+    with pytest.raises(ValueError, match=r"got list. Return the scores alone, e.g. lambda x: fn"):
+        method(lambda x: [linear(x)], x, 1)
+    with pytest.raises(ValueError, match=r"got shape \(\). Return a single score as an array"):
+        method(lambda x: linear(x)[0], x, 0)
+    with pytest.raises(TypeError, match="fn: expected a function in JAX, got one that leaves JAX"):
+        method(lambda x: np.asarray(x).reshape(-1) @ np.asarray(W), x, 0)
+    with pytest.raises(TypeError, match="fn: expected a function in JAX, got one that leaves JAX"):
+        method(lambda x: x.permute(1, 0), x, 0)
+    with pytest.raises(AttributeError, match="no attribute 'lgits'"):  # not for us to explain
+        method(lambda x: types.SimpleNamespace().lgits, x, 0)
+    with pytest.raises(TypeError, match=r"got SimpleNamespace. Give .* its logits, model.logits"):
+        method(record(logits=linear), x, 0)
+    with pytest.raises(TypeError, match=r"x: expected an array, got dict. Pass one of its arrays"):
+        method(linear, {"slow": x, "fast": x}, 0)
+    with pytest.raises(TypeError, match="x: expected an array, got list"):
+        method(linear, [[1.0], [1.0, 2.0]], 0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_targets_that_are_no_classes_are_refused(rng, name):
+    x, method = rng.normal(size=(N, D)).astype(np.float32), METHODS[name]
+    for wrong in (np.bool_(True), [True, False], 1.5, jnp.asarray(1.0), "1", {0: 1}):
+        with pytest.raises(TypeError, match="target: expected a class, classes or None, got "):
+            method(linear, x, wrong)
+    for wrong in (np.int64(-1), jnp.asarray(C), jnp.asarray([0, -1]), np.uint8(200), 2**40):
+        with pytest.raises(ValueError, match=r"target: expected classes in 0\.\."):
+            method(linear, x, wrong)
+    with pytest.raises(ValueError, match="target: expected a class, classes or None, got none"):
+        method(linear, x, [])
+    np.testing.assert_allclose(method(linear, x, np.uint8(1)), method(linear, x, 1))
+
+
+def normed(x):
+    """Scores of normalised rows: a row of zeros has no gradient, though the value is finite."""
+    return (x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-6)).reshape(-1) @ W
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "smooth_grad"])
+def test_gradients_that_are_not_finite_are_refused(rng, name):
+    x = rng.normal(size=(N, D)).astype(np.float32)
+    x[3:] = 0
+    method = {**METHODS, "integrated_gradients": integrated_gradients}[name]
+    at = r"\(0,\) \(5 in all\)" if name == "grad_cam" else r"\(3, 0\) \(8 in all\)"
+    with pytest.raises(ValueError, match=rf"{name}: expected finite values, got nan at index {at}.*"
+                       "A norm or a root has no gradient at 0: add"):  # fmt: skip
+        method(normed, x, 0)
+    assert np.isnan(jax.jit(functools.partial(method, normed))(x, 0)).any()
+
+    def safe(x):  # the way out that the message names
+        zero = (x == 0).all(-1, keepdims=True)
+        norm = jnp.linalg.norm(jnp.where(zero, 1, x), axis=-1, keepdims=True)
+        return jnp.where(zero, 0, x / norm).reshape(-1) @ W
+
+    assert np.isfinite(method(safe, x, 0)).all()
+
+
+def test_other_results_that_are_not_finite_are_refused(rng):
+    x = rng.normal(size=(N, D)).astype(np.float32)
+    with pytest.raises(ValueError, match="smooth_grad: expected finite values, got nan"):
+        smooth_grad(lambda x: jnp.sqrt(x[0]), x, 0, key=jax.random.key(0), sigma=1.0)
+    with pytest.raises(ValueError, match=r"integrated_gradients, gap: expected finite values, got"):
+        integrated_gradients(lambda x: jnp.log(x[0]), np.abs(x), 0, return_gap=True)
+    with pytest.raises(ValueError, match="features: expected finite values"):
+        mean_baseline([x, x * np.nan])
+    with pytest.raises(ValueError, match="rule: expected finite values"):
+        integrated_gradients(linear, x, 0, rule=([0.5], [np.nan]))
+
+
+def test_grad_cam_at_takes_outputs_with_logits_and_refuses_what_is_not_finite():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            hidden = nn.Dense(D, use_bias=False, name="first")(x)
+            return {"logits": hidden.sum(0), "hidden": hidden}
+
+    class Root(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return jnp.sqrt(nn.Dense(D, use_bias=False, name="first")(x)).sum(0)
+
+    x = jnp.ones((N, D))
+    variables = {"params": {"first": {"kernel": jnp.eye(D)}}}
+    found = grad_cam_at(Net(), variables, x, 1, layer="first")
+    np.testing.assert_allclose(found, np.ones(N))
+    with pytest.raises(ValueError, match=r"grad_cam_at: expected finite values, got (inf|nan)"):
+        grad_cam_at(Root(), variables, x.at[0].set(0), 1, layer="first")
+
+
+def test_gradients_finish_where_jax_looks_for_nan(rng):
+    x = rng.normal(size=(N, D)).astype(np.float32)
+    for name, method in METHODS.items():
+        expected = method(linear, x, [0, 2])
+        with jax.debug_nans(True):
+            np.testing.assert_array_equal(method(linear, x, [0, 2]), expected, err_msg=name)

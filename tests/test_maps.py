@@ -255,3 +255,41 @@ def test_bad_input_is_named(network, clip, error, match, changed):
 def test_bad_settings_are_named(error, match, changed):
     with pytest.raises(error, match=match):
         MapSettings(**changed)
+
+
+def test_maps_that_are_not_finite_are_refused(clip):
+    broken = SimpleNamespace(logits=lambda clip: jnp.sqrt(clip[0, 0, 0] - 2))
+    for name in ("gradient_x_input", "occlusion"):
+        with pytest.raises(ValueError, match=f"{name}: expected finite values, got nan at index"):
+            clip_map(name, broken, clip, 1, settings=SETTINGS)
+
+
+def test_a_single_logit_has_the_probability_of_its_sigmoid():
+    """A softmax over one class is 1 whatever the clip shows."""
+    clip = jnp.asarray(np.random.default_rng(0).random((3, 4, 4, 1)), jnp.float32)
+
+    def logit(clip):
+        return 6 * clip.mean()[None] - 3
+
+    single = SimpleNamespace(logits=logit)
+    both = SimpleNamespace(logits=lambda clip: jnp.concatenate([jnp.zeros(1), logit(clip)]))
+    found, expected = (maps.programs.probabilities(n)(clip[None]) for n in (single, both))
+    np.testing.assert_allclose(found[0], expected[0, 1:], rtol=1e-6)
+    key, spatial = jax.random.key(0), jnp.ones(clip.shape[:3])
+    values = [
+        jax.jit(functools.partial(esv_x_spatial, network.logits, key=key, evaluations=8))(
+            clip, target, spatial
+        )
+        for network, target in ((single, 0), (both, 1))
+    ]
+    np.testing.assert_allclose(*values, atol=1e-6)
+    gained = float(found[0, 0]) - 0.5
+    assert float(values[0].sum()) == pytest.approx(gained, abs=1e-5) and abs(gained) > 1e-3
+
+
+def test_networks_give_plain_logits(clip):
+    """What every method reads has to be an array: methods differ in what else they could take."""
+    record = SimpleNamespace(logits=lambda clip: {"logits": clip[0, 0, 0]})
+    for name in ("lrp", "gradient_x_input", "occlusion", "random"):
+        with pytest.raises(ValueError, match=r"fn: .* got dict\. Return its logits alone"):
+            clip_map(name, record, clip, 1, key=jax.random.key(0), settings=SETTINGS)

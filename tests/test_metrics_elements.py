@@ -423,3 +423,48 @@ def test_methods_refuse_bad_input():
     ):
         with pytest.raises(kind, match=match):
             f(*args)
+
+
+def test_values_that_are_not_finite_are_refused(rng):
+    """They would be counted as distracting, left out of a mean, or sorted first."""
+    values = rng.normal(size=(2, 4)).astype(np.float32)
+    bad = np.where(np.arange(4) == 3, np.nan, values)
+    for measure in (metrics.relative_error, metrics.pearson, metrics.lad_slope):
+        with pytest.raises(ValueError, match=r"approx: expected finite .* nan at index \(0, 3\)"):
+            measure(bad, values)
+        with pytest.raises(ValueError, match="exact: expected finite"):
+            measure(values, bad)
+    with pytest.raises(ValueError, match="values: expected finite"):
+        metrics.support_statistics(bad)
+    with pytest.raises(ValueError, match="b: expected finite"):
+        metrics.method_agreement(values[..., None], bad[..., None])
+    with pytest.raises(ValueError, match="values_jittered: expected finite"):
+        metrics.smoothness(values, bad)
+    lengths = np.array([3, 3])  # padding may hold anything
+    for a, b in zip(
+        metrics.support_statistics(bad, lengths),
+        metrics.support_statistics(values[:, :3]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    np.testing.assert_allclose(metrics.smoothness(bad, bad, lengths).change, [0, 0])
+    one = metrics.method_agreement(values[..., None], bad[..., None], lengths)
+    np.testing.assert_allclose(one.pearson, np.ones((2, 1)), rtol=1e-5)
+
+
+def test_measures_of_elements_finish_where_jax_looks_for_nan(rng):
+    a, b = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    measures = {
+        "relative_error": metrics.relative_error,
+        "pearson": metrics.pearson,
+        "lad_slope": metrics.lad_slope,
+        "smoothness": metrics.smoothness,
+        "method_agreement": lambda a, b: metrics.method_agreement(a[..., None], b[..., None]),
+        "support_statistics": lambda a, b: metrics.support_statistics(a),
+    }
+    expected = {name: measure(a, b) for name, measure in measures.items()}
+    with jax.debug_nans(True):
+        for name, measure in measures.items():
+            found = jax.tree.leaves(measure(a, b))
+            for one, other in zip(found, jax.tree.leaves(expected[name]), strict=True):
+                np.testing.assert_array_equal(one, other, err_msg=name)

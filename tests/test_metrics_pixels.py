@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import types
 
 import chex
 import jax
@@ -88,7 +89,8 @@ def test_curves_are_those_of_the_public_code(shared, name):
         areas = np.atleast_1d(z[key.replace("probs", "auc")])
         for i, (clip, row) in enumerate(zip(clips, maps, strict=True)):
             target = int(z["target"][i])
-            got = measure(fn, clip, row, target, steps, remove, order=order, **options)
+            way = {"order": order, "edge": "zero"} | options
+            got = measure(fn, clip, row, target, steps, remove, **way)
             np.testing.assert_allclose(got, np.atleast_2d(z[key])[i], atol=atol, err_msg=key)
             assert float(got.auc) == pytest.approx(areas[i], abs=atol)
 
@@ -98,7 +100,7 @@ def test_both_curves_of_a_set_are_those_of_the_public_code_in_one_program(shared
     chex.clear_trace_counter()
     once = chex.assert_max_traces(network.__wrapped__, n=1)
     fn = functools.partial(once, weights_of(z))
-    run = jax.jit(functools.partial(metrics.insertion_deletion, fn))
+    run = jax.jit(functools.partial(metrics.insertion_deletion, fn, edge="zero"))
     clips, maps = jnp.asarray(np.moveaxis(z["input"], 1, -1)), jnp.asarray(z["explanation"][:, 0])
     targets = jnp.asarray(z["target"], jnp.int32)
     run(jnp.zeros_like(clips), maps, targets)
@@ -393,8 +395,10 @@ def test_what_gives_no_probabilities_is_refused_where_values_are_known():
 
     softmax = "Wrap what gives logits: lambda clips: jax.nn.softmax"
     refused(ValueError, rf"fn: expected probabilities, .*{softmax}", fn=logits)
-    refused(ValueError, softmax, fn=lambda clips: small(clips) * 1.01)
-    refused(ValueError, softmax, fn=lambda clips: small(clips) * jnp.nan)
+    refused(ValueError, softmax, fn=lambda clips: small(clips) + 1)
+    refused(ValueError, r"or jax.nn.sigmoid\(model\(clips\)\) for independent", fn=logits)
+    finite = r"fn: expected finite values, got nan at index \(0, 0\)"
+    refused(ValueError, finite, fn=lambda clips: small(clips) * jnp.nan)
     signed = jnp.asarray([[1.5, -0.5]])
     refused(ValueError, softmax, fn=lambda clips: jnp.tile(signed, (len(clips), 1)))
     refused(ValueError, r"fn: expected probabilities of shape \(B, C\)", fn=lambda clips: clips)
@@ -584,3 +588,108 @@ def test_grounding_of_maps_sums_what_is_positive():
         metrics.temporal_grounding(maps[:3], evidence)
     with pytest.raises(TypeError, match="evidence: expected bool"):
         metrics.temporal_grounding(maps, evidence.astype(int))
+
+
+# Outputs and targets of other kinds
+
+
+@jax.jit
+def sigmoids(clips):
+    """Three labels, each probability on its own."""
+    x = jnp.tanh(clips).reshape(len(clips), -1)
+    return jax.nn.sigmoid(jnp.matmul(x, jnp.asarray(WEIGHTS, x.dtype), precision="highest"))
+
+
+def test_independent_sigmoids_are_probabilities():
+    """Curves of one label are those of the model that has no other."""
+    clip, saliency, target = small_case()
+    totals = np.asarray(sigmoids(np.stack([clip, 0 * clip]))).sum(-1)
+    assert np.abs(totals - 1).min() > 0.1
+    fill = np.zeros(SHAPE, np.float32)
+    order = np.argsort(-saliency.ravel())
+    shown = np.zeros((5, 128), bool)
+    for k in range(5):
+        shown[k, order[: 32 * k]] = True
+    clips = np.where(shown.reshape(5, *SHAPE[:3], 1), clip, fill)
+    expected = 1 / (1 + np.exp(-np.tanh(clips.astype(float)).reshape(5, -1) @ WEIGHTS))
+    shifted = functools.partial(metrics.insertion, clip=clip, saliency=saliency, steps=4)
+    for remove in ("fade", fill):
+        several = shifted(sigmoids, target=target, remove=remove)
+        np.testing.assert_allclose(several, expected[:, target], atol=1e-6)
+    one = lambda clips: sigmoids(clips)[:, target]  # noqa: E731
+    for fn in (one, lambda clips: one(clips)[:, None], lambda clips: np.asarray(one(clips))):
+        np.testing.assert_array_equal(shifted(fn, target=0, remove="fade"), several)
+    both = metrics.insertion_deletion(
+        one, clip[None], saliency[None], np.array([0]), 4, "fade", batch_size=3
+    )
+    np.testing.assert_allclose(both.insertion[0], several, atol=1e-6)
+    gone = metrics.deletion(one, clip, saliency, 0, 4, "fade")
+    np.testing.assert_allclose(both.deletion[0], gone, atol=1e-6)
+
+
+class Recorded:
+    """A tensor that records gradients, as far as the package uses it."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, "float32"
+
+    def detach(self):
+        return np.asarray(self.array)
+
+
+def test_outputs_with_scores_in_them():
+    clip, saliency, target = small_case()
+    run = functools.partial(metrics.insertion, clip=clip, saliency=saliency, steps=4)
+    expected = run(small, target=target)
+    outputs = [lambda p: {"logits": p}, lambda p: types.SimpleNamespace(logits=p), Recorded]
+    for output in outputs:
+        found = run(lambda clips, output=output: output(small(clips)), target=target)
+        np.testing.assert_array_equal(found, expected)
+    refused(
+        ValueError, "got dict with 'a'. Return the scores", fn=lambda clips: {"a": small(clips)}
+    )
+    refused(ValueError, "got NoneType. Return the scores", fn=lambda clips: None)
+    refused(
+        TypeError,
+        r"got SimpleNamespace. Give .* logits, jax.vmap\(model",
+        fn=types.SimpleNamespace(logits=small),
+    )
+    refused(TypeError, "clip: expected an array, got dict. Pass one of its", clip={"a": clip})
+    refused(TypeError, "saliency: expected an array, got NoneType", saliency=None)
+
+
+def test_targets_that_are_no_classes_are_refused():
+    for target in (True, np.bool_(True), jnp.asarray(1.0), "1", None):
+        refused(TypeError, "target: expected a class, got", target=target)
+    for target in (jnp.asarray(3), np.int64(-1)):
+        refused(ValueError, r"target: expected a class in 0\.\.2, got", target=target)
+    refused(ValueError, "target: expected a class in 0.*got 4294967296", target=2**32)
+    clip, saliency, _ = small_case()
+    for targets in ([0.0, 1.0], [True, False], [1.7, 1]):
+        with pytest.raises(TypeError, match="targets: expected a class, got dtype"):
+            metrics.insertion_deletion(
+                small, np.stack([clip] * 2), np.stack([saliency] * 2), targets
+            )
+
+
+def test_curves_finish_where_jax_looks_for_nan():
+    clip, saliency, target = small_case()
+    masks = np.asarray(saliency) > 100
+    expected = metrics.insertion(small, clip, saliency, target, 4)
+    with jax.debug_nans(True):
+        np.testing.assert_array_equal(metrics.insertion(small, clip, saliency, target, 4), expected)
+        assert float(metrics.pointing_hits(saliency, masks)) == 1
+        assert 0 < float(metrics.mass_inside(saliency, masks)) < 1
+        assert float(metrics.temporal_grounding(saliency, masks.any((1, 2)))) == 1
+
+
+def test_evidence_of_other_kinds_is_refused():
+    maps = np.ones((2, 3, 3), np.float32)
+    with pytest.raises(TypeError, match="masks: expected an array, got dict"):
+        metrics.pointing_hits(maps, {"a": maps > 0})
+    with pytest.raises(TypeError, match="evidence: expected an array, got NoneType"):
+        metrics.temporal_grounding(maps, None)
+    with pytest.raises(TypeError, match="points: expected numbers, got dict"):
+        metrics.pointing_game({"x": 1}, [[0, 0, 1, 1]], [0])
+    with pytest.raises(TypeError, match="shape: expected an integer, got float"):
+        metrics.per_voxel(maps, (2, 3.5, 3))

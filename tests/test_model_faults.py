@@ -169,9 +169,9 @@ def test_logits_of_a_model_output_are_taken(x, wrap):
 @pytest.mark.parametrize(
     ("apply", "kind", "match"),
     [
-        (lambda x, m: (pooled(x, m), x), TypeError, "got a tuple. Return the logits alone"),
-        (lambda x, m: {"scores": pooled(x, m)}, TypeError, "got a dict. Return the logits"),
-        (lambda x, m: None, TypeError, "got a NoneType"),
+        (lambda x, m: (pooled(x, m), x), ValueError, "got tuple. Return the scores alone"),
+        (lambda x, m: {"scores": pooled(x, m)}, ValueError, "got dict with 'scores'. Return"),
+        (lambda x, m: None, ValueError, "got NoneType"),
         (lambda x, m: x, ValueError, r"logits of shape \(C,\), got shape \(6, 4\)"),
     ],
 )

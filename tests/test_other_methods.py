@@ -2,6 +2,7 @@
 
 import typing
 
+import jax.numpy as jnp
 import numpy as np
 import pandas
 import pytest
@@ -136,3 +137,21 @@ def test_the_command_stores_them(model, game, xs, tmp_path, capsys):
     capsys.readouterr()
     assert main([*words, "--overwrite", "--methods", "leave_one_out"]) == 2
     assert "at most 20 elements" in capsys.readouterr().err
+
+
+def test_values_that_are_not_finite_are_refused(model, xs):
+    def logits(x, mask):  # a row of zeros has no gradient
+        unit = x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-6)
+        return jnp.where(mask[:, None], unit, 0).sum(0)
+
+    x = xs[0].copy()
+    x[1] = 0
+    prior = np.full(D, 1 / D, np.float32)
+    with pytest.raises(
+        ValueError, match=r"gradient_x_input: expected finite .*nan at index \(1, 0"
+    ):
+        element_values(["gradient_x_input"], ej.VariableLength(logits), x, prior)
+    with pytest.raises(ValueError, match="x: expected finite values"):
+        element_values(["grad_cam"], ej.VariableLength(logits), x * np.nan, prior)
+    with pytest.raises(TypeError, match="x: expected an array, got dict"):
+        element_values(["grad_cam"], ej.VariableLength(logits), {"x": x}, prior)

@@ -1,5 +1,6 @@
 """Parts of perturbation masks: generator, pyramids, regularisers, against fixtures and twins."""
 
+import inspect
 import itertools
 
 import jax
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esv_jax.blur import blur_levels, gaussian_blur
+import esv_jax as ej
+from esv_jax.blur import blur_levels, blur_matrices, gaussian_blur
+from esv_jax.metrics.perturbed import fills_of
 from esv_jax.perturbation import (
     Core,
     MaskGenerator,
@@ -124,7 +127,7 @@ def test_masking_fits_the_frames():
 def test_blur_is_that_of_the_public_code(fixtures):
     want = np.load(fixtures / "step" / "step_smooth_01.npz")
     frames = frames_last(want["input"])
-    found = jax.jit(lambda x: blur_levels(x, tuple(map(float, want["sigmas"]))))(frames)
+    found = jax.jit(lambda x: blur_levels(x, tuple(map(float, want["sigmas"])), "zero"))(frames)
     np.testing.assert_allclose(found, frames_last(want["smoothed"]), atol=2e-5)
     np.testing.assert_array_equal(gaussian_blur(frames, 0.0), frames)
 
@@ -146,7 +149,7 @@ def test_a_blur_that_replicates_keeps_what_is_even(rng):
 def test_pyramids_are_those_of_the_public_code(fixtures, request, number, kind, levels, most):
     want = step_fixture(fixtures, request, f"step_perturbation_{number}")
     clip = jnp.asarray(frames_last(want["input"]))
-    found = jax.jit(lambda x: pyramid(x, kind, levels, most))(clip)
+    found = jax.jit(lambda x: pyramid(x, kind, levels, most, "zero"))(clip)
     np.testing.assert_allclose(found, frames_last(want["pyramid"]).swapaxes(0, 1), atol=2e-5)
     masks = want["mask"][:, 0].reshape(-1, *clip.shape[:-1])
     perturbed = jax.jit(jax.vmap(perturb, (None, 0)))(found, masks)
@@ -311,3 +314,53 @@ def test_the_core_fits_the_frames():
 def test_bad_input(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_everything_that_blurs_has_one_default():
+    """So that what `step` optimised can be rebuilt from the defaults."""
+    defaults = Masking()
+    functions = (pyramid, gaussian_blur, blur_levels, blur_matrices)
+    functions += (ej.metrics.insertion, ej.metrics.deletion, ej.metrics.insertion_deletion)
+    for function in functions:
+        assert inspect.signature(function).parameters["edge"].default == defaults.edge, function
+    parameters = inspect.signature(pyramid).parameters
+    for name in ("perturbation", "levels", "max_blur"):
+        assert parameters[name].default == getattr(defaults, name)
+    clip = jnp.ones((1, 4, 4, 1))
+    np.testing.assert_allclose(fills_of(clip[None], "blur", 20.0, defaults.edge)[0], clip)
+    np.testing.assert_allclose(pyramid(clip)[0], clip, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "match"),
+    [
+        (
+            lambda x: perturb(x, x[0, ..., 0] + 1),
+            ValueError,
+            "mask: expected values in 0..1, got 2",
+        ),
+        (lambda x: perturb(x, x[0]), ValueError, r"mask: expected shape .* = \(2, 4, 4\), got"),
+        (lambda x: perturb(x[0], x[0, ..., 0]), ValueError, r"levels: expected shape \(L, ..., t"),
+        (
+            lambda x: perturb({"a": x}, x),
+            TypeError,
+            "levels: expected an array, got dict. Pass one",
+        ),
+        (lambda x: perturb(x, x[0, ..., 0] > 0), TypeError, "mask: expected a floating-point"),
+        (lambda x: pyramid([{"a": 1}]), TypeError, "clip: expected an array, got list"),
+        (lambda x: area_loss(x > 0, 0.1), TypeError, "masks: expected a floating-point"),
+        (
+            lambda x: difference_loss(x[0, 0, 0]),
+            ValueError,
+            r"masks: expected shape \(..., t, h, w",
+        ),
+        (
+            lambda x: core_filled(None, Core(size=2)),
+            TypeError,
+            "masks: expected an array, got None",
+        ),
+    ],
+)
+def test_inputs_of_other_kinds_are_refused(call, kind, match):
+    with pytest.raises(kind, match=match):
+        call(jnp.ones((3, 2, 4, 4, 1)))

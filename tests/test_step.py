@@ -17,7 +17,7 @@ from esv_jax.perturbation import (
 )
 from tests.test_perturbation import step_fixture
 
-PUBLISHED = {"weights": published_weights(), "padded": True}
+PUBLISHED = {"weights": published_weights(), "padded": True, "dropout": 0}
 GRADIENTS = [f"step_gradient_0{i}" for i in range(1, 8)]
 TRACES = [f"step_trace_0{i}" for i in range(1, 10)]
 ONES = [f"step_trace_ones_0{i}" for i in range(1, 5)]
@@ -222,7 +222,7 @@ def test_smoothness_lowers_flicker(rng):
 
 def test_clips_in_one_call_are_clips_one_by_one(spotter, clip):
     clips = jnp.stack([clip, clip[:, ::-1]])
-    options = {"areas": (0.05, 0.1), "iterations": 12}
+    options = {"areas": (0.05, 0.1), "iterations": 12, "dropout": 0}
     together = step(spotter, clips, [1, 0], **options)
     assert together.masks.shape == (2, 2, *SHAPE[:3]) and together.energy.shape == (2, 2, 12)
     for i, target in enumerate((1, 0)):
@@ -276,7 +276,8 @@ def test_an_energy_that_is_not_finite_stops_a_mask(spotter, clip):
 
     clips = jnp.stack([clip, clip.at[0, 0, 0].set(3.0)])
     start, weights = jnp.ones((2, 1, 6, 16, 16)), ramped_weights(60)
-    result = step(fn, clips, [1, 1], areas=(0.05,), iterations=60, start=start, weights=weights)
+    chosen = {"areas": (0.05,), "start": start, "weights": weights, "dropout": 0}
+    result = step(fn, clips, [1, 1], iterations=60, **chosen)
     assert result.failed_at[0, 0] == -1
     at = int(result.failed_at[1, 0])
     assert 0 < at < 60 and result.stopped_at[1, 0] == at
@@ -285,9 +286,9 @@ def test_an_energy_that_is_not_finite_stops_a_mask(spotter, clip):
         " before that.",
     )
     assert np.isfinite(result.energy).all() and np.isfinite(result.masks).all()
-    shorter = step(fn, clips, [1, 1], areas=(0.05,), iterations=at, start=start, weights=weights)
+    shorter = step(fn, clips, [1, 1], iterations=at, **chosen)
     assert shorter.failed_at[1, 0] == -1
-    before = step(fn, clips, [1, 1], areas=(0.05,), iterations=at - 1, start=start, weights=weights)
+    before = step(fn, clips, [1, 1], iterations=at - 1, **chosen)
     np.testing.assert_allclose(result.small_masks[1], before.small_masks[1], atol=1e-5)
 
 
@@ -340,24 +341,152 @@ def even(clips):
         ({"dropout": 1.0}, ValueError, r"dropout: expected a share in \[0, 1\)"),
         ({"patience": 0}, ValueError, "patience: expected an integer >= 1"),
         ({"key": 0}, TypeError, "key: expected a typed PRNG key"),
+        ({"areas": {"a": 1}}, TypeError, "areas: expected numbers, got dict"),
+        ({"core": "ellipsoid"}, TypeError, "core: expected a Core or None, got str"),
+        ({"masking": "blur"}, TypeError, "masking: expected a Masking or None, got str"),
+        ({"weights": 300.0}, TypeError, "weights: expected a Weights or None, got float"),
+        ({"tolerance": -1.0}, ValueError, "tolerance: expected a number >= 0"),
         ({"masking": Masking(step=17)}, ValueError, "clip: expected frames of 17 pixels"),
         ({"core": Core(frames=7)}, ValueError, "clip: expected at least 7 frames"),
         ({"start": jnp.ones((1, 6, 2, 2))}, ValueError, "start: expected shape"),
         ({"start": jnp.full((1, 6, 16, 16), 1.5)}, ValueError, r"start: expected numbers in 0..1"),
         ({"clip": jnp.zeros(SHAPE, jnp.uint8)}, TypeError, "clip: expected a floating-point array"),
+        (
+            {"clip": jnp.zeros((0, *SHAPE)), "target": []},
+            ValueError,
+            r"clip: expected shape \(t, h",
+        ),
         ({"clip": jnp.zeros(SHAPE[1:])}, ValueError, r"clip: expected shape \(t, h, w, c\)"),
         ({"clip": jnp.full(SHAPE, jnp.nan)}, ValueError, "clip: expected finite values"),
         ({"fn": "x3d"}, TypeError, "fn: expected a function of clips"),
         ({"fn": lambda clips: clips.mean((1, 2, 3)) - 1}, ValueError, "jax.nn.softmax"),
-        ({"fn": lambda clips: even(clips)[:, 0]}, ValueError, r"fn: expected .*shape \(B, C\)"),
-        ({"fn": host}, TypeError, "fn: expected a function in JAX.*What only asks remains"),
-        ({"fn": called_back}, TypeError, "calls back to the host. What only asks remains"),
+        ({"fn": lambda clips: even(clips)[0]}, ValueError, r"fn: expected .*shape \(B, C\)"),
+        (
+            {"fn": host},
+            TypeError,
+            "fn: expected a function in JAX.*Methods that need only forward passes",
+        ),
+        (
+            {"fn": called_back},
+            TypeError,
+            "calls back to the host. Methods that need only forward passes",
+        ),
         ({"fn": rounded}, ValueError, "gradients that are zero everywhere. Rounding"),
     ],
 )
 def test_bad_input(change, kind, match):
     clip = jnp.asarray(np.random.default_rng(0).uniform(size=SHAPE), jnp.float32)
     given = {"fn": even, "clip": clip, "target": 0, "areas": (0.1,), "iterations": 2} | change
+    given.setdefault("key", jax.random.key(0))
     fn, clip, target = (given.pop(name) for name in ("fn", "clip", "target"))
     with pytest.raises(kind, match=match):
         ej.perturbation.step(fn, clip, target, **given)
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "match"),
+    [
+        (True, TypeError, "target: expected a class, got dtype bool"),
+        (np.bool_(False), TypeError, "target: expected a class, got dtype bool"),
+        (1.7, TypeError, "target: expected a class, got dtype float64"),
+        ("1", TypeError, "target: expected a class, got str"),
+        (-1, ValueError, r"target: expected a class in 0\.\.2, got -1"),
+        (jnp.asarray(3), ValueError, r"target: expected a class in 0\.\.2, got 3"),
+        (2**32, ValueError, "target: expected a class in 0.*, got 4294967296"),
+        ([], ValueError, "target: expected a class, got none"),
+    ],
+)
+def test_targets_that_are_no_classes_are_refused(target, kind, match):
+    with pytest.raises(kind, match=match):
+        step(even, jnp.ones(SHAPE), target, areas=(0.1,), iterations=1, dropout=0)
+
+
+def test_dropout_needs_a_key():
+    way_out = r"Pass key=jax\.random\.key\(0\), or dropout=0\."
+    with pytest.raises(
+        ValueError, match=rf"key: expected a PRNG key, .* 0\.3, got None\. {way_out}"
+    ):
+        step(even, jnp.ones(SHAPE), 0, iterations=1)
+    with pytest.raises(TypeError, match="key: expected a typed PRNG key"):
+        step(even, jnp.ones(SHAPE), 0, iterations=1, dropout=0, key=jax.random.PRNGKey(0))
+    with pytest.raises(TypeError, match=r"dropout: expected a share in \[0, 1\), got str"):
+        step(even, jnp.ones(SHAPE), 0, iterations=1, dropout="0.3")
+
+
+def sigmoids(clips):
+    """Independent probabilities of three labels, each from one corner of the first frame."""
+    corners = [clips[:, 0, :8, :8], clips[:, 0, 8:, 8:], clips[:, 0, :8, 8:]]
+    seen = jnp.stack([corner.std((1, 2, 3)) for corner in corners], 1)
+    return jax.nn.sigmoid(30 * seen - 3)
+
+
+def test_independent_sigmoids_and_outputs_of_other_kinds(clip):
+    """The same masks, whether the class is one of several labels or alone; no sum of 1."""
+    assert float(sigmoids(clip[None]).sum()) > 2
+    options = {"areas": (0.1,), "iterations": 3, "key": jax.random.key(0)}
+    expected = step(sigmoids, clip, 1, **options)
+    assert expected.clean_probability > 0.9
+    binary = step(lambda clips: sigmoids(clips)[:, 1], clip, 0, **options)
+    record = step(lambda clips: {"logits": sigmoids(clips), "clips": clips}, clip, 1, **options)
+    for found in (binary, record):
+        np.testing.assert_allclose(found.masks, expected.masks, atol=1e-5)
+        np.testing.assert_allclose(found.energy, expected.energy, rtol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"fn: .*shape \(B, C\) from 1 clips, got tuple. Return the"
+    ):
+        step(lambda clips: (sigmoids(clips),), clip, 1, **options)
+    match = r"probabilities, 0\.\.1, got .*softmax\(model\(clips\)\), or jax\.nn\.sigmoid"
+    with pytest.raises(ValueError, match=match):
+        step(lambda clips: 30 * sigmoids(clips), clip, 1, **options)
+    with pytest.raises(ValueError, match="fn: expected finite values, got nan"):
+        step(lambda clips: sigmoids(clips) * jnp.nan, clip, 1, **options)
+
+
+def test_a_second_call_compiles_nothing(clip):
+    n_traces = 0
+
+    def fn(clips):
+        nonlocal n_traces
+        n_traces += 1
+        return sigmoids(clips)
+
+    options = {"areas": (0.1,), "iterations": 1, "dropout": 0}
+    step(fn, clip, 1, **options)
+    first = n_traces
+    step(fn, clip, 0, **options)
+    assert n_traces - first <= 2 < first  # its shapes, and that it has gradients
+
+
+def test_finishes_where_jax_looks_for_nan(spotter, clip):
+    options = {"areas": (0.1,), "iterations": 2, "key": jax.random.key(0), "mode": "dual"}
+    options |= {"core": Core("cylinder", 3, 4), "difference": True}
+    expected = step(spotter, clip, 1, **options)
+    with jax.debug_nans(True):
+        found = step(spotter, clip, 1, **options)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_first_energy_that_is_not_finite_is_reported(spotter, clip):
+    """One of two clips fails at once; an optimizer that mixes masks goes on with the other."""
+
+    def fn(clips):
+        p = spotter(clips)
+        return jnp.where((clips[:, 0, 0, 0, :1] > 2) & (clips[:, 0, 0, 1, :1] != 0), jnp.nan, p)
+
+    clips = jnp.stack([clip, clip.at[0, 0, 0].set(3.0).at[0, 0, 1].set(0.0)])
+    mixed = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.05))
+    chosen = {"areas": (0.1,), "iterations": 3, "dropout": 0, "optimizer": mixed}
+    found = step(fn, clips, [1, 1], start=jnp.full((2, 1, 6, 16, 16), 0.99), **chosen)
+    np.testing.assert_array_equal(found.failed_at, [[-1], [0]])
+    assert np.isnan(found.energy[1]).all() and np.isfinite(found.energy[0]).all()
+    assert "at iteration 0" in found.warnings[0] and np.isfinite(found.masks).all()
+    assert found.energy[0, 0, -1] < found.energy[0, 0, 0]
+
+
+def test_traced_targets_that_are_no_classes_give_nan(clip):
+    run = jax.jit(lambda target: step(even, clip, target, areas=(0.1,), iterations=1, dropout=0))
+    for target in (3, -1):
+        found = run(target)
+        assert np.isnan(found.clean_probability) and int(found.failed_at[0]) == 0
+    assert np.isfinite(run(0).clean_probability)

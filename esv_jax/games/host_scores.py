@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from esv_jax.checks import as_numpy, expect, message, model_output
+from esv_jax.checks import as_numpy, class_scores, expect, message
 from esv_jax.games.removal import Layout, Removal, expect_removable, frame_index, frame_table
 
 Identity = tuple[tuple[int, ...], str, bytes]  # of a sequence: shape, dtype, digest of its content
@@ -243,8 +242,6 @@ class HostScores:
         """fn(clips) as a checked array (B, C), for clips of a sequence of n elements."""
         b = len(clips)
         self.counts = HostCounts(self.counts.calls + 1, self.counts.clips + b)
-        c = "C" if self.output is None else str(self.output[0])
-        expected = f"scores of shape (B, C) = ({b}, {c}) for clips {clips.shape}"
         try:
             found = self._fn(clips)
         except _OF_LENGTH as error:
@@ -258,17 +255,11 @@ class HostScores:
             )
             expected = "clips of any length under removal='drop'"
             raise ValueError(message("fn", expected, got, way_out)) from error
-        if not isinstance(found, np.ndarray) and hasattr(found, "detach"):
-            found = as_numpy(found)
-        elif isinstance(found, list | tuple):
-            found = as_numpy(found[0] if isinstance(found, tuple) and len(found) == 1 else found)
-        scores = as_numpy(model_output("fn", found, expected, 2))
-        fits = scores.ndim == 2 and len(scores) == b and scores.shape[1] >= 1
-        fits = fits and (self.output is None or scores.shape[1] == self.output[0])
-        expect(fits, "fn", expected, f"shape {scores.shape}")
+        scores = as_numpy(class_scores(found, b))
+        if self.output is not None and scores.shape[1] != self.output[0]:
+            expected = f"scores of shape (B, C) = ({b}, {self.output[0]}) for clips {clips.shape}"
+            raise ValueError(message("fn", expected, f"shape {scores.shape}"))
         self._lengths.add(clips.shape[1])
-        if not jnp.issubdtype(scores.dtype, jnp.floating):
-            raise TypeError(message("fn", "floating-point scores", f"dtype {scores.dtype}"))
         if scores.dtype.itemsize < 4:
             scores = scores.astype(np.float32)  # half precision of either kind
         wrong = np.argwhere(~np.isfinite(scores))

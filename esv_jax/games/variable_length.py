@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import check_link, expect_int, message, model_output, wider
+from esv_jax.checks import check_link, class_scores, expect_int, message, wider
 from esv_jax.games.protocol import Cost, SubsetGame
 from esv_jax.games.scoring import compiled, memory_of
 from esv_jax.links import Link
@@ -65,7 +65,10 @@ class VariableLength(SubsetGame):
         return self.apply_fn.owner  # type: ignore[attr-defined]  # a Function, see __post_init__
 
     def _logits(self, x: Array, mask: Array) -> Array:
-        return model_output("apply_fn", self.apply_fn(x, mask), "logits of shape (C,)", 1)
+        logits = self.apply_fn(x, mask)
+        if jnp.shape(logits) == () and isinstance(logits, jax.Array):  # of one class
+            logits = logits[None]
+        return class_scores(logits, None, "logits", "apply_fn")
 
     def output(self, x: Any) -> jax.ShapeDtypeStruct:
         """(C,), in the dtype of apply_fn's logits, float32 at least."""

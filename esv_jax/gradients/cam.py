@@ -18,14 +18,23 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import Array
 
-from esv_jax.checks import expect, expect_choice, expect_int, message, nearest, wider
+from esv_jax.checks import (
+    ScoresOf,
+    class_scores,
+    expect,
+    expect_choice,
+    expect_int,
+    message,
+    nearest,
+    wider,
+)
 from esv_jax.gradients.derivatives import (
     ScoreFunction,
     Target,
     class_weights,
     classes_last,
+    expect_finite_result,
     expect_input,
-    expect_scores,
     pull_rows,
     weighted_gradient,
 )
@@ -46,7 +55,7 @@ def grad_cam(
     """Signed Grad-CAM with the input as its activations, e.g. frame features (n, D) -> (n,).
 
     Args:
-      fn: x -> scores (C,), in JAX.
+      fn: x -> scores (C,), in JAX; of an output with `logits`, these.
       x: activations (n, ..., D), elements first and channels last, floating point.
       target: a class, K classes, or None for all.
       over: positions over which a channel's gradient is averaged: those of the whole sequence, as
@@ -58,14 +67,17 @@ def grad_cam(
       float32 at least.
     Raises:
       TypeError: x, fn or target of another kind. ValueError: x without channels, another `over`,
-      fn without a vector of scores, a target out of range (NaN where traced), x not finite.
+      fn without a vector of scores, a target out of range (NaN where traced), x or the result
+      not finite (values are not checked while tracing).
     Cost: a forward pass and a backward pass per class.
     """
     x = expect_input(x)
     expect(x.ndim >= 2, "x", "shape (n, ..., D)", x.shape)
     expect_choice("over", over, OVERS)
-    weights = class_weights(target, expect_scores(fn, x))
-    return _map(x, weighted_gradient(fn, x, weights), weights, over, relu)
+    fn = ScoresOf(fn)
+    weights = class_weights(target, fn.traced(x))
+    found = _map(x, weighted_gradient(fn, x, weights), weights, over, relu)
+    return expect_finite_result("grad_cam", found)
 
 
 def grad_cam_at(
@@ -95,7 +107,7 @@ def grad_cam_at(
       layer: path of a submodule, "layer4_2" or "layer4_2/conv3", or of another of its methods,
         "encoder/features".
       call: which of its calls, from 0, where there are several.
-      head: from the model's output to scores (C,); default the output itself.
+      head: from the model's output to scores (C,); default the output itself, or its `logits`.
       over, relu: see `grad_cam`.
       **kwargs: of `model.apply`, e.g. train=False.
     Returns:
@@ -133,12 +145,13 @@ def grad_cam_at(
         fits = len(kept) > place and kept[place].shape == shape.shape
         way_out = "Take a layer outside of the loop."
         expect(fits, "layer", "a layer that runs once per call", f"{layer!r}, in a loop", way_out)
-        return (out if head is None else head(out)), kept[place]
+        return class_scores(out if head is None else head(out)), kept[place]
 
     zero = jnp.zeros(shape.shape, shape.dtype)
-    weights = class_weights(target, expect_scores(lambda at: perturbed(at)[0], zero))
+    weights = class_weights(target, ScoresOf(lambda at: perturbed(at)[0]).traced(zero))
     _, pull, activations = jax.vjp(perturbed, zero, has_aux=True)
-    return _map(activations, pull_rows(pull, weights), weights, over, relu)
+    found = _map(activations, pull_rows(pull, weights), weights, over, relu)
+    return expect_finite_result("grad_cam_at", found)
 
 
 def _map(activations: Array, gradients: Array, weights: Array, over: Over, relu: bool) -> Array:

@@ -10,10 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import expect, expect_finite, expect_floating, expect_int, is_concrete, wider
+from esv_jax.checks import (
+    ScoresOf,
+    expect,
+    expect_classes,
+    expect_finite,
+    expect_floating,
+    expect_int,
+    wider,
+)
 
 ScoreFunction: TypeAlias = Callable[[Array], Array]
-"""One input of any shape -> scores (C,), in JAX."""
+"""One input of any shape -> scores (C,), in JAX; see `checks.class_scores`."""
 Target: TypeAlias = int | Sequence[int] | Array | np.ndarray | None
 """A class, K classes, or None for all C."""
 
@@ -30,16 +38,16 @@ def expect_input(x: Any) -> Array:
 
 
 def expect_scores(fn: Any, x: Array) -> jax.ShapeDtypeStruct:
-    """Shape (C,) and dtype of fn(x), found by tracing; refuses another rank or kind."""
-    expect(callable(fn), "fn", "a function of x", type(fn).__name__, kind=TypeError)
-    out = jax.eval_shape(fn, jax.ShapeDtypeStruct(x.shape, x.dtype))
-    got = f"shape {out.shape}" if hasattr(out, "shape") else type(out).__name__
-    way_out = "fn takes one input; batch with jax.vmap."
-    fits = hasattr(out, "shape") and len(out.shape) == 1 and out.shape[0] > 0
-    expect(fits, "fn", "scores of shape (C,)", got, way_out)
-    is_float = jnp.issubdtype(out.dtype, jnp.floating)
-    expect(is_float, "fn", "floating-point scores", f"dtype {out.dtype}", kind=TypeError)
-    return out
+    """Shape (C,) and dtype of fn(x), found by tracing; refuses all but an array of scores."""
+    run = ScoresOf(fn).fn
+
+    def plain(x: Array) -> Any:
+        out = run(x)
+        got, way_out = type(out).__name__, "Return its logits alone."
+        expect(hasattr(out, "shape"), "fn", "scores of shape (C,)", got, way_out)
+        return out
+
+    return ScoresOf(plain).traced(x)
 
 
 def class_weights(target: Target, scores: jax.ShapeDtypeStruct) -> Array:
@@ -52,19 +60,23 @@ def class_weights(target: Target, scores: jax.ShapeDtypeStruct) -> Array:
     (c,), dtype = scores.shape, scores.dtype
     if target is None:
         return jnp.eye(c, dtype=dtype)
-    classes: Any = np.asarray(target) if is_concrete(target) else target
-    is_integer = jnp.issubdtype(classes.dtype, jnp.integer)
-    got = f"dtype {classes.dtype}"
-    expect(is_integer, "target", "a class, classes or None", got, kind=TypeError)
-    fits = classes.ndim <= 1 and classes.size > 0
+    classes = expect_classes("target", target, c, "a class, classes or None", "classes")
+    fits = classes.ndim <= 1
     expect(fits, "target", "one class or shape (K,)", f"shape {classes.shape}")
-    if isinstance(classes, np.ndarray):
-        wrong = classes[(classes < 0) | (classes >= c)]
-        expect(wrong.size == 0, "target", f"classes in 0..{c - 1}", ", ".join(map(str, wrong)))
     classes = jnp.asarray(classes)
     rows = jax.nn.one_hot(classes, c, dtype=dtype)
     is_class = (classes >= 0) & (classes < c)
     return jnp.where(is_class[..., None], rows, jnp.nan)
+
+
+def expect_finite_result(method: str, values: Array) -> Array:
+    """Return what a method found; refuse NaN and infinity. Skipped while tracing."""
+    way_out = (
+        "A norm or a root has no gradient at 0: add a small number inside it, or select the"
+        " input before it with jnp.where and the result after it."
+    )
+    expect_finite(method, values, way_out)
+    return values
 
 
 def weighted_gradient(fn: ScoreFunction, x: Array, weights: Array) -> Array:

@@ -9,14 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.checks import expect, expect_choice, expect_floating, expect_int, wider
+from esv_jax.checks import (
+    ScoresOf,
+    expect,
+    expect_choice,
+    expect_finite,
+    expect_floating,
+    expect_int,
+    wider,
+)
 from esv_jax.gradients.derivatives import (
     ScoreFunction,
     Target,
     class_weights,
     classes_last,
+    expect_finite_result,
     expect_input,
-    expect_scores,
     summed_gradients,
 )
 from esv_jax.gradients.local import like_input
@@ -86,7 +94,8 @@ def integrated_gradients(
     smooth functions. Source: Sundararajan et al. (2017), Eqs. (1) and (3).
 
     Args:
-      fn: x -> scores (C,), in JAX: logits or probabilities, whichever is to be explained.
+      fn: x -> scores (C,), in JAX: logits or probabilities, whichever is to be explained; of an
+        output with `logits`, these.
       x: one input of any shape, floating point.
       target: a class, K classes, or None for all.
       baseline: the input that stands for nothing: a number or an array that broadcasts to x;
@@ -103,14 +112,14 @@ def integrated_gradients(
     Raises:
       TypeError: x, fn, target or baseline of another kind. ValueError: an unknown rule, steps < 1,
       a baseline that does not broadcast, fn without a vector of scores, a target out of range
-      (NaN where traced), numbers that are not finite.
+      (NaN where traced), numbers that are not finite, in x or in the result (not checked while
+      tracing).
     Cost: `steps` forward passes and as many backward passes per class, in batches; two forward
       passes for the gap.
     """
     points, shares = integration_rule(rule, steps) if isinstance(rule, str) else _pair(rule)
-    x = expect_input(x)
-    scores = expect_scores(fn, x)
-    weights = class_weights(target, scores)
+    x, fn = expect_input(x), ScoresOf(fn)
+    weights = class_weights(target, fn.traced(x))
     start = jnp.zeros_like(x) if baseline is None else like_input("baseline", baseline, x)
     way = x - start
 
@@ -122,12 +131,15 @@ def integrated_gradients(
     way = way if weights.ndim == 1 else way[None]
     exact = way.astype(mean.dtype) * mean
     attributions = classes_last(exact.astype(x.dtype), weights)
+    expect_finite_result("integrated_gradients", attributions)
     if not return_gap:
         return attributions
     gain = jnp.matmul(weights, fn(x) - fn(start), precision="highest")  # () or (K,)
     dtype = wider(gain.dtype, exact.dtype)
     covered = exact.sum(tuple(range(weights.ndim - 1, exact.ndim)))
-    return attributions, gain.astype(dtype) - covered.astype(dtype)
+    gap = gain.astype(dtype) - covered.astype(dtype)
+    expect_finite("integrated_gradients, gap", gap, "Scores of x and of the baseline must be.")
+    return attributions, gap
 
 
 def integration_rule(
@@ -181,6 +193,7 @@ def _pair(rule: Any) -> tuple[np.ndarray, np.ndarray]:
     got = (points.shape, weights.shape)
     fits = points.ndim == 1 and points.size > 0 and points.shape == weights.shape
     expect(fits, "rule", "points and weights of one shape (steps,)", got)
+    expect_finite("rule", (points, weights))
     return points, weights
 
 
@@ -193,13 +206,15 @@ def mean_baseline(features: Any) -> Array:
       features: (..., D), or a list of such arrays, e.g. sequences (n_i, D) of several lengths;
         every frame counts the same.
     Raises:
-      TypeError: not floating point. ValueError: no frames, widths that differ.
+      TypeError: not floating point. ValueError: no frames, widths that differ, values that are not
+      finite.
     """
     parts = features if isinstance(features, Sequence) else [features]
     expect(len(parts) > 0, "features", "at least one frame", "none")
     rows = []
     for part in parts:
         part = expect_floating("features", part)
+        expect_finite("features", part)
         expect(part.ndim >= 1 and part.size > 0, "features", "shape (..., D)", part.shape)
         rows.append(part.reshape(-1, part.shape[-1]))
     widths = {part.shape[1] for part in rows}

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from esv_jax.checks import (
+    ScoresOf,
     expect,
     expect_finite,
     expect_floating,
@@ -22,8 +23,8 @@ from esv_jax.gradients.derivatives import (
     Target,
     class_weights,
     classes_last,
+    expect_finite_result,
     expect_input,
-    expect_scores,
     summed_gradients,
     weighted_gradient,
 )
@@ -35,19 +36,21 @@ def gradient(fn: ScoreFunction, x: Any, target: Target = None) -> Array:
     Source: Simonyan et al. (2014), who show its magnitude.
 
     Args:
-      fn: x -> scores (C,), in JAX.
+      fn: x -> scores (C,), in JAX; of an output with `logits`, these.
       x: one input of any shape, floating point.
       target: a class, K classes, or None for all.
     Returns:
       Like x for one class; otherwise with the classes as a last axis, (..., K) or (..., C).
     Raises:
       TypeError: x, fn or target of another kind. ValueError: fn without a vector of scores, a
-      target out of range (NaN where traced), x empty or not finite.
+      target out of range (NaN where traced), x empty or not finite, a result that is not finite
+      (not checked while tracing).
     Cost: a forward pass and a backward pass per class.
     """
-    x = expect_input(x)
-    weights = class_weights(target, expect_scores(fn, x))
-    return classes_last(weighted_gradient(fn, x, weights), weights)
+    x, fn = expect_input(x), ScoresOf(fn)
+    weights = class_weights(target, fn.traced(x))
+    found = classes_last(weighted_gradient(fn, x, weights), weights)
+    return expect_finite_result("gradient", found)
 
 
 def gradient_x_input(fn: ScoreFunction, x: Any, target: Target = None) -> Array:
@@ -58,10 +61,11 @@ def gradient_x_input(fn: ScoreFunction, x: Any, target: Target = None) -> Array:
 
     Args, returns, raises and cost: see `gradient`.
     """
-    x = expect_input(x)
-    weights = class_weights(target, expect_scores(fn, x))
+    x, fn = expect_input(x), ScoresOf(fn)
+    weights = class_weights(target, fn.traced(x))
     at = x if weights.ndim == 1 else x[None]
-    return classes_last(at * weighted_gradient(fn, x, weights), weights)
+    found = classes_last(at * weighted_gradient(fn, x, weights), weights)
+    return expect_finite_result("gradient_x_input", found)
 
 
 def smooth_grad(
@@ -79,7 +83,7 @@ def smooth_grad(
     Source: Smilkov et al. (2017); they take sigma as 0.1 to 0.2 times x.max() - x.min().
 
     Args:
-      fn: x -> scores (C,), in JAX.
+      fn: x -> scores (C,), in JAX; of an output with `logits`, these.
       x: one input of any shape, floating point.
       target: a class, K classes, or None for all.
       key: `jax.random.key(seed)`; consumed. Same key, same noise, whatever the batch size.
@@ -93,8 +97,8 @@ def smooth_grad(
       As `gradient`; ValueError: sigma negative or of another shape, samples < 1.
     Cost: `samples` forward passes and as many backward passes per class.
     """
-    x = expect_input(x)
-    weights = class_weights(target, expect_scores(fn, x))
+    x, fn = expect_input(x), ScoresOf(fn)
+    weights = class_weights(target, fn.traced(x))
     key, samples = expect_key("key", key), expect_int("samples", samples, 1)
     spread = like_input("sigma", sigma, x)
     if is_concrete(spread):
@@ -107,7 +111,8 @@ def smooth_grad(
     keys = jax.random.split(key, samples)
     shares = np.full(samples, 1 / samples)
     mean = summed_gradients(fn, weights, keys, shares, noisy, x, batch_size)
-    return classes_last(mean.astype(x.dtype), weights)
+    found = classes_last(mean.astype(x.dtype), weights)
+    return expect_finite_result("smooth_grad", found)
 
 
 def like_input(name: str, value: Any, x: Array) -> Array:

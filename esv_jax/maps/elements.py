@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from esv_jax.baselines import leave_one_in, leave_one_out
-from esv_jax.checks import expect_choice
+from esv_jax.checks import expect_array, expect_choice
 from esv_jax.games import Game
 from esv_jax.gradients import (
     grad_cam,
@@ -22,6 +22,7 @@ from esv_jax.gradients import (
     per_element,
     score_function,
 )
+from esv_jax.gradients.derivatives import expect_finite_result, expect_input
 
 _STEPS = 50  # of Integrated Gradients
 ElementMethod = Callable[[Any, Array, Array], Array]
@@ -68,14 +69,16 @@ def element_values(names: Sequence[str], game: Game, x: Any, prior: Any) -> dict
     Returns:
       Values by name, in the order asked for.
     Raises:
-      ValueError: an unknown name, a sequence too long for a method: take fewer elements.
-      TypeError: a game that JAX cannot differentiate.
+      ValueError: an unknown name, a sequence too long for a method: take fewer elements; numbers
+      that are not finite, in x or in a method's values. TypeError: a game that JAX cannot
+      differentiate, x that is not floating point.
     Cost: see the methods; for Integrated Gradients 50 C gradients. Compiled once per length.
     """
     for name in names:
         expect_choice("methods", name, ELEMENT_METHODS)
-    x, prior = jnp.asarray(x), jnp.asarray(prior)
-    return {name: np.asarray(_compiled(name)(game, x, prior)) for name in names}
+    x, prior = expect_input(x), jnp.asarray(expect_array("prior", prior))
+    found = {name: _compiled(name)(game, x, prior) for name in names}
+    return {name: np.asarray(expect_finite_result(name, values)) for name, values in found.items()}
 
 
 @functools.cache

@@ -29,9 +29,10 @@ def esv_x_spatial(
     The elements are the clip's frames, their scores probabilities of the class, and what is left
     of a clip without some frames is the clip with the nearest kept frame in their places
     (`freeze`): a network that takes so many frames is asked about as many. The empty clip has
-    probability 1 / C. Of 16 frames there are 65,536 parts, so the values are estimated from some:
-    `SizeRegression`, exact where `evaluations` suffice for all. A frame of value below zero has a
-    map below zero, most so where the spatial map is largest. A frame without positive values
+    probability 1 / C. A network with a single logit has the probability of its sigmoid, that of the
+    empty clip being 1 / 2. Of 16 frames there are 65,536 parts, so the values are estimated from
+    some: `SizeRegression`, exact where `evaluations` suffice for all. A frame of value below zero
+    has a map below zero, most so where the spatial map is largest. A frame without positive values
     is laid out evenly. Each frame sums to its value.
     Source: of the values Price & Damen (2020); the product is this package's own.
 
@@ -47,15 +48,21 @@ def esv_x_spatial(
       ValueError: too few evaluations, a target out of range.
     Cost: `evaluations` + 1 forward passes.
     """
+    scores = expect_scores(fn, clip)
+    weights = class_weights(target, scores)
+    if scores.shape == (1,):  # its sigmoid is the softmax of two logits, the first of them 0
+        single = fn
+        fn = lambda clip: jnp.concatenate([jnp.zeros(1, scores.dtype), single(clip)])  # noqa: E731
+        weights = jnp.concatenate([jnp.zeros(1, scores.dtype), weights])
+    n_classes = weights.shape[0]
     at_once = max(1, _NUMBERS_AT_ONCE // clip.size)
     n_batches = -(-(evaluations + 1) // at_once)
     game = VariableLength(
         lambda frames, mask: fn(freeze(frames, mask)), batch_size=-(-(evaluations + 1) // n_batches)
     )
-    scores = expect_scores(fn, clip)
-    prior = jnp.full(scores.shape, 1 / scores.shape[0], scores.dtype)
+    prior = jnp.full(n_classes, 1 / n_classes, scores.dtype)
     found = attribute(game, SizeRegression(evaluations), clip, prior, key, None)
-    values = jnp.matmul(found.values, class_weights(target, scores), precision="highest")  # (t,)
+    values = jnp.matmul(found.values, weights, precision="highest")  # (t,)
     positive = jnp.maximum(spatial, 0)
     total = positive.sum((1, 2), keepdims=True)
     even = 1 / (spatial.shape[1] * spatial.shape[2])

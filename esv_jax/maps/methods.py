@@ -14,7 +14,12 @@ import numpy as np
 from jax import Array
 
 from esv_jax.checks import expect, expect_choice, expect_key, expect_shape
-from esv_jax.gradients.derivatives import class_weights, expect_input, expect_scores
+from esv_jax.gradients.derivatives import (
+    class_weights,
+    expect_finite_result,
+    expect_input,
+    expect_scores,
+)
 from esv_jax.maps.functions import (
     MapFunction,
     Question,
@@ -92,8 +97,8 @@ def clip_map(
       (t, h, w) float32.
     Raises:
       ValueError: an unknown name, a missing key, a target out of range, a clip of another size
-      than the network takes, "grad_cam" without a layer. TypeError: a clip that is not floating
-      point, a network without logits.
+      than the network takes, "grad_cam" without a layer, a map that is not finite (not checked
+      while tracing). TypeError: a clip that is not floating point, a network without logits.
     Cost: a compilation per method, network, settings and shape of clips, then what the method
       costs.
     """
@@ -106,7 +111,7 @@ def clip_map(
     key = expect_key("key", key) if METHODS[name].draws else jax.random.key(0)
     run = compiled(name, network, settings)
     found: Array = run(clip, jnp.asarray(target), key)
-    return found
+    return expect_finite_result(name, found)
 
 
 def compiled(

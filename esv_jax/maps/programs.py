@@ -42,13 +42,17 @@ def program(network: Any, fn: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def probabilities(network: Any) -> Callable[[Array], Array]:
-    """Clips (B, t, h, w, c) -> probabilities (B, C), compiled; the same one when asked again."""
+    """Clips (B, t, h, w, c) -> probabilities (B, C), compiled; the same function in each call.
+
+    By softmax; of a network with a single logit by its sigmoid.
+    """
     return _probabilities(Same(network))
 
 
 @functools.lru_cache(maxsize=16)
 def _probabilities(same: Same) -> Callable[[Array], Array]:
     def fn(network: Any, clips: Array) -> Array:
-        return jax.nn.softmax(jax.vmap(network.logits)(clips))
+        logits = jax.vmap(network.logits)(clips)
+        return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
 
     return program(same.network, fn)

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.checks import expect, expect_floating, wider
+from esv_jax.checks import expect, expect_finite, expect_floating, wider
 
 
 def relative_error(approx: Any, exact: Any) -> Array:
@@ -20,7 +20,8 @@ def relative_error(approx: Any, exact: Any) -> Array:
     Returns:
       (...), >= 0; 0.03 is 3 %. Infinite where exact is all zero and approx is not.
     Raises:
-      ValueError: shapes that differ or no elements. TypeError: not floating point.
+      ValueError: shapes that differ, no elements, values that are not finite. TypeError: not
+      floating point.
     """
     approx, exact = _pair(approx, exact)
     return jnp.abs(approx - exact).mean(-1) / jnp.abs(exact).mean(-1)
@@ -32,7 +33,8 @@ def pearson(approx: Any, exact: Any) -> Array:
     Args:
       approx, exact: (..., n).
     Raises:
-      ValueError: shapes that differ or no elements. TypeError: not floating point.
+      ValueError: shapes that differ, no elements, values that are not finite. TypeError: not
+      floating point.
     """
     approx, exact = _pair(approx, exact)
     a = approx - approx.mean(-1, keepdims=True)
@@ -51,7 +53,8 @@ def lad_slope(approx: Any, exact: Any) -> Array:
     Returns:
       (...); 1 where the approximation is unbiased in scale, NaN where exact is all zero.
     Raises:
-      ValueError: shapes that differ or no elements. TypeError: not floating point.
+      ValueError: shapes that differ, no elements, values that are not finite. TypeError: not
+      floating point.
     Cost: one sort of n ratios per row.
     """
     approx, exact = _pair(approx, exact)
@@ -72,5 +75,7 @@ def _pair(approx: Any, exact: Any) -> tuple[Array, Array]:
         approx.shape == exact.shape, "approx", f"the shape of exact, {exact.shape}", approx.shape
     )
     expect(approx.ndim >= 1 and approx.shape[-1] >= 1, "approx", "shape (..., n)", approx.shape)
+    expect_finite("approx", approx)
+    expect_finite("exact", exact)
     dtype = wider(approx.dtype, exact.dtype)
     return approx.astype(dtype), exact.astype(dtype)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from esv_jax.checks import expect, expect_int, expect_key
+from esv_jax.checks import expect, expect_int, expect_key, expect_numbers
 
 _TOGETHER = 64  # resamples at once; results do not depend on it
 
@@ -37,9 +37,10 @@ def bootstrap_interval(
       `Interval` of (...) float64.
     Raises:
       ValueError: no sequences, a place where none has a value, numbers out of range, no key.
+      TypeError: not numbers.
     Cost: V * resamples draws and as many multiply-adds per place.
     """
-    values = np.asarray(values, np.float64)
+    values = expect_numbers("values", values)
     expect(values.ndim >= 1 and len(values) >= 1, "values", "shape (V, ...)", values.shape)
     expect(0 < confidence < 1, "confidence", "a share in (0, 1)", confidence)
     resamples = expect_int("resamples", resamples, 1)

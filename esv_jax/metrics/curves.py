@@ -19,18 +19,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.blur import Edge
+from esv_jax.blur import EDGE, Edge
 from esv_jax.checks import (
+    ScoresOf,
     expect,
     expect_choice,
+    expect_classes,
     expect_finite,
     expect_floating,
     expect_int,
     expect_shape,
-    is_concrete,
 )
 from esv_jax.metrics.curve_records import InsertionDeletion, PerturbationCurve
-from esv_jax.metrics.perturbed import ProbabilityFunction, fills_of, target_probabilities
+from esv_jax.metrics.perturbed import fills_of, target_probabilities
+from esv_jax.metrics.probabilities import ProbabilityFunction
 from esv_jax.metrics.switching import ORDERS, Order, step_ends, switching_order, units_of
 from esv_jax.metrics.voxels import smoothed, voxel_map
 
@@ -64,7 +66,7 @@ def insertion(
     supervoxels: bool = False,
     smooth: int | None = None,
     blur_sigma: float = 20.0,
-    edge: Edge = "zero",
+    edge: Edge = EDGE,
     batch_size: int | None = None,
 ) -> PerturbationCurve:
     """Probability of the target as the voxels of a clip appear, from none to all.
@@ -77,8 +79,9 @@ def insertion(
     where they are known.
 
     Args:
-      fn: clips (B, t, h, w, c) -> probabilities (B, C). In JAX, and compiled where the call is not;
-        without `jit` or `vmap` any function of arrays will do.
+      fn: clips (B, t, h, w, c) -> probabilities (B, C), by softmax or by independent sigmoids; (B,)
+        is one column. In JAX, and compiled where the call is not; without `jit` or `vmap` any
+        function of arrays will do.
       clip: (t, h, w, c), floating point, in the units that fn takes.
       saliency: attribution of the target: (t, h, w), (t, h, w, c), coarser (t', h', w'), or
         (t,) per frame; see `per_voxel`. Equal values appear by frame, row and column.
@@ -95,14 +98,15 @@ def insertion(
       supervoxels: whether the same id in several frames is one segment, switched in all of them.
       smooth: K: the map is smoothed first in each frame, by a kernel of 2 K + 1 pixels a side,
         sigma K, zero beyond the border.
-      blur_sigma, edge: of "blur", in pixels; the defaults are as published.
+      blur_sigma, edge: of "blur", see `gaussian_blur`. Published curves have the edge "zero".
       batch_size: clips put to fn at once; default all, or as many as make 33 million numbers.
         Fewer than all run in a compiled loop under `jit`, which may cost speed on CPUs.
     Returns:
       `PerturbationCurve`: curve (T + 1,), auc ().
     Raises:
       ValueError: shapes, a map or clip not finite, fewer units than steps, a target out of range,
-      values of fn that are no probabilities (wrap logits in `jax.nn.softmax`), an unknown option.
+      values of fn that are not finite or no probabilities (wrap logits in `jax.nn.softmax` or
+      `jax.nn.sigmoid`), an unknown option.
       TypeError: arguments of another kind.
     Cost: a sort of the units and T + 1 evaluations.
     """
@@ -126,7 +130,7 @@ def deletion(
     supervoxels: bool = False,
     smooth: int | None = None,
     blur_sigma: float = 20.0,
-    edge: Edge = "zero",
+    edge: Edge = EDGE,
     batch_size: int | None = None,
 ) -> PerturbationCurve:
     """Probability of the target as the voxels of a clip vanish, from all to none.
@@ -155,7 +159,7 @@ def insertion_deletion(
     supervoxels: bool = False,
     smooth: int | None = None,
     blur_sigma: float = 20.0,
-    edge: Edge = "zero",
+    edge: Edge = EDGE,
     batch_size: int | None = None,
 ) -> InsertionDeletion:
     """`insertion` and `deletion` of V clips, from one order each.
@@ -224,9 +228,7 @@ def _checked(clips: Any, saliencies: Any, targets: Any, batched: bool) -> _Case:
     expect_finite(name, clips)
     saliencies = expect_floating(of_map, saliencies)
     expect_finite(of_map, saliencies)
-    targets = np.asarray(targets) if is_concrete(targets) else targets
-    is_integer = jnp.issubdtype(targets.dtype, jnp.integer)
-    expect(is_integer, of_target, "a class", f"dtype {targets.dtype}", kind=TypeError)
+    targets = expect_classes(of_target, targets)
     if not batched:
         expect_shape(of_target, targets, (), "()", "For several, use jax.vmap.")
         return _Case(clips[None], saliencies[None], jnp.asarray(targets[None]), batched)
@@ -241,7 +243,7 @@ def _probabilities(
     fn: ProbabilityFunction, case: _Case, at: np.ndarray, reveals: np.ndarray, ways: _Ways
 ) -> Array:
     """`target_probabilities` of clips whose voxels are switched as the options have it, (V, K)."""
-    expect(callable(fn), "fn", "a function of clips", type(fn).__name__, kind=TypeError)
+    scores = ScoresOf(fn, "clips", "probabilities")
     smooth = None if ways.smooth is None else expect_int("smooth", ways.smooth, 1)
     shape = case.clips.shape[:-1]
     units = units_of(shape, ways.grid, ways.segments, ways.supervoxels, case.batched)
@@ -252,7 +254,7 @@ def _probabilities(
     fills = fills_of(case.clips, ways.remove, float(ways.blur_sigma), ways.edge)
     switched = np.broadcast_to(ends, (shape[0], len(at)))
     return target_probabilities(
-        fn, case.clips, fills, order, case.targets, switched, reveals, ways.batch_size
+        scores, case.clips, fills, order, case.targets, switched, reveals, ways.batch_size
     )
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from esv_jax.checks import expect, expect_finite, expect_floating, expect_int, wider
+from esv_jax.checks import expect, expect_array, expect_finite, expect_floating, expect_int, wider
 
 
 def maps_and_masks(maps: Any, masks: Any) -> tuple[Array, Array]:
@@ -21,7 +21,7 @@ def maps_and_masks(maps: Any, masks: Any) -> tuple[Array, Array]:
     maps = expect_floating("maps", maps)
     expect(maps.ndim >= 3 and maps.size > 0, "maps", "shape (..., t, h, w)", maps.shape)
     expect_finite("maps", maps)
-    masks = jnp.asarray(masks)
+    masks = jnp.asarray(expect_array("masks", masks))
     of_boxes = (*maps.shape[:-2], 4)
     expect(
         masks.shape in (maps.shape, of_boxes),

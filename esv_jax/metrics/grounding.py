@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.checks import expect, expect_finite, expect_floating, expect_int, wider
+from esv_jax.checks import expect, expect_array, expect_finite, expect_floating, expect_int, wider
 
 
 def temporal_grounding(
@@ -32,7 +32,7 @@ def temporal_grounding(
       floating point, evidence not bool.
     """
     values = expect_floating("values", values)
-    evidence = jnp.asarray(evidence)
+    evidence = jnp.asarray(expect_array("evidence", evidence))
     is_bool = evidence.dtype == jnp.bool_
     expect(is_bool, "evidence", "bool", f"dtype {evidence.dtype}", "Compare it.", kind=TypeError)
     expect(evidence.ndim >= 1 and evidence.size > 0, "evidence", "shape (..., n)", evidence.shape)

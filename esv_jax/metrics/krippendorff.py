@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from esv_jax.checks import expect, expect_choice, message
+from esv_jax.checks import expect, expect_choice, expect_numbers
 
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 LEVELS: tuple[Level, ...] = ("nominal", "ordinal", "interval", "ratio")
@@ -61,10 +61,7 @@ def krippendorff_alpha(table: Any, level: Level = "nominal", missing: Any = None
 
 def _ratings(table: Any, missing: Any) -> np.ndarray:
     """Ratings (coders, units) float64, NaN where there is none."""
-    try:
-        ratings = np.array(table, np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(message("table", "numbers", type(table).__name__, "Number them.")) from None
+    ratings = expect_numbers("table", table, "Number them.")
     expect(ratings.ndim == 2, "table", "shape (coders, units)", ratings.shape)
     expect(not np.isinf(ratings).any(), "table", "finite ratings, or NaN for none", "infinity")
     if missing is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from esv_jax.checks import expect, expect_finite, message
+from esv_jax.checks import expect, expect_finite, expect_numbers, message
 
 
 def checked_labels(name: str, labels: Any, n_sequences: int) -> np.ndarray:
@@ -67,6 +67,7 @@ def values_of(values: Any, labels: np.ndarray | None, lengths: Any) -> list[np.n
             row = row[:, labels[i]]
         way_out = "Choose a class." if labels is None else ""
         expect(row.ndim == 1, name, "shape (n,), one value per element", row.shape, way_out)
+        row = expect_numbers(name, row)
         expect_finite(name, row)
-        chosen.append(row.astype(np.float64))
+        chosen.append(row)
     return chosen

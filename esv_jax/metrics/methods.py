@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.checks import expect, expect_floating, wider
+from esv_jax.checks import expect, expect_finite, expect_floating, wider
 from esv_jax.metrics.support import present_elements
 
 
@@ -54,12 +54,14 @@ def method_agreement(a: Any, b: Any, lengths: Any = None) -> MethodAgreement:
     Returns:
       `MethodAgreement`. May be called under `jit`.
     Raises:
-      ValueError: shapes that differ, no elements, lengths that do not fit. TypeError: not
-      floating point, lengths that are no integers.
+      ValueError: shapes that differ, no elements, values that are not finite, lengths that do not
+      fit. TypeError: not floating point, lengths that are no integers.
     """
     a, b = _alike("a", a, "b", b)
     expect(a.ndim == 3, "a", "shape (V, N, C)", a.shape, "Add axes of one video or one class.")
     present = present_elements(a.shape[:2], lengths)
+    for name, values in (("a", a), ("b", b)):
+        expect_finite(name, jnp.where(present[..., None], values, 0))
     every = jnp.broadcast_to(present[:, None], (a.shape[0], a.shape[2], a.shape[1]))
     r = _pearson(a.swapaxes(1, 2), b.swapaxes(1, 2), every)
     return MethodAgreement(r, _mean(r, 0), _mean(r, 1), _mean(r, (0, 1)))
@@ -78,13 +80,15 @@ def smoothness(values_original: Any, values_jittered: Any, lengths: Any = None) 
     Returns:
       `Smoothness` of (...). May be called under `jit`.
     Raises:
-      ValueError: shapes that differ, no elements, lengths that do not fit. TypeError: not
-      floating point, lengths that are no integers.
+      ValueError: shapes that differ, no elements, values that are not finite, lengths that do not
+      fit. TypeError: not floating point, lengths that are no integers.
     """
     original, jittered = _alike(
         "values_original", values_original, "values_jittered", values_jittered
     )
     present = present_elements(original.shape, lengths)
+    for name, values in (("values_original", original), ("values_jittered", jittered)):
+        expect_finite(name, jnp.where(present, values, 0))
     moved = jnp.where(present, jnp.abs(jittered - original), 0).sum(-1)
     scale = jnp.where(present, jnp.abs(original), 0).sum(-1)
     return Smoothness(_pearson(original, jittered, present), moved / scale)

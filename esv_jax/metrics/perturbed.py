@@ -11,6 +11,7 @@ from jax import Array, lax
 
 from esv_jax.blur import Edge, gaussian_blur
 from esv_jax.checks import (
+    ScoresOf,
     expect,
     expect_finite,
     expect_floating,
@@ -18,7 +19,7 @@ from esv_jax.checks import (
     is_concrete,
     wider,
 )
-from esv_jax.metrics.probabilities import ProbabilityFunction, checked_probabilities
+from esv_jax.metrics.probabilities import checked_probabilities, scores_of_targets
 
 _AT_ONCE = 2**25  # numbers put to fn at once, where no batch size is given
 
@@ -44,7 +45,7 @@ _blurred = jax.jit(gaussian_blur, static_argnums=(1, 2))
 
 
 def target_probabilities(
-    fn: ProbabilityFunction,
+    fn: ScoresOf,
     clips: Array,
     fills: Array,
     order: Array,
@@ -73,7 +74,7 @@ def target_probabilities(
 
     def of(place: Any) -> Array:
         found = fn(_blended(clips, fills, order, switched, reveals, place))
-        return _chosen(checked_probabilities(found, width, targets), targets, place // len(reveals))
+        return _chosen(checked_probabilities(found, targets), targets, place // len(reveals))
 
     if n_batches == 1:
         found = of(places[0])
@@ -98,7 +99,4 @@ def _blended(
 @jax.jit
 def _chosen(found: Array, targets: Array, i: Array) -> Array:
     """Probabilities (B,) of the targets of clips i (B,), float32 at least; NaN of no class."""
-    own = targets[i]
-    chosen = jnp.take_along_axis(found, own[:, None], axis=1, mode="clip")[:, 0]
-    is_class = (own >= 0) & (own < found.shape[1])
-    return jnp.where(is_class, chosen.astype(wider(found.dtype)), jnp.nan)
+    return scores_of_targets(found.astype(wider(found.dtype)), targets[i])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.checks import expect, expect_finite, expect_int
+from esv_jax.checks import expect, expect_finite, expect_int, expect_numbers
 from esv_jax.metrics.evidence import grown, maps_and_masks
 from esv_jax.metrics.labelled import checked_labels
 
@@ -46,10 +46,10 @@ def pointing_game(
     Returns:
       `PointingGame`.
     Raises:
-      ValueError: shapes, no points, NaN, a tolerance < 0, labels >= C. TypeError: labels that are
-      no integers.
+      ValueError: shapes, no points, NaN, a tolerance < 0, labels >= C. TypeError: not numbers,
+      labels that are no integers.
     """
-    points, boxes = np.asarray(points, np.float64), np.asarray(boxes, np.float64)
+    points, boxes = expect_numbers("points", points), expect_numbers("boxes", boxes)
     n = len(points) if points.ndim else 0
     expect(n >= 1 and points.shape == (n, 2), "points", "shape (n, 2), n >= 1", points.shape)
     expect(boxes.shape == (n, 4), "boxes", f"shape (n, 4) = ({n}, 4)", boxes.shape)

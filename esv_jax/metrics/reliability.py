@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from esv_jax.checks import expect, expect_finite, expect_int, message
+from esv_jax.checks import expect, expect_finite, expect_int, expect_numbers
 
 _TINY = 1e-10  # added to the sum of weights, as published
 
@@ -91,10 +91,7 @@ def spearman(table: np.ndarray) -> np.ndarray:
 
 
 def _table(values: Any, name: str = "scores") -> np.ndarray:
-    try:
-        table = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(message(name, "numbers", type(values).__name__)) from None
+    table = expect_numbers(name, values)
     fits = table.ndim == 2 and table.shape[0] >= 1 and table.shape[1] >= 2
     expect(fits, name, "shape (inputs, methods) with 2 methods at least", table.shape)
     expect_finite(name, table)

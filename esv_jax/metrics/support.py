@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.checks import expect, expect_floating, is_concrete
+from esv_jax.checks import expect, expect_array, expect_finite, expect_floating, is_concrete
 
 
 class SupportStatistics(NamedTuple):
@@ -37,11 +37,12 @@ def support_statistics(values: Any, lengths: Any = None) -> SupportStatistics:
     Returns:
       `SupportStatistics` of (...). May be called under `jit`.
     Raises:
-      ValueError: no elements, lengths of another shape or out of range. TypeError: not floating
-      point.
+      ValueError: no elements, values that are not finite, lengths of another shape or out of range.
+      TypeError: not floating point.
     """
     values = expect_floating("values", values)
     present = present_elements(values.shape, lengths)
+    expect_finite("values", jnp.where(present, values, 0))
     n = present.sum(-1).astype(values.dtype)
     positive = (values > 0) & present
     share = positive.sum(-1).astype(values.dtype) / n
@@ -55,7 +56,7 @@ def present_elements(shape: tuple[int, ...], lengths: Any) -> Array:
     expect(len(shape) >= 1 and shape[-1] >= 1, "values", "shape (..., N), N >= 1", shape)
     if lengths is None:
         return jnp.ones(shape, bool)
-    lengths = jnp.asarray(lengths)
+    lengths = jnp.asarray(expect_array("lengths", lengths))
     expect(
         bool(jnp.issubdtype(lengths.dtype, jnp.integer)),
         "lengths",

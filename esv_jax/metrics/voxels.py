@@ -32,7 +32,7 @@ def per_voxel(attribution: Any, shape: Sequence[int]) -> Array:
     """
     attribution = expect_floating("attribution", attribution)
     expect_finite("attribution", attribution)
-    size = tuple(expect_int("shape", int(length), 1) for length in shape)
+    size = tuple(expect_int("shape", length, 1) for length in shape)
     expect(len(size) in (3, 4), "shape", "(t, h, w) or (t, h, w, c)", size)
     return voxel_map("attribution", attribution, size[:3], size[3] if len(size) == 4 else None)
 

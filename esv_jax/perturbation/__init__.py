@@ -1,8 +1,8 @@
 """Attribution by perturbation: the smallest part of a clip that keeps a prediction, or destroys it.
 
-    r = step(fn, clip, target, areas=(0.05, 0.1, 0.2))    # r.masks (A, t, h, w), r.saliency
+    r = step(fn, clip, target, areas=(0.05, 0.1), key=key)    # r.masks (A, t, h, w), r.saliency
 
-`fn` maps clips (B, t, h, w, c) to probabilities (B, C), in JAX.
+`fn` maps clips (B, t, h, w, c) to probabilities (B, C), in JAX, by softmax or independent sigmoids.
 """
 
 from esv_jax.perturbation.descent import Optimizer, dampened_sgd

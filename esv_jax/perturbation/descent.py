@@ -68,7 +68,7 @@ class State(NamedTuple):
       small: small masks (N, A, t, h', w'). good: the last ones of which the energy was finite.
       optimizer: state of the optimizer.
       iteration: (), done so far. key: of all iterations.
-      energy: of the last iteration, (N, A) each.
+      energy: of the last iteration, (N, A) each; 0 before the first.
       n_still: iterations in a row that a mask stood still, (N, A).
       stopped_at: iterations done when it stopped for good, (N, A); -1 as long as it goes on.
       failed_at: the iteration whose energy was not finite, (N, A); -1 for none.
@@ -97,7 +97,7 @@ def started(small: Array, optimizer: Optimizer, key: Array) -> State:
         optimizer=optimizer.init(small),
         iteration=jnp.zeros((), jnp.int32),
         key=key,
-        energy=Energy(jnp.full(lead, jnp.nan, dtype), jnp.full(lead, jnp.nan, dtype)),
+        energy=Energy(jnp.zeros(lead, dtype), jnp.zeros(lead, dtype)),
         n_still=jnp.zeros(lead, jnp.int32),
         stopped_at=nothing,
         failed_at=nothing,
@@ -122,8 +122,6 @@ def updated(
         state.iteration,
         jax.random.fold_in(state.key, state.iteration),
     )
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.small)
-    moved = jnp.clip(state.small + updates, 0, 1).astype(state.small.dtype)
     finite = jnp.isfinite(energy.total) & jnp.isfinite(gradient).all((-3, -2, -1))
     goes_on = state.stopped_at < 0
     fails, alive = goes_on & ~finite, goes_on & finite
@@ -131,12 +129,16 @@ def updated(
     def of(which: Array, new: Array, old: Array) -> Array:
         return jnp.where(which.reshape(*which.shape, *(1,) * (new.ndim - 2)), new, old)
 
+    gradient = of(finite, gradient, jnp.zeros_like(gradient))  # optimizers may mix masks
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.small)
+    moved = jnp.clip(state.small + updates, 0, 1).astype(state.small.dtype)
     change = jnp.abs(moved - state.small).mean((-3, -2, -1))
     n_still = jnp.where(change < stopping.tolerance, state.n_still + 1, 0)
     rests = jnp.zeros_like(alive)
     if stopping.patience is not None:
         rests = alive & (n_still >= stopping.patience)
     done = state.iteration + 1
+    known = alive | (state.iteration == 0)  # the first energy has none before it to repeat
     stopped_at = jnp.where(rests, done, state.stopped_at)
     return State(
         small=of(alive, moved, of(fails, state.good, state.small)),
@@ -145,7 +147,7 @@ def updated(
         iteration=done,
         key=state.key,
         energy=Energy(
-            *(of(alive, new, old) for new, old in zip(energy, state.energy, strict=True))
+            *(of(known, new, old) for new, old in zip(energy, state.energy, strict=True))
         ),
         n_still=n_still,
         stopped_at=jnp.where(fails, state.iteration, stopped_at),

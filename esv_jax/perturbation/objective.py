@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.blur import Edge
+from esv_jax.blur import EDGE, Edge
+from esv_jax.metrics.probabilities import scores_of_targets
 from esv_jax.perturbation.masks import MaskGenerator
 from esv_jax.perturbation.pyramids import Perturbation, perturb
 from esv_jax.perturbation.regularisers import Core, area_loss, core_loss, difference_loss
@@ -19,7 +20,7 @@ from esv_jax.perturbation.regularisers import Core, area_loss, core_loss, differ
 Mode = Literal["preserve", "delete", "dual"]
 MODES: tuple[Mode, ...] = ("preserve", "delete", "dual")
 ClipFunction: TypeAlias = Callable[[Array], Array]
-"""Clips (B, t, h, w, c) -> probabilities (B, C), in JAX."""
+"""Clips (B, t, h, w, c) -> probabilities (B, C), in JAX, by softmax or independent sigmoids."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Masking:
     perturbation: Perturbation = "blur"
     levels: int = 8
     max_blur: float = 20.0
-    edge: Edge = "replicate"
+    edge: Edge = EDGE
     step: int | None = None
     sigma: int | None = None
 
@@ -209,9 +210,8 @@ def probabilities(
     clips = jax.vmap(by_area, (None, 0))(levels, views)  # (ways, N, A, t, h, w, c)
     lead = clips.shape[:3]
     scores = objective.fn(clips.reshape(math.prod(lead), *clips.shape[3:]))
-    by_class = scores.reshape(*lead, -1)
-    at = jnp.broadcast_to(targets[None, :, None, None], (*lead, 1))
-    p = jnp.take_along_axis(by_class, at, axis=-1)[..., 0]
+    at = jnp.broadcast_to(targets[None, :, None], lead)
+    p = scores_of_targets(scores.reshape(*lead, -1), at)
     return dict(zip(chosen, p, strict=True))
 
 

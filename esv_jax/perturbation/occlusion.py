@@ -6,13 +6,22 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import expect, expect_finite, expect_floating, expect_int, is_concrete, message
+from esv_jax.blur import EDGE
+from esv_jax.checks import (
+    ScoresOf,
+    expect,
+    expect_classes,
+    expect_finite,
+    expect_floating,
+    expect_int,
+    message,
+)
 from esv_jax.metrics.perturbed import fills_of
+from esv_jax.metrics.probabilities import scores_of_targets
 
 BatchFunction: TypeAlias = Callable[[Array], Array]
 """Clips (B, t, h, w, c) -> scores (B, C), in JAX."""
@@ -43,7 +52,8 @@ def occlusion(
     Source: Zeiler & Fergus (2014), section 4.2, with a third axis for time.
 
     Args:
-      fn: clips (B, t, h, w, c) -> scores (B, C), in JAX; of any kind, logits or probabilities.
+      fn: clips (B, t, h, w, c) -> scores (B, C), in JAX; of any kind, logits or probabilities. Of
+        an output with `logits`, these; (B,) is one column.
       clip: (t, h, w, c), floating point.
       target: a class, 0..C-1.
       window: frames, rows and columns covered at once; more than there are cover all.
@@ -56,23 +66,27 @@ def occlusion(
       (t, h, w) float32, higher where the class hangs on it, in units of the scores.
     Raises:
       TypeError: clip or scores that are not floating point, sizes that are no integers. ValueError:
-      another shape, a clip that is not finite, a window below 1, a stride that leaves gaps, a
-      target out of range (NaN where traced), another `remove`.
+      another shape, a clip or scores that are not finite, a window below 1, a stride that leaves
+      gaps, a target out of range (NaN where traced), another `remove`.
     Cost: one forward pass, and one for each window: `n_windows` says how many.
     """
     clip = expect_floating("clip", clip, "Convert it, e.g. frames.astype(jnp.float32).")
     fits = clip.ndim == 4 and clip.size > 0
     expect(fits, "clip", "shape (t, h, w, c)", clip.shape)
     expect_finite("clip", clip)
-    _expect_class(fn, clip, target)
-    filled = fills_of(clip[None], remove, BLUR_SIGMA, "zero")[0]
+    scores_of = ScoresOf(fn, "clips")
+    n_classes = scores_of.traced(
+        clip[None], "For a function of the host, use metrics.insertion."
+    ).shape[1]
+    target = jnp.asarray(expect_classes("target", target, n_classes))
+    expect(target.ndim == 0, "target", "one class", f"shape {target.shape}")
+    filled = fills_of(clip[None], remove, BLUR_SIGMA, EDGE)[0]
     axes = axis_windows(clip.shape[:3], window, stride)
     counts = tuple(len(axis) for axis in axes)
 
     def score(clips: Array) -> Array:
-        scores = fn(clips).astype(jnp.float32)
-        is_class = (target >= 0) & (target < scores.shape[1])
-        return jnp.where(is_class, jnp.take(scores, target, axis=1, mode="clip"), jnp.nan)
+        scores = scores_of(clips).astype(jnp.float32)
+        return scores_of_targets(scores, jnp.broadcast_to(target, scores.shape[:1]))
 
     def without(places: Array) -> Array:
         """The score of the clip without each of B windows, (B,)."""
@@ -84,7 +98,9 @@ def occlusion(
         return score(jnp.where(covered[..., None], filled[None], clip[None]))
 
     drops = score(clip[None]) - _in_batches(without, math.prod(counts), clip.size, batch_size)
-    return _mean_over_windows(drops.reshape(counts), axes)
+    found = _mean_over_windows(drops.reshape(counts), axes)
+    expect_finite("occlusion", found, "Scores of clips with voxels removed must be finite, too.")
+    return found
 
 
 def n_windows(
@@ -139,22 +155,6 @@ def _in_batches(fn: Callable[[Array], Array], n: int, size: int, batch_size: int
         return fn(jnp.asarray(places[0]))
     # Forward passes of 16 clips or more are as fast in a loop, on CPUs too, and compile once.
     return lax.map(fn, jnp.asarray(places)).reshape(-1)[:n]
-
-
-def _expect_class(fn: Any, clip: Array, target: Any) -> None:
-    """Refuse a function that does not give scores (1, C) of one clip, and a class it has not."""
-    expect(callable(fn), "fn", "a function of clips", type(fn).__name__, kind=TypeError)
-    out = jax.eval_shape(fn, jax.ShapeDtypeStruct((1, *clip.shape), clip.dtype))
-    fits = hasattr(out, "shape") and len(out.shape) == 2 and out.shape[0] == 1
-    got = f"shape {out.shape}" if hasattr(out, "shape") else type(out).__name__
-    expect(fits, "fn", "scores (B, C) of clips (B, t, h, w, c)", f"{got} of one clip")
-    is_float = jnp.issubdtype(out.dtype, jnp.floating)
-    expect(is_float, "fn", "floating-point scores", f"dtype {out.dtype}", kind=TypeError)
-    if is_concrete(target):
-        index = expect_int("target", np.asarray(target)[()], 0)
-        expect(index < out.shape[1], "target", f"a class in 0..{out.shape[1] - 1}", index)
-    else:
-        expect(jnp.ndim(target) == 0, "target", "one class", f"shape {jnp.shape(target)}")
 
 
 def _three(name: str, value: Any) -> tuple[int, int, int]:

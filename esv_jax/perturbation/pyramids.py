@@ -13,8 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.blur import Edge, blur_levels
-from esv_jax.checks import expect, expect_choice, expect_floating, expect_int
+from esv_jax.blur import EDGE, Edge, blur_levels
+from esv_jax.checks import (
+    expect,
+    expect_choice,
+    expect_floating,
+    expect_int,
+    expect_shape,
+    is_concrete,
+)
 
 Perturbation = Literal["blur", "fade"]
 PERTURBATIONS: tuple[Perturbation, ...] = ("blur", "fade")
@@ -25,7 +32,7 @@ def pyramid(
     perturbation: Perturbation = "blur",
     levels: int = 8,
     max_blur: float = 20.0,
-    edge: Edge = "zero",
+    edge: Edge = EDGE,
 ) -> Array:
     """The levels of a clip.
 
@@ -35,7 +42,8 @@ def pyramid(
         pixels; "fade": it is l / (L - 1) times the clip.
       levels: L, at least 2.
       max_blur: standard deviation of level 0 in pixels.
-      edge: beyond the border, see `gaussian_blur`.
+      edge: beyond the border, see `gaussian_blur`. The defaults are those of `Masking`, which
+        `step` uses.
     Returns:
       (L, ..., t, h, w, c).
     Raises:
@@ -54,8 +62,7 @@ def pyramid(
     return shares * clip[None]
 
 
-@jax.custom_vjp
-def perturb(levels: Array, mask: Array) -> Array:
+def perturb(levels: Any, mask: Any) -> Array:
     """What a mask leaves of a clip: between its levels, linearly, 1 the clip and 0 nothing of it.
 
     Args:
@@ -63,8 +70,25 @@ def perturb(levels: Array, mask: Array) -> Array:
       mask: (..., t, h, w) in 0..1.
     Returns:
       (..., t, h, w, c). At a level's own value the slope is that to the next one, at 1 that before.
+    Raises:
+      TypeError: not floating point. ValueError: a mask of another shape, or outside 0..1 (checked
+        where it is concrete).
     Cost: L multiply-adds per number; a gradient by the mask as much.
     """
+    levels, mask = expect_floating("levels", levels), expect_floating("mask", mask)
+    fits = levels.ndim >= 5 and levels.shape[0] >= 2
+    expect(fits, "levels", "shape (L, ..., t, h, w, c), L >= 2", levels.shape)
+    expect_shape("mask", mask, levels.shape[1:-1], f"(..., t, h, w) = {levels.shape[1:-1]}")
+    if is_concrete(mask):
+        values = np.asarray(mask)
+        inside = bool(((values >= 0) & (values <= 1)).all())
+        expect(inside, "mask", "values in 0..1", f"{values.min()} to {values.max()}")
+    return _perturbed(levels, mask)
+
+
+@jax.custom_vjp
+def _perturbed(levels: Array, mask: Array) -> Array:
+    """`perturb` without checks."""
     total = jnp.zeros_like(levels[0])
     for level, share in zip(levels, _shares(levels, mask), strict=True):  # reading two is slower
         total = total + share[..., None] * level
@@ -90,7 +114,7 @@ def _shares(levels: Array, mask: Array) -> list[Array]:
 
 
 def _perturb_forward(levels: Array, mask: Array) -> tuple[Array, tuple[Array, Array]]:
-    return perturb(levels, mask), (levels, mask)
+    return _perturbed(levels, mask), (levels, mask)
 
 
 def _perturb_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
@@ -107,4 +131,4 @@ def _perturb_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array
     return shares[..., None] * gradient[None], (levels.shape[0] - 1) * total
 
 
-perturb.defvjp(_perturb_forward, _perturb_backward)
+_perturbed.defvjp(_perturb_forward, _perturb_backward)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import expect, expect_choice, expect_int
+from esv_jax.checks import expect, expect_choice, expect_floating, expect_int
 
 Ties = Literal["share", "first"]
 Shape = Literal["ellipsoid", "cylinder"]
@@ -38,12 +38,21 @@ def area_loss(
         so that neither order nor rounding decides; "first" gives the zeros to the first.
     Cost: 32 passes over the masks, in the place of a sort.
     """
+    masks = _checked(masks)
     t, h, w = masks.shape[-3:]
     flat = masks.reshape(*masks.shape[:-3], *((t, h * w) if per_frame else (1, t * h * w)))
     n = flat.shape[-1]
     zeros = zeros_of(n, area)
     reference = upper_share(flat, jnp.expand_dims(zeros, -1) if jnp.ndim(zeros) else zeros, ties)
     return _expected_square(flat, reference).mean((-2, -1))
+
+
+def _checked(masks: Any) -> Array:
+    """Masks as a floating-point array (..., t, h, w)."""
+    masks = expect_floating("masks", masks)
+    fits = masks.ndim >= 3 and masks.size > 0
+    expect(fits, "masks", "shape (..., t, h, w)", masks.shape)
+    return masks
 
 
 def zeros_of(n: int, area: Array | float) -> Array:
@@ -56,6 +65,7 @@ def difference_loss(masks: Array) -> Array:
 
     Of fewer than four frames, those differences that there are.
     """
+    masks = _checked(masks)
     orders = range(1, min(3, masks.shape[-3] - 1) + 1)
     squares = [(jnp.diff(masks, order, axis=-3) ** 2).mean((-3, -2, -1)) for order in orders]
     if not squares:
@@ -136,6 +146,7 @@ def core_filled(masks: Array, core: Core) -> Array:
 
     Places are one frame and `size` pixels apart; none reaches beyond the mask.
     """
+    masks = _checked(masks)
     core.expect_fits(masks.shape)
     t, h, w = masks.shape[-3:]
     size = core.side

@@ -13,14 +13,18 @@ import numpy as np
 from jax import Array, lax
 
 from esv_jax.checks import (
+    ScoresOf,
     expect,
     expect_choice,
+    expect_classes,
     expect_finite,
     expect_floating,
     expect_int,
     expect_key,
+    expect_numbers,
     is_concrete,
 )
+from esv_jax.metrics.probabilities import scores_of_targets
 from esv_jax.perturbation.descent import (
     Optimizer,
     State,
@@ -43,7 +47,7 @@ from esv_jax.perturbation.objective import (
     value_and_gradient,
 )
 from esv_jax.perturbation.pyramids import perturb, pyramid
-from esv_jax.perturbation.questions import ONLY_ASK, clean_probabilities, expect_gradients
+from esv_jax.perturbation.questions import FORWARD_ONLY, clean_probabilities, expect_gradients
 from esv_jax.perturbation.regularisers import Core
 from esv_jax.strided import split_strides
 
@@ -72,7 +76,7 @@ class StepResult:
       saliency: their sum, (t, h, w) in 0..A: places of the smaller areas are the highest.
       energy: reward and regularisers, (A, iterations), at the start of each iteration, with the
         weights that these have in the end, so that iterations can be compared; the last value is
-        repeated once a mask has stopped.
+        repeated once a mask has stopped. Not finite only where the first one is not.
       reward: the part of the prediction in it, (A, iterations).
       probability: of the target at the end, (A,): of what masks leave ("preserve", "dual"), or
         without what they take ("delete").
@@ -133,7 +137,8 @@ def step(
 ) -> StepResult:
     """Masks of given areas that keep as much of a prediction as possible, or destroy it.
 
-        r = step(lambda clips: jax.nn.softmax(model.apply(variables, clips)), clip, target)
+        fn = lambda clips: jax.nn.softmax(model.apply(variables, clips))
+        r = step(fn, clip, target, key=jax.random.key(0))
 
     For each area a mask is found by descent on
 
@@ -146,15 +151,16 @@ def step(
     has it as published.
 
     Args:
-      fn: clips (B, t, h, w, c) -> probabilities (B, C), in JAX.
+      fn: clips (B, t, h, w, c) -> probabilities (B, C), in JAX, by softmax or by independent
+        sigmoids; (B,) is one column.
       clip: (t, h, w, c), floating point; or N clips (N, t, h, w, c), optimised at once.
-      target: the class, or (N,) classes.
+      target: the class, or (N,) classes; a traced one that is no class gives NaN.
       areas: shares of the volume in (0, 1), a mask each.
       mode: "preserve": the mask keeps the prediction; "delete": without it the prediction is gone;
         "dual": both.
       iterations: of the descent, >= 1.
       key: `jax.random.key(seed)`, consumed; runs with other keys tell how certain a mask is.
-        Without, nothing is drawn: `dropout` is left out.
+        Required with `dropout`; without both, nothing is drawn.
       core: shape of the regions that a mask is to be made of, for masks that are smooth in space
         and time; by default none.
       difference: whether masks should change little from frame to frame.
@@ -176,9 +182,10 @@ def step(
     Returns:
       `StepResult`.
     Raises:
-      TypeError: a clip of integers, fn that is no JAX function. ValueError: areas outside (0, 1), a
-        target out of range, probabilities that are none (logits, say), a clip smaller than the
-        step of masks or the core, gradients that are zero throughout, a start of another shape.
+      TypeError: a clip of integers, fn that is no JAX function, a target that is no integer.
+        ValueError: areas outside (0, 1), a target out of range, probabilities that are none (e.g.
+        logits), `dropout` without a key, a clip smaller than the step of masks or the core,
+        gradients that are zero throughout, a start of another shape.
     Cost: `iterations` forward and backward passes of fn on N * A clips ("dual": twice as many),
       before them 16 forward passes on N clips, and 2 L clips of memory for a pyramid. One compiled
       program for each fn (the same object), shape and setting. Under `jax.jit` or `jax.vmap` all
@@ -186,19 +193,26 @@ def step(
       one, for XLA slows convolutions within loops.
     """
     clip = expect_floating("clip", clip, "Scale frames as the model has it, e.g. to 0..1.")
-    expect(clip.ndim in (4, 5), "clip", "shape (t, h, w, c) or (N, t, h, w, c)", clip.shape)
+    fits = clip.ndim in (4, 5) and clip.size > 0
+    expect(fits, "clip", "shape (t, h, w, c) or (N, t, h, w, c)", clip.shape)
     expect_finite("clip", clip)
     one = clip.ndim == 4
     clips = clip[None] if one else clip
-    targets = jnp.asarray(np.asarray(target) if is_concrete(target) else target, jnp.int32)
+    targets = jnp.asarray(expect_classes("target", target), jnp.int32)
     targets = targets[None] if one and targets.ndim == 0 else targets
     expect(targets.shape == clips.shape[:1], "target", "one class per clip", targets.shape)
+    records = {"masking": (masking, Masking), "weights": (weights, Weights), "core": (core, Core)}
+    for name, (value, kind) in records.items():
+        fits = value is None or isinstance(value, kind)
+        expect(fits, name, f"a {kind.__name__} or None", type(value).__name__, kind=TypeError)
+    expect(bool(tolerance >= 0), "tolerance", "a number >= 0", tolerance)
     masking = Masking() if masking is None else masking
     generator = masking.generator(clips.shape[2:4])
     core = None if core is None else core.of_frames(generator.shape)
-    dropout = _dropout(dropout, key)
+    dropout, key = _dropout(dropout, key)
+    scores = ScoresOf(fn, "clips", "probabilities")
     objective = Objective(
-        fn=fn,
+        fn=scores,
         mode=mode,
         areas=_areas(areas),
         generator=generator,
@@ -217,7 +231,7 @@ def step(
         patience = expect_int("patience", patience, 1)
     stopping = Stopping(patience, tolerance)
     chosen = dampened_sgd() if optimizer is None else optimizer
-    clean = clean_probabilities(fn, clips, targets)
+    clean = clean_probabilities(scores, clips, targets)
     run = _Run(objective, chosen, stopping)
     levels = _levels(clips, masking)
     shape = (len(clips), len(objective.areas), clips.shape[1], *generator.small_shape)
@@ -232,7 +246,7 @@ def step(
     if is_concrete(state.is_felt):
         felt = bool(np.asarray(state.is_felt | (state.failed_at >= 0)).any())
         got = "gradients that are zero everywhere"
-        way_out = f"Rounding, argmax and stop_gradient have none. {ONLY_ASK}"
+        way_out = f"Rounding, argmax and stop_gradient have none. {FORWARD_ONLY}"
         expect(felt, "fn", "probabilities with gradients", got, way_out)
     return jax.tree.map(lambda leaf: leaf[0], result) if one else result
 
@@ -263,7 +277,7 @@ class _Run:
         """p(target) of N clips under masks of one number, (N,)."""
         mask = jnp.full(levels.shape[1:-1], value, levels.dtype)
         scores = self.objective.fn(perturb(levels, mask))
-        return jnp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
+        return scores_of_targets(scores, targets)
 
 
 _under_even = jax.jit(_Run.under_even, static_argnums=0)
@@ -344,15 +358,21 @@ def _weights(weights: Weights | None, iterations: int) -> Weights:
     return ramped_weights(expect_int("iterations", iterations, 1)) if weights is None else weights
 
 
-def _dropout(dropout: float, key: Array | None) -> float:
-    """The share of frames to drop; none without a key."""
+def _dropout(dropout: float, key: Any) -> tuple[float, Array | None]:
+    """The share of frames to drop, and the key that they are drawn from."""
+    is_number = isinstance(dropout, int | float | np.number) and not isinstance(dropout, bool)
+    got = type(dropout).__name__
+    expect(is_number, "dropout", "a share in [0, 1)", got, kind=TypeError)
     expect(0 <= dropout < 1, "dropout", "a share in [0, 1)", dropout)
-    return 0.0 if key is None else float(dropout)
+    way_out = "Pass key=jax.random.key(0), or dropout=0."
+    drawn = key is not None or dropout == 0
+    expect(drawn, "key", f"a PRNG key, with dropout {dropout}", "None", way_out)
+    return float(dropout), None if key is None else expect_key("key", key)
 
 
 def _areas(areas: Sequence[float]) -> tuple[float, ...]:
     """Areas as numbers in (0, 1)."""
-    chosen = tuple(float(area) for area in np.atleast_1d(np.asarray(areas, np.float64)))
+    chosen = tuple(map(float, expect_numbers("areas", areas).ravel()))
     expect(len(chosen) > 0, "areas", "at least one", "none")
     for area in chosen:
         expect(0 < area < 1, "areas", "shares of the volume in (0, 1)", area)
@@ -381,7 +401,7 @@ def _undecided(
     small = jnp.broadcast_to(level[:, None, None, None, None], shape)
     if key is None:
         return small
-    drawn = jax.random.fold_in(expect_key("key", key), -1 % 2**32)  # iterations count from 0
+    drawn = jax.random.fold_in(key, -1 % 2**32)  # iterations count from 0
     return small + jax.random.uniform(drawn, shape, levels.dtype, -_SCATTER, _SCATTER)
 
 
