@@ -39,7 +39,7 @@ def test_intervals(att):
 
 @pytest.mark.parametrize("c", [2, -1])
 def test_classes_out_of_range_are_refused(att, c):
-    with pytest.raises(ValueError, match=r"class: expected an index in 0..1"):
+    with pytest.raises(ValueError, match=r"class: expected a class in 0..1"):
         att.for_class(c)
 
 

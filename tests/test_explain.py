@@ -218,7 +218,7 @@ def bad_sequences():
         (hole, ValueError, r"x: expected finite values, got nan at index \(2, 1\)"),
         (np.full((6, 3), np.inf, np.float32), ValueError, "x: expected finite values"),
         (np.zeros((6, 3), int), TypeError, "x: expected a floating-point array, got dtype int64"),
-        ([["a"]], TypeError, "x: expected a floating-point array"),
+        ([["a"]], TypeError, "x: expected an array, got list"),
     ]
 
 

@@ -478,7 +478,7 @@ def test_gradients_of_the_definition_are_those_of_the_recurrence(rng, x64):
     """Eq. (8) and Eq. (9) agree, and so do their gradients."""
     game, x, _, _ = multi_scale_case(rng, 5, 3)
     logits = ej.MultiScale(game.heads, link="identity")
-    slow = gradient(lambda x: score(logits, x, np.ones((1, 5), bool), jnp.zeros(C))[0], x)
+    slow = gradient(lambda x: score(logits, x, np.ones((1, 5), bool), jnp.zeros(4))[0], x)
     fast = gradient(jax.jit(score_function(game, "identity")), x)
     np.testing.assert_allclose(fast, slow, atol=1e-13)
 

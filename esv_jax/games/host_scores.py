@@ -255,6 +255,8 @@ class HostScores:
             )
             expected = "clips of any length under removal='drop'"
             raise ValueError(message("fn", expected, got, way_out)) from error
+        if hasattr(found, "detach"):  # a tensor that may record gradients
+            found = as_numpy(found)
         scores = as_numpy(class_scores(found, b))
         if self.output is not None and scores.shape[1] != self.output[0]:
             expected = f"scores of shape (B, C) = ({b}, {self.output[0]}) for clips {clips.shape}"

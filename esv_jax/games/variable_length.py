@@ -66,7 +66,7 @@ class VariableLength(SubsetGame):
 
     def _logits(self, x: Array, mask: Array) -> Array:
         logits = self.apply_fn(x, mask)
-        if jnp.shape(logits) == () and isinstance(logits, jax.Array):  # of one class
+        if isinstance(logits, jax.Array) and logits.shape == ():  # of one class
             logits = logits[None]
         return class_scores(logits, None, "logits", "apply_fn")
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -15,6 +13,7 @@ from jax import Array
 from esv_jax.baselines import leave_one_in, leave_one_out
 from esv_jax.checks import expect_array, expect_choice
 from esv_jax.games import Game
+from esv_jax.games.scoring import compiled
 from esv_jax.gradients import (
     grad_cam,
     gradient_x_input,
@@ -77,10 +76,14 @@ def element_values(names: Sequence[str], game: Game, x: Any, prior: Any) -> dict
     for name in names:
         expect_choice("methods", name, ELEMENT_METHODS)
     x, prior = expect_input(x), jnp.asarray(expect_array("prior", prior))
-    found = {name: _compiled(name)(game, x, prior) for name in names}
+    found = {name: _method(name, game)(game, x, prior) for name in names}
     return {name: np.asarray(expect_finite_result(name, values)) for name, values in found.items()}
 
 
-@functools.cache
-def _compiled(name: str) -> ElementMethod:
-    return jax.jit(ELEMENT_METHODS[name])
+def _method(name: str, game: Game) -> ElementMethod:
+    """The method, compiled where it takes gradients; others compile what they score."""
+    method = ELEMENT_METHODS[name]
+    if name.startswith("leave_one"):
+        return method
+    score_function(game)  # refuses games without a gradient
+    return compiled(game, ("element method", name), lambda: method)

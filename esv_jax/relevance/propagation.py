@@ -92,9 +92,8 @@ class _Passing:
 
     def add(self, operand: Operand, found: Array) -> None:
         """Give relevance to a value: to the one that it is an activation of."""
-        if not self.plan.is_active(operand):
+        if isinstance(operand, Constant) or not self.plan.is_active(operand):
             return
-        assert isinstance(operand, int)
         given = found
         while self.options.use_bias and operand in self.plan.roots:
             inner = self._without_constant(operand)
