@@ -153,6 +153,7 @@ def test_training_by_patches_is_the_network(rng):
     )
 
 
+@pytest.mark.slow  # trains
 def test_the_experiment_trains_measures_and_stores(tmp_path, capsys):
     args = ["--out", str(tmp_path), "--n-steps", "2", "--batch-size", "2", "--n-test", "18"]
     assert synthetic_clips.main([*args, "--widths", "2", "2", "2", "2"]) == 0
