@@ -147,8 +147,8 @@ def test_training_by_patches_is_the_network(rng):
     clips = jnp.asarray(rng.random((2, 5, 30, 34, 3)), jnp.float32)  # odd sizes, so odd borders
     variables = drawn_variables(model.module, clips, seed=1)
     np.testing.assert_allclose(
-        synthetic_clips.logits_by_patches(variables, clips),
-        model.module.apply(variables, clips),
+        jax.jit(synthetic_clips.logits_by_patches)(variables, clips),
+        jax.jit(model.module.apply)(variables, clips),
         atol=1e-5,
     )
 
