@@ -4,7 +4,7 @@ import ctypes
 import gc
 import os
 import sys
-import tempfile
+import zlib
 from pathlib import Path
 
 import jax
@@ -34,33 +34,42 @@ PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
 WORTH_KEEPING = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
-LONG = (  # files that take minutes: begun first, so that no process ends long after the other
-    *("test_surrogate", "test_parity", "test_step", "test_gradients", "test_models_training"),
-    *("test_sweep_processes", "test_sweeps", "test_readme", "test_experiments", "test_cli"),
-    *("test_relevance", "test_batching", "test_explain"),
-)
-
-
 def pytest_configure(config):
-    """Programs compiled in one process of a run, subprocesses included, are kept for the others.
+    """Compiled programs are kept for other processes and later runs, subprocesses included.
 
-    In a folder of this run alone: what an earlier one compiled is never used.
+    In pytest's cache folder, which `--cache-clear` empties. JAX's keys cover the program, the
+    compiler's flags, the versions and the features of the processor.
     """
-    if not hasattr(config, "workerinput"):  # else the process that began the run has made it
-        folder = tempfile.TemporaryDirectory(prefix="esv_jax-programs-", ignore_cleanup_errors=True)
-        config.add_cleanup(folder.cleanup)
-        os.environ[PROGRAMS] = folder.name
-        os.environ[WORTH_KEEPING] = "0.1"  # seconds that a program takes to compile
+    if not hasattr(config, "workerinput"):  # else the process that began the run has done it
+        folder = config.cache.mkdir("programs")
+        drop_programs(folder)
+        os.environ[PROGRAMS] = str(folder)
+        os.environ[WORTH_KEEPING] = "0"  # seconds that a program takes to compile
     jax.config.update(PROGRAMS.lower(), os.environ[PROGRAMS])
     jax.config.update(WORTH_KEEPING.lower(), float(os.environ[WORTH_KEEPING]))
     # JAX writes entries in place: one that another process is still writing is compiled anew.
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 
 
-def pytest_collection_modifyitems(items):
-    """Long files first; tests of a file stay together and in order."""
-    place = {name: k for k, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+def drop_programs(folder, most_bytes=500_000_000):
+    """Drop entries cut short, which JAX would never replace, and the oldest beyond a size."""
+    total = 0
+    for path in sorted(folder.glob("*-cache"), key=lambda path: -path.stat().st_mtime):
+        entry = path.read_bytes()
+        total += len(entry)
+        if total > most_bytes or not is_whole(entry):
+            path.unlink(missing_ok=True)
+
+
+def is_whole(entry):
+    """Whether a zlib stream has its end, with the checksum; what zstd wrote is taken as it is."""
+    if entry.startswith(b"\x28\xb5\x2f\xfd"):
+        return True
+    try:
+        zlib.decompress(entry)
+    except zlib.error:
+        return False
+    return True
 
 
 def share_of_mappings_taken():

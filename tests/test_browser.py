@@ -18,6 +18,8 @@ from esv_jax.report.chart import draw
 from experiments.browsing import dashboard, open_browser
 from tests.browser_for_tests import Watched, expect_browser
 
+pytestmark = pytest.mark.slow
+
 N_VIDEOS = 4
 FPS = 12.0
 BARS = "#timeline .barlayer .point"

@@ -82,6 +82,7 @@ def test_help_shows_defaults_and_an_example(command, capsys):
     assert drawn == ("--seed" in out or "--config.seed" in out)
 
 
+@pytest.mark.slow  # trains
 def test_demo_of_sequences(tmp_path, capsys):
     what = ["--what", "sequences", "--n-train", "512"]
     assert main(["demo", "--out", str(tmp_path), *what]) == 0
@@ -99,6 +100,7 @@ def test_demo_of_sequences(tmp_path, capsys):
         assert float(dataset.efficiency_gap.max()) < 1e-5
 
 
+@pytest.mark.slow  # trains
 def test_train_then_explain(folder, tmp_path, capsys):
     model = tmp_path / "deep" / "model.safetensors"
     data = str(folder / "toy.ts")
@@ -344,6 +346,7 @@ def test_an_error_on_the_way_keeps_finished_sequences(folder, tmp_path, capsys):
     assert "hole-37" in captured.err.splitlines()[-1]
 
 
+@pytest.mark.slow  # trains
 def test_ctrl_c_in_training_keeps_the_best_so_far(folder, tmp_path, capsys, monkeypatch):
     from esv_jax import models
 

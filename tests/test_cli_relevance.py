@@ -3,6 +3,7 @@
 import csv
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,7 +28,9 @@ def videos(tmp_path_factory):
     return folder, paths
 
 
-@pytest.mark.parametrize("method", ["lrp", "selective", "discriminative"])
+@pytest.mark.parametrize(
+    "method", ["lrp", "selective", pytest.param("discriminative", marks=pytest.mark.slow)]
+)
 def test_files_hold_what_the_functions_give(videos, tmp_path, capsys, method):
     _, paths = videos
     options = ["--method", method, "--sigma", "1", "--overlay", "gif", "--out", str(tmp_path)]
@@ -37,10 +40,10 @@ def test_files_hold_what_the_functions_give(videos, tmp_path, capsys, method):
     model = ej.models.load_synthetic_clips()
     index = ej.data.segment_centres(20, 16)
     clip = model.prepare(ej.data.decode_frames(paths[0], indices=index))
-    logits = model.logits(clip)
+    logits = jax.jit(model.logits)(clip)
     c = int(logits.argmax())
     composite = rules.preset("epsilon_plus", *model.bounds)
-    whole = rules.lrp(model.logits, clip, c, composite=composite)
+    whole = jax.jit(lambda clip: rules.lrp(model.logits, clip, c, composite=composite))(clip)
     if method == "discriminative":
         found = rules.discriminative(model.logits, clip, c, composite=composite)
         wanted = {"spatial": found.spatial, "temporal": found.temporal}

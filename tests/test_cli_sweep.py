@@ -158,6 +158,7 @@ def test_a_damaged_shard_is_found(swept, capsys):
     assert path.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_videos_too(tmp_path, capsys):
     clips = ej.data.write_synthetic_videos(tmp_path / "clips", ej.data.synthetic_videos(2, seed=0))
     (tmp_path / "list.txt").write_text("\n".join(map(str, [*clips, tmp_path / "lost.mp4"])))

@@ -59,6 +59,7 @@ def test_a_folder_of_videos_with_one_that_is_broken(videos, tmp_path, capsys):
     assert ej.data.probe_video(out / "figures" / f"{first}_overlay.gif").frames == 20
 
 
+@pytest.mark.slow
 def test_all_frames_are_sampled_with_errors(videos, tmp_path):
     _, _, paths = videos
     short = tmp_path / "clip.mp4"
@@ -72,6 +73,7 @@ def test_all_frames_are_sampled_with_errors(videos, tmp_path):
     assert not list((out / "figures").glob("*overlay*"))
 
 
+@pytest.mark.slow
 def test_the_demo_goes_from_video_files_to_pictures(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path), "--n-videos", "4"]) == 0
     out = capsys.readouterr().out
@@ -84,6 +86,7 @@ def test_the_demo_goes_from_video_files_to_pictures(tmp_path, capsys):
     assert len(list((tmp_path / "videos").glob("*.mp4"))) == 4
 
 
+@pytest.mark.slow
 def test_features_of_a_backbone_can_stand_before_imported_heads(videos, tmp_path):
     """A model on features and a backbone beside it explain a video."""
     _, _, paths = videos

@@ -147,12 +147,13 @@ def test_training_by_patches_is_the_network(rng):
     clips = jnp.asarray(rng.random((2, 5, 30, 34, 3)), jnp.float32)  # odd sizes, so odd borders
     variables = drawn_variables(model.module, clips, seed=1)
     np.testing.assert_allclose(
-        synthetic_clips.logits_by_patches(variables, clips),
-        model.module.apply(variables, clips),
+        jax.jit(synthetic_clips.logits_by_patches)(variables, clips),
+        jax.jit(model.module.apply)(variables, clips),
         atol=1e-5,
     )
 
 
+@pytest.mark.slow  # trains
 def test_the_experiment_trains_measures_and_stores(tmp_path, capsys):
     args = ["--out", str(tmp_path), "--n-steps", "2", "--batch-size", "2", "--n-test", "18"]
     assert synthetic_clips.main([*args, "--widths", "2", "2", "2", "2"]) == 0

@@ -559,6 +559,7 @@ def test_tags_in_names_are_text(folder):
     assert "dangerously" not in sources and "Markdown" not in sources
 
 
+@pytest.mark.slow
 def test_a_thousand_questions_at_once(folder):
     """The command's own server, asked by sixteen at a time: all are answered, each rightly."""
     with run_dashboard(str(folder / "out")) as address:

@@ -20,6 +20,7 @@ KEYS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow  # the whole experiment
 def test_a_tiny_run_leaves_a_complete_record(shared, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "shapiq.approximator", None)  # as if not installed
     data = data_folder(shared)

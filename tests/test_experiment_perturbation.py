@@ -124,6 +124,7 @@ def test_agreement_of_metrics():
     assert np.isnan(found[2]).all()  # orders nothing
 
 
+@pytest.mark.slow
 def test_a_run_is_complete(folder):
     summary = read(folder)
     text = (folder / "table.md").read_text()
@@ -148,6 +149,7 @@ def test_a_run_is_complete(folder):
         assert (folder / f"{name}.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_cut(folder, model, monkeypatch, capsys):
     before = read(folder)
     lines = (folder / "scores.jsonl").read_text().splitlines(keepends=True)
@@ -166,6 +168,7 @@ def test_a_run_goes_on_where_it_was_cut(folder, model, monkeypatch, capsys):
     assert "clip 2 of 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_claims_follow_from_the_numbers(folder):
     summary = read(folder)
     assert claims(summary) == summary["claims"]
@@ -230,6 +233,7 @@ def test_masks_are_those_of_step(name, model, tmp_path, monkeypatch):
     assert again.seconds == found.seconds
 
 
+@pytest.mark.slow
 def test_masks_of_other_settings_are_not_taken(folder, model):
     network = ej.models.load_clip_model(model)
     path = folder / "masks" / "core-000.npz"

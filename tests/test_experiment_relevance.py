@@ -50,6 +50,7 @@ def test_mass_and_pointing():
     assert np.isnan(mass_inside(-np.ones((1, 2, 2)), inside))
 
 
+@pytest.mark.slow  # the whole experiment
 def test_a_small_run(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="needs the plots extra")
     args = ["--n-clips", "2", "--n-resamples", "20", "--out", str(tmp_path)]

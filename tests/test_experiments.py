@@ -31,6 +31,7 @@ def write_ts(path: Path, rng: np.random.Generator, n_sequences: int) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.slow  # trains
 def test_made_sequences_leave_a_complete_consistent_record(tmp_path, rng, capsys):
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
@@ -49,12 +50,10 @@ def test_made_sequences_leave_a_complete_consistent_record(tmp_path, rng, capsys
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow  # trains
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [
-        ("japanese_vowels", "JapaneseVowels"),
-        pytest.param("basic_motions", "BasicMotions", marks=pytest.mark.slow),
-    ],
+    [("japanese_vowels", "JapaneseVowels"), ("basic_motions", "BasicMotions")],
 )
 def test_real_sequences_leave_a_complete_consistent_record(shared, tmp_path, name, problem):
     data = shared / "data" / "series"

@@ -111,6 +111,7 @@ def test_what_is_there_is_not_done_again(folder, expected, tmp_path, capsys, dec
     assert sorted(decoded) == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_after_an_interruption(folder, tmp_path, capsys, decoded, monkeypatch):
     out, spied = tmp_path / "f.hdf", command.decode_frames
 
@@ -152,6 +153,7 @@ def test_bad_videos_are_reported_and_the_others_done(folder, expected, tmp_path,
     assert not (tmp_path / "none.hdf.partial").exists()
 
 
+@pytest.mark.slow
 def test_fewer_frames_long_videos_in_pieces_and_bfloat16(folder, expected, tmp_path, monkeypatch):
     clips, out = folder / "clips", tmp_path / "f.hdf"
     monkeypatch.setattr(command, "_CHUNK", 3)

@@ -309,6 +309,7 @@ def test_foreign_files_are_refused_by_name(tmp_path, rng):
 # The experiments
 
 
+@pytest.mark.slow  # trains
 def test_the_model_is_trained_by_one_command(tmp_path, capsys):
     args = ["--out", str(tmp_path), "--n-steps", "2", "--batch-size", "4", "--hidden-dim", "4"]
     args += ["--feature-dim", "4", "--n-test", "3", "--seed", "5"]

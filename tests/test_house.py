@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import types
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import esv_jax
+from tests.conftest import drop_programs
 
 PACKAGE = Path(esv_jax.__file__).parent
 
@@ -334,3 +336,17 @@ def test_importing_any_room_does_nothing_either(tmp_path):
     imports += [f"loaded = {EXTRAS} & {{*sys.modules}}", "assert not loaded, loaded"]
     imports += [f"import {name}" for name in above]
     run_quietly(QUIET.format(imports="\n".join(imports)), tmp_path)
+
+
+def test_compiled_programs_kept_between_runs_are_bounded_and_whole(tmp_path):
+    """Cut short: by a kill. Beyond the size: the oldest. zstd's are not looked into."""
+    whole = zlib.compress(bytes(100))
+    entries = {"old": whole, "zstd": b"\x28\xb5\x2f\xfd", "empty": b"", "cut": whole[:-1]}
+    for k, (name, entry) in enumerate((entries | {"new": whole}).items()):
+        path = tmp_path / f"{name}-cache"
+        path.write_bytes(entry)
+        os.utime(path, (k, k))
+    drop_programs(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"old-cache", "zstd-cache", "new-cache"}
+    drop_programs(tmp_path, most_bytes=len(whole) + 4)
+    assert {path.name for path in tmp_path.iterdir()} == {"zstd-cache", "new-cache"}

@@ -489,7 +489,7 @@ def test_letters_are_outlines_in_svg_and_text_in_pdf(name, tmp_path):
 FIGURES = [name for name in CASES if not name.startswith(("render_", "overlay_"))]
 
 
-@pytest.mark.parametrize("suffix", [".svg", ".pdf"])
+@pytest.mark.parametrize("suffix", [".svg", pytest.param(".pdf", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_written_as_a_vector_file(name, suffix, tmp_path):
     path = plots.save_figure(figure_of(CASES[name]()), tmp_path / f"{name}{suffix}")

@@ -57,7 +57,14 @@ def found(network, clip):
     return make
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "step_no_core"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "step"))
+        for name in METHODS
+        if name != "step_no_core"
+    ],
+)
 def test_every_method_gives_a_map_and_the_same_one_again(name, network, clip, found):
     one = found(name)
     chex.assert_shape(one, (T, SIDE, SIDE))

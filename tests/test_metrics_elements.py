@@ -102,6 +102,7 @@ def test_more_sequences_than_one_block(rng):
     np.testing.assert_array_equal(curve.scores[-3:], last.scores)
 
 
+@pytest.mark.slow
 def test_subsequences_in_many_tiles_stack(rng):
     """Ten elements lie in several tiles of the lattice, other ones for each sequence."""
     game, xs, values, labels, prior = discard_case(rng, "multi scale", [10, 10, 10])

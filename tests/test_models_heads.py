@@ -47,6 +47,9 @@ def padded(rng, n_max=N_MAX, batch=B):
     return jnp.asarray(elements), jnp.asarray(np.broadcast_to(mask, (n_max, batch, n_max)))
 
 
+scale_logits = jax.jit(jax.vmap(models.scale_logits, (None, 1, 1), 1))  # (n_max, B, C)
+
+
 @pytest.mark.parametrize("n_hidden", [0, 2])
 @pytest.mark.parametrize("input_relu", [False, True])
 def test_three_evaluations_give_the_formula(rng, n_hidden, input_relu):
@@ -254,10 +257,10 @@ def test_folded_stack_predicts_what_the_module_does(rng, batch_norm, input_relu)
     )
     elements, mask = padded(rng)
     variables = random_variables(module, elements, mask, rng)
-    logits = module.apply(variables, elements, mask)
+    logits = jax.jit(module.apply)(variables, elements, mask)
     chex.assert_shape(logits, (N_MAX, B, C))
     stack = module.fold(variables)
-    by_stack = jax.vmap(models.scale_logits, (None, 1, 1), 1)(stack, elements, mask)
+    by_stack = scale_logits(stack, elements, mask)
     np.testing.assert_allclose(by_stack, logits, rtol=1e-4, atol=1e-4)
     assert len(stack.hidden) == 1
 
@@ -272,9 +275,9 @@ def test_standardisation_is_folded_into_the_first_layer(rng):
     variables["params"]["heads"]["w1"] = jnp.where(there, w1, 0)
     mean, std = np.float32([1, -2, 3]), np.float32([0.5, 2, 4])
     standardised = (elements - mean[None, None, None]) / std[None, None, None]
-    want = module.apply(variables, standardised, mask)
+    want = jax.jit(module.apply)(variables, standardised, mask)
     stack = module.fold(variables, mean, std)
-    got = jax.vmap(models.scale_logits, (None, 1, 1), 1)(stack, elements, mask)
+    got = scale_logits(stack, elements, mask)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="cannot be folded through input_relu"):
         make_module(input_relu=True, batch_norm=True).fold(variables, mean, std)
@@ -289,7 +292,8 @@ def test_gradients_reach_the_positions_of_a_scale_alone(rng):
         rngs = {"dropout": jax.random.key(1)}
         return module.apply({"params": params}, elements, mask, train=True, rngs=rngs).sum()
 
-    by_params, by_elements = jax.grad(total, (0, 1))(variables["params"], elements)
+    gradients = jax.jit(jax.grad(total, (0, 1)))(variables["params"], elements)
+    by_params, by_elements = jax.tree.map(np.asarray, gradients)
     np.testing.assert_array_equal(beyond_scale(by_params["heads"]["w1"]), 0)
     np.testing.assert_array_equal(np.asarray(by_elements)[~np.asarray(mask)], 0)
     assert np.abs(by_elements[3, :, 3]).max() > 0

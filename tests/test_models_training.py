@@ -50,6 +50,7 @@ def trained():
     return models.train_heads(*order_task(), C, SMALL)
 
 
+@pytest.mark.slow
 def test_order_is_learned_by_every_scale_that_can_see_it():
     config = replace(SMALL, max_epochs=40, hidden_dim=32)
     model = models.train_heads(*order_task(m=200), C, config)
@@ -188,6 +189,7 @@ def test_ctrl_c_before_the_first_epoch_goes_on(monkeypatch):
         models.train_tsn(*order_task(), C, SMALL)
 
 
+@pytest.mark.slow
 def test_patience_ends_the_run_and_the_best_epoch_is_kept():
     sequences, labels = order_task()
     backwards = ([x[::-1] for x in sequences], labels)  # the better on one, the worse on the other
@@ -204,6 +206,7 @@ def test_without_validation_the_last_epoch_is_kept():
     assert np.isnan(history.validation_accuracy).all()
 
 
+@pytest.mark.slow
 def test_a_short_sequence_teaches_only_the_scales_it_has():
     sequences, labels = order_task()
     short = [x[:2] if i else np.concatenate([x, x, x]) for i, x in enumerate(sequences)]
@@ -221,6 +224,7 @@ def test_features_behind_a_relu_are_not_standardised():
     same_heads(model, with_it)
 
 
+@pytest.mark.slow
 def test_tsn_learns_what_single_elements_tell():
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
@@ -237,6 +241,7 @@ def test_tsn_learns_what_single_elements_tell():
         np.testing.assert_allclose(result.logits[i], want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_works_in_x64_mode(x64):
     model = models.train_heads(*order_task(m=20), C, replace(SMALL, max_epochs=1))
     assert model.heads.w1.dtype == np.float32

@@ -75,6 +75,7 @@ def files_of_the_package() -> set[str]:
     }
 
 
+@pytest.mark.slow  # builds
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = set(wheel.namelist())
     about = {name for name in names if name.startswith(f"{DIST_INFO}/")}
@@ -87,6 +88,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert wheel.read(f"{DIST_INFO}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
 
 
+@pytest.mark.slow  # builds
 def test_the_source_distribution_can_be_built_tested_and_cited(built):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
@@ -98,6 +100,7 @@ def test_the_source_distribution_can_be_built_tested_and_cited(built):
     assert folders <= {"esv_jax", "tests", "experiments"}
 
 
+@pytest.mark.slow  # builds
 def test_the_metadata(metadata, wheel):
     assert (metadata["Name"], metadata["Version"]) == ("esv-jax", esv_jax.__version__)
     assert metadata["License-Expression"] == "Apache-2.0"
@@ -134,6 +137,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow  # builds
 def test_the_wheel_can_be_installed_and_used(built, tmp_path):
     (path,) = built.glob("*.whl")
     target = tmp_path / "site"

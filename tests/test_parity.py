@@ -14,12 +14,35 @@ HERE = Path(__file__).resolve().parent / "fixtures" / "esv"
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "fixtures" / "esv"
 
 
-def cases(pattern):
-    """Our copies, and what else lies beside the checkout."""
+def files(pattern):
+    """Our copies, and what else lies beside the checkout, by name."""
     found = {path.name: path for path in SHARED.glob(pattern)} if SHARED.is_dir() else {}
     found |= {path.name: path for path in HERE.glob(pattern)}
     assert found, pattern
-    return [pytest.param(path, id=name[:-4]) for name, path in sorted(found.items())]
+    return sorted(found.items())
+
+
+def cases(pattern):
+    """Sequences of more than 10 elements, and files that are not our own, are slow."""
+    params = []
+    for name, path in files(pattern):
+        with np.load(path, allow_pickle=False) as file:
+            large = len(file["features"]) > 10 or path.parent != HERE
+        marks = [pytest.mark.slow] * large
+        params.append(pytest.param(path, id=name[:-4], marks=marks))
+    return params
+
+
+def cases_of_sizes(pattern):
+    """A case for each of the sizes of a file; more than 5 elements are slow."""
+    params = []
+    for name, path in files(pattern):
+        with np.load(path, allow_pickle=False) as file:
+            sizes = file["n_list"].tolist()
+        for n in sizes:
+            marks = [pytest.mark.slow] * (n > 5)
+            params.append(pytest.param(path, n, id=f"{name[:-4]}-{n}", marks=marks))
+    return params
 
 
 PRECISIONS = [
@@ -123,22 +146,22 @@ def test_average_consensus(path, dtype, atol, kind):
     ("dtype", "atol"),
     [pytest.param(jnp.float32, 2e-5, id="f32"), pytest.param(jnp.float64, 1e-12, id="f64")],
 )
-@pytest.mark.parametrize("path", cases("multiscale_*.npz"))
-def test_multi_scale_logits(path, dtype, atol):
+@pytest.mark.parametrize(("path", "n"), cases_of_sizes("multiscale_*.npz"))
+def test_multi_scale_logits(path, n, dtype, atol):
     with np.load(path, allow_pickle=False) as file:
         heads = stack(file, dtype, int(file["n_max"]))
         identity = ej.MultiScale(heads, link="identity")
-        for n in file["n_list"]:
-            x = jnp.asarray(file[f"features_{n}"], dtype)
-            expected = file[f"logits_f64_{n}"]
-            if n <= 8:  # the plain way is slow to compile beyond
-                plain = jax.jit(direct_logits)(heads, x)
-                np.testing.assert_allclose(plain, expected, rtol=0, atol=atol)
-            prior = np.zeros(heads.n_classes, dtype)
-            by_recurrence = ej.explain(identity, x, prior=prior).scores
-            np.testing.assert_allclose(by_recurrence, expected, rtol=0, atol=atol)
+        x = jnp.asarray(file[f"features_{n}"], dtype)
+        expected = file[f"logits_f64_{n}"]
+    if n <= 8:  # the plain way is slow to compile beyond
+        plain = jax.jit(direct_logits)(heads, x)
+        np.testing.assert_allclose(plain, expected, rtol=0, atol=atol)
+    prior = np.zeros(heads.n_classes, dtype)
+    by_recurrence = ej.explain(identity, x, prior=prior).scores
+    np.testing.assert_allclose(by_recurrence, expected, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 def test_trained_games_with_known_answers(shared):
     """16 frames, 20 classes, heads trained on a temporal-order problem; float64 answers."""
     with np.load(shared / "games" / "temporal_order.npz", allow_pickle=False) as file:

@@ -67,6 +67,7 @@ def assert_plain(numbers):
 # Figure 8
 
 
+@pytest.mark.slow
 def test_the_sequences_are_spread_over_those_long_enough(tables):
     numbers = tables.numbers
     assert (numbers["n"], numbers["n_sequences"], numbers["n_sequences_long_enough"]) == (8, 4, 10)
@@ -74,6 +75,7 @@ def test_the_sequences_are_spread_over_those_long_enough(tables):
     assert_plain(numbers)
 
 
+@pytest.mark.slow
 def test_cells_are_algorithm_1_and_the_surrogate(subject, tables):
     rows = np.array([1, 4, 7, 9])
     index = tables.store["index"].values
@@ -106,6 +108,7 @@ def test_cells_are_algorithm_1_and_the_surrogate(subject, tables):
     assert tables.numbers["all_heads"] == 8 + 28 + 56 + 70 == found.n_evaluations[0]
 
 
+@pytest.mark.slow
 def test_means_and_intervals_beside_loops(tables):
     store, numbers = tables.store, tables.numbers
     exact, approx = store["exact"].values, store["algorithm_1"].values[0]
@@ -245,6 +248,7 @@ def test_the_softmax_is_named_only_where_logits_are_not_bent():
     assert "softmax" not in words_8.findings(numbers)[1].why
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_short_sequences_or_other_budgets(tables):
     for found in words_8.findings(made_up(n=8)):
         assert found.verdict == "not measured" and "8 elements, 16 are needed" in found.why
@@ -288,6 +292,7 @@ def test_segments(length, n):
     np.testing.assert_array_equal(other == centres, alone)
 
 
+@pytest.mark.slow
 def test_curves_are_those_of_the_estimator(subject, lines):
     store = lines.store
     assert store["video"].values.tolist() == [f"s{i}" for i in (1, 2, 4, 6, 7, 8, 9)]
@@ -310,6 +315,7 @@ def test_curves_are_those_of_the_estimator(subject, lines):
     np.testing.assert_allclose(store["values_of_another_key"][2, 0], runs[1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_numbers_of_the_lines_beside_loops(lines):
     store, numbers = lines.store, lines.numbers["estimators"]["one"]
     values = store["values"].values[:, 0]
@@ -354,6 +360,7 @@ def test_correlation_of_what_is_all_alike():
     assert curves.correlation(np.arange(4.0), 3 * np.arange(4.0) - 1) == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sums", "centres", "verdicts"),
     [
@@ -373,6 +380,7 @@ def test_the_rule_of_the_curves(lines, sums, centres, verdicts):
     assert ("other elements" in found[1].why) == (verdicts[1] in ("weaker", "contradicted"))
 
 
+@pytest.mark.slow
 def test_short_sequences_are_exact_and_say_so(tmp_path):
     subject = subject_of([5, 5, 4])
     settings = Settings(subject="features", out=tmp_path)
@@ -383,6 +391,7 @@ def test_short_sequences_are_exact_and_say_so(tmp_path):
     assert (tmp_path / "features" / "fig9" / "all_elements.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_both_figures_are_written(subject, tables, lines, tmp_path):
     settings = Settings(subject="features", out=tmp_path)
     for name, outcome in [("fig8", tables), ("fig9", lines)]:

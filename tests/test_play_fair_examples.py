@@ -165,6 +165,7 @@ def test_means_leave_out_nan():
 # Figure 2
 
 
+@pytest.mark.slow
 def test_numbers_of_figure_2(subject, second, slow):
     rows, _, esv = slow
     labels = subject.labels[rows]
@@ -188,6 +189,7 @@ def test_numbers_of_figure_2(subject, second, slow):
     is_json(second)
 
 
+@pytest.mark.slow
 def test_esvs_of_the_logit_do_not_depend_on_the_prior(subject, second):
     elements = subject.at_centres(N)
     game = ej.MultiScale(subject.trn.heads, link="identity")
@@ -227,6 +229,7 @@ def test_two_elements_have_no_correlation(rng):
 # Figure 7
 
 
+@pytest.mark.slow
 def test_contrasts_of_figure_7(subject, seventh, slow):
     rows, tables, esv = slow
     labels, whole = subject.labels[rows], tuple(range(N))
@@ -256,6 +259,7 @@ def test_contrasts_of_figure_7(subject, seventh, slow):
     is_json(seventh)
 
 
+@pytest.mark.slow
 def test_margins_with_half_of_the_elements_dropped(subject, seventh, slow):
     rows, tables, _ = slow
     contrasts = seventh.store["contrast"].to_numpy()
@@ -311,6 +315,7 @@ def test_the_rules_of_figure_7():
         assert verdicts.direction_verdict(single) == wanted
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_said(subject, seventh):
     last = seventh.findings[-1]
     assert last.verdict == "not measured" and "reversed" in last.why
@@ -324,6 +329,7 @@ def test_what_cannot_be_measured_is_said(subject, seventh):
     assert verdicts.findings(numbers)[1].verdict == "not measured"
 
 
+@pytest.mark.slow
 def test_classes_run_backwards():
     names = ej.data.SYNTHETIC_VIDEO_CLASSES
     partner = fig7.reverse_of(names)
@@ -349,6 +355,7 @@ def test_classes_run_backwards():
 # Pictures and files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig2", "fig7"])
 def test_a_figure_with_frames_leaves_its_files(name, tmp_path):
     subject = make_subject(lengths=[N] * 9, pictured=True)
@@ -367,6 +374,7 @@ def test_a_figure_with_frames_leaves_its_files(name, tmp_path):
 VERDICTS = ("reproduced", "weaker", "contradicted", "not measured")
 
 
+@pytest.mark.slow
 def test_the_frames_shown_are_those_explained(second, seventh):
     (picture,) = second.pictures.values()
     ticks = [t.get_text() for ax in picture.axes for t in ax.get_xticklabels() if t.get_text()]

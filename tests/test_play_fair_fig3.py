@@ -90,6 +90,7 @@ def slow_curve(subject, elements, values, order):
     return np.array(right, float), np.array(scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("method", ["ESV", "Grad-CAM", "centre-out", "random"])
 def test_curves_areas_and_leads_are_those_of_a_slow_loop(subject, outcome, method, order):
@@ -124,6 +125,7 @@ def test_curves_areas_and_leads_are_those_of_a_slow_loop(subject, outcome, metho
             )
 
 
+@pytest.mark.slow
 def test_a_lead_has_the_interval_of_paired_differences(outcome):
     store = outcome.store["class_score"]
     esv, other = (store.sel(attribution=m, order="descending").values for m in ("ESV", "random"))
@@ -133,6 +135,7 @@ def test_a_lead_has_the_interval_of_paired_differences(outcome):
     np.testing.assert_allclose(found["high"], wanted.high, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_what_is_written(subject, outcome, tmp_path):
     json.dumps(outcome.numbers, allow_nan=False)
     assert set(outcome.numbers["curves"]) == set(METHODS)

@@ -42,6 +42,7 @@ def arguments(files, out, *more, figures=("fig4",)):
     return ["--subjects", "features", "--figures", *figures, *own, *few, *more]
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_kept_and_compared(files, tmp_path, capsys, monkeypatch):
     assert run_all.main(arguments(files, tmp_path)) == 0
     folder = tmp_path / "features" / "fig4"
@@ -68,6 +69,7 @@ def stub():
     return figure.Outcome({}, "t", [finding], {"p": ej.plots.figures.new_figure(1, 1)})
 
 
+@pytest.mark.slow
 def test_a_figure_that_fails_keeps_the_others(files, tmp_path, capsys, monkeypatch):
     def fail(*_):
         raise ValueError("n: expected more, got less.")
@@ -109,6 +111,7 @@ def test_other_labels_and_too_many_elements_are_refused(files, tmp_path):
     assert subject.at_centres(3).index.tolist()[0] == ej.data.segment_centres(N, 3).tolist()
 
 
+@pytest.mark.slow
 def test_the_page_takes_its_place_in_a_readme(files, tmp_path):
     assert run_all.main(arguments(files, tmp_path)) == 0
     readme = tmp_path / "README.md"

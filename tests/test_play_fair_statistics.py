@@ -92,6 +92,7 @@ def of_true_class(game, prior, subject, n=N):
 # What comes out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig4", "fig5", "fig6"])
 def test_outcomes_are_plain(outcomes, name, tmp_path):
     found = outcomes[name]
@@ -103,6 +104,7 @@ def test_outcomes_are_plain(outcomes, name, tmp_path):
     found.store.to_netcdf(tmp_path / "arrays.nc", engine="h5netcdf")
 
 
+@pytest.mark.slow
 def test_without_tsn_and_too_short(alone):
     found = {f: f.measure(alone, SETTINGS) for f in (fig4, fig5, fig6)}
     for outcome in found.values():
@@ -149,6 +151,7 @@ def test_wilson_against_scipy():
 # Figure 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["TRN", "TSN"])
 def test_supporting_and_positions_in_loops(subject, outcomes, name):
     game = subject.game if name == "TRN" else subject.tsn_game
@@ -269,6 +272,7 @@ def test_rules_of_positions():
 # Figure 5
 
 
+@pytest.mark.slow
 def test_pairs_in_loops(subject, outcomes):
     rows, esv, _ = of_true_class(subject.game, subject.trn.prior, subject)
     wanted = np.zeros((N, N))
@@ -349,6 +353,7 @@ def test_rules_of_pairs():
 # Figure 6
 
 
+@pytest.mark.slow
 def test_marginals_from_every_subsequence(subject, outcomes):
     found = outcomes["fig6"].store["marginals"].values
     assert found.shape == (len(LENGTHS), N, N)
@@ -374,6 +379,7 @@ def test_marginals_from_every_subsequence(subject, outcomes):
             np.testing.assert_allclose(found[v, s - 1, i], np.mean(gains), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_means_by_scale(outcomes):
     marginals = outcomes["fig6"].store["marginals"].values[1:]
     found = outcomes["fig6"].numbers["marginals"]
@@ -384,6 +390,7 @@ def test_means_by_scale(outcomes):
         np.testing.assert_allclose(found["absolute"]["mean"][s], np.mean(sizes))
 
 
+@pytest.mark.slow
 def test_shares_by_length(subject, outcomes):
     found = outcomes["fig6"].numbers["lengths"]
     assert found["n"] == [1, 2, 3, 4, 6, 8]
@@ -401,6 +408,7 @@ def test_shares_by_length(subject, outcomes):
     assert (~np.isnan(some[:, 0])).sum() == 5
 
 
+@pytest.mark.slow
 def test_jitter_of_esvs(subject, outcomes):
     found = outcomes["fig6"].store["smoothness"]
     assert tuple(found["attribution"].values) == fig6.METHODS

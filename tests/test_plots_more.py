@@ -500,6 +500,7 @@ def test_axes_of_the_caller_come_back(rng):
     assert ax.figure.get_size_inches().tolist() == [9, 5]
 
 
+@pytest.mark.slow
 def test_all_are_written_as_png_and_pdf(rng, tmp_path):
     for k, ax in enumerate(_draw_all(rng)):
         for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):

@@ -16,10 +16,23 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)
 
 
-def test_python_blocks_run_in_order():
+def run_blocks(sources):
+    """Names that Python blocks, run in order, leave."""
     names = {}
-    for block in blocks("python"):
+    for block in sources:
         exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+def test_the_first_python_block_runs():
+    att = run_blocks(blocks("python")[:1])["att"]
+    assert att.values.shape == (8, 18)
+    assert jnp.abs(att.efficiency_gap()).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_python_blocks_run_in_order():
+    names = run_blocks(blocks("python"))
     assert names["att"].values.shape == (10, 5)
     gap = names["att"].efficiency_gap()
     assert jnp.abs(gap).max() < 1e-5
@@ -35,7 +48,8 @@ def test_the_first_screen_has_the_two_commands():
     assert README[: README.index(second)].count("\n") < 30
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {"all", "test"} <= set(extras["optional-dependencies"])
-    assert "pytest" in (ROOT / ".ci" / "run").read_text()
+    commands = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert {f"run .venv/bin/pytest{more}" for more in ("", " -m slow")} <= {*commands}
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))

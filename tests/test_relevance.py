@@ -104,7 +104,7 @@ def fixture_box(z):
     return ZBox(*(np.reshape(z[name], (-1, 1, 1, 1)) for name in ("lowest", "highest")))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
 @pytest.mark.parametrize("path", cases("zennit"))
 def test_zennit_agrees(path, dtype):
     with jax.enable_x64(dtype is np.float64):

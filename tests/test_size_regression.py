@@ -56,7 +56,10 @@ def test_the_plan_keeps_to_its_budget(n, extra):
     assert plan.counts[:1] == plan.totals[:1]
 
 
-@pytest.mark.parametrize(("n", "budget"), [(2, 2), (5, 30), (6, 40), (9, 200), (18, 100_000)])
+@pytest.mark.parametrize(
+    ("n", "budget"),
+    [(2, 2), (5, 30), (6, 40), (9, 200), pytest.param(18, 100_000, marks=pytest.mark.slow)],
+)
 def test_drawn_pairs_are_distinct_and_of_their_size(n, budget):
     plan = make_pair_plan(n, budget)
     side = np.asarray(draw_pairs(jax.random.key(0), plan))
@@ -144,7 +147,13 @@ def plain_estimate(plan, side, u):
     return values, remaining, (alpha**2 / precision[:, None])
 
 
-@pytest.mark.parametrize(("n", "budget"), [(6, 24), (6, 40), (7, 40), (7, 100), (8, 60), (8, 220)])
+@pytest.mark.parametrize(
+    ("n", "budget"),
+    [
+        *[(6, 24), (6, 40), (7, 40)],
+        *[pytest.param(*case, marks=pytest.mark.slow) for case in ((7, 100), (8, 60), (8, 220))],
+    ],
+)
 def test_it_is_the_posterior_of_a_plain_twin(n, budget):
     """Both roads to the inverse: pairs below and above the number of features."""
     table = np.random.default_rng(3).normal(size=(2**n, 2)).astype(np.float32)
@@ -162,6 +171,7 @@ def test_it_is_the_posterior_of_a_plain_twin(n, budget):
     np.testing.assert_allclose(result.std_error, error, rtol=1e-3)
 
 
+@pytest.mark.slow  # many seeds
 def test_symmetry_and_null_elements_hold_on_average():
     n = 8
     table = np.random.default_rng(4).normal(size=(2**n, 1)).astype(np.float32)
@@ -184,7 +194,9 @@ def test_same_key_same_bits_and_another_key_other_ones():
     assert (np.asarray(first) != np.asarray(other)).any()
 
 
-@pytest.mark.parametrize("make", [smooth_table, attention_table])
+@pytest.mark.parametrize(
+    "make", [smooth_table, pytest.param(attention_table, marks=pytest.mark.slow)]
+)
 def test_error_falls_with_the_budget_and_intervals_cover(make):
     n, c, seeds = 10, 3, 30
     table = make(n, c, 0)

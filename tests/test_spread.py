@@ -51,6 +51,7 @@ def test_intervals_of_algorithm_1_cover_despite_its_bias(rng, iterations):
     assert 0.91 < np.mean(covered) < 0.99
 
 
+@pytest.mark.slow
 def test_symmetric_elements_have_equal_values_in_expectation(rng):
     """Heads that add up their elements cannot tell two equal ones apart, wherever they are."""
     n, d, width, c = 9, 3, 8, 3

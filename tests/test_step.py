@@ -21,6 +21,12 @@ PUBLISHED = {"weights": published_weights(), "padded": True, "dropout": 0}
 GRADIENTS = [f"step_gradient_0{i}" for i in range(1, 8)]
 TRACES = [f"step_trace_0{i}" for i in range(1, 10)]
 ONES = [f"step_trace_ones_0{i}" for i in range(1, 5)]
+QUICK = {"step_gradient_01", "step_gradient_02", "step_trace_01", "step_trace_ones_01"}
+
+
+def cases(names):
+    """Those that compile programs of their own, or run long, are slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in names]
 
 
 def classifier(weights):
@@ -94,7 +100,7 @@ def energies_of(want):
     return np.moveaxis(want["reward"] + want["regul"], 0, 1)
 
 
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize("name", cases(GRADIENTS))
 def test_first_iterations_are_those_of_the_public_code(fixtures, request, public, name):
     want, result, by_clip = replayed(fixtures, request, public, name)
     reward = np.moveaxis(want["reward"], 0, 1)
@@ -105,7 +111,7 @@ def test_first_iterations_are_those_of_the_public_code(fixtures, request, public
     np.testing.assert_allclose(result.small_masks, by_clip(want["final_pmask"]), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", TRACES)
+@pytest.mark.parametrize("name", cases(TRACES))
 def test_traces_are_those_of_the_public_code(fixtures, request, public, name):
     want, result, by_clip = replayed(fixtures, request, public, name)
     np.testing.assert_allclose(result.energy, energies_of(want), rtol=1e-2)
@@ -116,7 +122,7 @@ def test_traces_are_those_of_the_public_code(fixtures, request, public, name):
     assert result.probability.shape == result.masks.shape[:2]
 
 
-@pytest.mark.parametrize("name", ONES)
+@pytest.mark.parametrize("name", cases(ONES))
 def test_traces_from_equal_masks_are_alike(fixtures, request, public, name):
     want, result, _ = replayed(fixtures, request, public, name)
     np.testing.assert_allclose(result.energy[..., -1], energies_of(want)[..., -1], rtol=0.2)
@@ -180,7 +186,7 @@ def test_masks_lie_where_the_network_looks(kept):
     assert kept.warnings == () and (kept.stopped_at == 120).all()
 
 
-@pytest.mark.parametrize("mode", ["delete", "dual"])
+@pytest.mark.parametrize("mode", ["delete", pytest.param("dual", marks=pytest.mark.slow)])
 def test_other_modes(spotter, clip, mode):
     result = found(spotter, clip, mode=mode)
     assert inside(result.masks[0]) > 0.7
@@ -196,6 +202,7 @@ def test_every_frame_can_have_the_area(spotter, clip):
     np.testing.assert_allclose(by_frame, np.full(6, 0.15), atol=0.07)
 
 
+@pytest.mark.slow
 def test_smoothness_lowers_flicker(rng):
     """At the same area, and with the prediction kept: the core, and the difference loss."""
 
@@ -234,8 +241,8 @@ def test_clips_in_one_call_are_clips_one_by_one(spotter, clip):
 def test_one_loop_is_calls_one_by_one(spotter, clip):
     options = {"areas": (0.05,), "iterations": 6, "key": jax.random.key(3)}
     eager = step(spotter, clip, 1, **options)
-    compiled = jax.jit(lambda clip: step(spotter, clip, 1, **options))(clip)
-    mapped = jax.vmap(lambda clip: step(spotter, clip, 1, **options))(clip[None])
+    run = jax.jit(lambda clip: step(spotter, clip, 1, **options))
+    compiled, mapped = run(clip), jax.jit(jax.vmap(run))(clip[None])
     for a, b, c in zip(*map(jax.tree.leaves, (eager, compiled, mapped)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(a, c[0], rtol=1e-5, atol=1e-5)
@@ -265,6 +272,7 @@ def test_masks_that_stand_still_are_left(spotter, clip):
     assert result.energy.shape == (2, 300)
 
 
+@pytest.mark.slow
 def test_an_energy_that_is_not_finite_stops_a_mask(spotter, clip):
     """As soon as much is taken, one of two clips gives NaN: the other goes on."""
 
@@ -292,6 +300,7 @@ def test_an_energy_that_is_not_finite_stops_a_mask(spotter, clip):
     np.testing.assert_allclose(result.small_masks[1], before.small_masks[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_any_optimizer_of_optax(spotter, clip):
     descent = optax.sgd(0.05, momentum=0.5, nesterov=True)
     result = found(spotter, clip, optimizer=descent, dropout=0.0)

@@ -14,6 +14,8 @@ import pytest
 import esv_jax as ej
 from tests.sweeps_for_tests import make_sequences, run_sweep, shards_of, write_set
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
