@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
+from esv_jax.estimators import size_regression
 from esv_jax.estimators.pair_plan import draw_pairs, make_pair_plan
 from esv_jax.estimators.size_regression import SizeRegression
 from esv_jax.games.black_box import BlackBox
@@ -256,3 +257,50 @@ def test_what_cannot_be_done_is_refused(rng):
         SizeRegression(0)
     traced = jax.jit(lambda k: steps(SizeRegression(62), table, x, table.table[0], key, length=k))
     assert np.isnan(traced(5).values).all() and np.isfinite(traced(6).values).all()
+
+
+@pytest.mark.parametrize(
+    "n",
+    [
+        67,
+        128,
+        pytest.param(300, marks=pytest.mark.slow),
+        pytest.param(1000, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("kind", ["function", "black box"])
+def test_long_sequences_are_explained_by_default(n, kind):
+    """No number of subsequences has to fit an integer type; budgets grow with n."""
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(n, 3)).astype(np.float32)
+    w = rng.normal(size=(3, 2)).astype(np.float32)
+    prior = np.zeros(2, np.float32)
+    if kind == "function":
+
+        def pooled(x, mask):
+            return jnp.tanh((x * mask.astype(x.dtype)[:, None]).sum(0) @ w / np.float32(np.sqrt(n)))
+
+        game = ej.VariableLength(pooled, link="identity")
+    else:
+        game = BlackBox(lambda clips: np.tanh(clips.sum(1) @ w / np.sqrt(n)), scores="any")
+    cost = ej.plan_cost(game, x)
+    assert cost.n_evaluations == 1 + max(512, 8 * n)
+    att = ej.explain(game, x, prior=prior, key=jax.random.key(0))
+    assert int(att.n_evaluations) == cost.n_evaluations
+    np.testing.assert_allclose(att.efficiency_gap(), 0, atol=1e-4)
+    effect = np.asarray(x @ w) / np.sqrt(n)  # what each element adds, about
+    assert np.corrcoef(np.asarray(att.values)[:, 0], effect[:, 0])[0, 1] > 0.7
+    assert np.isfinite(att.std_error).all() and float(att.std_error.min()) > 0
+
+
+def test_many_components_are_the_whole_covariance():
+    """With components for every size, the factor is that of the covariance itself."""
+    model = size_regression._model(make_pair_plan(30, 200))
+    sizes = np.arange(1, 16)
+    expected = np.exp(-0.8 * np.abs(sizes[:, None] - sizes) / 30) * 0.9
+    np.testing.assert_allclose(model.root @ model.root.T, expected, atol=1e-12)
+    large = size_regression._model(make_pair_plan(200, 600))
+    sizes = np.arange(1, 101)
+    expected = np.exp(-0.8 * np.abs(sizes[:, None] - sizes) / 200) * 0.9
+    assert large.root.shape == (100, 32)
+    assert np.abs(large.root @ large.root.T - expected).max() < 0.01

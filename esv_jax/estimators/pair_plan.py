@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,8 @@ class PairPlan:
     @property
     def enumerated(self) -> np.ndarray:
         """Whether all pairs of each size are in, (floor(n / 2),) bool."""
-        return np.array(self.counts) == np.array(self.totals)
+        pairs = zip(self.counts, self.totals, strict=True)  # totals may exceed 64 bits
+        return np.array([count == total for count, total in pairs], bool)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -112,7 +114,8 @@ def draw_pairs(key: Array, plan: PairPlan) -> Array:
 
 def _by_rank(key: Array, plan: PairPlan, some: np.ndarray) -> Array:
     """Pairs of some sizes, from a random order of the ranks of all there are."""
-    counts, totals = np.array(plan.counts, int)[some - 1], np.array(plan.totals, int)[some - 1]
+    counts = np.array(plan.counts, int)[some - 1]
+    totals = np.array([plan.totals[s - 1] for s in some], int)  # few enough to enumerate
     size = np.repeat(some, totals)
     starts = np.cumsum(totals) - totals
     rank = np.arange(len(size)) - np.repeat(starts, totals)
@@ -161,7 +164,7 @@ def _by_set(key: Array, plan: PairPlan, some: np.ndarray) -> Array:
     if len(some) == 0:
         return jnp.zeros((0, n), bool)
     place_key, word_key = jax.random.split(key)
-    counts, totals = (np.array([k[s - 1] for s in some], float) for k in (plan.counts, plan.totals))
+    counts, totals = (as_floats([k[s - 1] for s in some]) for k in (plan.counts, plan.totals))
     mean = -totals * np.log1p(-counts / totals)
     draws = np.ceil(mean + 8 * np.sqrt(mean) + 16).astype(int)
     size = np.repeat(some, draws)
@@ -182,6 +185,11 @@ def _by_set(key: Array, plan: PairPlan, some: np.ndarray) -> Array:
     counted = counts.astype(int)
     chosen = np.repeat(np.cumsum(draws) - draws, counted) + _within(counted)
     return member[kept[chosen]]
+
+
+def as_floats(counts: Sequence[int]) -> np.ndarray:
+    """Whole numbers of any size in float64, 1e300 at most."""
+    return np.array([float(min(count, 10**300)) for count in counts])
 
 
 def _within(counts: np.ndarray) -> np.ndarray:

@@ -8,17 +8,18 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect_int
-from esv_jax.estimators.pair_plan import PairPlan, draw_pairs, make_pair_plan
+from esv_jax.estimators.pair_plan import PairPlan, as_floats, draw_pairs, make_pair_plan
 from esv_jax.estimators.spread import only_whole
 from esv_jax.games.protocol import SubsetGame
 from esv_jax.games.scoring import GameInfo, Request
 
 _NOISE = 0.1  # prior share of what is not additive in the variance of a pair's difference
+_COMPONENTS = 32  # of the effects' covariance over sizes
 _DECAY = 0.8  # prior correlation exp(-_DECAY |s - t| / n) of an element's effects at two sizes
 
 
@@ -55,14 +56,14 @@ class SizeRegression:
 
     Attributes:
       budget: most distinct subsequences evaluated beside the whole one; at least 2n. From
-        2**n - 2 the result is exact and `std_error` zero.
+        2**n - 2 the result is exact and `std_error` zero. None is max(512, 8 n).
     Raises:
       ValueError: on a budget below 1, or (when called) below the least one for n elements; on a
       `length` other than n: padded sequences are not taken. TypeError: on a game that combines
       scales.
     """
 
-    budget: int = 512
+    budget: int | None = None
     takes: ClassVar[tuple[type, ...]] = (SubsetGame,)
     needs_key: ClassVar[bool] = True
     plan_type: ClassVar[type | None] = None
@@ -71,12 +72,16 @@ class SizeRegression:
     draws_on_host: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        expect_int("budget", self.budget, 1)
+        if self.budget is not None:
+            expect_int("budget", self.budget, 1)
+
+    def _budget(self, n: int) -> int:
+        return max(512, 8 * n) if self.budget is None else self.budget
 
     def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Array:
         """Smaller sides of the pairs, their complements, and the whole: (2 P + 1, n) bool."""
         assert key is not None
-        side = draw_pairs(key, make_pair_plan(info.n, self.budget))
+        side = draw_pairs(key, make_pair_plan(info.n, self._budget(info.n)))
         return jnp.concatenate([side, ~side, jnp.ones((1, info.n), bool)])
 
     def replay(self, plan: Any) -> Any:
@@ -92,7 +97,7 @@ class SizeRegression:
         length: Array | None = None,
     ) -> Attribution:
         """Values from the scores (2 P + 1, C) of the rows, which have no padding."""
-        n, pairs = info.n, make_pair_plan(info.n, self.budget)
+        n, pairs = info.n, make_pair_plan(info.n, self._budget(info.n))
         scores = jnp.asarray(scores)
         u = scores[: pairs.n_pairs] - scores[pairs.n_pairs : -1]  # (P, C)
         effects, std_error = summed_effects(pairs, drawn[: pairs.n_pairs], u)
@@ -109,19 +114,20 @@ class SizeRegression:
 
     def doubled(self, info: GameInfo) -> SizeRegression | None:
         """Twice the budget."""
-        if make_pair_plan(info.n, self.budget).enumerated.all():
+        if make_pair_plan(info.n, self._budget(info.n)).enumerated.all():
             return None
-        return dataclasses.replace(self, budget=2 * self.budget)
+        return dataclasses.replace(self, budget=2 * self._budget(info.n))
 
     def within(self, max_evaluations: int, info: GameInfo) -> SizeRegression | None:
         """The budget that the evaluations allow, the whole sequence counted."""
         if max_evaluations - 1 < 2 * info.n:
             return None
-        return dataclasses.replace(self, budget=min(self.budget, max_evaluations - 1))
+        budget = min(self._budget(info.n), max_evaluations - 1)
+        return dataclasses.replace(self, budget=budget)
 
     def request(self, info: GameInfo) -> Request:
         """Rows, exactly; of memory the scores and the regression's matrices."""
-        pairs = make_pair_plan(info.n, self.budget)
+        pairs = make_pair_plan(info.n, self._budget(info.n))
         p, width = pairs.n_pairs, info.n * len(pairs.counts)
         side = min(p, width)
         matrices = 0 if pairs.enumerated.all() else 3 * p * side + 2 * side * side
@@ -132,7 +138,7 @@ class _Model(NamedTuple):
     """Host tables of the regression, per size 1..floor(n / 2); the target is the effects' sum.
 
     Attributes:
-      root: Cholesky factor (H, H) of the effects' covariance over sizes.
+      root: (H, R), whose product with its transpose is the effects' covariance over sizes.
       to_unit: (H,) 1 / norm of centred membership.
       linear: (H,) weights of the b_s (over the mean over elements) in the target.
       own: (H,) weight of a pair's own noise in the target, per unit of z.
@@ -149,13 +155,16 @@ class _Model(NamedTuple):
 def _model(plan: PairPlan) -> _Model:
     """See `summed_effects`; the target leaves out the sizes that are enumerated."""
     n, sizes = plan.n, np.arange(1, len(plan.counts) + 1)
-    total = np.array([float(math.comb(n, s)) for s in sizes])
+    total = as_floats([math.comb(n, int(s)) for s in sizes])
     half = 2 * sizes == n
     spread = sizes * (n - sizes) / n  # squared norm of centred membership
     asked = np.where(plan.enumerated, 0.0, np.where(half, 0.5, 1.0))
     sides = np.where(half, 2.0, 1.0)  # a pair of half size is both S and its complement
+    # Effects vary little with the size: of many sizes the leading components suffice.
+    covariance = np.exp(-_DECAY * np.abs(sizes[:, None] - sizes) / n) * (1 - _NOISE)
+    power, component = np.linalg.eigh(covariance)
     return _Model(
-        np.linalg.cholesky(np.exp(-_DECAY * np.abs(sizes[:, None] - sizes) / n) * (1 - _NOISE)),
+        component[:, -_COMPONENTS:] * np.sqrt(power[-_COMPONENTS:]),
         1 / np.sqrt(spread),
         asked * n / (n - 1) / np.sqrt(spread),
         asked * sides * n / np.sqrt(spread) / total,
@@ -182,7 +191,7 @@ def summed_effects(plan: PairPlan, side: Array, u: Array) -> tuple[Array, Array]
 
     # Where every pair is in, the mean with an element minus the mean without it.
     known = plan.enumerated[sizes - 1]
-    full = np.array(plan.totals, float)[sizes - 1]
+    full = as_floats(plan.totals)[sizes - 1]
     direct = np.where(known, n * n / (sizes * (n - sizes)) / full, 0.0)
     # A pair of half size stands for itself and its complement, and serves one size.
     direct = np.where(2 * sizes == n, direct / 2, direct)
@@ -223,13 +232,20 @@ def summed_effects(plan: PairPlan, side: Array, u: Array) -> tuple[Array, Array]
 def _error_variance(model: _Model, sizes: np.ndarray, unit: Array, weights: Array) -> Array:
     """Variance (n,) of target minus weighted differences, weights (P, n), as a sum of squares."""
     dtype, n = unit.dtype, unit.shape[1]
-    root = jnp.asarray(model.root[sizes - 1], dtype)
-    seen = jnp.einsum("ph,pj,pi->hji", root, unit, weights, precision="highest")
-    whole = (model.root.T @ model.linear)[:, None, None] * (np.eye(n) - 1 / n)
+    root = jnp.asarray(model.root[sizes - 1], dtype)  # (P, R)
+    asked = jnp.asarray(model.root.T @ model.linear, dtype)  # (R,)
+    centring = jnp.asarray(np.eye(n) - 1 / n, dtype)
+
+    def squares(component: tuple[Array, Array]) -> Array:
+        of_pairs, of_target = component
+        seen = jnp.matmul((unit * of_pairs[:, None]).T, weights, precision="highest")
+        return ((of_target * centring - seen) ** 2).sum(0)
+
+    signal = lax.map(squares, (root.T, asked)).sum(0)
     own = unit * jnp.asarray(model.own[sizes - 1], dtype)[:, None]
     unseen = jnp.maximum(model.squares.sum() - (own**2).sum(0), 0)
     noise = ((own - weights) ** 2).sum(0) + unseen
-    return ((jnp.asarray(whole, dtype) - seen) ** 2).sum((0, 1)) + _NOISE * noise
+    return signal + _NOISE * noise
 
 
 def _inverse(model: _Model, sizes: np.ndarray, unit: Array) -> tuple[Any, Array]:
