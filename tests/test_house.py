@@ -28,7 +28,7 @@ FLOORS = (
     ("games",),
     ("checkpoints", "models", "data"),  # neighbours: they have never heard of explanations
     ("attribution", "notebook", "subsequences", "links", "blur", "strided"),
-    ("records", "files", "extras", "checks", "looks"),
+    ("records", "files", "hdf5", "hdf5_inspection", "extras", "checks", "looks"),
 )
 ROOMS = [room for floor in FLOORS for room in floor]
 
