@@ -1,5 +1,6 @@
 """The feature store: play-fair files, round trips, damage, every message; class CSV files."""
 
+import struct
 import subprocess
 import sys
 
@@ -247,11 +248,113 @@ def test_no_groups(tmp_path):
         ({"labels/action": ([1], "i8")}, "labels/action: expected 2, one per row .*, got 1"),
         ({"lengths": ([1], "i8")}, "lengths: expected 2, one per row of features, got 1"),
         ({"uids": (["a", "a"], "S1")}, "uids: expected distinct uids, got 'a' twice"),
+        ({"uids": ([["a"], ["b"]], "S1")}, r"uids: expected 2, one per row .*, got \(2, 1\)"),
+        (
+            {"uids": (np.array(["a", "\xe9".encode("latin-1")], "S1"), "S1")},
+            r"uids, entry 1: expected UTF-8 text, got the bytes b'\\xe9'. Write it again as UTF-8",
+        ),
+        (
+            {"labels/kind": (np.array([b"a", b"\xff"], object), h5py.string_dtype())},
+            r"labels/kind, entry 1: expected UTF-8 text, got the bytes b'\\xff'",
+        ),
+        (
+            {"labels/z": (np.ones(2, complex), complex)},
+            "labels/z: expected numbers or strings, got dtype c",
+        ),
+        ({"lengths": ([1.5, 2], "f8")}, "lengths: expected whole numbers, got dtype float64"),
+        ({"lengths": ([-1, 2], "i8")}, "lengths: expected numbers >= 0, got -1"),
+        ({"features/x": ([1], "i8"), "features": None}, "features: expected a dataset, got a g"),
+        ({"uids/x": ([1], "i8"), "uids": None}, "uids: expected a dataset, got a group"),
+        (
+            {"labels": ([1, 2], "i8"), "labels/action": None},
+            "labels: expected a group of datasets, got a dataset",
+        ),
+        ({"labels/action/x": ([1], "i8"), "labels/action": None}, "expected a dataset, got a gr"),
+        *(
+            ({"feature_dim": value}, f"feature_dim: expected one whole number, got {got}")
+            for value, got in (
+                (np.inf, "inf"),
+                (np.nan, "nan"),
+                (2.5, "2.5"),
+                ("3", "'3'"),
+                (np.array([3, 3]), r"\[3, 3\]"),
+                (np.array([], int), r"\[\]"),
+                (h5py.Empty("i8"), ""),
+            )
+        ),
     ],
 )
 def test_incomplete_files(tmp_path, changes, text):
     with pytest.raises(ValueError, match=r"f\.hdf, group 'validation'.*" + text.split(": ", 1)[-1]):
         FeatureStore(make_file(tmp_path / "f.hdf", **changes))
+
+
+@pytest.mark.parametrize("width", [np.array([3]), np.array([[3]]), np.float32(3), np.uint8(3)])
+def test_other_writers_store_the_width_in_other_ways(tmp_path, width):
+    with FeatureStore(make_file(tmp_path / "f.hdf", feature_dim=width)) as store:
+        assert store.feature_dim == 3 and type(store.feature_dim) is int
+        np.testing.assert_array_equal(store["a"][0], np.arange(6).reshape(2, 3))
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i4", "u1", "?"])
+def test_classes_may_be_stored_as_floats(tmp_path, dtype):
+    path = make_file(tmp_path / "f.hdf", **{"labels/action": ([1, 0], dtype)})
+    labels = open_inputs(path).labels
+    assert labels.dtype == np.int64 and labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "got"),
+    [([1.5, 2], "1.5"), ([1, np.nan], "nan"), ([1, np.inf], "inf"), (["a", "b"], "'a'")],
+)
+def test_labels_that_number_no_classes(tmp_path, values, got):
+    kind = h5py.string_dtype() if got == "'a'" else "f8"
+    path = make_file(tmp_path / "f.hdf", **{"labels/action": (values, kind)})
+    expected = r"^f\.hdf, labels/action: expected whole numbers, one per class, got "
+    with pytest.raises(ValueError, match=expected + got):
+        open_inputs(path)
+    assert FeatureStore(path).labels["action"][1] == values[1] or got == "nan"
+
+
+def npy(header, data=b""):
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "got an unreadable one"),
+        (npy("(" * 5000), "got an unreadable one"),
+        (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)}\n"), "an unreadable one"),
+        (
+            npy("{'descr': '<f4', 'fortran_order': False, 'shape': (999999, 999, 99)}\n", b"12"),
+            "an unreadable one",
+        ),
+        (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 8, 16)}\n"), r"got \(0, 8, 16"),
+        (npy("{'descr': '<c8', 'fortran_order': False, 'shape': (1, 1)}\n", bytes(8)), "complex64"),
+        (
+            npy("{'descr': '|O', 'fortran_order': False, 'shape': (1, 1)}\n", b"N."),
+            "unreadable one",
+        ),
+        (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}\n", bytes(4)), r"got \(1,\)"),
+    ],
+)
+def test_arrays_that_are_none(tmp_path, content, text):
+    path = tmp_path / "x.npy"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path}: expected .*{text}") as caught:
+        open_inputs(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<i2", "?"])
+def test_arrays_of_numbers(tmp_path, order, dtype):
+    array = np.asarray(np.arange(24).reshape(2, 4, 3) % 2, dtype, order=order)
+    np.save(tmp_path / "x.npy", array)
+    inputs = open_inputs(tmp_path / "x.npy")
+    assert inputs.uids == ("x-0", "x-1")
+    np.testing.assert_array_equal(inputs.read(1, None)[0], array[1].astype(np.float32))
 
 
 @pytest.mark.parametrize("size", [0, 4])
@@ -275,14 +378,17 @@ def damage_heaps(path):
 
 def test_damaged_rows(tmp_path):
     path = damage_heaps(make_file(tmp_path / "f.hdf", uids=(["a", "b"], "S1")))
-    text = r"f\.hdf, features of 'b' or soon after: expected readable rows, got damage \("
+    text = r"f\.hdf, features of 'b' or soon after: expected readable rows, got damage\.$"
     with FeatureStore(path) as store, pytest.raises(ValueError, match=text):
         store["b"]
 
 
 def test_damaged_names(tmp_path):
     path = damage_heaps(make_file(tmp_path / "f.hdf"))
-    with pytest.raises(ValueError, match=r"f\.hdf: expected readable names .*, got damage \("):
+    with pytest.raises(
+        ValueError,
+        match=r"f\.hdf, group 'validation', uids: expected readable values, got damage\.$",
+    ):
         FeatureStore(path)
 
 

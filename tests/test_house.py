@@ -29,9 +29,9 @@ FLOORS = (
     ("inputs",),
     ("estimators",),
     ("games",),
-    ("checkpoints", "models", "data"),  # neighbours: they have never heard of explanations
+    ("checkpoints", "models", "data"),
     ("attribution", "notebook", "subsequences", "blur", "strided"),
-    ("records", "files", "extras", "checks", "looks", "links"),
+    ("records", "files", "hdf5", "hdf5_inspection", "extras", "checks", "looks", "links"),
 )
 ROOMS = [room for floor in FLOORS for room in floor]
 

@@ -280,9 +280,15 @@ def _newer(path):
     ("spoil", "named"),
     [
         (lambda path: path.unlink(), "no such file"),
-        (lambda path: path.write_bytes(b""), "empty, damaged or foreign"),
-        (lambda path: path.write_text("uid,esv\n"), "empty, damaged or foreign"),
-        (_truncated, "empty, damaged or foreign"),
+        (
+            lambda path: path.write_bytes(b""),
+            "got one that cannot be opened. It may be cut short or of another",
+        ),
+        (
+            lambda path: path.write_text("uid,esv\n"),
+            "got one that cannot be opened. It may be cut short or of another",
+        ),
+        (_truncated, "got one that cannot be opened. It may be cut short or of another"),
         (_foreign_hdf5, "another file .format None."),
         (_newer, "another file .format esv_jax results, version 2"),
     ],

@@ -24,9 +24,11 @@ import numpy as np
 from esv_jax.checks import expect, expect_int, message, nearest
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
+from esv_jax.hdf5 import naming, open_hdf5
 
 Label = int | float | bool | str
 
+_NAMES = 2**16  # uids read at once
 _BLOCK = 256  # rows in an HDF5 chunk, and rows held at once when lengths have to be read
 
 
@@ -62,7 +64,8 @@ class FeatureStore:
         Raises:
           FileNotFoundError: no such file.
           ValueError: no HDF5 file (or one cut short), an unknown or ambiguous split, a missing
-            dataset or attribute, datasets of different length, duplicate uids.
+            dataset or attribute, datasets of different length, duplicate uids, text that is not
+            UTF-8, links to other files; see `esv_jax.hdf5.open_hdf5`.
           ImportError: h5py is not installed.
         Cost: reads uids and labels of all videos, no features.
         """
@@ -71,26 +74,18 @@ class FeatureStore:
         expect(
             self.path.is_file(), "path", "an HDF5 file", f"{str(path)!r}", kind=FileNotFoundError
         )
-        try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            got = f"one that cannot be opened ({error})"
-            way_out = "It may be cut short or of another format."
-            raise ValueError(message(self.path.name, "an HDF5 file", got, way_out)) from error
+        self._file = open_hdf5(self.path, "an HDF5 file")
         try:
             self._read_index(h5py, split)
-        except (OSError, RuntimeError) as error:
-            self.close()
-            got = f"damage ({error})"
-            raise ValueError(message(self.path.name, "readable names and labels", got)) from error
         except BaseException:
             self.close()
             raise
 
     def _read_index(self, h5py: Any, split: str | None) -> None:
-        """Choose the group, ask whether it is complete, and read all but the features."""
+        """Choose the group, check that it is complete, and read all but the features."""
         name = self.path.name
-        groups = [key for key, item in self._file.items() if isinstance(item, h5py.Group)]
+        with naming(name, "a list of groups"):
+            groups = [key for key in self._file if self._file.get(key, getclass=True) is h5py.Group]
         listed = ", ".join(map(repr, groups)) or "none"
         if split is None:
             way_out = "Choose one with split=." if groups else "No group, no features."
@@ -100,41 +95,68 @@ class FeatureStore:
             way_out = nearest(str(split), groups)
             raise ValueError(message("split", f"a group of {name}: {listed}", repr(split), way_out))
         self.split = split
-        group, where = self._file[split], f"{name}, group {split!r}"
+        where = f"{name}, group {split!r}"
+        with naming(where, "readable datasets"):
+            group = self._file[split]
+            found = {key: group.get(key, getclass=True) for key in group}
+            labels = group["labels"] if found.get("labels") is h5py.Group else {}
+            datasets = {key: group[key] for key, kind in found.items() if kind is h5py.Dataset}
+            datasets |= {f"labels/{key}": item for key, item in labels.items()}
         for key in ("features", "uids"):
-            expect(key in group, where, f"a dataset {key!r}", ", ".join(group) or "an empty group")
+            expect(key in found, where, f"a dataset {key!r}", ", ".join(found) or "an empty group")
+            expect(key in datasets, f"{where}, {key}", "a dataset", "a group")
+        if "labels" in found:
+            is_group = found["labels"] is h5py.Group
+            expect(is_group, f"{where}, labels", "a group of datasets", "a dataset")
 
-        self._rows = group["features"]
-        kind = h5py.check_vlen_dtype(self._rows.dtype)
-        rows_fit = kind is not None and np.issubdtype(kind, np.floating) and self._rows.ndim == 1
-        got = f"dtype {self._rows.dtype} and shape {self._rows.shape}"
+        self._rows = datasets.pop("features")
+        with naming(f"{where}, features", "variable-length rows of floats"):
+            kind, shape, attributes = self._rows.dtype, self._rows.shape, self._rows.attrs
+            has_width = "feature_dim" in attributes
+            width = attributes["feature_dim"] if has_width else None
+        element = h5py.check_vlen_dtype(kind)
+        floats = isinstance(element, np.dtype) and np.issubdtype(element, np.floating)
+        got = f"dtype {kind if element is None else element} and shape {shape}"
+        rows_fit = floats and shape is not None and len(shape) == 1
         expect(rows_fit, f"{where}, features", "(V,) variable-length rows of floats", got)
-        has_width = "feature_dim" in self._rows.attrs
         expect(has_width, f"{where}, features", "an attribute 'feature_dim'", "none")
-        self.feature_dim = int(self._rows.attrs["feature_dim"])
+        self.feature_dim = _one_number(f"{where}, feature_dim", width)
         expect(self.feature_dim >= 1, f"{where}, feature_dim", "at least 1", self.feature_dim)
-
         self.settings = self._read_settings(where)
-        self.uids: tuple[str, ...] = tuple(str(uid) for uid in _column(group["uids"]))
-        self._row_of = {uid: row for row, uid in enumerate(self.uids)}
+        self._read_columns(h5py, where, shape[0], datasets)
+
+    def _read_columns(self, h5py: Any, where: str, n: int, datasets: Mapping[str, Any]) -> None:
+        """Names, labels and lengths, once all are known to have an entry for each of n videos."""
+        read = {k: item for k, item in datasets.items() if k in ("uids", "lengths") or "/" in k}
+        for key, item in read.items():
+            place, expected = f"{where}, {key}", f"{n}, one per row of features"
+            expect(isinstance(item, h5py.Dataset), place, "a dataset", "a group")
+            got = "none" if item.shape is None else item.shape[0] if item.ndim == 1 else item.shape
+            expect(item.shape == (n,), place, expected, got)
+        self._row_of: dict[str, int] = {}
+        place = f"{where}, uids"
+        for start in range(0, n, _NAMES):  # twice the same is told before all are read
+            for row, uid in enumerate(_column(h5py, place, read["uids"], start, _NAMES), start):
+                expect(str(uid) not in self._row_of, place, "distinct uids", f"{str(uid)!r} twice")
+                self._row_of[str(uid)] = row
+        self.uids: tuple[str, ...] = tuple(self._row_of)
         self.labels: dict[str, list[Any]] = {
-            key: _column(item) for key, item in group.get("labels", {}).items()
+            key.removeprefix("labels/"): _column(h5py, f"{where}, {key}", item)
+            for key, item in read.items()
+            if "/" in key
         }
-        columns: dict[str, Any] = {f"labels/{key}": item for key, item in self.labels.items()}
-        columns["uids"] = self.uids
         self._lengths: np.ndarray | None = None
-        if "lengths" in group:
-            self._lengths = group["lengths"][:].astype(np.int64)
-            columns["lengths"] = self._lengths
-        for key, column in columns.items():
-            expected = f"{self._rows.shape[0]}, one per row of features"
-            expect(len(column) == self._rows.shape[0], f"{where}, {key}", expected, len(column))
-        if len(self._row_of) < len(self.uids):
-            twice = next(uid for row, uid in enumerate(self.uids) if self._row_of[uid] != row)
-            raise ValueError(message(f"{where}, uids", "distinct uids", f"{twice!r} twice"))
+        if "lengths" in read:
+            place = f"{where}, lengths"
+            lengths = np.array(_column(h5py, place, read["lengths"]))
+            whole = np.issubdtype(lengths.dtype, np.integer) or n == 0
+            expect(whole, place, "whole numbers", f"dtype {lengths.dtype}")
+            expect(n == 0 or lengths.min() >= 0, place, "numbers >= 0", lengths.min(initial=0))
+            self._lengths = lengths.astype(np.int64)
 
     def _read_settings(self, where: str) -> dict[str, Any]:
-        text = self._file[self.split].attrs.get("settings", "{}")
+        with naming(where, "readable attributes"):
+            text = self._file[self.split].attrs.get("settings", "{}")
         try:
             settings = json.loads(text)
         except (TypeError, ValueError):
@@ -211,11 +233,11 @@ class FeatureStore:
     def _read(self, rows: slice) -> np.ndarray:
         """Flattened features of some rows."""
         expect(bool(self._file), "store", "an open file", "a closed one", "Open it again.")
-        try:
+        with naming(
+            f"{self.path.name}, features of {self.uids[rows.start]!r} or soon after",
+            "readable rows",
+        ):
             return self._rows[rows]
-        except (OSError, RuntimeError, KeyError) as error:
-            where = f"{self.path.name}, features of {self.uids[rows.start]!r} or soon after"
-            raise ValueError(message(where, "readable rows", f"damage ({error})")) from error
 
     def _n_elements(self, row: int, values: np.ndarray) -> int:
         """n of one row, once it is known to divide into n elements of width D."""
@@ -368,6 +390,40 @@ def _describe(kinds: Mapping[str, type]) -> str:
     return ", ".join(f"{name}: {kind.__name__}" for name, kind in sorted(kinds.items())) or "none"
 
 
-def _column(dataset: Any) -> list[Any]:
-    """Values of a one-dimensional dataset as Python numbers and strings."""
-    return [v.decode() if isinstance(v, bytes) else v for v in dataset[:].tolist()]
+def _column(h5py: Any, where: str, dataset: Any, start: int = 0, n: int | None = None) -> list[Any]:
+    """Values of a one-dimensional dataset as Python numbers and strings.
+
+    Strings may be of fixed or variable length, in UTF-8.
+
+    Args:
+      where: how messages call it. start, n: which part; default all.
+    Raises:
+      ValueError: damage, text in another coding, neither numbers nor strings.
+    """
+    with naming(where, "readable values"):
+        values = dataset[start : None if n is None else start + n]
+    listed = values.tolist()
+    if h5py.check_string_dtype(dataset.dtype) is not None:
+        return [_text(f"{where}, entry {start + i}", value) for i, value in enumerate(listed)]
+    got = f"dtype {dataset.dtype}"
+    expect(values.dtype.kind in "buif", where, "numbers or strings", got)
+    return listed
+
+
+def _text(where: str, value: Any) -> str:
+    """A string from bytes."""
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError:
+        way_out = "Write it again as UTF-8."
+        raise ValueError(message(where, "UTF-8 text", f"the bytes {value!r}", way_out)) from None
+
+
+def _one_number(where: str, value: Any) -> int:
+    """A whole number, alone or in an array of one, as an int."""
+    array = np.asarray(value)
+    expected, got = "one whole number", f"{array.tolist()!r}"[:80]
+    expect(array.size == 1 and array.dtype.kind in "uif", where, expected, got)
+    number = array.ravel()[0]
+    expect(bool(np.isfinite(number)) and number % 1 == 0, where, expected, got)
+    return int(number)

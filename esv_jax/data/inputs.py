@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -168,6 +169,7 @@ def open_inputs(
         inputs = _hdf5(path, label)
     else:
         raise ValueError(message("data", f"a {SUFFIXES} file", str(path)))
+    expect(len(inputs) > 0, str(path), "at least one sequence", "none")
     names = inputs.class_names if classes is None else read_classes(classes)
     return dataclasses.replace(inputs, class_names=names)
 
@@ -184,18 +186,7 @@ def _ts(path: Path) -> Inputs:
 
 
 def _npy(path: Path) -> Inputs:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            message(str(path), "a .npy file of numbers", f"an unreadable one ({error})")
-        ) from error
-    expect(
-        isinstance(array, np.ndarray) and array.ndim in (2, 3),
-        str(path),
-        "an array (n, D), or (V, n, D) for several sequences",
-        np.shape(array),
-    )
+    array = _read_array(path)
     array = array[None] if array.ndim == 2 else array
     uids = tuple(f"{path.stem}-{i}" for i in range(len(array))) if len(array) > 1 else (path.stem,)
 
@@ -203,6 +194,26 @@ def _npy(path: Path) -> Inputs:
         return pick_elements(array[i].astype(np.float32), most)
 
     return Inputs(uids, read, lambda i: len(array[i]), None, None)
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """The array of a `.npy` file, (n, D) or (V, n, D), once its header is known to be true."""
+    expected = "a .npy file of numbers"
+    try:
+        # Maps what the header declares onto the file: a size beyond it is an error, not memory.
+        array = np.lib.format.open_memmap(path, mode="r")
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(message(str(path), expected, "one cut short")) from error
+    except Exception as error:  # the header is a Python literal: what parsing raises is open
+        got, way_out = "an unreadable one", "It may be damaged or of another format."
+        raise ValueError(message(str(path), expected, got, way_out)) from error
+    kind = array.dtype.kind
+    expect(kind in "buif", str(path), expected, f"dtype {array.dtype}")
+    fits = array.ndim in (2, 3) and array.size > 0
+    expect(fits, str(path), "an array (n, D), or (V, n, D) for several sequences", array.shape)
+    return np.array(array)
 
 
 def _hdf5(path: Path, label: str | None) -> Inputs:
@@ -214,10 +225,7 @@ def _hdf5(path: Path, label: str | None) -> Inputs:
         raise ValueError(message("label", f"one of {known}", repr(label), nearest(label, known)))
     labels = None
     if label is not None:
-        values = store.labels[label]
-        if not all(isinstance(value, int) for value in values):
-            raise ValueError(message("label", "whole numbers, one per class", f"{values[0]!r}"))
-        labels = np.array(values)
+        labels = _classes(f"{path.name}, labels/{label}", store.labels[label])
     lengths = store.lengths(strict=False)
 
     def read(i: int, most: int | None) -> Read:
@@ -230,6 +238,15 @@ def _hdf5(path: Path, label: str | None) -> Inputs:
         return int(lengths[i]) or len(store[uids[i]][0])  # a bad row tells what is wrong with it
 
     return Inputs(uids, read, length, labels, None, read_run=read_run)
+
+
+def _classes(where: str, values: Sequence[Any]) -> np.ndarray:
+    """Labels as class numbers, (V,) int; whole numbers may be stored as floats."""
+    for value in values:
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        way_out = "Choose another label with --label, or write class numbers."
+        expect(whole, where, "whole numbers, one per class", repr(value), way_out)
+    return np.array([int(value) for value in values], np.int64)
 
 
 def pick_elements(features: np.ndarray, frames: int | None) -> Read:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from esv_jax.checks import expect, message
+from esv_jax.hdf5 import naming
 
 if TYPE_CHECKING:
     import xarray
@@ -46,3 +52,63 @@ def dimensions(name: str, chosen: bool = False) -> tuple[str, ...]:
     if chosen and name in PER_CLASS:
         return (*dims[:-1], "choice")
     return dims
+
+
+_ALWAYS = ("esv", "scores", "prior", "length", "label", "prediction", "exact", "efficiency_gap")
+_JSON = {"settings": dict, "failures": dict, "warnings": list}  # attributes
+
+
+def expect_layout(dataset: xarray.Dataset, where: str) -> None:
+    """Refuse a file whose variables, dimensions or attributes readers cannot rely on.
+
+    Args:
+      where: how messages call the file.
+    Raises:
+      ValueError: a variable or attribute that is missing or of another kind, a length or label out
+        of range, repeated names of videos.
+    Cost: reads names, lengths and labels.
+    """
+    chosen = "choice" in dataset.sizes
+    for name in ("video", "class", *_ALWAYS):
+        expect(name in dataset.variables, where, f"a variable {name!r}", "none")
+    for name in LAYOUT:
+        if name in dataset.variables:
+            variable, full = dataset.variables[name], dimensions(name, chosen)
+            short = full[1:] if name == "prior" else full  # the same for all videos
+            fits = variable.dims in (full, short) and variable.dtype.kind in "iufb"
+            got = f"{variable.dtype} {variable.dims}"
+            expect(fits, f"{where}, {name}", f"numbers {full}", got)
+    for name, kind in _JSON.items():
+        text = dataset.attrs.get(name, "{}" if kind is dict else "[]")
+        expect(_holds(text, kind), f"{where}, attribute {name}", f"JSON, a {kind.__name__}", "none")
+    expect("settings" in dataset.attrs, where, "an attribute 'settings'", "none")
+    n_classes = dataset.sizes["class"]
+    most = {"length": dataset.sizes["element"], "label": n_classes - 1}
+    for name, top in most.items():
+        with naming(f"{where}, {name}", "readable values"):
+            values = dataset[name].values
+        low = 0 if name == "length" else -1
+        wrong = values[(values < low) | (values > top)]
+        expect(not wrong.size, f"{where}, {name}", f"numbers in {low}..{top}", str(wrong[:1]))
+    with naming(f"{where}, names of videos", "distinct names"):
+        distinct = bool(dataset.indexes["video"].is_unique)
+    expect(distinct, f"{where}, names of videos", "distinct names", "one twice")
+
+
+@contextmanager
+def reading(dataset: xarray.Dataset) -> Iterator[None]:
+    """Turn errors of reading values into a ValueError of one line that names the file."""
+    try:
+        yield
+    except (OSError, RuntimeError, IndexError, OverflowError) as error:
+        where = str(dataset.encoding.get("source", "results"))
+        way_out = "Of a sweep, esv-jax results --verify names the shard."
+        raise ValueError(message(where, "readable values", "damage", way_out)) from error
+
+
+def _holds(text: object, kind: type) -> bool:
+    """Whether a text is JSON of this kind."""
+    try:
+        return isinstance(text, str) and isinstance(json.loads(text), kind)
+    except ValueError:
+        return False

@@ -15,6 +15,7 @@ import jax
 
 from esv_jax.checks import expect, message
 from esv_jax.extras import require
+from esv_jax.hdf5 import naming, open_hdf5
 
 if TYPE_CHECKING:
     import xarray
@@ -61,15 +62,27 @@ def compressed(chunk: tuple[int, ...]) -> dict[str, Any]:
 
 
 def open_format(path: str | os.PathLike[str], kind: str, writer: str) -> xarray.Dataset:
-    """The dataset in a file of one of our formats, by the name that it says."""
-    xarray, h5py = require("xarray", "files"), require("h5py", "files")
+    """The dataset in a file of one of our formats, by the name that it says.
+
+    Raises:
+      ValueError: naming the file: missing, damaged, of another format, or one that leads to other
+        files; see `esv_jax.hdf5.open_hdf5`.
+    """
     expected = f"a file written by {writer} ({kind})"
     expect(Path(path).is_file(), str(path), expected, "no such file")
-    try:
-        with h5py.File(path, "r") as file:
-            found = str(file.attrs.get("format"))
-        expect(found == kind, str(path), expected, f"another file (format {found})")
+    with open_hdf5(path, expected) as file, naming(str(path), expected):
+        found = str(file.attrs.get("format"))
+    expect(found == kind, str(path), expected, f"another file (format {found})")
+    return open_dataset(path, expected)
+
+
+def open_dataset(path: str | os.PathLike[str], expected: str) -> xarray.Dataset:
+    """What xarray makes of a netCDF-4 file that was inspected or checked before.
+
+    Raises:
+      ValueError: naming the file, where it is damaged.
+    """
+    xarray = require("xarray", "files")
+    require("h5netcdf", "files")
+    with naming(str(path), expected):
         return xarray.open_dataset(path, engine="h5netcdf")
-    except (OSError, KeyError) as error:
-        got = f"an empty, damaged or foreign file ({error})"
-        raise ValueError(message(str(path), expected, got)) from error

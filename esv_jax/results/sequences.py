@@ -23,7 +23,7 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, message, nearest
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
-from esv_jax.results.layout import ELEMENT, LAYOUT, OTHER_METHOD
+from esv_jax.results.layout import ELEMENT, LAYOUT, OTHER_METHOD, expect_layout, reading
 from esv_jax.results.provenance import compressed, open_format, provenance
 from esv_jax.results.store import VIEW, is_sweep, open_sweep
 
@@ -105,13 +105,20 @@ def open(path: str | os.PathLike[str]) -> xarray.Dataset:
     Args:
       path: a file, or a folder with a sweep's results or with a results.nc in it.
     Raises:
-      ValueError: a file that is missing, empty, truncated, or not one of ours.
-    Cost: reads names, lengths and labels, and of a sweep the records of its shards.
+      ValueError: a file that is missing, empty, damaged, or not one of ours; naming it.
+    Cost: reads names, lengths and labels, and of a sweep the view and the records of its shards.
     """
     if is_sweep(path):
-        return open_sweep(path)
-    inside = Path(path) / VIEW
-    return open_format(inside if inside.is_file() else path, FORMAT, "results.save")
+        dataset = open_sweep(path)
+    else:
+        inside = Path(path) / VIEW
+        dataset = open_format(inside if inside.is_file() else path, FORMAT, "results.save")
+    try:
+        expect_layout(dataset, str(path))
+    except BaseException:
+        dataset.close()
+        raise
+    return dataset
 
 
 def is_results(path: str | os.PathLike[str]) -> bool:
@@ -130,8 +137,14 @@ def load_attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
       where the file has none. Of a sweep that kept chosen classes only, C is their number, in the
       order of the dimension `choice`; scores and prior are those of these classes.
     Raises:
-      ValueError: a uid that is not in the dataset, or whose sequence could not be explained.
+      ValueError: a uid that is not in the dataset, or whose sequence could not be explained;
+        values that cannot be read.
     """
+    with reading(dataset):
+        return _attribution(dataset, uid)
+
+
+def _attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
     names = dataset.indexes["video"]
     if uid not in names:
         got, way_out = repr(uid), nearest(str(uid), names.tolist())
@@ -289,8 +302,6 @@ def _padded(rows: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _encoding(array: np.ndarray) -> dict[str, Any]:
-    """Light compression, with a checksum, of arrays over videos; nothing for short ones."""
-    if array.ndim < 2:
-        return {}
+    """Light compression, with a checksum, of arrays over videos."""
     n_videos = max(1, min(len(array), _CHUNK_BYTES // array[0].nbytes))
     return compressed((n_videos, *array.shape[1:]))

@@ -10,7 +10,7 @@ import numpy as np
 
 from esv_jax.checks import expect, message, nearest
 from esv_jax.extras import require
-from esv_jax.results.layout import other_methods
+from esv_jax.results.layout import other_methods, reading
 
 if TYPE_CHECKING:
     import pandas
@@ -20,7 +20,16 @@ _SAME = ("prior", "class", "choice")  # what collated datasets must agree in
 
 
 def summary(dataset: xarray.Dataset) -> str:
-    """A few lines about a dataset for people: what is in it, how it was made, how good it is."""
+    """A few lines about a dataset for people: what is in it, how it was made, how good it is.
+
+    Raises:
+      ValueError: values that cannot be read, naming the file.
+    """
+    with reading(dataset):
+        return _summary(dataset)
+
+
+def _summary(dataset: xarray.Dataset) -> str:
     failures = json.loads(dataset.attrs.get("failures", "{}"))
     lines = {"videos": _counts(dataset, len(failures))}
     if failures:
@@ -85,10 +94,18 @@ def to_dataframe(
       do), esv, std_error where it is stored, values of other methods, label, prediction (names; ""
       where unknown). Failed videos are left out.
     Raises:
-      ValueError: classes that the dataset does not have.
+      ValueError: classes that the dataset does not have; values that cannot be read.
     Cost: reads all values of the dataset's videos; "all" makes V * n * C rows.
     """
     pandas = require("pandas", "files")
+    with reading(dataset):
+        return pandas.DataFrame(_columns(dataset, classes))
+
+
+def _columns(
+    dataset: xarray.Dataset, classes: str | int | Sequence[str | int]
+) -> dict[str, np.ndarray]:
+    """Columns of the long form by name."""
     if "failed" in dataset:
         dataset = dataset.isel(video=np.flatnonzero(dataset["failed"].values == 0))
     names = [str(name) for name in dataset["class"].values]
@@ -120,7 +137,7 @@ def to_dataframe(
     labelled = np.array([*names, ""], object)
     table["label"] = labelled[dataset["label"].values[video]]
     table["prediction"] = labelled[dataset["prediction"].values[video]]
-    return pandas.DataFrame(table)
+    return table
 
 
 def _class_of_values(
@@ -171,7 +188,8 @@ def collate(datasets: Mapping[str, xarray.Dataset]) -> xarray.Dataset:
       the longest with NaN. Variables that not all have are left out; `label` is that of the first
       that knows one. The settings of each are in the attribute `settings`, as JSON by name.
     Raises:
-      ValueError: no datasets, other classes or choices, no video in common, other labels.
+      ValueError: no datasets, other classes or choices, no video in common, other labels; values
+        that cannot be read.
     Cost: reads all values; the result is in memory.
     """
     xarray = require("xarray", "files")
@@ -195,7 +213,8 @@ def collate(datasets: Mapping[str, xarray.Dataset]) -> xarray.Dataset:
     parts = []
     shared = set.intersection(*(set(map(str, dataset.data_vars)) for dataset in kept.values()))
     for name, dataset in kept.items():
-        part = dataset[sorted(shared)].sel(video=common).load()
+        with reading(dataset):
+            part = dataset[sorted(shared)].sel(video=common).load()
         own = part["label"].values
         clash = np.flatnonzero((own >= 0) & (label >= 0) & (own != label))
         got = f"{own[clash[:1]]} and {label[clash[:1]]} for {common[clash[:1]].tolist()}"
