@@ -357,3 +357,19 @@ def test_two_games_of_one_function_share_its_programs(x):
             first = len(traces)
     assert len(traces) == first
     np.testing.assert_array_equal(values[0], values[2])
+
+
+def test_two_methods_of_one_object_are_two_models(x):
+    class Two:
+        def good(self, x, mask):
+            return pooled(x, mask)
+
+        def leaking(self, x, mask):
+            return make_leaking()(x, mask)
+
+    two = Two()
+    good = ej.explain(ej.VariableLength(two.good), x, prior=PRIOR)
+    with pytest.warns(UserWarning, match="absent elements"):
+        other = ej.explain(ej.VariableLength(two.leaking), x, prior=PRIOR)
+    assert good.warnings == () and other.warnings != ()
+    assert np.abs(good.values - other.values).max() > 1e-3

@@ -421,7 +421,7 @@ def memory_of(game: Game) -> dict[Hashable, Any]:
         _programs[name] = {}
         if owner is not None:
             try:
-                weakref.finalize(owner, _programs.pop, name, None)
+                weakref.finalize(owner, _programs.pop, name, None).atexit = False
             except TypeError:  # cannot be referenced weakly: nothing is kept
                 return _programs.pop(name)
     return _programs[name]

@@ -87,7 +87,8 @@ class VariableLength(SubsetGame):
         n = x.shape[0]
         if n < 2:
             return ()
-        kept, name = memory_of(self), ("probe", x.shape, x.dtype, self.link)
+        structure = jax.tree.structure(self.apply_fn)
+        kept, name = memory_of(self), ("probe", structure, x.shape, x.dtype)
         if name not in kept:
             # Every second element is absent; then its content is another's.
             mask = np.arange(n) % 2 == 0
