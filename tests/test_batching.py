@@ -188,6 +188,7 @@ def test_a_batch_is_indexed_like_a_list(case):
     assert jnp.ndim(batch.evidential_score(1)) == 1
 
 
+@pytest.mark.slow
 def test_a_tolerance_is_reached_sequence_by_sequence(rng):
     game, _, prior, _ = multi_scale_case(rng, 12, 3)
     xs = [rng.normal(size=(n, game.heads.w1.shape[2])) for n in (5, 12, 12)]

@@ -332,6 +332,7 @@ def test_all_parts_of_all_unions_give_the_exact_values_of_groups(rng):
     np.testing.assert_array_equal(att.std_error, 0)
 
 
+@pytest.mark.slow
 def test_groups_of_long_sequences_are_estimated_with_an_error(rng):
     game, x, prior, _ = multi_scale_case(rng, 18, 3)
     labels = np.arange(18) // 5

@@ -242,6 +242,7 @@ def test_draws_of_subsequences_have_uniform_sizes_without_any_pair():
     assert np.abs(member.mean(0) - 0.5).max() == 0  # complements
 
 
+@pytest.mark.slow
 def test_a_surrogate_gives_interactions_of_longer_sequences(rng):
     game, x, prior, _ = multi_scale_case(rng, 10, 3)
     exact = np.asarray(pairwise_interactions(game, x, prior=prior))

@@ -103,6 +103,7 @@ def test_efficiency_and_counts(n, permutations, jitted):
         np.testing.assert_allclose(result.values, plain.shapley_by_weights(table), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [smooth_table, attention_table])
 def test_it_is_unbiased_and_its_errors_are_right(make):
     n, seeds = 7, 150

@@ -134,7 +134,7 @@ def test_timelines_refuse(rng):
         plots.plot_timeline(record, 0, exact=_record(rng, 4, exact=False))
     with pytest.raises(ValueError, match=r"confidence: expected a share in \(0, 1\), got 95"):
         plots.plot_timeline(record, 0, confidence=95)
-    with pytest.raises(ValueError, match=r"class: expected an index in 0\.\.2, got 3"):
+    with pytest.raises(ValueError, match=r"class: expected a class in 0\.\.2, got 3"):
         plots.plot_timeline(record, 3)
 
 

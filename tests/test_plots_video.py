@@ -293,7 +293,7 @@ def test_bad_input_is_named(rng):
     for draw in (plots.plot_frame_strip, plots.render_overlay):
         with pytest.raises(ValueError, match="attribution: expected one sequence, got a batch"):
             draw(batch, frames, 0)
-        with pytest.raises(ValueError, match=r"class: expected an index in 0\.\.2, got 3"):
+        with pytest.raises(ValueError, match=r"class: expected a class in 0\.\.2, got 3"):
             draw(record, frames, 3)
         with pytest.raises(ValueError, match="frames: expected 4 frames, one per element, got 3"):
             draw(record, frames[:3], 0)

@@ -161,6 +161,7 @@ def errors(estimator, n, sequences, seeds):
     return np.mean(out)
 
 
+@pytest.mark.slow
 def test_the_error_falls_and_beats_algorithm_1():
     few, many = (errors(ej.Surrogate(m, error_draws=0), 12, 4, 3) for m in (24, 160))
     algorithm_1 = errors(ej.Constructive(24, 1), 12, 4, 3)
@@ -168,6 +169,7 @@ def test_the_error_falls_and_beats_algorithm_1():
     assert few < algorithm_1
 
 
+@pytest.mark.slow
 def test_intervals_cover():
     """95 % intervals over 2 pools x 10 games x 11 elements x 4 classes."""
     z = []
@@ -265,7 +267,7 @@ def test_what_it_cannot_do_it_says():
     key = jax.random.key(0)
     with pytest.raises(ValueError, match=r"x: expected at least 3 elements, got 2. Use Exact"):
         ej.explain(game, x[:2], prior=prior, estimator=ej.Surrogate(), key=key)
-    plain = ej.VariableLength(lambda x, mask: x.sum(0))
+    plain = ej.VariableLength(lambda x, mask: (x * mask.astype(x.dtype)[:, None]).sum(0))
     with pytest.raises(TypeError, match="game: expected a ScaleGame for Surrogate, got Var"):
         ej.explain(plain, x, prior=np.ones(3) / 3, estimator=ej.Surrogate(), key=key)
     with pytest.raises(ValueError, match="key: expected a PRNG key"):
@@ -288,6 +290,7 @@ def test_cost_counts_heads():
     assert cost.n_bytes > 0
 
 
+@pytest.mark.slow
 def test_a_fit_with_too_many_coefficients_falls_back_and_says_so(rng):
     game, x, prior, _ = multi_scale_case(rng, 12, 2)
     key = jax.random.key(0)
@@ -303,7 +306,9 @@ def test_a_fit_with_too_many_coefficients_falls_back_and_says_so(rng):
     assert not fine.warnings
 
 
-@pytest.mark.parametrize(("n", "pool"), [(12, 16), (16, 64), (49, 1024)])
+@pytest.mark.parametrize(
+    ("n", "pool"), [(12, 16), (16, 64), pytest.param(49, 1024, marks=pytest.mark.slow)]
+)
 def test_the_ridge_systems_are_well_conditioned(n, pool):
     plan = make_plan(n, min(n, 8), pool, 64, ej.Surrogate(pool)._order(n), 0, SEED)
     for table in (*np.asarray(plan.inverse, np.float64), np.asarray(plan.common, np.float64)):

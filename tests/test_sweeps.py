@@ -70,6 +70,7 @@ def test_every_video_is_explained_as_alone(swept):
             assert row["element_index"].values[: len(x)].tolist() == list(range(len(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "own"),
     [(("Constructive", 6, 2), True), (("Surrogate", 16), False)],

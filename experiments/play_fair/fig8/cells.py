@@ -131,10 +131,11 @@ def agreement(approx: np.ndarray, exact: np.ndarray) -> dict[str, np.ndarray]:
     or for r all alike.
     """
     exact = np.broadcast_to(exact, approx.shape)
-    found = {name: np.asarray(getattr(ej.metrics, name)(approx, exact), float) for name in METRICS}
+    there = ~np.isnan(approx).any(-1)
+    known = np.where(there[..., None], approx, 0)
+    found = {name: np.asarray(getattr(ej.metrics, name)(known, exact), float) for name in METRICS}
     alike = np.ptp(exact, axis=-1) <= _ALIKE * np.abs(exact).max(-1)
     found["pearson"] = np.where(alike, np.nan, found["pearson"])
-    there = ~np.isnan(approx).any(-1)
     return {n: np.where(there & np.isfinite(rows), rows, np.nan) for n, rows in found.items()}
 
 
