@@ -200,7 +200,7 @@ def test_bad_input_is_named(rng):
             draw()
     with pytest.raises(ValueError, match=r"class: expected a class in 0\.\.2, got 3"):
         plots.plot_elements(record, 3)
-    with pytest.raises(ValueError, match=r"class: expected a class in 0\.\.2, got -1"):
+    with pytest.raises(ValueError, match=r"class: expected an index in 0\.\.2, got -1"):
         plots.plot_sequence(record, [-1])
     with pytest.raises(ValueError, match="classes: expected at least one class"):
         plots.plot_sequence(record, [])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jax import Array, lax
 from esv_jax.checks import expect, expect_int
 
 _MAX_RANKED = 2**16  # subsequences of one size that are drawn by their rank
+_MAX_TOTAL = 2**62  # larger numbers of subsequences are replaced by it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class PairPlan:
     Attributes:
       n: elements.
       counts: pairs of size s = 1, 2, ..., floor(n / 2).
-      totals: pairs that there are of each size; the two sides of n / 2 count once.
+      totals: pairs that there are of each size, 2**62 at most; the two sides of n / 2 count once.
     """
 
     n: int
@@ -39,8 +39,7 @@ class PairPlan:
     @property
     def enumerated(self) -> np.ndarray:
         """Whether all pairs of each size are in, (floor(n / 2),) bool."""
-        pairs = zip(self.counts, self.totals, strict=True)  # totals may exceed 64 bits
-        return np.array([count == total for count, total in pairs], bool)
+        return np.array(self.counts, np.int64) == np.array(self.totals, np.int64)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -48,28 +47,35 @@ class PairPlan:
         return np.repeat(np.arange(1, len(self.counts) + 1), self.counts)
 
 
+def default_budget(n: int) -> int:
+    """Evaluations for n elements where no budget is given: 8 per element, at least 512."""
+    return max(512, 8 * n)
+
+
 @functools.cache
 def make_pair_plan(n: int, budget: int) -> PairPlan:
     """The pairs that `budget` evaluations pay for.
 
-    Size 1 is always enumerated. What is left is spread evenly over the sizes 2..n-2 (a pair of
-    half size serves one size, the others two), never more than there are.
+    They are spread evenly over the sizes 1..n-1 (a pair of half size serves one size, the others
+    two), never more of a size than there are.
 
     Raises:
-      ValueError: where `budget` does not pay for the pairs of size 1.
+      ValueError: where `budget` is below 2n, and below the number of all subsequences.
     """
     expect_int("n", n, 1)
-    totals = [math.comb(n, s) // (2 if 2 * s == n else 1) for s in range(1, n // 2 + 1)]
-    least = 2 * totals[0] if totals else 0
+    totals = [
+        min(math.comb(n, s) // (2 if 2 * s == n else 1), _MAX_TOTAL) for s in range(1, n // 2 + 1)
+    ]
+    least = min(2 * n, 2 * sum(totals))
     expect(
         budget >= least,
         "budget",
-        f"at least {least} evaluations for {n} elements, each element alone and left out",
+        f"at least {least} evaluations for {n} elements, two per element",
         budget,
     )
-    counts = totals[:1] + [0] * (len(totals) - 1)
-    share = {s: 0.5 if 2 * s == n else 1.0 for s in range(2, len(totals) + 1)}
-    left = budget // 2 - sum(counts)
+    counts = [0] * len(totals)
+    share = {s: 0.5 if 2 * s == n else 1.0 for s in range(1, len(totals) + 1)}
+    left = budget // 2
     while share:
         per_share = left / sum(share.values())
         filled = [s for s in share if totals[s - 1] <= share[s] * per_share]
@@ -114,8 +120,7 @@ def draw_pairs(key: Array, plan: PairPlan) -> Array:
 
 def _by_rank(key: Array, plan: PairPlan, some: np.ndarray) -> Array:
     """Pairs of some sizes, from a random order of the ranks of all there are."""
-    counts = np.array(plan.counts, int)[some - 1]
-    totals = np.array([plan.totals[s - 1] for s in some], int)  # few enough to enumerate
+    counts, totals = (np.array(k, np.int64)[some - 1] for k in (plan.counts, plan.totals))
     size = np.repeat(some, totals)
     starts = np.cumsum(totals) - totals
     rank = np.arange(len(size)) - np.repeat(starts, totals)
@@ -164,7 +169,7 @@ def _by_set(key: Array, plan: PairPlan, some: np.ndarray) -> Array:
     if len(some) == 0:
         return jnp.zeros((0, n), bool)
     place_key, word_key = jax.random.split(key)
-    counts, totals = (as_floats([k[s - 1] for s in some]) for k in (plan.counts, plan.totals))
+    counts, totals = (np.array([k[s - 1] for s in some], float) for k in (plan.counts, plan.totals))
     mean = -totals * np.log1p(-counts / totals)
     draws = np.ceil(mean + 8 * np.sqrt(mean) + 16).astype(int)
     size = np.repeat(some, draws)
@@ -185,11 +190,6 @@ def _by_set(key: Array, plan: PairPlan, some: np.ndarray) -> Array:
     counted = counts.astype(int)
     chosen = np.repeat(np.cumsum(draws) - draws, counted) + _within(counted)
     return member[kept[chosen]]
-
-
-def as_floats(counts: Sequence[int]) -> np.ndarray:
-    """Whole numbers of any size in float64, 1e300 at most."""
-    return np.array([float(min(count, 10**300)) for count in counts])
 
 
 def _within(counts: np.ndarray) -> np.ndarray:
