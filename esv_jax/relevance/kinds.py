@@ -1,10 +1,10 @@
-"""Kinds of primitives, and of values by how they are made, as relevance passes through them."""
+"""Kinds of primitives, and patterns of operations, as relevance passes through them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
 import jax
@@ -46,13 +46,15 @@ WINNERS = {
 }
 """Each output is one of the inputs, which one depends on them: the winner takes all."""
 
+_REDUCTIONS = {*SUMS, "reduce_max"}
+_PLACED = MOVES | ELEMENTWISE
 _ROOTS = {"sqrt", "rsqrt", "cbrt", "pow"}
 _SCALED = {"add", "sub", "mul", "div", "neg", "max", "select_n", "convert_element_type"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Softmax:
-    """Operations that are a softmax together.
+    """The operations of one softmax.
 
     Attributes:
       x, output: numbers of its scores and of its weights.
@@ -65,14 +67,29 @@ class Softmax:
 
 
 class Makers:
-    """How the values of a trace are made, followed back from a value to where it comes from."""
+    """The operation that makes each value of a trace, and patterns found by following them back.
+
+    Attributes:
+      of: operations by the numbers of their outputs. shapes: of all values, with dtype.
+      reduced: values that are elementwise functions of sums over axes alone.
+      statistics: values that norms divide by: roots of these, moved and scaled.
+    """
 
     def __init__(self, trace: Trace, x: Any) -> None:
         self.trace = trace
         self.of = {out: operation for operation in trace.operations for out in operation.outputs}
         self.shapes = {0: jax.ShapeDtypeStruct(x.shape, x.dtype)}
+        self.reduced: set[int] = set()
+        self.statistics: set[int] = set()
         for operation in trace.operations:
             self.shapes |= zip(operation.outputs, operation.shapes, strict=True)
+            primitive, inner = operation.primitive, self._inner(operation)
+            is_sum = primitive in _REDUCTIONS or (primitive == "dot_general" and len(inner) == 2)
+            if is_sum or (self.reduced.issuperset(inner) and primitive in _PLACED):
+                self.reduced.update(operation.outputs if inner else ())
+            is_root = primitive in _ROOTS and self.reduced.issuperset(inner)
+            if is_root or (self.statistics.issuperset(inner) and primitive in MOVES | _SCALED):
+                self.statistics.update(operation.outputs if inner else ())
 
     def softmaxes(self) -> dict[int, Softmax]:
         """The softmaxes of the trace, by the number of their output.
@@ -89,34 +106,30 @@ class Makers:
                     found[output] = Softmax(x, output, tuple(self._between(x, output)))
         return found
 
+    def weights(self, softmaxes: Iterable[int]) -> set[int]:
+        """Those softmaxes that are factors of products with other values: attention weights."""
+        comes_from = {output: output for output in softmaxes}
+        found = set()
+        for operation in self.trace.operations:
+            inner = self._inner(operation)
+            sources = {comes_from[i] for i in inner if i in comes_from}
+            if operation.primitive in ("mul", *PRODUCTS) and len(inner) == 2:
+                found |= sources
+            elif operation.primitive in MOVES | ELEMENTWISE and len(inner) == 1 and sources:
+                comes_from |= dict.fromkeys(operation.outputs, sources.pop())
+        return found
+
     def is_normalizer(self, value: Operand) -> bool:
-        """Whether a divisor is one number for many: of a norm, or sums over places."""
-        return self.is_statistic(value) or (self._is_spread(value) and self.is_reduced(value))
-
-    def is_statistic(self, value: Operand) -> bool:
-        """Whether a value is what a norm divides by: a root of sums, moved and scaled."""
-        operation = self._made_by(self._back(value, MOVES | _SCALED), *_ROOTS, *_SCALED)
-        if operation is None:
-            return False
-        inner = self._inner(operation)
-        if operation.primitive in _ROOTS:
-            return len(inner) == 1 and self.is_reduced(inner[0])
-        return len(inner) == 2 and all(map(self.is_statistic, inner))
-
-    def is_reduced(self, value: Operand) -> bool:
-        """Whether a value is computed, place by place, from sums over places alone."""
-        if self._made_by(value, *SUMS, "dot_general", "reduce_max") is not None:
-            return True
-        operation = self._made_by(value, *MOVES, *ELEMENTWISE)
-        inner = [] if operation is None else self._inner(operation)
-        return len(inner) > 0 and all(map(self.is_reduced, inner))
+        """True if a divisor is one number for many values: a norm, or a sum over axes."""
+        is_sum = value in self.reduced and self._is_spread(value)
+        return value in self.statistics or is_sum
 
     def is_gate(self, value: Operand) -> bool:
-        """Whether a value is a sigmoid, or one less a sigmoid, moved to where it is used."""
+        """True if a value is a sigmoid, or one minus a sigmoid, possibly moved."""
         return self._made_by(self._back(value, MOVES | {"sub"}), "logistic") is not None
 
     def divisor(self, value: Operand) -> Operand | None:
-        """Of a reciprocal, moved and scaled, what it is of; else None."""
+        """The value whose reciprocal this is, possibly moved and scaled; else None."""
         value = self._back(value, MOVES | {"mul"})
         power = self._made_by(value, "integer_pow")
         if power is not None and power.params["y"] == -1:
@@ -138,7 +151,7 @@ class Makers:
                     yield above, below
 
     def _softmax_of(self, above: Operand, below: Operand) -> int | None:
-        """The scores, where a fraction is a softmax."""
+        """The scores if a fraction is a softmax, else None."""
         top = self._back(above, MOVES)
         exp = self._made_by(top, "exp", "exp2")
         total = self._made_by(self._back(below, MOVES | _SCALED), "reduce_sum")
@@ -155,20 +168,22 @@ class Makers:
         return x if isinstance(x, int) else None
 
     def _between(self, x: int, output: int) -> Iterator[Operation]:
-        """The operations that make one value of another."""
-        needed, todo = set(), {output}
-        for operation in reversed(self.trace.operations):
-            if todo & set(operation.outputs) and x not in operation.outputs:
-                needed.add(id(operation))
-                todo |= {i for i in operation.inputs if isinstance(i, int) and i > x}
+        """The operations that make one value of another, in order."""
+        needed: dict[int, Operation] = {}
+        todo = [output]
+        while todo:
+            operation = self.of.get(todo.pop())
+            if operation is not None and operation.outputs[0] not in needed:
+                needed[operation.outputs[0]] = operation
+                todo += [i for i in operation.inputs if isinstance(i, int) and i > x]
         follows = {x}
-        for operation in self.trace.operations:
-            if id(operation) in needed and follows & set(operation.inputs):
+        for _, operation in sorted(needed.items()):
+            if follows & set(operation.inputs):
                 follows.update(operation.outputs)
                 yield operation
 
     def _is_spread(self, value: Operand) -> bool:
-        """Whether a value repeats the numbers of another."""
+        """True if a value repeats the numbers of another."""
         while (operation := self._made_by(value, *MOVES, *_SCALED)) is not None:
             inner = self._inner(operation)
             if len(inner) != 1:
@@ -182,12 +197,12 @@ class Makers:
         return False
 
     def _made_by(self, value: Operand, *primitives: str) -> Operation | None:
-        """The operation that makes a value, where it is one of these."""
+        """The operation that makes a value if it is one of these, else None."""
         operation = self.of.get(value) if isinstance(value, int) else None
         return operation if operation is not None and operation.primitive in primitives else None
 
     def _inner(self, operation: Operation) -> list[int]:
-        """The operands, floating point, that depend on the input."""
+        """The real or complex operands that depend on the input."""
         return [
             i
             for i in operation.inputs
@@ -195,7 +210,7 @@ class Makers:
         ]
 
     def _back(self, value: Operand, through: Set[str]) -> Operand:
-        """Where a value comes from, through operations of one value that depends on the input."""
+        """The source of a value, through operations of one value that depends on the input."""
         while (operation := self._made_by(value, *through)) is not None:
             inner = self._inner(operation)
             if len(inner) != 1:
@@ -205,10 +220,10 @@ class Makers:
 
 
 def is_inexact(value: Any) -> bool:
-    """Whether an array, or its shape and dtype, holds real or complex numbers."""
+    """True if an array, or its shape and dtype, holds real or complex numbers."""
     return hasattr(value, "dtype") and bool(jnp.issubdtype(value.dtype, jnp.inexact))
 
 
 def is_complex(value: Any) -> bool:
-    """Whether an array, or its shape and dtype, holds complex numbers."""
+    """True if an array, or its shape and dtype, holds complex numbers."""
     return hasattr(value, "dtype") and bool(jnp.issubdtype(value.dtype, jnp.complexfloating))

@@ -1,4 +1,4 @@
-"""What is known of a function before there are values: how relevance passes each operation."""
+"""The plan of a propagation, made before there are values: how relevance passes each operation."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Passage:
 
     Attributes:
       how: "function": by a rule of its own. "sum": by the share of each of two addends. "move":
-        back to where the numbers came from. "same": as it is, number by number. "linear",
-        "taylor", "unknown": numbers of the operand times the derivative of the output, relevance
-        divided by the output; "linear" leaves constant addends out.
-      places: of the operands that get relevance.
-      share: of the relevance, that each of them gets.
+        back to where the numbers came from. "same": unchanged, number by number. "linear",
+        "taylor", "unknown": operand times slope, x_i sum_j (d out_j / d x_i) R_j / stab(out_j),
+        where "linear" leaves constant addends out of out_j.
+      places: indices of the operands that get relevance.
+      share: factor of the relevance that each of them gets.
     """
 
     how: How
@@ -50,7 +50,7 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is known of a function before there are values.
+    """The layers, activations and passages of a traced function.
 
     Attributes:
       trace: its operations. makers: how its values are made.
@@ -88,7 +88,7 @@ class Plan:
         return found
 
     def is_active(self, operand: Operand) -> bool:
-        """Whether relevance can pass an operand."""
+        """True if relevance can pass an operand."""
         return isinstance(operand, int) and operand in self.active
 
 
@@ -114,7 +114,7 @@ def make_plan(
     traced = trace(fn, x, functions)
     makers = Makers(traced, x)
     softmaxes = {} if attention is None else makers.softmaxes()
-    stopped = set(softmaxes) if attention == "cplrp" else set()
+    stopped = makers.weights(softmaxes) if attention == "cplrp" else set()
     active = _find_active(traced, stopped)
     groups = find_groups(traced, active, tuple(x.shape))
     for layer in layers_of(groups):
@@ -130,7 +130,7 @@ def make_plan(
 def _find_active(traced: Trace, stopped: set[int]) -> set[int]:
     """Values through which relevance can reach the input.
 
-    Those that depend on it, except behind `stop_gradient` and the values that are `stopped`.
+    These depend on the input, other than through `stop_gradient` and the values in `stopped`.
     Integers and truth values are constants, unless they are part of an activation.
     """
     active, source = {0}, {0: 0}
@@ -150,7 +150,7 @@ def _find_active(traced: Trace, stopped: set[int]) -> set[int]:
 def _find_roots(
     traced: Trace, groups: Mapping[int, Group], active: set[int], makers: Makers, use_bias: bool
 ) -> dict[int, int]:
-    """Values that are functions, place by place, of one other value: its number for each.
+    """Values that are elementwise functions of one other value: its number for each.
 
     Where biases take their share, a sum with an array of constants is no activation.
     """
@@ -173,13 +173,13 @@ def _find_roots(
 
 
 def _adds_constants(operation: Operation, sources: set[int]) -> bool:
-    """Whether an operation adds an array of constants to a value, its only source."""
+    """True if an operation adds an array of constants to a value, its only source."""
     is_sum = operation.primitive in ("add", "sub", "add_any") and all(operation.input_shapes)
     return is_sum and len(sources) == 1 and len(set(operation.inputs)) == 2
 
 
 def _find_passages(plan: Plan, attention: Attention | None, unknown: Unknown) -> dict[int, Passage]:
-    """How relevance passes the operations that it can come to."""
+    """How relevance passes the operations that it can reach."""
     operations = plan.trace.operations
     in_group = {id(op) for group in plan.groups.values() for op in (group.first, *group.after)}
     passages: dict[int, Passage] = {}
@@ -218,6 +218,8 @@ def _passage(
         if plan.is_active(i) and is_inexact(makers.shapes[i])  # type: ignore[index]
     )
     has_two = len(places) == 2
+    if not places:
+        return Passage("move", ())
     if operation.function:
         return Passage("function", places[:1])
     if primitive in ("add", "sub", "add_any") and has_two:
@@ -245,20 +247,20 @@ def _passage(
 
 
 def _is_held(makers: Makers, operation: Operation, place: int, attention: Attention | None) -> bool:
-    """Whether one of two factors is held constant: what a norm divides by, or a gate."""
+    """True if one of two factors is held constant: the divisor of a norm, or a gate."""
     value = operation.inputs[place]
     if attention is None:
         return makers.is_gate(value) and operation.primitive == "mul"
     if operation.primitive == "div":
         return place == 1 and makers.is_normalizer(value)
     below = makers.divisor(value)
-    return makers.is_statistic(value) or (below is not None and makers.is_normalizer(below))
+    return value in makers.statistics or (below is not None and makers.is_normalizer(below))
 
 
 def _is_linear(operation: Operation, places: Sequence[int], makers: Makers) -> bool:
-    """Whether an operation is linear in the operands at some places together.
+    """True if an operation is linear in the operands at some places together.
 
-    It is where JAX has a transpose of it.
+    JAX then has a transpose of it.
     """
     inputs, shapes = operation.inputs, makers.shapes
     known = {n: i.value for n, i in enumerate(inputs) if isinstance(i, Constant)}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import expect, is_concrete, wider
+from esv_jax.checks import expect, is_concrete, message, wider
 from esv_jax.relevance.kinds import ELEMENTWISE, MOVES, PRODUCTS, Softmax, is_inexact
 from esv_jax.relevance.layers import Group, LayerInfo, make_linear
 from esv_jax.relevance.plan import Passage, Plan
@@ -44,7 +44,7 @@ class Propagated:
       relevance: of the input, like it.
       at_layers: of the inputs of each layer, by its index.
       given: () relevance of the outputs.
-      taken: () what rules of layers and of functions, constants and softmaxes have taken of it.
+      taken: () the part of it that rules of layers and functions, constants and softmaxes keep.
     """
 
     relevance: Array
@@ -84,15 +84,15 @@ class _Passing:
         self.relevance: dict[int, Array] = {}
         self.at_layers: dict[int, Array] = {}
         self.taken: list[Array] = []
-        self.reached: dict[int, Any] = {}
+        self.reached = self._reach()
 
     def value(self, operand: Operand) -> Any:
         """The value of an operand."""
         return operand.value if isinstance(operand, Constant) else self.values[operand]
 
     def add(self, operand: Operand, found: Array) -> None:
-        """Give relevance to a value: to the one that it is an activation of."""
-        if isinstance(operand, Constant) or not self.plan.is_active(operand):
+        """Add relevance to a value, or to the value that it is an activation of."""
+        if not self.plan.is_active(operand):
             return
         given = found
         while self.options.use_bias and operand in self.plan.roots:
@@ -101,9 +101,9 @@ class _Passing:
                 break
             operand, share = inner
             found = found * share
-        is_reached = self._is_reached(operand)
-        if is_reached is not True:
-            found = jnp.where(is_reached, found, 0)
+        reached = self.reached.get(operand, True)
+        if reached is not True:
+            found = jnp.where(reached, found, 0)
         if found is not given:
             self.take(given, found)
         root = self.plan.roots.get(operand, operand)
@@ -111,7 +111,7 @@ class _Passing:
         self.relevance[root] = found if known is None else known + found
 
     def take(self, before: Array, after: Array | Sequence[Array]) -> None:
-        """Note relevance that does not go on, by intention."""
+        """Record relevance that a rule or a constant keeps."""
         rest = after if isinstance(after, list | tuple) else [after]
         self.taken.append(_total(before) - sum(map(_total, rest), jnp.zeros((), jnp.float32)))
 
@@ -134,53 +134,53 @@ class _Passing:
                 self._through(operation, passage, of_outputs)
 
     def _without_constant(self, operand: int) -> tuple[int, Any] | None:
-        """Of a sum with a number, or a multiple: the value in it, and its share of the sum."""
+        """The value in a sum with a constant, or in a multiple, and its share of the result."""
         operation = self.plan.makers.of[operand]
-        inner = [i for i in operation.inputs if isinstance(i, int) and self.plan.is_active(i)]
-        primitive = operation.primitive
+        primitive, inner = operation.primitive, self._inner(operation)
         if len(inner) != 1 or primitive not in ("add", "sub", "mul", "div", "neg"):
             return None
         (place,) = [n for n, i in enumerate(operation.inputs) if i == inner[0]]
-        if primitive == "div" and place == 1:
-            return None
-        if primitive not in ("add", "sub"):
-            return inner[0], 1
-        own, out = (self.value(i) for i in (inner[0], operand))
-        own = -own if primitive == "sub" and place == 1 else own
-        return inner[0], stabilised_ratio(_wide(own), _wide(out), self.options.stabilizer)
+        own, out = (_wide(self.value(i)) for i in (inner[0], operand))
+        if primitive in ("add", "sub"):
+            own = -own if primitive == "sub" and place == 1 else own
+            return inner[0], stabilised_ratio(own, out, self.options.stabilizer)
+        if primitive == "mul":
+            return inner[0], (jnp.asarray(self.value(operation.inputs[1 - place])) != 0).astype(
+                out.dtype
+            )
+        return None if place == 1 else (inner[0], 1)
 
-    def _is_reached(self, operand: int) -> Any:
-        """Where a value is a function of its root: everywhere (True), or a mask like it.
+    def _reach(self) -> dict[int, Any]:
+        """For each value with a root, a mask of where it depends on it; True if everywhere.
 
-        Constant selections and factors of zero leave a value out.
+        It does not where a constant is selected or a factor is zero.
         """
-        if operand not in self.plan.roots:
-            return True
-        if operand in self.reached:
-            return self.reached[operand]
-        operation = self.plan.makers.of[operand]
-        inner = [i for i in operation.inputs if isinstance(i, int) and self.plan.is_active(i)]
-        masks = [self._is_reached(i) for i in inner]
-        shape = operation.shapes[0].shape
-        if operation.primitive == "select_n" and operation.inputs[0] not in inner:
-            chosen: dict[Any, Any] = dict(zip(inner, masks, strict=True))
-            cases = [chosen.get(i, False) for i in operation.inputs[1:]]
-            if all(case is True for case in cases):
-                found: Any = True
-            else:
-                which = jnp.asarray(self.value(operation.inputs[0]))
-                found = lax.select_n(which, *(jnp.broadcast_to(case, shape) for case in cases))
-        else:
-            found = functools.reduce(_either, masks)
-            if operation.primitive == "mul" and len(inner) == 1 and len(operation.inputs) == 2:
-                (factor,) = [self.value(i) for i in operation.inputs if i != inner[0]]
+        reached: dict[int, Any] = {}
+        for operation in self.plan.trace.operations:
+            if not any(out in self.plan.roots for out in operation.outputs):
+                continue
+            inner, inputs = self._inner(operation), operation.inputs
+            masks: dict[Any, Any] = {i: reached.get(i, True) for i in inner}
+            shape = operation.shapes[0].shape
+            found = functools.reduce(_either, masks.values())
+            if operation.primitive == "select_n" and inputs[0] not in inner:
+                cases = [masks.get(i, False) for i in inputs[1:]]
+                if not all(case is True for case in cases):
+                    which = jnp.asarray(self.value(inputs[0]))
+                    found = lax.select_n(which, *(jnp.broadcast_to(case, shape) for case in cases))
+            elif operation.primitive == "mul" and len(inner) == 1 and len(set(inputs)) == 2:
+                (factor,) = [self.value(i) for i in inputs if i != inner[0]]
                 if not (np.ndim(factor) == 0 and is_concrete(factor) and factor != 0):
                     found = jnp.broadcast_to(jnp.asarray(factor) != 0, shape) & found
-        self.reached[operand] = found
-        return found
+            reached[operation.outputs[0]] = found
+        return reached
+
+    def _inner(self, operation: Operation) -> list[int]:
+        """The operands that relevance can pass."""
+        return [i for i in operation.inputs if isinstance(i, int) and self.plan.is_active(i)]
 
     def _through_group(self, group: Group, relevance: Array) -> None:
-        """To the input of a layer or a sum."""
+        """Pass relevance to the input of a layer or a sum."""
         linear = make_linear(group, self.value)
         options = self.options
         relevance = relevance.astype(linear.out.dtype)
@@ -216,7 +216,7 @@ class _Passing:
         self.add(group.x, found)
 
     def _through_softmax(self, softmax: Softmax, relevance: Array) -> None:
-        """To the scores of a softmax: x_i (R_i - softmax(x)_i sum_j R_j), its Taylor expansion."""
+        """Pass relevance to the scores of a softmax: x_i (R_i - softmax(x)_i sum_j R_j)."""
         x = self.values[softmax.x]
 
         def weights(x: Array) -> Array:
@@ -236,7 +236,7 @@ class _Passing:
     def _through(
         self, operation: Operation, passage: Passage, relevance: Sequence[Array | None]
     ) -> None:
-        """To the operands of an operation that is no layer."""
+        """Pass relevance to the operands of an operation that is no layer."""
         options = self.options
         operands = [self.value(i) for i in operation.inputs]
         places = passage.places
@@ -318,7 +318,7 @@ def _box(
 def _by_share(
     operation: Operation, operands: list[Any], relevance: Any, options: Options
 ) -> list[Array]:
-    """A sum of two values: each has its share in it."""
+    """The relevance of both addends of a sum, by their shares."""
     a, b = map(_wide, operands)
     b = -b if operation.primitive == "sub" else b
     s = stabilised_ratio(relevance, a + b, options.stabilizer)
@@ -368,15 +368,14 @@ def _moved(
     relevance: Sequence[Array | None],
 ) -> list[Array]:
     """Relevance of values that are moved, by the vector-Jacobian product."""
-    out, pull = _pullback(operation, operands, places)
-    of_outputs = [
-        r for shape, r in zip(operation.shapes, relevance, strict=True) if is_inexact(shape)
-    ]
-    given = [
-        jnp.zeros_like(o) if r is None else r.astype(o.dtype)
-        for r, o in zip(of_outputs, out, strict=True)
-    ]
-    return [_wide(r) for r in pull(given)]
+
+    def given(out: list[Any]) -> list[Array]:
+        return [
+            jnp.zeros_like(o) if r is None else r.astype(o.dtype)
+            for r, o in zip(_of_numbers(operation, relevance), out, strict=True)
+        ]
+
+    return _pulled(operation, operands, places, given)
 
 
 def _by_slope(
@@ -391,23 +390,31 @@ def _by_slope(
     Constant addends are left out of the denominators where biases are not used.
     """
     places = passage.places
-    out, pull = _pullback(operation, operands, places)
     moved = [operands[n] for n in places]
-    z = out
     has_constants = len(places) < len(operands) and operation.primitive not in _PRODUCTS
-    if passage.how == "linear" and has_constants and not options.use_bias:
-        z = jax.jvp(_of_places(operation, operands, places), moved, moved)[1]
-    of_outputs = [
-        r for shape, r in zip(operation.shapes, relevance, strict=True) if is_inexact(shape)
+
+    def given(out: list[Any]) -> list[Array]:
+        z = out
+        if passage.how == "linear" and has_constants and not options.use_bias:
+            z = jax.jvp(_of_places(operation, operands, places), moved, moved)[1]
+        return [
+            jnp.zeros_like(z_)
+            if r is None
+            else jnp.conj(stabilised_ratio(r, _wide(z_), options.stabilizer)).astype(z_.dtype)
+            for r, z_ in zip(_of_numbers(operation, relevance), z, strict=True)
+        ]
+
+    slopes = _pulled(operation, operands, places, given)
+    return [
+        passage.share * _each_part(_wide(x), jnp.conj(slope))
+        for x, slope in zip(moved, slopes, strict=True)
     ]
-    given = [
-        jnp.zeros_like(o)
-        if r is None
-        else jnp.conj(stabilised_ratio(r, _wide(z_), options.stabilizer)).astype(o.dtype)
-        for r, o, z_ in zip(of_outputs, out, z, strict=True)
-    ]
-    slopes = [jnp.conj(_wide(slope)) for slope in pull(given)]
-    return [passage.share * _each_part(_wide(x), s) for x, s in zip(moved, slopes, strict=True)]
+
+
+def _of_numbers(operation: Operation, relevance: Sequence[Array | None]) -> list[Array | None]:
+    """The relevance of those outputs that are real or complex."""
+    pairs = zip(operation.shapes, relevance, strict=True)
+    return [r for shape, r in pairs if is_inexact(shape)]
 
 
 def _of_places(
@@ -424,17 +431,22 @@ def _of_places(
     return run
 
 
-def _pullback(
-    operation: Operation, operands: list[Any], places: Sequence[int]
-) -> tuple[list[Any], Callable[[list[Any]], tuple[Any, ...]]]:
-    """The outputs, and their vector-Jacobian product, by the operands at some places."""
+def _pulled(
+    operation: Operation,
+    operands: list[Any],
+    places: Sequence[int],
+    given: Callable[[list[Any]], list[Array]],
+) -> list[Array]:
+    """The vector-Jacobian product by the operands at some places, in single precision at least.
+
+    `given` makes the vector, one array for each real or complex output, from these outputs.
+    """
     try:
         out, pull = jax.vjp(_of_places(operation, operands, places), *(operands[n] for n in places))
-        jax.eval_shape(pull, out)
+        return [_wide(r) for r in pull(given(out))]
     except (ValueError, TypeError, NotImplementedError) as error:
         got = f"{operation.primitive} ({operation.name or 'outside of any module'}): {error}"
-        expect(False, "fn", "operations that have a gradient", got)
-    return out, pull
+        raise ValueError(message("fn", "operations that have a gradient", got)) from error
 
 
 def _expect_finite(info: LayerInfo, out: Array) -> None:
@@ -444,7 +456,7 @@ def _expect_finite(info: LayerInfo, out: Array) -> None:
 
 
 def _expect_like(name: str, found: Any, like: Any) -> Array:
-    """What a rule returns, refused where it is not an array like the inputs."""
+    """Returns the result of a rule; refuses anything but an array like the inputs."""
     expected = f"relevance of shape {like.shape}"
     is_array = hasattr(found, "shape") and is_inexact(found)
     expect(is_array, name, expected, type(found).__name__, kind=TypeError)
