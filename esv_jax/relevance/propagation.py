@@ -92,7 +92,7 @@ class _Passing:
 
     def add(self, operand: Operand, found: Array) -> None:
         """Add relevance to a value, or to the value that it is an activation of."""
-        if not self.plan.is_active(operand):
+        if isinstance(operand, Constant) or not self.plan.is_active(operand):
             return
         given = found
         while self.options.use_bias and operand in self.plan.roots:
