@@ -1,11 +1,15 @@
-"""Writing a file completely or not at all."""
+"""Writing a file completely or not at all, and a folder by one run at a time."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import secrets
+import socket
 import stat
+import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,10 +17,14 @@ from pathlib import Path
 from esv_jax.checks import expect, message
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_TEMPORARY = re.compile(r"(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)\.[0-9a-f]{8}(\.\w+)?")
+_LOCK, _DAY = "lock", 86400.0
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
+def atomic_path(
+    path: str | os.PathLike[str], *, overwrite: bool = True, within: Path | None = None
+) -> Iterator[Path]:
     """A temporary file to write to, which takes the place of `path` once it is complete.
 
         with atomic_path("results.nc") as temporary:
@@ -29,9 +37,11 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
     Args:
       path: the file, in a folder that exists.
       overwrite: whether an existing file may be replaced.
+      within: a folder on the same disk for the temporary file, whose name then says which host and
+        process writes it; see `remove_leftovers`. Default beside `path`, hidden.
     Yields:
-      The temporary file: empty, hidden, in the same folder, of the same suffix, with the
-      permissions of any new file. Write it and close it; it is then synced and moved.
+      The temporary file: empty, of the same suffix, with the permissions of any new file. Write it
+      and close it; it is then synced and moved.
     Raises:
       FileNotFoundError: no such folder.
       FileExistsError: the file exists, on entering or at the end, and `overwrite` is False.
@@ -42,7 +52,13 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
     target = Path(os.path.realpath(path))
     _expect_place(target)
     _expect_free(target, overwrite)
-    temporary = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(4)}{target.suffix}")
+    token = secrets.token_hex(4)
+    temporary = target.with_name(f".{target.stem[:40]}.{token}{target.suffix}")
+    if within is not None:
+        make_folder(within)
+        temporary = (
+            Path(os.path.realpath(within)) / f"{_host()}.{os.getpid()}.{token}{target.suffix}"
+        )
     try:
         with _naming(target):
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -75,6 +91,112 @@ def make_folder(path: str | os.PathLike[str]) -> None:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise type(error)(message(str(path), "a folder that can be made", reason.lower())) from None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that processes of this host left in a folder when they were killed.
+
+    Called by the one who holds `locked_folder`, before writing. Files of other names, of processes
+    that run, or of other hosts within a day stay.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None or not path.is_file() or path.is_symlink():
+            continue
+        with suppress(OSError):
+            own = match["host"] == _host()
+            old = time.time() - path.stat().st_mtime > _DAY
+            if not _runs(int(match["process"])) if own else old:
+                path.unlink()
+
+
+@contextmanager
+def locked_folder(folder: Path, name: str, expected: str) -> Iterator[None]:
+    """Hold a folder of ours while its owner writes: made on entering, removed if empty in the end.
+
+    The system ends the lock with the process, however that ends. Where the disk has no locks,
+    nothing is refused.
+
+    Args:
+      folder: holds nothing but temporary files and the lock.
+      name, expected: for the message.
+    Raises:
+      FileExistsError: another process holds it; says which.
+      OSError: a folder that cannot be made.
+    """
+    file = None
+    while file is None:
+        make_folder(folder)
+        file = _locked_file(folder / _LOCK, name, expected)
+    try:
+        with suppress(OSError):  # a full disk: the lock holds without saying whose it is
+            os.write(file, json.dumps({"host": _host(), "process": os.getpid()}).encode())
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / _LOCK).unlink()
+        os.close(file)
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _locked_file(path: Path, name: str, expected: str) -> int | None:
+    """A locked file, open for writing; None where it was removed before it was locked."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileNotFoundError:  # the folder was removed by one that ended meanwhile
+        return None
+    try:
+        _lock(file)
+        same = os.path.samestat(os.fstat(file), path.stat())
+    except BlockingIOError:
+        try:
+            about = json.loads(os.read(file, 1000))
+            holder = f"process {about['process']} on {about['host']}"
+        except (ValueError, KeyError, TypeError):
+            holder = "another process"
+        os.close(file)
+        way_out = "Wait until it ends, or choose another folder."
+        text = message(name, expected, f"{holder}, which is writing to it", way_out)
+        raise FileExistsError(text) from None
+    except FileNotFoundError:
+        same = False
+    if not same:
+        os.close(file)
+        return None
+    os.ftruncate(file, 0)
+    return file
+
+
+def _lock(file: int) -> None:
+    """Lock a file for this open alone, where the system and the disk can."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # no locks on this disk
+        return
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())[:60]
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of this number runs here."""
+    if process == os.getpid() or os.name != "posix":
+        return process != os.getpid()
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it runs, and is not ours
+        return True
+    return True
 
 
 class _DryRun(Exception):

@@ -145,6 +145,34 @@ def test_several_results_side_by_side(swept, tmp_path, capsys):
     assert "overwrite" in error_of(capsys)
 
 
+def test_all_of_a_sweep_is_verified(tmp_path, capsys):
+    """The view has a checksum, and the data are compared with what was explained."""
+    write_set(tmp_path, make_sequences((3, 3, 3)))
+    assert run(tmp_path) == 0
+    verify = ["results", str(tmp_path / "out"), "--verify"]
+    assert main(verify) == 0
+    assert f"3 videos compared with the data at {tmp_path}" in capsys.readouterr().out
+    view = tmp_path / "out" / store.VIEW
+    content = view.read_bytes()
+    view.write_bytes(content.replace(b"video-1", b"video-7"))
+    assert main(verify) == 2
+    assert "out: results.nc is damaged; the sweep's command makes it again" in error_of(capsys)
+    assert main(["results", str(tmp_path / "out")]) == 2
+    assert "damaged results.nc. The sweep's command makes it again." in error_of(capsys)
+    assert run(tmp_path) == 0
+    assert main(verify) == 0
+    capsys.readouterr()
+    sequences = make_sequences((3, 3, 3))
+    write_set(tmp_path, sequences | {"video-2": -sequences["video-2"]})
+    assert main(verify) == 2
+    assert "1 videos have changed since they were explained: video-2" in error_of(capsys)
+    assert run(tmp_path) == 2
+    assert "got others for 1 videos that are explained ('video-2')" in error_of(capsys)
+    (tmp_path / "features.hdf").rename(tmp_path / "moved.hdf")
+    assert main(verify) == 0
+    assert "features.hdf: not compared." in capsys.readouterr().out
+
+
 def test_a_damaged_shard_is_found(swept, capsys):
     path = store.shard_path(swept / "out", 1)
     whole = path.read_bytes()

@@ -95,6 +95,20 @@ def test_a_spoilt_record_is_done_again(tmp_path):
         assert "v1" in store and "v2" not in store
 
 
+@pytest.mark.parametrize(
+    "entry",
+    ['{"uid": "v2"}', '{"uid": "v2", "n": 4e9, "labels": {}, "crc": 0}']
+    + [f'{{"uid": "v2", "n": {n}, "labels": {{}}, "crc": 0}}' for n in (10**12, -1, '"2"')],
+)
+def test_a_record_that_says_something_else_ends_the_journal(tmp_path, entry):
+    path = tmp_path / "f.hdf"
+    journal = left_behind(path, 1)
+    journal.write_bytes(journal.read_bytes() + entry.encode() + b"\n" + bytes(24))
+    with FeatureAppender(path, 3) as store:
+        assert "v1" in store and "v2" not in store
+    assert stored(path) == ("v1",)
+
+
 def test_a_journal_that_breaks_off_in_its_first_line(tmp_path):
     (tmp_path / "f.hdf.partial").write_bytes(b'{"format": 1, "fea')
     fill(tmp_path / "f.hdf", 2)
@@ -176,6 +190,11 @@ def test_foreign_files_are_refused_and_kept(tmp_path):
     with pytest.raises(ValueError, match=r"b\.hdf\.partial, feature_dim: expected 3, got None"):
         FeatureAppender(tmp_path / "b.hdf", 3)
     assert (tmp_path / "b.hdf.partial").read_text() == "some\nlines\n"
+    for content in (b"one line", b"\x89\x00" * 99):
+        (tmp_path / "b.hdf.partial").write_bytes(content)
+        with pytest.raises(ValueError, match=r"b\.hdf\.partial: expected the journal of a store"):
+            FeatureAppender(tmp_path / "b.hdf", 3)
+        assert (tmp_path / "b.hdf.partial").read_bytes() == content
     with pytest.raises(FileNotFoundError, match="an existing folder"):
         FeatureAppender(tmp_path / "gone" / "f.hdf", 3)
 

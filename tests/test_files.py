@@ -1,16 +1,27 @@
 """Files are written completely or not at all."""
 
 import errno
+import fcntl
 import os
 import resource
 import stat
+import subprocess
+import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from esv_jax.files import atomic_path, expect_writable, make_folder
+from esv_jax import files
+from esv_jax.files import (
+    atomic_path,
+    expect_writable,
+    locked_folder,
+    make_folder,
+    remove_leftovers,
+)
 
 
 @pytest.fixture
@@ -123,6 +134,99 @@ def test_writers_at_the_same_time_leave_one_whole_file(path, monkeypatch):
     assert not failures
     assert path.read_text() in texts
     assert list(path.parent.iterdir()) == [path]
+
+
+# A folder of ours
+
+
+def ended_process():
+    """The number of a process that ran and has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_temporary_files_in_a_folder_say_who_writes(path, tmp_path):
+    folder = tmp_path / "ours"
+    with atomic_path(path, within=folder) as temporary:
+        assert temporary.parent == folder and temporary.suffix == ".txt"
+        assert temporary.name.startswith(f"{files._host()}.{os.getpid()}.")
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert not list(folder.iterdir())
+
+
+def test_only_leftovers_of_writers_that_ended_are_removed(tmp_path):
+    here, ended, day = files._host(), ended_process(), 86400
+    old, recent = time.time() - 2 * day, time.time() - day / 2
+    stay = [
+        *(".gitlab-ci.yml", ".env.local", "a.b.c", "notes.txt", f"{here}.x.0123abcd.nc"),
+        f"{here}.{os.getppid()}.0123abcd.nc",  # runs
+        f"{here}.{ended}.0123ABCD.nc",  # no name of ours
+        "elsewhere.7.0123abcd.nc",
+    ]
+    go = [
+        f"{here}.{ended}.0123abcd.nc",
+        f"{here}.{ended}.0123abcd",
+        f"{here}.{os.getpid()}.1234abcd.nc",
+    ]
+    go += [f"{here}.{10**30}.0123abcd.json", "elsewhere.7.4567abcd.nc"]
+    for name in stay + go:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (old, old))
+    os.utime(tmp_path / "elsewhere.7.0123abcd.nc", (recent, recent))
+    (tmp_path / f"{here}.{ended}.ffffabcd.nc").mkdir()
+    (tmp_path / f"{here}.{ended}.eeeeabcd.nc").symlink_to(tmp_path / "notes.txt")
+    remove_leftovers(tmp_path)
+    kept = {entry.name for entry in tmp_path.iterdir()}
+    assert kept == {*stay, f"{here}.{ended}.ffffabcd.nc", f"{here}.{ended}.eeeeabcd.nc"}
+    remove_leftovers(tmp_path / "absent")
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path):
+    folder = tmp_path / "ours"
+    for _ in range(2):
+        with locked_folder(folder, "out", "a free folder"):
+            text = rf"^out: expected a free folder, got process {os.getpid()} on .*, which is wr"
+            refused = pytest.raises(FileExistsError, match=text)
+            with refused, locked_folder(folder, "out", "a free folder"):
+                raise AssertionError
+        assert not folder.exists()
+    (folder / "deep").mkdir(parents=True)
+    with locked_folder(folder, "out", "a free folder"):
+        pass
+    assert [entry.name for entry in folder.iterdir()] == ["deep"]
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from esv_jax.files import locked_folder\n"
+        "with locked_folder(Path(sys.argv[1]), 'out', 'free'): print('held', flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "ours")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout.readline() == "held\n"
+        refused = pytest.raises(FileExistsError, match=f"got process {process.pid} on ")
+        with refused, locked_folder(tmp_path / "ours", "out", "free"):
+            raise AssertionError
+        process.kill()
+        process.wait()
+    with locked_folder(tmp_path / "ours", "out", "free"):
+        assert (tmp_path / "ours" / "lock").exists()
+
+
+def test_where_there_are_no_locks_nothing_is_refused(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with locked_folder(tmp_path / "ours", "out", "free"):
+        assert (tmp_path / "ours").is_dir()
 
 
 # Refusals

@@ -159,6 +159,21 @@ def test_a_host_that_is_lost(swept):
     assert shards_of(folder / "lost") == shards_of(folder / "out")
 
 
+@pytest.mark.slow
+def test_two_processes_that_know_nothing_of_each_other(swept):
+    """Both begin at once: one writes, the other is refused or finds all done."""
+    folder, options = swept
+    processes = [start(folder, options | {"out": "two"}) for _ in range(2)]
+    ends = [process.communicate(timeout=300) for process in processes]
+    codes = [process.returncode for process in processes]
+    assert 0 in codes
+    for code, (_, error) in zip(codes, ends, strict=True):
+        assert code == 0 or "FileExistsError: out: expected a folder that no other sweep" in error
+    assert shards_of(folder / "two") == shards_of(folder / "out")
+    names = {path.name for path in (folder / "two" / "shards").iterdir()}
+    assert names == {path.name for path in (folder / "out" / "shards").iterdir()}
+
+
 KILLER = """
     # Sweeps over and over in children that are killed; loaded once, forked before JAX starts.
     import json, os, random, shutil, signal, sys, time

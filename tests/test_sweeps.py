@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 
 import hypothesis.strategies as st
 import jax
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 import esv_jax as ej
+from esv_jax import files
 from esv_jax.results import store
 from esv_jax.sweeps import engine as engines
 from esv_jax.sweeps.choices import choice_names, chosen_classes, of_chosen
@@ -529,6 +531,218 @@ def test_other_versions_are_refused(swept):
             run_sweep(folder, marginals=True, shard_size=3)
     finally:
         path.write_text(text)
+
+
+def small_set(folder):
+    """Four sequences, two shards."""
+    write_set(folder, make_sequences((3, 3, 3, 3)))
+
+
+def names_in(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_files_of_other_origin_stay(tmp_path):
+    small_set(tmp_path)
+    out = tmp_path / "out"
+    mine = [".gitlab-ci.yml", ".env.local", "notes.nc", "shards/.mine.nc", "shards/x.json"]
+    mine += ["shards/.writing/.keep.me", "shards/.cfg.d/a", ".cfg.d/a", ".results.0123abcd.nc"]
+    for name in mine:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+    for options in ({}, {}, {"seed": 8, "overwrite": True}, {"seed": 8, "overwrite": True}):
+        run_sweep(tmp_path, shard_size=2, **options)
+        assert all((out / name).read_text() == "mine" for name in mine)
+    (out / store.MANIFEST).write_text("{")
+    made = run_sweep(tmp_path, shard_size=4, overwrite=True)
+    assert made.n_explained == 4 and not made.failures
+    assert all((out / name).read_text() == "mine" for name in mine)
+    assert not (out / "shards" / "00001.nc").exists()
+
+
+def test_files_that_are_called_like_shards_are_not_replaced(tmp_path):
+    small_set(tmp_path)
+    path = tmp_path / "out" / "shards" / "00000.nc"
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match=r"out: .*00000\.nc', which no sweep wrote"):
+            run_sweep(tmp_path, overwrite=overwrite)
+    assert names_in(tmp_path / "out") == {"shards", "shards/00000.nc"}
+    assert path.read_text() == "mine"
+
+
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
+    small_set(tmp_path)
+    run_sweep(tmp_path, shard_size=2)
+    before = names_in(tmp_path / "out")
+    left = tmp_path / "out" / "shards" / ".writing" / f"{files._host()}.{10**30}.0123abcd.nc"
+    left.parent.mkdir()
+    left.write_text("half a shard")
+    run_sweep(tmp_path, shard_size=2)
+    assert names_in(tmp_path / "out") == before
+
+
+def test_one_sweep_at_a_time_writes_to_a_folder(tmp_path):
+    small_set(tmp_path)
+    told = []
+
+    def again(progress):
+        text = rf"out: expected a folder that no other sweep is .*, got process {os.getpid()} on"
+        for options in ({}, {"overwrite": True}, {"seed": 8, "overwrite": True}):
+            with pytest.raises(FileExistsError, match=text):
+                run_sweep(tmp_path, shard_size=2, **options)
+        told.append(progress)
+
+    report = run_sweep(tmp_path, shard_size=2, progress=again)
+    assert len(told) == 2 and report.n_explained == 4
+    assert run_sweep(tmp_path, shard_size=2).n_before == 4
+
+
+# Data that change
+
+
+def lose_last_shard(out):
+    """As a kill after the first leaves it."""
+    store.record_path(out, 1).unlink()
+
+
+def rewrite(folder, uid, add, kind):
+    """The set with `add` added to one video; in a file of features, an array, or neither."""
+    sequences = make_sequences((3, 3, 3, 3))
+    sequences[uid] = sequences[uid] + np.float32(add)
+    if kind == "hdf":
+        write_set(folder, sequences)
+        return folder / "features.hdf"
+    if kind == "npy":
+        np.save(folder / "features.npy", np.stack(list(sequences.values())))
+        return folder / "features.npy"
+    arrays = list(sequences.values())
+
+    def read(i, most):
+        return arrays[i], np.arange(3)
+
+    return ej.data.Inputs(tuple(sequences), read, lambda i: 3, None, None)
+
+
+@pytest.mark.parametrize("kind", ["hdf", "npy", "memory"])
+def test_features_that_changed_are_refused(tmp_path, kind):
+    write_set(tmp_path, make_sequences((3, 3, 3, 3)))
+    name = "features-1" if kind == "npy" else "video-1"
+    options = {"out": tmp_path / "out", "model": make_model(), "shard_size": 2}
+    ej.sweep(rewrite(tmp_path, "video-1", 0, kind), **options)
+    whole = shards_of(tmp_path / "out")
+    lose_last_shard(tmp_path / "out")
+    assert ej.sweep(rewrite(tmp_path, "video-1", 0, kind), **options).n_explained == 2
+    assert shards_of(tmp_path / "out") == whole
+    lose_last_shard(tmp_path / "out")
+    changed = rewrite(tmp_path, "video-1", 1, kind)
+    text = rf"data: expected the features that the sweep .* got others for 1 videos .*\('{name}'\)"
+    with pytest.raises(ValueError, match=text):
+        ej.sweep(changed, **options)
+    assert shards_of(tmp_path / "out") == whole
+    assert ej.sweep(changed, **options, overwrite=True).n_explained == 4
+    assert shards_of(tmp_path / "out") != whole
+
+
+def test_files_of_the_same_size_and_time_are_not_read_again(tmp_path, monkeypatch):
+    small_set(tmp_path)
+    run_sweep(tmp_path, shard_size=2)
+    read = []
+    contents = ej.data.Inputs.contents
+    monkeypatch.setattr(
+        ej.data.Inputs, "contents", lambda *args: (read.append(args[1]), contents(*args))[1]
+    )
+    run_sweep(tmp_path, shard_size=2)
+    assert not read
+    os.utime(tmp_path / "features.hdf", ns=(0, 0))
+    assert run_sweep(tmp_path, shard_size=2).n_before == 4
+    assert len(read) == 2
+    run_sweep(tmp_path, shard_size=2)  # the new time is known
+    assert len(read) == 2
+
+
+def test_data_that_change_under_a_sweep_end_it(tmp_path):
+    write_set(tmp_path, make_sequences([3] * 8))
+    seen = []
+
+    def touch(_):
+        seen.append(_)
+        os.utime(tmp_path / "features.hdf", ns=(len(seen), 0))
+
+    with pytest.raises(ValueError, match="data: expected files that stay as they were"):
+        run_sweep(tmp_path, shard_size=1, progress=touch)
+
+
+def test_videos_that_changed_are_refused(tmp_path):
+    av = pytest.importorskip("av")
+    for uid in ("a", "b", "c"):
+        (tmp_path / "clips" / uid).mkdir(parents=True)
+        for k in range(3):
+            image = np.full((8, 8, 3), 20 * k + ord(uid), np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.save(str(tmp_path / "clips" / uid / f"{k}.png"))
+
+    def encoder(frames):
+        return frames[:, :3, 0, 0].astype(np.float32) / 255
+
+    def go(**more):
+        inputs = ej.data.open_videos(tmp_path / "clips", encoder)
+        return ej.sweep(inputs, make_model(), tmp_path / "out", shard_size=1, **more)
+
+    assert go().n_explained == 3
+    lose_last_shard(tmp_path / "out")
+    os.utime(tmp_path / "clips" / "a" / "0.png", ns=(0, 0))
+    assert go().n_explained == 1
+    image = tmp_path / "clips" / "a" / "0.png"
+    image.write_bytes((tmp_path / "clips" / "b" / "1.png").read_bytes())
+    with pytest.raises(ValueError, match=r"got others for 1 videos that are explained \('a'\)"):
+        go()
+    assert go(overwrite=True).n_explained == 3
+
+
+# The view
+
+
+def test_a_byte_of_the_view_that_turned_is_noticed_and_mended(tmp_path):
+    small_set(tmp_path)
+    run_sweep(tmp_path, shard_size=2)
+    view = tmp_path / "out" / store.VIEW
+    with ej.results.open(tmp_path / "out") as dataset:
+        whole = dataset.load()
+    content = view.read_bytes()
+    places = [content.index(text) for text in (b"video-2", b"kind 1", b"efficiency_gap")]
+    for place in [*places, len(content) - 1, *range(100, len(content), len(content) // 4)]:
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1
+        view.write_bytes(spoilt)
+        for path in (tmp_path / "out", view):
+            with pytest.raises(ValueError, match=r"out: .* damaged results\.nc\. The sweep's comm"):
+                ej.results.open(path)
+    again = run_sweep(tmp_path, shard_size=2)
+    assert (again.n_explained, again.n_before, again.recomputed) == (0, 4, 0)
+    with ej.results.open(tmp_path / "out") as dataset:
+        assert dataset.load().equals(whole)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        "{}",
+        '{"format": "esv_jax sweep, version 1"}',
+        '{"format": "esv_jax sweep, version 1", "identity": {}, "shards": [{"start": 0}]}',
+        '{"format": "esv_jax sweep, version 1", "identity": {}, "shards": 3}',
+    ],
+)
+def test_a_manifest_that_says_something_else(tmp_path, text):
+    (tmp_path / store.MANIFEST).write_text(text)
+    (tmp_path / store.VIEW).write_text("x")
+    with pytest.raises(ValueError, match=r"sweep\.json: expected a sweep's manifest") as caught:
+        ej.results.open(tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
 # Videos that fail

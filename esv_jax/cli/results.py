@@ -13,6 +13,7 @@ from esv_jax.checks import expect
 from esv_jax.cli.printing import BAD_INPUT, complain, say
 from esv_jax.files import atomic_path
 from esv_jax.results import store
+from esv_jax.sweeps.job import compare_data
 
 _SHOWN = 20  # failures that are printed
 
@@ -34,7 +35,7 @@ class Results:
     out: Path | None = None
     """Write several results side by side, on the videos that all of them have, as one netCDF."""
     verify: bool = False
-    """Read every shard of a sweep and compare its checksum."""
+    """Read every file of a sweep and compare its checksum; compare the data with what was read."""
     overwrite: bool = False
     """Replace files that exist."""
 
@@ -79,12 +80,20 @@ class Results:
 
 
 def _verified(path: Path) -> int:
-    """Damaged shards of a sweep, told one by one."""
+    """How many parts of a sweep are damaged, told one by one; the data are compared, too."""
     expect(store.is_sweep(path), str(path), "a sweep, whose shards have checksums", "another file")
     records = store.read_records(path)
-    wrong = store.damaged(path, records)
-    for index in wrong:
-        complain(f"{path}: shard {index} is damaged; the sweep's command makes it again")
+    wrong = [f"shard {index} is damaged" for index in store.damaged(path, records)]
+    if not store.view_is_whole(path):
+        wrong.append(f"{store.VIEW} is damaged")
+    wrong = [f"{text}; the sweep's command makes it again" for text in wrong]
     if not wrong:
         say(f"{len(records)} shards are as they were written.")
+    about = compare_data(path, records)
+    if about.changed:
+        named = ", ".join(about.changed[:3]) + (", ..." if len(about.changed) > 3 else "")
+        wrong.append(f"{len(about.changed)} videos have changed since they were explained: {named}")
+    say(about.note)
+    for text in wrong:
+        complain(f"{path}: {text}")
     return len(wrong)

@@ -34,6 +34,9 @@ from esv_jax.data.features import (
 from esv_jax.files import expect_writable
 
 _FORMAT = 1
+_BEGIN = b'{"format": '  # of every journal
+_RECORD = {"uid": str, "n": int, "labels": dict, "crc": int}
+_LONGEST = 2**24  # bytes of its first line
 
 Record = tuple[str, np.ndarray, dict[str, Label]]
 
@@ -108,8 +111,11 @@ class FeatureAppender:
         if not self.journal.exists():
             return 0
         with open(self.journal, "rb") as file:
-            line = file.readline()
+            line = file.readline(_LONGEST)
             if not line.endswith(b"\n"):
+                begun, ours = line[: len(_BEGIN)], _BEGIN[: len(line)]
+                got, way_out = "a file of other origin", "Move it away."
+                expect(begun == ours, str(self.journal), "the journal of a store", got, way_out)
                 return 0
             self._expect_same(self.journal.name, _parsed(line) or {})
             end = file.tell()
@@ -180,7 +186,12 @@ class FeatureAppender:
     def _records(self, file: IO[bytes]) -> Iterator[Record]:
         """The whole records from the present place of the journal on."""
         dim = self._about["feature_dim"]
+        size = os.fstat(file.fileno()).st_size
         while entry := _parsed(file.readline()):
+            if any(not isinstance(entry.get(name), kind) for name, kind in _RECORD.items()):
+                return
+            if not 1 <= entry["n"] <= size // (4 * dim):
+                return
             values = file.read(4 * dim * entry["n"])
             if len(values) < 4 * dim * entry["n"] or zlib.crc32(values) != entry["crc"]:
                 return

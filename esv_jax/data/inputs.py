@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -54,6 +55,7 @@ class Inputs:
       videos: where they are videos, their files; else None.
       read_run: first position, one beyond the last, `most` -> what `read` gives of each, faster;
         None where there is no faster way.
+      source: the path they were opened from; None where they came about in another way.
     """
 
     uids: tuple[str, ...]
@@ -63,6 +65,7 @@ class Inputs:
     class_names: tuple[str, ...] | None
     videos: tuple[Path, ...] | None = None
     read_run: Callable[[int, int, int | None], list[Read]] | None = None
+    source: Path | None = None
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -95,6 +98,30 @@ class Inputs:
                 found.append(error)
         return found
 
+    def stamps(self, positions: Sequence[int]) -> list[str] | None:
+        """Size and time of modification of the file behind each position; None without files."""
+        if self.videos is not None:
+            return [_stamp(self.videos[i]) for i in positions]
+        if self.source is None:
+            return None
+        return [_stamp(self.source)] * len(positions)
+
+    def contents(
+        self, positions: Sequence[int], most: int | None, reads: Sequence[Any] | None = None
+    ) -> list[str]:
+        """Digests of what lies at some positions: of a video's file, else of its features.
+
+        Args:
+          positions, most: as `read_many` takes them. reads: what it gave, read anew if None.
+        Returns:
+          16 hexadecimal digits each; "" for what cannot be read.
+        Cost: reads files of videos, not decoding them, or features.
+        """
+        if self.videos is not None:
+            return [_digest_of_file(self.videos[i]) for i in positions]
+        reads = self.read_many(positions, most) if reads is None else reads
+        return ["" if isinstance(read, Exception) else _digest_of_array(read[0]) for read in reads]
+
     def positions(self, uids: tuple[str, ...], limit: int | None) -> list[int]:
         """Where the asked sequences are: those named, or the first `limit`, or all."""
         if not uids:
@@ -106,6 +133,40 @@ class Inputs:
                     message("uids", "uids of the data", repr(uid), nearest(uid, self.uids))
                 )
         return [known[uid] for uid in uids][:limit]
+
+
+def _files_of(path: Path) -> list[Path]:
+    """A file, or those of a folder of images, in the order of their names."""
+    if not path.is_dir():
+        return [path]
+    return sorted(each for each in path.iterdir() if each.is_file())
+
+
+def _stamp(path: Path) -> str:
+    """Sizes and times of modification of a file, or of all in a folder; "" where there is none."""
+    try:
+        found = [(each.name, each.stat()) for each in _files_of(path)]
+    except OSError:
+        return ""
+    return ";".join(f"{name} {about.st_size} {about.st_mtime_ns}" for name, about in found)
+
+
+def _digest_of_file(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    try:
+        for each in _files_of(path):
+            digest.update(each.name.encode(errors="surrogateescape") if path.is_dir() else b"")
+            with open(each, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def _digest_of_array(x: np.ndarray) -> str:
+    digest = hashlib.blake2b(f"{x.dtype} {x.shape}".encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(x).data)
+    return digest.hexdigest()
 
 
 def is_video(path: Path) -> bool:
@@ -143,7 +204,7 @@ def open_videos(
         return np.concatenate(parts), index
 
     names = None if classes is None else read_classes(classes)
-    return Inputs(tuple(found), read, frames_of, None, names, files)
+    return Inputs(tuple(found), read, frames_of, None, names, files, source=Path(path))
 
 
 def open_inputs(
@@ -171,7 +232,7 @@ def open_inputs(
         raise ValueError(message("data", f"a {SUFFIXES} file", str(path)))
     expect(len(inputs) > 0, str(path), "at least one sequence", "none")
     names = inputs.class_names if classes is None else read_classes(classes)
-    return dataclasses.replace(inputs, class_names=names)
+    return dataclasses.replace(inputs, class_names=names, source=path)
 
 
 def _ts(path: Path) -> Inputs:

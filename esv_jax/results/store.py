@@ -4,11 +4,12 @@
     results.nc          all videos as one netCDF-4 file: names, lengths and labels, and a view of
                         what the shards hold, which opens with xarray like any other file
     shards/00000.nc     some videos' values: a netCDF-4 file that can be read alone
-    shards/00000.json   its checksum, what failed in it and why, which host made it, when
+    shards/00000.json   its checksum, what it was made of, what failed in it and why, who made it
+    shards/.writing/    while a sweep runs: its lock and its temporary files
 
 A shard counts once its `.json` is there, which is written last; each file is written by one
 process, complete or not at all. The view is written before the first shard: it says where in the
-shards values will be, and reads as missing what is not there yet.
+shards values will be, and reads as missing what is not there yet. `sweep.json` has its checksum.
 
 HDF5 with a view was chosen over Zarr: shards may then have different numbers of videos and of
 elements (chunks of a Zarr array are all alike), one rename commits a shard, a shard can be taken
@@ -21,8 +22,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,15 +32,20 @@ import numpy as np
 
 from esv_jax.checks import expect, message
 from esv_jax.extras import require
-from esv_jax.files import atomic_path, make_folder
+from esv_jax.files import atomic_path, locked_folder, remove_leftovers
+from esv_jax.hdf5 import open_hdf5
 from esv_jax.results.image import Variable, attach, netcdf_image
 from esv_jax.results.layout import LAYOUT, dimensions
+from esv_jax.results.provenance import open_dataset
 
 if TYPE_CHECKING:
     import xarray
 
 FORMAT = "esv_jax sweep, version 1"
 VIEW, MANIFEST, SHARDS = "results.nc", "sweep.json", "shards"
+_WRITING = ".writing"
+_RECORD = {"bytes": int, "sweep": str, "failures": dict, "warnings": list, "device": str}
+_OURS = re.compile(r"\d{5,}\.(nc|json)")  # files of shards
 _CHUNK_BYTES = 2**18  # of values with one checksum, read together
 
 _TYPES = {  # of stored variables, and what stands where no shard is
@@ -100,33 +107,95 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What `sweep.json` says.
 
     Raises:
-      ValueError: no such file, or one that cannot be read.
+      ValueError: no such file, one that cannot be read, or that says something else.
     """
-    return _read_json(_folder(path) / MANIFEST, "a sweep's manifest")
+    place, expected = _folder(path) / MANIFEST, "a sweep's manifest"
+    manifest = _read_json(place, expected)
+    got = manifest.get("format")
+    expect(got == FORMAT, str(place), f"{expected} ({FORMAT})", f"another file (format {got})")
+    identity, shards = manifest.get("identity"), manifest.get("shards")
+    whole = isinstance(identity, dict) and isinstance(shards, list) and len(shards) > 0
+    expect(whole, str(place), expected, "one without identity or shards")
+    start = 0
+    for shard in shards or ():
+        fits = isinstance(shard, dict) and set(shard) == set(ShardPlace._fields)
+        fits = fits and all(isinstance(value, int) for value in shard.values())
+        fits = fits and shard["start"] == start and shard["rows"] > 0 and shard["n"] > 0
+        expect(fits, str(place), expected, f"the shard {shard!r}"[:80])
+        start += shard["rows"]
+    return manifest
+
+
+def writing(folder: Path) -> AbstractContextManager[None]:
+    """Hold a store while its shards are written; see `files.locked_folder`.
+
+    Raises:
+      FileExistsError: another sweep holds it.
+    """
+    expected = "a folder that no other sweep is writing to"
+    return locked_folder(folder / SHARDS / _WRITING, "out", expected)
+
+
+def expect_free(folder: Path) -> None:
+    """Refuse a folder without a sweep in which files of other origin have the names of shards.
+
+    Raises:
+      FileExistsError: naming one of them.
+    """
+    shards = folder / SHARDS
+    for path in sorted(shards.iterdir()) if shards.is_dir() else ():
+        got, way_out = f"{str(path)!r}, which no sweep wrote", "Choose another folder."
+        free = _OURS.fullmatch(path.name) is None
+        expect(free, "out", "a folder without results", got, way_out, kind=FileExistsError)
 
 
 def create(
-    folder: Path, identity: Mapping[str, Any], header: Header, places: Sequence[ShardPlace]
+    folder: Path,
+    identity: Mapping[str, Any],
+    header: Header,
+    places: Sequence[ShardPlace],
+    data: Mapping[str, Any],
 ) -> None:
-    """Make the store of a sweep, without values yet; shards of another sweep are deleted.
+    """Make the store of a sweep, without values yet; shards of a former sweep are deleted.
 
     Args:
-      folder: made where it is missing.
+      folder: held by `writing`.
       identity: what must be the same for a sweep to be continued, as JSON.
       header, places: see there.
+      data: where the data are, with their sizes and times, as JSON.
     """
-    if (folder / SHARDS).exists():
-        shutil.rmtree(folder / SHARDS)
-    make_folder(folder / SHARDS)
+    if is_sweep(folder):
+        for path in (folder / SHARDS).iterdir():
+            if _OURS.fullmatch(path.name):
+                path.unlink()
+    renew(folder, identity, header, places, data)
+
+
+def renew(
+    folder: Path,
+    identity: Mapping[str, Any],
+    header: Header,
+    places: Sequence[ShardPlace],
+    data: Mapping[str, Any],
+) -> None:
+    """Write the manifest and then the view, whose checksum it has; shards stay. See `create`."""
+    view = _view_of(header, places)
     manifest = {
         "format": FORMAT,
         "digest": _digest(identity),
         "identity": dict(identity),
         "created": header.attributes["created"],
+        "data": dict(data),
+        "view": hashlib.sha256(view).hexdigest(),
         "shards": [place._asdict() for place in places],
     }
-    _write_json(folder / MANIFEST, manifest)
-    write_view(folder, header, places)
+    _write_json(folder / MANIFEST, manifest, folder)
+    with _written(folder / VIEW, folder) as temporary:
+        temporary.write_bytes(view)
+
+
+def _written(path: Path, folder: Path) -> AbstractContextManager[Path]:
+    return atomic_path(path, within=folder / SHARDS / _WRITING)
 
 
 def _digest(identity: Mapping[str, Any]) -> str:
@@ -162,14 +231,14 @@ def write_shard(
     }
     coordinates = _coordinates(header, header.uids[rows], place.n)
     content = netcdf_image(coordinates, data, {"format": FORMAT, "shard": index})
-    with atomic_path(shard_path(folder, index)) as temporary:
+    with _written(shard_path(folder, index), folder) as temporary:
         temporary.write_bytes(content)
     record = {
         "sweep": _digest(identity),
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    _write_json(record_path(folder, index), record | dict(about))
+    _write_json(record_path(folder, index), record | dict(about), folder)
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -183,10 +252,8 @@ def record_path(folder: Path, index: int) -> Path:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left behind: temporary files, which are hidden."""
-    for place in (folder, folder / SHARDS):
-        for left in place.glob(".*.*"):
-            left.unlink(missing_ok=True)
+    """Remove temporary files of writers that were killed; nothing that others may have made."""
+    remove_leftovers(folder / SHARDS / _WRITING)
 
 
 def read_records(path: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
@@ -199,7 +266,8 @@ def read_records(path: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
             size = shard_path(folder, index).stat().st_size
         except (ValueError, OSError):
             continue
-        if record.get("bytes") == size and record.get("sweep") == manifest["digest"]:
+        known = all(isinstance(record.get(name), kind) for name, kind in _RECORD.items())
+        if known and record["bytes"] == size and record["sweep"] == manifest["digest"]:
             found[index] = record
     return found
 
@@ -219,17 +287,21 @@ def damaged(path: str | os.PathLike[str], records: Mapping[int, Mapping[str, Any
 
 
 def open_sweep(path: str | os.PathLike[str]) -> xarray.Dataset:
-    """The dataset of a sweep's folder: the videos of all shards that are complete, lazily."""
-    xarray = require("xarray", "files")
-    require("h5netcdf", "files")
+    """The dataset of a sweep's folder: the videos of all shards that are complete, lazily.
+
+    Raises:
+      ValueError: a manifest or view that is missing or damaged, or leads to other files.
+    """
     folder = _folder(path)
     manifest, records = read_manifest(folder), read_records(folder)
-    expect(manifest.get("format") == FORMAT, str(folder), FORMAT, manifest.get("format"))
-    try:
-        dataset = xarray.open_dataset(folder / VIEW, engine="h5netcdf")
-    except (OSError, KeyError, ValueError) as error:
-        got = f"a missing or damaged {VIEW} ({error})"
-        raise ValueError(message(str(folder), "a sweep's results", got)) from error
+    expected, way_out = "a sweep's results", "The sweep's command makes it again."
+    got = f"a missing or damaged {VIEW}"
+    expect(view_is_whole(folder), str(folder), expected, got, way_out)
+    open_hdf5(folder / VIEW, expected, views=True).close()
+    dataset = open_dataset(folder / VIEW, expected)
+    rows = sum(place["rows"] for place in manifest["shards"])
+    same = dataset.sizes.get("video") == rows
+    expect(same, str(folder), expected, "a view of other videos", way_out)
     places = [ShardPlace(**place) for place in manifest["shards"]]
     reasons = {uid: text for record in records.values() for uid, text in record["failures"].items()}
     notes = list(dict.fromkeys(text for record in records.values() for text in record["warnings"]))
@@ -270,15 +342,16 @@ def _coordinates(header: Header, uids: Sequence[str], n: int) -> dict[str, Varia
 
 
 def view_is_whole(folder: Path) -> bool:
-    """Whether the view is there and can be opened."""
+    """Whether the view is there with the bytes that were written. Reads it."""
+    known = read_manifest(folder).get("view")
     try:
-        with require("h5py", "files").File(folder / VIEW, "r") as file:
-            return bool(file.attrs["format"] == FORMAT)
-    except (OSError, KeyError):
+        with open(folder / VIEW, "rb") as file:
+            return bool(hashlib.file_digest(file, "sha256").hexdigest() == known)
+    except OSError:
         return False
 
 
-def write_view(folder: Path, header: Header, places: Sequence[ShardPlace]) -> None:
+def _view_of(header: Header, places: Sequence[ShardPlace]) -> bytes:
     """All videos: what is known of them, and where in the shards the rest will be."""
     chosen = header.choices is not None
     coordinates = _coordinates(header, header.uids, max(place.n for place in places))
@@ -301,9 +374,7 @@ def write_view(folder: Path, header: Header, places: Sequence[ShardPlace]) -> No
                 _add_view(file, name, chosen, sizes, places)
 
     attributes = dict(header.attributes) | {"format": FORMAT}
-    content = netcdf_image(coordinates, data, attributes, add_views)
-    with atomic_path(folder / VIEW) as temporary:
-        temporary.write_bytes(content)
+    return netcdf_image(coordinates, data, attributes, add_views)
 
 
 def _add_view(
@@ -339,23 +410,20 @@ def _checked(array: np.ndarray) -> dict[str, Any]:
 
     ESVs are noise to a compressor: 9 % smaller by gzip, at seven times the time.
     """
-    if array.ndim < 2:
-        return {}
     n_videos = max(1, min(len(array), _CHUNK_BYTES // max(array[0].nbytes, 1)))
     return {"fletcher32": True, "chunks": (n_videos, *array.shape[1:])}
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_path(path) as temporary:
+def _write_json(path: Path, content: Mapping[str, Any], folder: Path) -> None:
+    with _written(path, folder) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path, expected: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            message(str(path), expected, f"one that cannot be read ({error})")
-        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        text = message(str(path), expected, "one that is missing or damaged")
+        raise ValueError(text) from error
     expect(isinstance(content, dict), str(path), expected, type(content).__name__)
     return content

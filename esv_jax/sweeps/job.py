@@ -6,10 +6,11 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from os import PathLike
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from esv_jax.games import Game, ScaleGame, SubsetGame, make_game
 from esv_jax.inputs import checked_prior
 from esv_jax.models import TrainedModel, load_model, model_digest
 from esv_jax.models.tensor_files import digest_of
+from esv_jax.results import store
 from esv_jax.sweeps.planning import Shard
 
 
@@ -117,6 +119,80 @@ class Job:
         if self.inputs.videos is None:
             return np.array([one(int(row)) for row in self.rows])
         return np.array(list(sources.prefetch(self.rows.tolist(), one, workers=4, ahead=16)))
+
+
+def data_of(job: Job) -> dict[str, Any]:
+    """Where the data of a sweep are, with a digest of the sizes and times of their files.
+
+    What changes here without the content is no other sweep: see `changed_videos`.
+    """
+    stamps, source = job.inputs.stamps(job.rows.tolist()), job.inputs.source
+    return {
+        "path": None if source is None else str(source.absolute()),
+        "videos": job.inputs.videos is not None,
+        "stamp": None if stamps is None else hashlib.sha256(repr(stamps).encode()).hexdigest(),
+    }
+
+
+def changed_videos(
+    inputs: sources.Inputs, records: Mapping[int, Mapping[str, Any]], frames: int | None
+) -> list[str]:
+    """Uids of the videos whose content is no longer what finished shards were made of.
+
+    Args:
+      inputs: the data. records: of the shards. frames: elements that were read of each.
+    Cost: reads the videos of all these shards.
+    """
+    position, changed = {uid: i for i, uid in enumerate(inputs.uids)}, []
+    for record in records.values():
+        before = {uid: digest for uid, digest in record.get("read", {}).items() if digest}
+        there = [uid for uid in before if uid in position]
+        now = inputs.contents([position[uid] for uid in there], frames)
+        same = {uid for uid, digest in zip(there, now, strict=True) if digest == before[uid]}
+        changed += [uid for uid in before if uid not in same]
+    return changed
+
+
+class Comparison(NamedTuple):
+    """Data of a sweep, compared with what its shards were made of.
+
+    Attributes:
+      changed: uids of other content, or that are gone. note: how they were compared.
+    """
+
+    changed: list[str]
+    note: str
+
+
+def compare_data(out: str | PathLike[str], records: Mapping[int, Mapping[str, Any]]) -> Comparison:
+    """Compare the data of a sweep, where they still are, with what its shards were made of.
+
+    Args:
+      out: folder of the sweep. records: of its shards.
+    Raises:
+      ValueError: data that can no longer be read.
+    Cost: reads the data.
+    """
+    manifest = store.read_manifest(out)
+    about = manifest.get("data") or {}
+    path = about.get("path")
+    if path is None:
+        return Comparison([], "The data came from no file: not compared.")
+    if not Path(path).exists():
+        return Comparison([], f"The data are no longer at {path}: not compared.")
+    inputs = _videos_at(Path(path)) if about.get("videos") else sources.open_inputs(path)
+    changed = changed_videos(inputs, records, manifest["identity"].get("frames"))
+    n = sum(len(record.get("read", {})) for record in records.values())
+    return Comparison(changed, f"{n} videos compared with the data at {path}.")
+
+
+def _videos_at(path: Path) -> sources.Inputs:
+    """Videos whose files are read, not decoded."""
+
+    def undecoded(*_: Any) -> Any:
+        raise ValueError(message("videos", "files to compare", "a call to decode them"))
+
+    return sources.open_videos(path, undecoded)
 
 
 def _first_readable(inputs: sources.Inputs, rows: np.ndarray, frames: int | None) -> Array:

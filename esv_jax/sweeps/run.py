@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from jax import Array
 from esv_jax import data as sources
 from esv_jax.checks import expect, expect_int, expect_key, message
 from esv_jax.estimators import Estimator
-from esv_jax.files import expect_writable, make_folder
+from esv_jax.files import expect_writable
 from esv_jax.games import Game
 from esv_jax.inputs import EstimatorChoice, check_randomness, choose_estimator
 from esv_jax.models import TrainedModel
@@ -27,7 +28,7 @@ from esv_jax.results import store
 from esv_jax.sweeps.choices import choice_names
 from esv_jax.sweeps.engine import Engine
 from esv_jax.sweeps.hosts import expect_agreement, from_first
-from esv_jax.sweeps.job import Job, differences, identity_of
+from esv_jax.sweeps.job import Job, changed_videos, data_of, differences, identity_of
 from esv_jax.sweeps.planning import Shard, make_shards, share_of_host
 from esv_jax.sweeps.shard_work import Task, explained, load, make_header, place_of, write
 
@@ -150,9 +151,11 @@ def sweep(
     Returns:
       `SweepReport`.
     Raises:
-      ValueError: no videos, data that do not fit the model, labels missing for "gt", results of
-        another sweep in `out` (saying what differs), hosts that differ; a failed video if
+      ValueError: no videos, data that do not fit the model, labels missing for "gt", features that
+        changed since the sweep began (naming videos), hosts that differ; a failed video if
         `strict`.
+      FileExistsError: results of another sweep in `out` (saying what differs), a folder to which
+        another process is writing.
       TypeError: a model or key of another kind.
       OSError: a place that cannot be written to, a full disk. Finished shards stay.
     Cost: see `plan_cost`, per video; one compilation per length (exact, `Surrogate`) or bucket of
@@ -187,19 +190,27 @@ def sweep(
     out = Path(out)
     header = make_header(job, lengths, shards, choices, marginals, asked | dict(settings or {}))
     places = [place_of(shard) for shard in shards]
-    todo, recomputed = from_first(
-        lambda: _prepare(out, identity, header, places, overwrite, retry_failed)
-    )
-    host, n_hosts = jax.process_index(), jax.process_count()
-    mine = share_of_host(shards, todo, host, n_hosts)
-    engine = Engine(
-        job.game, job.prior, key, marginals=marginals, devices=devices, batch_size=batch_size
-    )
-    task = Task(job, out, header, shards, identity, engine, frames, min_elements, choices, strict)
-    started = time.perf_counter()
-    explain_seconds = _run(task, mine, progress, host, n_hosts)
-    if n_hosts > 1:
-        _wait_for_others(out, len(shards))
+    about = data_of(job)
+    stamps = job.inputs.stamps(job.rows[np.concatenate([s.positions for s in shards])].tolist())
+
+    def prepare() -> tuple[list[int], int]:
+        _expect_ours(out, identity, overwrite)
+        held.enter_context(store.writing(out))
+        return _prepare(out, identity, header, places, about, job, frames, overwrite, retry_failed)
+
+    with ExitStack() as held:  # by the first host, until all have written
+        todo, recomputed = from_first(prepare)
+        host, n_hosts = jax.process_index(), jax.process_count()
+        mine = share_of_host(shards, todo, host, n_hosts)
+        engine = Engine(
+            job.game, job.prior, key, marginals=marginals, devices=devices, batch_size=batch_size
+        )
+        fixed = (frames, min_elements, choices, strict, stamps)
+        task = Task(job, out, header, shards, identity, engine, *fixed)
+        started = time.perf_counter()
+        explain_seconds = _run(task, mine, progress, host, n_hosts)
+        if n_hosts > 1:
+            _wait_for_others(out, len(shards))
     n_before = sum(shard.positions.size for i, shard in enumerate(shards) if i not in set(todo))
     records = store.read_records(out)
     return SweepReport(
@@ -255,49 +266,83 @@ def _shards(
     return shards
 
 
+def _expect_ours(out: Path, identity: dict[str, Any], overwrite: bool) -> bool:
+    """Whether a folder has this sweep's results; refuses those of another, unless `overwrite`."""
+    if not store.is_sweep(out):
+        taken = (out / store.VIEW).exists()
+        got = f"{out / store.VIEW}, which no sweep wrote"
+        expect(not taken or overwrite, "out", "a folder without results", got, kind=FileExistsError)
+        store.expect_free(out)
+        return False
+    try:
+        before = store.read_manifest(out)["identity"]
+    except ValueError:
+        if not overwrite:
+            raise
+        return False
+    ours = bool(before == json.loads(json.dumps(identity)))
+    got = f"another sweep ({differences(before, identity)})"
+    way_out = "Choose another folder, or pass overwrite to delete it."
+    expected = "a folder without results, or with this sweep's"
+    expect(ours or overwrite, "out", expected, got, way_out, kind=FileExistsError)
+    return ours
+
+
 def _prepare(
     out: Path,
     identity: dict[str, Any],
     header: store.Header,
     places: list[store.ShardPlace],
+    about: dict[str, Any],
+    job: Job,
+    frames: int | None,
     overwrite: bool,
     retry_failed: bool,
 ) -> tuple[list[int], int]:
     """Make or check the store; shards still to be done, and how many of them were damaged."""
-    if store.is_sweep(out):
-        before: dict[str, Any] = {}
-        try:
-            before = store.read_manifest(out)["identity"]
-        except (ValueError, KeyError):
-            if not overwrite:
-                raise
-        if before == json.loads(json.dumps(identity)):
-            store.clear_leftovers(out)
-            make_folder(out / store.SHARDS)
-            if not store.view_is_whole(out):
-                store.write_view(out, header, places)
-            records = store.read_records(out)
-            recorded = [store.record_path(out, i).exists() for i in range(len(places))]
-            whole = set(records) - set(store.damaged(out, records))
+    ours = _expect_ours(out, identity, overwrite)  # again, now that nobody else writes
+    store.clear_leftovers(out)
+    if ours:
+        records = store.read_records(out)
+        recorded = [store.record_path(out, i).exists() for i in range(len(places))]
+        broken = set(store.damaged(out, records))
+        whole = {index: record for index, record in records.items() if index not in broken}
+        if _same_data(out, about, job, frames, whole, overwrite):
+            if store.read_manifest(out).get("data") != about or not store.view_is_whole(out):
+                store.renew(out, identity, header, places, about)
             if retry_failed:
                 again = {index for index in whole if records[index]["failures"]}
-                whole -= again
+                whole = {index: record for index, record in whole.items() if index not in again}
                 recorded = [there and i not in again for i, there in enumerate(recorded)]
             todo = [index for index in range(len(places)) if index not in whole]
             return todo, sum(recorded[index] for index in todo)
-        if not overwrite:
-            got = f"another sweep ({differences(before, identity)})"
-            way_out = "Choose another folder, or pass overwrite to delete it."
-            text = message("out", "a folder without results, or with this sweep's", got, way_out)
-            raise FileExistsError(text)
-    else:
-        taken = (out / store.VIEW).exists()
-        got = f"{out / store.VIEW}, which no sweep wrote"
-        expect(not taken or overwrite, "out", "a folder without results", got, kind=FileExistsError)
-    make_folder(out)
     expect_writable(out / store.VIEW)
-    store.create(out, identity, header, places)
+    store.create(out, identity, header, places, about)
     return list(range(len(places))), 0
+
+
+def _same_data(
+    out: Path,
+    about: dict[str, Any],
+    job: Job,
+    frames: int | None,
+    whole: dict[int, dict[str, Any]],
+    overwrite: bool,
+) -> bool:
+    """Whether finished shards were made of these data; refuses others, unless `overwrite`.
+
+    Files of the same size and time are the same; of others, and of data without files, the content
+    that each finished shard was made of is compared.
+    """
+    before = store.read_manifest(out).get("data", {}).get("stamp")
+    if before is not None and before == about["stamp"]:
+        return True
+    changed = changed_videos(job.inputs, whole, frames)
+    named = ", ".join(map(repr, changed[:3])) + (", ..." if len(changed) > 3 else "")
+    got = f"others for {len(changed)} videos that are explained ({named})"
+    way_out = "Choose another folder, or pass overwrite to delete what is there."
+    expect(not changed or overwrite, "data", "the features that the sweep began with", got, way_out)
+    return not changed
 
 
 def _run(

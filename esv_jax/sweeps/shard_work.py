@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from esv_jax.checks import message
+from esv_jax.checks import expect, message
 from esv_jax.results import store
 from esv_jax.results.provenance import provenance
 from esv_jax.sweeps.choices import chosen_classes, of_chosen
@@ -32,16 +32,21 @@ class Task(NamedTuple):
     min_elements: int
     choices: tuple[str, ...] | None
     strict: bool
+    stamps: list[str] | None
 
 
 class Loaded(NamedTuple):
-    """A shard's videos, as far as they could be read: which rows, features, indices, reasons."""
+    """A shard's videos, as far as they could be read: which rows, features, indices, reasons.
+
+    `contents`: digests of what was read, by uid.
+    """
 
     shard: int
     rows: list[int]
     features: list[np.ndarray]
     elements: list[np.ndarray]
     failures: dict[str, str]
+    contents: dict[str, str]
 
 
 def make_header(
@@ -81,6 +86,9 @@ def load(task: Task, index: int) -> Loaded:
     """Read a shard's videos; those that cannot be explained are left out, with reasons.
 
     Called ahead of the engine, in a thread: what the estimator prepares on the host is made, too.
+
+    Raises:
+      ValueError: files that changed since the sweep began.
     """
     job, shard = task.job, task.shards[index]
     uids = task.header.uids[shard.start : shard.start + len(shard.positions)]
@@ -89,9 +97,18 @@ def load(task: Task, index: int) -> Loaded:
     source = job.rows[shard.positions]
     lengths = task.header.lengths[shard.start : shard.start + len(source)]
     order = np.argsort(source, kind="stable")  # neighbours in the file are read together
-    found = dict(
-        zip(order.tolist(), job.inputs.read_many(source[order].tolist(), task.frames), strict=True)
-    )
+    positions = source[order].tolist()
+    reads = job.inputs.read_many(positions, task.frames)
+    found = dict(zip(order.tolist(), reads, strict=True))
+    digests = job.inputs.contents(positions, task.frames, reads)
+    contents = {uids[row]: digest for row, digest in zip(order.tolist(), digests, strict=True)}
+    stamps = job.inputs.stamps(source.tolist())
+    if stamps is not None and task.stamps is not None:
+        began = [task.stamps[shard.start + row] for row in range(len(source))]
+        changed = [uid for uid, now, was in zip(uids, stamps, began, strict=True) if now != was]
+        got, way_out = f"others for {changed[:1]}", "Sweep again when nobody writes to them."
+        expected = "files that stay as they were when the sweep began"
+        expect(not changed, "data", expected, got, way_out)
     for row, uid in enumerate(uids):
         read = found[row]
         reason = shard.reason
@@ -109,7 +126,7 @@ def load(task: Task, index: int) -> Loaded:
         assert shard.estimator is not None
         with suppress(ValueError, MemoryError):  # told when the engine asks for it
             task.engine.prepare(shard.estimator, shard.n)
-    return Loaded(index, rows, features, elements, failures)
+    return Loaded(index, rows, features, elements, failures, contents)
 
 
 def _reason(x: np.ndarray, n: int, least: int, width: tuple[int, ...]) -> str:
@@ -161,7 +178,8 @@ def explained(task: Task, loaded: Loaded) -> tuple[Loaded, dict[str, Any]]:
         joined["warnings"] = list(
             dict.fromkeys(text for part in parts for text in part["warnings"])
         )
-    return Loaded(loaded.shard, rows, features, elements, failures), joined
+    contents = loaded.contents
+    return Loaded(loaded.shard, rows, features, elements, failures, contents), joined
 
 
 def variables_of(task: Task, loaded: Loaded, found: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -228,6 +246,7 @@ def write(task: Task, loaded: Loaded, found: dict[str, Any], seconds: float) -> 
     shard, device = task.shards[loaded.shard], jax.local_devices()[0]
     about = {
         "failures": loaded.failures,
+        "read": loaded.contents,
         "warnings": list(found.get("warnings", ())),
         "estimator": repr(shard.estimator),
         "host": jax.process_index(),
