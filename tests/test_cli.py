@@ -129,6 +129,7 @@ def test_train_then_explain(folder, tmp_path, capsys):
         assert len(settings["model_digest"]) >= 16
 
 
+@pytest.mark.slow  # trains
 def test_average_consensus_trains_and_explains(folder, tmp_path):
     model = tmp_path / "tsn.safetensors"
     data = str(folder / "toy.hdf")

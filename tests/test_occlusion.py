@@ -1,5 +1,6 @@
 """Occlusion against a twin in loops, and what follows from its definition."""
 
+import functools
 import itertools
 import math
 
@@ -21,6 +22,9 @@ def fn(clips):
     """Scores (B, C) of a function that is not additive over voxels."""
     flat = clips.reshape(clips.shape[0], -1)
     return jnp.tanh(jnp.matmul(flat, jnp.asarray(WEIGHT), precision="highest")) * 2
+
+
+blurred = jax.jit(functools.partial(gaussian_blur, sigma=BLUR_SIGMA))
 
 
 @pytest.fixture
@@ -67,8 +71,9 @@ def test_equals_the_twin(clip, rng, window, stride, remove):
     if remove == "array":
         remove = filled = rng.random(SHAPE, np.float32)
     else:
-        filled = np.asarray(gaussian_blur(clip, BLUR_SIGMA)) if remove == "blur" else 0 * clip
-    found = occlusion(fn, clip, 1, window=window, stride=stride, remove=remove)
+        filled = np.asarray(blurred(clip)) if remove == "blur" else 0 * clip
+    explain = functools.partial(occlusion, fn, target=1, window=window, stride=stride)
+    found = jax.jit(lambda clip: explain(clip, remove=remove))(clip)
     steps = stride or tuple(math.ceil(size / 2) for size in window)
     expected, n = twin(clip, 1, window, steps, filled)
     chex.assert_shape(found, SHAPE[:3])
