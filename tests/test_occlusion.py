@@ -15,16 +15,13 @@ from esv_jax.perturbation.occlusion import BLUR_SIGMA, n_windows, occlusion
 
 SHAPE = (5, 7, 6, 2)
 C = 3
-WEIGHT = np.random.default_rng(7).normal(size=(math.prod(SHAPE), C)).astype(np.float32)
+WEIGHT = (np.random.default_rng(7).normal(size=(math.prod(SHAPE), C)) / 10).astype(np.float32)
 
 
 def fn(clips):
     """Scores (B, C) of a function that is not additive over voxels."""
     flat = clips.reshape(clips.shape[0], -1)
     return jnp.tanh(jnp.matmul(flat, jnp.asarray(WEIGHT), precision="highest")) * 2
-
-
-blurred = jax.jit(functools.partial(gaussian_blur, sigma=BLUR_SIGMA))
 
 
 @pytest.fixture
@@ -71,9 +68,8 @@ def test_equals_the_twin(clip, rng, window, stride, remove):
     if remove == "array":
         remove = filled = rng.random(SHAPE, np.float32)
     else:
-        filled = np.asarray(blurred(clip)) if remove == "blur" else 0 * clip
-    explain = functools.partial(occlusion, fn, target=1, window=window, stride=stride)
-    found = jax.jit(lambda clip: explain(clip, remove=remove))(clip)
+        filled = np.asarray(gaussian_blur(clip, BLUR_SIGMA)) if remove == "blur" else 0 * clip
+    found = occlusion(fn, clip, 1, window=window, stride=stride, remove=remove)
     steps = stride or tuple(math.ceil(size / 2) for size in window)
     expected, n = twin(clip, 1, window, steps, filled)
     chex.assert_shape(found, SHAPE[:3])
@@ -140,7 +136,7 @@ def test_half_precision_clips_give_single_precision(clip):
         (TypeError, "fn: expected a function of clips", {"fn": 3}),
         (
             ValueError,
-            r"fn: expected scores \(B, C\) .* got shape \(3,\)",
+            r"fn: expected scores of shape \(B, C\) .* got shape \(3,\)",
             {"fn": lambda c: fn(c)[0]},
         ),
         (
@@ -156,8 +152,8 @@ def test_half_precision_clips_give_single_precision(clip):
             {"clip": np.full(SHAPE, np.nan, np.float32)},
         ),
         (ValueError, r"target: expected a class in 0\.\.2, got 3", {"target": 3}),
-        (ValueError, "target: expected an integer >= 0, got -1", {"target": -1}),
-        (TypeError, "target: expected an integer", {"target": 1.0}),
+        (ValueError, r"target: expected a class in 0\.\.2, got -1", {"target": -1}),
+        (TypeError, "target: expected a class, got dtype float64", {"target": 1.0}),
         (TypeError, "window: expected three integers", {"window": 3}),
         (ValueError, "window: expected three integers", {"window": (3, 3)}),
         (ValueError, "window: expected an integer >= 1, got 0", {"window": (1, 0, 1)}),
@@ -179,3 +175,37 @@ def test_bad_input_is_named(clip, error, match, changed):
     given = {"fn": fn, "clip": clip, "target": 1, "window": (2, 2, 2)} | changed
     with pytest.raises(error, match=match):
         occlusion(**given)
+
+
+def test_outputs_of_other_kinds(clip):
+    expected = occlusion(fn, clip, 1, window=(2, 3, 3))
+    run = functools.partial(occlusion, clip=clip, window=(2, 3, 3))
+    np.testing.assert_array_equal(run(lambda c: {"logits": fn(c), "x": c}, target=1), expected)
+    np.testing.assert_array_equal(run(lambda c: fn(c)[:, 1], target=0), expected)  # one column
+    with pytest.raises(ValueError, match=r"got tuple. Return the scores alone, e.g. lambda x: fn"):
+        run(lambda c: (fn(c), c), target=1)
+    with pytest.raises(TypeError, match=r"got one that leaves JAX. .* use metrics\.insertion"):
+        run(lambda c: np.asarray(c).reshape(len(c), -1), target=1)
+    for wrong in (np.bool_(True), True, jnp.asarray(1.0), "1"):
+        with pytest.raises(TypeError, match="target: expected a class, got"):
+            run(fn, target=wrong)
+    with pytest.raises(ValueError, match=r"target: expected a class in 0\.\.2, got 3"):
+        run(fn, target=jnp.asarray(3))
+    with pytest.raises(ValueError, match=r"target: expected one class, got shape \(2,\)"):
+        run(fn, target=[0, 1])
+
+
+def test_scores_that_are_not_finite_are_refused(clip):
+    def fragile(clips):  # NaN once the first voxel is gone
+        return jnp.where(clips[:, 0, 0, 0, :1] == 0, jnp.nan, fn(clips))
+
+    with pytest.raises(
+        ValueError, match=r"occlusion: expected finite .* got nan at index \(0, 0, 0"
+    ):
+        occlusion(fragile, clip, 1, window=(2, 3, 3), remove="fade")
+
+
+def test_finishes_where_jax_looks_for_nan(clip):
+    expected = occlusion(fn, clip, 1, window=(2, 3, 3))
+    with jax.debug_nans(True):
+        np.testing.assert_array_equal(occlusion(fn, clip, 1, window=(2, 3, 3)), expected)
