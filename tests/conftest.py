@@ -1,5 +1,6 @@
 """Strict settings for every run, and where the shared data lies."""
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -52,13 +53,19 @@ def pytest_configure(config):
 
 
 def drop_programs(folder, most_bytes=500_000_000):
-    """Drop entries cut short, which JAX would never replace, and the oldest beyond a size."""
+    """Drop entries cut short since the last call, which JAX would never replace, and the oldest
+    beyond a size."""
+    mark = folder / "checked"
+    since = mark.stat().st_mtime if mark.exists() else 0
+    mark.touch()
     total = 0
-    for path in sorted(folder.glob("*-cache"), key=lambda path: -path.stat().st_mtime):
-        entry = path.read_bytes()
-        total += len(entry)
-        if total > most_bytes or not is_whole(entry):
-            path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # another run drops as well
+        written = {path: path.stat() for path in folder.glob("*-cache")}
+        for path in sorted(written, key=lambda path: written[path].st_mtime, reverse=True):
+            total += written[path].st_size
+            is_new = written[path].st_mtime >= since
+            if total > most_bytes or (is_new and not is_whole(path.read_bytes())):
+                path.unlink()
 
 
 def is_whole(entry):

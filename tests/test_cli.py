@@ -155,6 +155,7 @@ def test_few_sequences_of_each_class(tmp_path, capsys, of_each, asked, says):
         assert ej.models.load_model(out).class_names == ("still", "walk", "run")
 
 
+@pytest.mark.slow  # trains
 def test_average_consensus_trains_and_explains(folder, tmp_path):
     model = tmp_path / "tsn.safetensors"
     data = str(folder / "toy.hdf")

@@ -52,13 +52,21 @@ def test_split_is_the_convolution(name):
 
     params = parameters(convolution, x, kernel)
 
+    def whole(x):
+        return convolution(x, kernel)
+
     def split(x):
         return split_convolution(x, kernel, params, jnp.float32)
 
-    out = convolution(x, kernel)
-    np.testing.assert_allclose(split(x), out, atol=2e-5)
-    back = jax.linear_transpose(lambda x: convolution(x, kernel), x)(out)
-    np.testing.assert_allclose(jax.linear_transpose(split, x)(out)[0], back[0], atol=2e-4)
+    @jax.jit
+    def there_and_back(x):
+        out = whole(x)
+        backs = (jax.linear_transpose(fn, x)(out)[0] for fn in (whole, split))
+        return out, split(x), *backs
+
+    out, found, back, found_back = there_and_back(x)
+    np.testing.assert_allclose(found, out, atol=2e-5)
+    np.testing.assert_allclose(found_back, back, atol=2e-4)
 
 
 def test_any_layout():
@@ -163,8 +171,11 @@ def test_relevance_is_that_of_the_convolution_whole(composite, monkeypatch):
         y = jax.lax.conv_general_dilated(x[None], kernel, (2, 2), "SAME", dimension_numbers=layout)
         return jax.nn.relu(y).reshape(-1) @ last
 
-    split = rules.lrp(fn, x, 1, composite=composite)
+    def explain():  # what is patched is read again
+        return jax.jit(lambda x: rules.lrp(fn, x, 1, composite=composite))(x)
+
+    split = explain()
     room = importlib.import_module("esv_jax.relevance.layers")
     monkeypatch.setattr(room, "is_better_split", lambda params: False)
-    whole = rules.lrp(fn, x, 1, composite=composite)
+    whole = explain()
     np.testing.assert_allclose(split, whole, atol=1e-5 * float(jnp.abs(whole).max()))

@@ -75,8 +75,10 @@ def test_every_video_is_explained_as_alone(swept):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "own"),
-    [(("Constructive", 6, 2), True), (("Surrogate", 16), False)],
-    ids=["own draws", "one draw"],
+    [
+        pytest.param(("Constructive", 6, 2), True, id="own draws"),
+        pytest.param(("Surrogate", 16), False, id="one draw", marks=pytest.mark.slow),
+    ],
 )
 def test_sampled_values_are_those_of_explain(tmp_path, estimator, own):
     sequences = make_sequences((6, 9, 7, 6, 9))
@@ -92,6 +94,7 @@ def test_sampled_values_are_those_of_explain(tmp_path, estimator, own):
             np.testing.assert_allclose(found.std_error, alone.std_error, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_exact_and_sampled_in_one_sweep(tmp_path):
     """Short sequences exact, long ones sampled; standard errors only where there are any."""
     write_set(tmp_path, make_sequences((4, 22, 4)))
@@ -120,7 +123,10 @@ def test_order_company_and_files_do_not_matter(swept, tmp_path):
                     np.testing.assert_array_equal(other[field], same[field])
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize(
+    "batch_size",
+    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(5, marks=pytest.mark.slow)],
+)
 def test_any_batch_size(swept, tmp_path, batch_size):
     folder, _ = swept
     run_sweep(folder, f"batch-{batch_size}", batch_size=batch_size)
