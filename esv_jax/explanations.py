@@ -282,10 +282,10 @@ def _check_plan(plan: SubsequencePlan, result: Attribution) -> None:
         )
     valid = np.asarray(plan.samples.valid)
     expect(
-        bool(valid[-1, -1].any()),
+        bool(valid[:, -1].any()),
         "plan",
         f"the whole sequence at scale {plan.n}, which has the result's scores",
-        "no such row in the last iteration",
+        "no such row in any iteration",
         "Add a row with all elements.",
     )
     if np.isnan(np.asarray(result.scores)).any():

@@ -13,9 +13,10 @@ import numpy as np
 from jax import Array, lax
 
 from esv_jax.attribution import Attribution
-from esv_jax.checks import expect, is_concrete, message
-from esv_jax.estimators import Exact, Surrogate
+from esv_jax.checks import expect, expect_finite, expect_int, expect_key, is_concrete, message
+from esv_jax.estimators import Exact, PermutationSampling, Surrogate
 from esv_jax.estimators.exact import scale_marginals
+from esv_jax.estimators.permutation import order_rows
 from esv_jax.estimators.surrogate_fit import Fit, fit_heads, mix_of_scale, polynomial
 from esv_jax.estimators.surrogate_plan import (
     SurrogatePlan,
@@ -87,9 +88,16 @@ def as_players(
 
 
 def owen_values(
-    game: Game, x: Any, groups: Groups, *, prior: Any, max_bytes: float | None = None
+    game: Game,
+    x: Any,
+    groups: Groups,
+    *,
+    prior: Any,
+    key: Array | None = None,
+    permutations: int = 64,
+    max_bytes: float | None = None,
 ) -> Attribution:
-    """Owen values: contributions of elements that come in groups, exact.
+    """Owen values: contributions of elements that come in groups, exact where they can be.
 
     ESVs let elements join in any order; here a group's elements join one after the other, before
     the next group's. So an element is compared with the beginnings of its own group beside whole
@@ -102,8 +110,12 @@ def owen_values(
 
     Args:
       game, x, groups, prior, max_bytes: as for `explain`.
+      key: `jax.random.key(seed)`, needed where there are more subsequences than can be kept and
+        the game scores each on its own; consumed. Orders of arrival are then drawn, in which
+        groups stay together, each also run in reverse.
+      permutations: orders, where drawn; 2 (n - 1) evaluations each.
     Returns:
-      `Attribution` of (n, C), without marginals.
+      `Attribution` of (n, C), without marginals; with `std_error` where orders are drawn.
     Raises:
       ValueError: as for `explain`; more elements than can be enumerated, where the game needs
         that; more subsequences than can be kept.
@@ -120,13 +132,21 @@ def owen_values(
     if not alone:
         check_enumerable(game, x, max_bytes, FEWER_ELEMENTS)
     g, m = int(labels.max()) + 1, n_owen_terms(np.bincount(labels))
+    if key is not None:
+        expect_key("key", key)
+    if alone and m > MAX_OWEN_TERMS and key is not None:
+        result = _sampled_owen(
+            game, x, labels, prior, key, expect_int("permutations", permutations, 1)
+        )
+        return dataclasses.replace(result, warnings=notes, removal=game.removal_name)
     expect(
         m <= MAX_OWEN_TERMS,
         "groups",
         f"at most {MAX_OWEN_TERMS:,} subsequences to keep",
         f"{m:,} for {n} elements in {g} groups",
-        "Make groups of more equal sizes (as many as elements in each), use "
-        "explain(..., groups=...) for the groups alone, or take fewer elements.",
+        "Make groups of more equal sizes (as many as elements in each), give a key to sample "
+        "(games that score each subsequence on its own), use explain(..., groups=...) for the "
+        "groups alone, or take fewer elements.",
     )
     rows = 1 << (m - 1).bit_length()
     out = game.output(x)
@@ -161,6 +181,29 @@ def owen_values(
         warnings=notes,
         removal=game.removal_name,
     )
+
+
+def _sampled_owen(
+    game: Game, x: Any, labels: np.ndarray, prior: Any, key: Array, permutations: int
+) -> Attribution:
+    """Owen values from orders of arrival in which the elements of a group follow each other.
+
+    The mean gain over all such orders is the Owen value: Owen (1977).
+    """
+    n = len(labels)
+    group_key, element_key = jax.random.split(key)
+    keys = jax.random.split(group_key, permutations)
+    g = int(labels.max()) + 1
+    rank = jax.vmap(lambda key: jax.random.permutation(key, g))(keys)[:, labels]  # (P, n)
+    within = jax.random.uniform(element_key, rank.shape)
+    order = jnp.argsort(rank.astype(within.dtype) + within, axis=1)
+    rows = order_rows(order)
+    with game.progress_bar(len(rows)):
+        scores = score(game, x, rows, prior)
+    expect_finite("scores", scores, "A model has to take any subset of elements.")
+    info = GameInfo.of(game, n)
+    estimator = PermutationSampling(permutations)
+    return estimator.estimate(rows, scores, jnp.asarray(prior), info)
 
 
 @jax.jit

@@ -11,17 +11,25 @@ import numpy as np
 from jax import Array
 
 from esv_jax.checks import expect, expect_choice, expect_int, expect_key, is_concrete, message
-from esv_jax.estimators import Exact, Surrogate
-from esv_jax.estimators.interactions import INDICES, Index, interaction_index
+from esv_jax.estimators import Exact, PermutationSampling, Surrogate
+from esv_jax.estimators.interactions import (
+    INDICES,
+    Index,
+    adjacent_rows,
+    interaction_index,
+    pair_covers,
+)
 from esv_jax.estimators.surrogate_interactions import draw_members, sampled_interactions
-from esv_jax.games.protocol import Game, ScaleGame
-from esv_jax.games.scoring import GameInfo, Request, compiled, request_cost, score_rows
+from esv_jax.games.protocol import Game, ScaleGame, SubsetGame
+from esv_jax.games.scoring import GameInfo, Request, compiled, request_cost, score, score_rows
 from esv_jax.inputs import check_enumerable, checked_inputs
-from esv_jax.subsequences import make_lattice
+from esv_jax.subsequences import MAX_ELEMENTS, make_lattice
+
+_ROWS_TOGETHER = 2**16  # subsequences scored in one call
 
 _WAY_OUT = (
     "Take fewer elements (data.segment_centres picks them evenly), or sample "
-    "(estimator=Surrogate(), key=jax.random.key(0)) where the model has heads by scale."
+    "(key=jax.random.key(0), with estimator=Surrogate() where the model has heads by scale)."
 )
 
 
@@ -31,7 +39,7 @@ def pairwise_interactions(
     *,
     prior: Any,
     index: Index = "sii",
-    estimator: Exact | Surrogate | Literal["auto"] = "auto",
+    estimator: Exact | Surrogate | PermutationSampling | Literal["auto"] = "auto",
     key: Array | None = None,
     draws: int = 256,
     max_bytes: float | None = None,
@@ -53,8 +61,11 @@ def pairwise_interactions(
       prior: scores of the empty sequence, (C,), as for `explain`.
       index: "sii"; or "sti", the Shapley-Taylor index of order 2 (Sundararajan et al., 2020),
         whose pairs i < j and single effects f({i}) - prior add up to the score; exact only.
-      estimator: "auto" and `Exact()` enumerate. `Surrogate(pool)` reads them off small models of
-        every head (see `sampled_interactions`), for sequences too long to enumerate.
+      estimator: "auto" and `Exact()` enumerate. For sequences too long for that,
+        `Surrogate(pool)` reads them off small models of every head (see `sampled_interactions`),
+        and `PermutationSampling(permutations)`, which "auto" is beyond 24 elements where there is
+        a key, takes games that score each subsequence on its own: about so many orders of
+        arrival, rounded up to n / 2, after which every pair has been adjacent once.
       key: where sampled; consumed.
       draws: subsequences where sampled, each of which gives every pair a difference. On trained
         heads of 16 elements 128 leave an error of about 14 % of the mean, 512 of 9 %.
@@ -84,8 +95,14 @@ def pairwise_interactions(
         member = draw_members(draw_key, n, draws)
         run = compiled(game, "sampled interactions", lambda: _sampled)
         return _checked(run(game, x, prior, plan, member))
+    too_long = estimator == "auto" and n > MAX_ELEMENTS and key is not None
+    if isinstance(game, SubsetGame) and (too_long or isinstance(estimator, PermutationSampling)):
+        expect(index == "sii", "index", "'sii' where it is sampled", repr(index))
+        orders = estimator if isinstance(estimator, PermutationSampling) else PermutationSampling()
+        return _checked(_of_orders(game, x, prior, expect_key("key", key), orders.permutations))
     if estimator != "auto" and not isinstance(estimator, Exact):
-        raise TypeError(message("estimator", "'auto', Exact() or Surrogate()", repr(estimator)))
+        expected = "'auto', Exact(), Surrogate() or PermutationSampling()"
+        raise TypeError(message("estimator", expected, repr(estimator)))
     check_enumerable(game, x, max_bytes, _WAY_OUT)
     if game.on_host:
         lattice = make_lattice(n, n)
@@ -100,6 +117,29 @@ def pairwise_interactions(
         return _checked(found)
     run = compiled(game, ("interactions", index), lambda: _exact(index))
     return _checked(run(game, x, prior))
+
+
+def _of_orders(game: Game, x: Any, prior: Any, key: Array, permutations: int) -> Array:
+    """The mean of d(X) over orders in which pairs are adjacent, every pair equally often."""
+    n = x.shape[0]
+    if n == 1:
+        return jnp.zeros((1, 1, len(prior)), prior.dtype)
+    per_cover = (n + 1) // 2
+    covers = max(-(-permutations // per_cover), 1)
+    orders = np.asarray(pair_covers(key, n, covers)).reshape(covers * per_cover, -1)
+    total = np.zeros((n, n, len(prior)), np.float64)
+    together = max(_ROWS_TOGETHER // (4 * n), 1)
+    with game.progress_bar(4 * covers * n * (n - 1) // 2):
+        for start in range(0, len(orders), together):
+            block = orders[start : start + together]
+            member, first, second = adjacent_rows(block, n)
+            rows, inverse = np.unique(member.reshape(-1, n), axis=0, return_inverse=True)
+            padded = np.concatenate([rows, np.repeat(rows[-1:], 4 * n * together - len(rows), 0)])
+            scores = np.asarray(score(game, x, padded, prior), np.float64)
+            f = scores[inverse.ravel()].reshape(*member.shape[:2], -1)
+            np.add.at(total, (first, second), f[:, 3] - f[:, 1] - f[:, 2] + f[:, 0])
+    total = (total + total.swapaxes(0, 1)) / covers
+    return jnp.asarray(total, prior.dtype)
 
 
 def _exact(index: Index) -> Callable[[Any, Array, Array], Array]:

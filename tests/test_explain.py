@@ -472,6 +472,9 @@ def test_a_plan_without_the_whole_sequence_is_refused(rng, n_max, unseen):
     without = ej.SubsequencePlan.from_membership([scales[:2] + [np.zeros((0, 3), bool)]])
     with pytest.raises(ValueError, match="plan: expected the whole sequence at scale 3"):
         ej.explain(game, x, prior=prior, estimator=estimator, plan=without)
+    once = ej.SubsequencePlan.from_membership([scales, scales[:2] + [np.zeros((0, 3), bool)]])
+    found = ej.explain(game, x, prior=prior, estimator=estimator, plan=once)
+    np.testing.assert_allclose(found.scores, full.scores, atol=1e-6)
     rows = ej.VariableLength(lambda x, mask: (x * mask.astype(x.dtype)[:, None]).sum(0))
     with pytest.raises(ValueError, match="plan: expected the whole sequence at scale 3"):
         ej.explain(rows, x, prior=np.full(3, 1 / 3), estimator=estimator, plan=without)

@@ -379,3 +379,36 @@ def test_groups_of_a_black_box_are_as_of_the_same_function_in_jax(rng):
         np.testing.assert_allclose(found, exact, atol=1e-6)
     owen = owen_values(by_rows, x, labels, prior=prior).values
     np.testing.assert_allclose(owen, owen_values(wanted, x, labels, prior=prior).values, atol=1e-6)
+
+
+def test_owen_values_of_long_sequences_are_sampled_with_an_error(rng):
+    n = 67
+    w = rng.normal(size=(n, 2))
+    pairs = rng.normal(size=(n, n)) * 0.05
+
+    def apply(x, mask):
+        keep = mask.astype(x.dtype)
+        return (x * keep[:, None]).sum(0) + (keep @ jnp.asarray(pairs) @ keep)[None]
+
+    game, labels = ej.VariableLength(apply, link="identity"), np.arange(n) // 23
+    att = owen_values(game, w, labels, prior=np.zeros(2), key=jax.random.key(0))
+    both = (pairs + pairs.T) / 2  # an order and its reverse: half of each pair
+    np.testing.assert_allclose(att.values, w + both.sum(1)[:, None], atol=1e-10)
+    np.testing.assert_allclose(att.efficiency_gap(), 0, atol=1e-10)
+    assert not att.exact and att.std_error.shape == (n, 2)
+    with pytest.raises(ValueError, match=r"groups: expected at most 262,144.*give a key to sample"):
+        owen_values(game, w, labels, prior=np.zeros(2))
+    with pytest.raises(TypeError, match="key: expected a typed PRNG key"):
+        owen_values(game, w, labels, prior=np.zeros(2), key=3)
+
+
+def test_sampled_owen_values_approach_the_exact_ones(rng, monkeypatch):
+    n, labels = 6, [0, 0, 1, 1, 1, 2]
+    table = rng.normal(size=(2**n, 2))
+    game, x = TableGame(jnp.asarray(table)), np.zeros((n, 1))
+    exact = owen_values(game, x, labels, prior=table[0])
+    monkeypatch.setattr("esv_jax.groups.MAX_OWEN_TERMS", 8)
+    att = owen_values(game, x, labels, prior=table[0], key=jax.random.key(0), permutations=4000)
+    z = np.asarray((att.values - exact.values) / att.std_error)
+    assert np.abs(z).max() < 4
+    assert float(np.abs(att.values - exact.values).max()) < 0.1

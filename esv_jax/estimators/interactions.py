@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -100,6 +101,45 @@ def interaction_index(lattice: Lattice, scores: Any, prior: Array, index: Index 
     others = np.concatenate([second, np.tile(lows, n_top), n_top + second_low])
     found[ends, others] = found[others, ends] = np.arange(len(pairs))
     return jnp.concatenate([pairs, jnp.zeros((1, c), dtype)])[found]
+
+
+def pair_covers(key: Array, n: int, covers: int) -> Array:
+    """Orders of arrival in which every pair of elements is adjacent once per cover.
+
+    A complete graph of an even number m of vertices is m / 2 Hamiltonian paths, the zigzags k,
+    k + 1, k - 1, k + 2, ...; each cover relabels them at random. For odd n one vertex is empty:
+    the entry n. What arrives before an adjacent pair has uniform size 0..n - 2 and is uniform
+    within each, as the weights of the Shapley interaction index are.
+
+    Returns:
+      (covers, m / 2, m) int, m = n or n + 1.
+    """
+    m = n + n % 2
+    step = np.arange(m)
+    zigzag = np.where(step % 2 == 1, (step + 1) // 2, -(step // 2))
+    paths = (np.arange(m // 2)[:, None] + zigzag[None]) % m
+    keys = jax.random.split(key, covers)
+    return jax.vmap(lambda key: jax.random.permutation(key, m))(keys)[:, paths]
+
+
+def adjacent_rows(orders: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The four subsequences behind each adjacent pair of orders (P, m), as `pair_covers` gives.
+
+    Returns:
+      member (Q, 4, n) bool, X, X + i, X + j and X + i + j of each pair, X what arrived before;
+      i and j (Q,).
+    """
+    m = orders.shape[1]
+    arrival = np.argsort(orders, axis=1)[:, :n]  # when each element arrives, (P, n)
+    before = arrival[:, None, :] < np.arange(m - 1)[None, :, None]  # (P, m - 1, n)
+    first, second = orders[:, :-1], orders[:, 1:]
+    real = (first < n) & (second < n)
+    before, first, second = before[real], first[real], second[real]
+    member = np.repeat(before[:, None], 4, axis=1)
+    at = np.arange(len(first))
+    member[at, 1, first] = member[at, 3, first] = True
+    member[at, 2, second] = member[at, 3, second] = True
+    return member, first, second
 
 
 def pair_share(n: int, index: Index = "sii") -> np.ndarray:

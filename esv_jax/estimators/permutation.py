@@ -54,11 +54,7 @@ class PermutationSampling:
         """Rows of all prefixes of the orders, of their complements, and the whole: (m, n) bool."""
         assert key is not None
         keys = jax.random.split(key, self.permutations)
-        order = jax.vmap(lambda key: jax.random.permutation(key, info.n))(keys)  # (P, n)
-        arrival = jnp.argsort(order, axis=-1)[:, None, :]
-        prefix = arrival <= jnp.arange(info.n - 1)[None, :, None]  # (P, n - 1, n)
-        rows = jnp.stack([prefix, ~prefix]).reshape(-1, info.n)
-        return jnp.concatenate([rows, jnp.ones((1, info.n), bool)])
+        return order_rows(jax.vmap(lambda key: jax.random.permutation(key, info.n))(keys))
 
     def replay(self, plan: Any) -> Any:
         """There is no plan."""
@@ -109,3 +105,15 @@ class PermutationSampling:
         """Rows at most, where no subsequence occurs twice."""
         rows = 2 * (info.n - 1) * self.permutations + 1
         return Request("subsets", rows, per_class=4 * rows, others=rows * info.n // 2)
+
+
+def order_rows(order: Array) -> Array:
+    """Rows that orders of arrival (P, n) need: (2 P (n - 1) + 1, n) bool.
+
+    The prefixes of 1..n - 1 elements, order by order; their complements; the whole.
+    """
+    n = order.shape[-1]
+    arrival = jnp.argsort(order, axis=-1)[:, None, :]
+    prefix = arrival <= jnp.arange(n - 1)[None, :, None]  # (P, n - 1, n)
+    rows = jnp.stack([prefix, ~prefix]).reshape(-1, n)
+    return jnp.concatenate([rows, jnp.ones((1, n), bool)])

@@ -62,7 +62,8 @@ class VariableLength(SubsetGame):
     @property
     def owner(self) -> Any:
         """The model's function, or the object that it is a method of."""
-        return self.apply_fn.owner  # type: ignore[attr-defined]  # a Function, see __post_init__
+        function: Any = self.apply_fn  # a Function, see __post_init__
+        return function.owner
 
     def _logits(self, x: Array, mask: Array) -> Array:
         logits = self.apply_fn(x, mask)

@@ -10,7 +10,7 @@ from jax import Array
 
 from esv_jax.checks import expect, expect_int, expect_key, expect_numbers
 
-_TOGETHER = 64  # resamples at once; results do not depend on it
+_TOGETHER = 64  # resamples at once, from one key each
 
 
 class Interval(NamedTuple):
@@ -49,12 +49,14 @@ def bootstrap_interval(
     present = ~np.isnan(flat)
     expect(bool(present.any(0).all()), "values", "a sequence with a value everywhere", "only NaN")
     filled, weight = np.where(present, flat, 0), present.astype(np.float64)
-    seed = np.asarray(jax.random.bits(expect_key("key", key), (4,), np.uint32))
-    rng = np.random.default_rng(seed)
+    key = expect_key("key", key)
     means = np.empty((resamples, flat.shape[1]))
     for start in range(0, resamples, _TOGETHER):
         stop = min(start + _TOGETHER, resamples)
-        times = rng.multinomial(v, np.full(v, 1 / v), size=stop - start).astype(np.float64)
+        rows = stop - start
+        drawn_rows = jax.random.randint(jax.random.fold_in(key, start), (rows, v), 0, v)
+        cell = np.asarray(drawn_rows) + v * np.arange(rows)[:, None]
+        times = np.bincount(cell.ravel(), minlength=rows * v).reshape(rows, v).astype(np.float64)
         total, count = times @ filled, times @ weight
         means[start:stop] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     tail = (1 - confidence) / 2

@@ -49,6 +49,7 @@ from esv_jax.perturbation.objective import (
 from esv_jax.perturbation.pyramids import perturb, pyramid
 from esv_jax.perturbation.questions import FORWARD_ONLY, clean_probabilities, expect_gradients
 from esv_jax.perturbation.regularisers import Core
+from esv_jax.records import register_record, static_field
 from esv_jax.strided import split_strides
 
 _CHUNK = 25  # iterations in one call, where somebody watches
@@ -59,14 +60,7 @@ Progress = Callable[[int, Energy], None]
 """Called with the iterations done and the last energies (N, A)."""
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        *("masks", "saliency", "energy", "reward", "probability", "clean_probability"),
-        *("small_masks", "stopped_at", "failed_at"),
-    ],
-    meta_fields=["areas", "mode"],
-)
+@register_record
 @dataclass(frozen=True)
 class StepResult:
     """Masks of a clip, one per area; of N clips, with a leading axis N everywhere.
@@ -97,8 +91,8 @@ class StepResult:
     small_masks: Array
     stopped_at: Array
     failed_at: Array
-    areas: tuple[float, ...]
-    mode: Mode
+    areas: tuple[float, ...] = static_field()
+    mode: Mode = static_field()
 
     @property
     def warnings(self) -> tuple[str, ...]:
