@@ -239,7 +239,7 @@ def test_sampling_depends_on_seed_and_uid_alone(folder, tmp_path):
         ("toy.ts", ["--contrast", "gt", "9"], "class: expected a name or an id in 0..2, got '9'"),
         ("toy.hdf", ["--uids", "v33"], "uids: expected uids of the data, got 'v33'. Did you mean"),
         ("toy.hdf", ["--label", "actoin"], "got 'actoin'. Did you mean 'action'?"),
-        ("toy.hdf", ["--label", "source"], "labels/source: expected whole numbers, one per class, got"),
+        ("toy.hdf", ["--label", "source"], "labels/source: expected whole numbers, one per class"),
         ("toy.ts", ["--frames", "0"], "frames: expected a number >= 1 or all, got 0"),
         ("toy.ts", ["--limit", "0"], "data: expected at least one sequence to explain, got none"),
     ],
