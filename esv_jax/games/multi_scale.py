@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import check_link, expect, message, wider
+from esv_jax.checks import check_link, expect, is_concrete, message, wider
 from esv_jax.games.lattice_pass import fold_multi_scale
 from esv_jax.games.protocol import Carry, Cost, ScaleGame, Tile
 from esv_jax.links import Link
@@ -62,8 +62,10 @@ class MultiScale(ScaleGame):
             TypeError,
         )
         check_link(self.link, self.heads.n_classes)
-        w1 = self.heads.w1
-        layers = tuple(w1[s - 1, :s] for s in range(1, self.heads.n_max + 1))
+        # Sliced by NumPy where there are values: each slice by JAX would be compiled.
+        w1: Any = self.heads.w1
+        w1 = np.asarray(w1) if is_concrete(w1) else w1
+        layers = tuple(jnp.asarray(w1[s - 1, :s]) for s in range(1, self.heads.n_max + 1))
         object.__setattr__(self, "first_layers", layers)
         object.__setattr__(self, "n_scales", self.heads.n_max)
 
