@@ -676,8 +676,16 @@ def test_data_that_change_under_a_sweep_end_it(tmp_path):
         seen.append(_)
         os.utime(tmp_path / "features.hdf", ns=(len(seen), 0))
 
-    with pytest.raises(ValueError, match="data: expected files that stay as they were"):
+    text = "data: expected files that stay as they were"
+    with pytest.raises(ValueError, match=text):
         run_sweep(tmp_path, shard_size=1, progress=touch)
+    array = tmp_path / "x.npy"
+    np.save(array, np.zeros((2, 3, WIDTH), np.float32))
+    inputs = ej.data.open_inputs(array)
+    np.save(array, np.ones((2, 3, WIDTH), np.float32))
+    os.utime(array, ns=(0, 0))
+    with pytest.raises(ValueError, match=text):
+        ej.sweep(inputs, make_model(), tmp_path / "array")
 
 
 def test_videos_that_changed_are_refused(tmp_path):
@@ -729,6 +737,23 @@ def test_a_byte_of_the_view_that_turned_is_noticed_and_mended(tmp_path):
     assert (again.n_explained, again.n_before, again.recomputed) == (0, 4, 0)
     with ej.results.open(tmp_path / "out") as dataset:
         assert dataset.load().equals(whole)
+
+
+def test_sweeps_without_a_checksum_of_the_view_can_be_read_and_continued(tmp_path):
+    """As earlier versions made them."""
+    small_set(tmp_path)
+    run_sweep(tmp_path, shard_size=2)
+    manifest = store.read_manifest(tmp_path / "out")
+    del manifest["view"], manifest["data"]
+    (tmp_path / "out" / store.MANIFEST).write_text(json.dumps(manifest))
+    for path in (tmp_path / "out" / "shards").glob("*.json"):
+        record = json.loads(path.read_text())
+        del record["read"]
+        path.write_text(json.dumps(record))
+    with ej.results.open(tmp_path / "out") as dataset:
+        assert dataset.sizes["video"] == 4
+    assert run_sweep(tmp_path, shard_size=2).n_before == 4
+    assert "view" in store.read_manifest(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

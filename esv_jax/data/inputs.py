@@ -56,6 +56,7 @@ class Inputs:
       read_run: first position, one beyond the last, `most` -> what `read` gives of each, faster;
         None where there is no faster way.
       source: the path they were opened from; None where they came about in another way.
+      opened: size and time of modification of `source` when it was opened, where it is one file.
     """
 
     uids: tuple[str, ...]
@@ -66,6 +67,7 @@ class Inputs:
     videos: tuple[Path, ...] | None = None
     read_run: Callable[[int, int, int | None], list[Read]] | None = None
     source: Path | None = None
+    opened: str | None = None
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -105,6 +107,10 @@ class Inputs:
         if self.source is None:
             return None
         return [_stamp(self.source)] * len(positions)
+
+    def stamps_when_opened(self, positions: Sequence[int]) -> list[str] | None:
+        """`stamps` as they were before anything was read; of videos, which are read late, now."""
+        return self.stamps(positions) if self.opened is None else [self.opened] * len(positions)
 
     def contents(
         self, positions: Sequence[int], most: int | None, reads: Sequence[Any] | None = None
@@ -221,7 +227,7 @@ def open_inputs(
     """
     path = Path(path)
     expect(path.is_file(), "data", f"a {SUFFIXES} file", f"no such file: {path}")
-    suffix = path.suffix.lower()
+    suffix, opened = path.suffix.lower(), _stamp(path)
     if suffix == ".ts":
         inputs = _ts(path)
     elif suffix == ".npy":
@@ -232,7 +238,7 @@ def open_inputs(
         raise ValueError(message("data", f"a {SUFFIXES} file", str(path)))
     expect(len(inputs) > 0, str(path), "at least one sequence", "none")
     names = inputs.class_names if classes is None else read_classes(classes)
-    return dataclasses.replace(inputs, class_names=names, source=path)
+    return dataclasses.replace(inputs, class_names=names, source=path, opened=opened)
 
 
 def _ts(path: Path) -> Inputs:

@@ -126,7 +126,7 @@ def data_of(job: Job) -> dict[str, Any]:
 
     What changes here without the content is no other sweep: see `changed_videos`.
     """
-    stamps, source = job.inputs.stamps(job.rows.tolist()), job.inputs.source
+    stamps, source = job.inputs.stamps_when_opened(job.rows.tolist()), job.inputs.source
     return {
         "path": None if source is None else str(source.absolute()),
         "videos": job.inputs.videos is not None,

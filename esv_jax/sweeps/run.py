@@ -191,7 +191,8 @@ def sweep(
     header = make_header(job, lengths, shards, choices, marginals, asked | dict(settings or {}))
     places = [place_of(shard) for shard in shards]
     about = data_of(job)
-    stamps = job.inputs.stamps(job.rows[np.concatenate([s.positions for s in shards])].tolist())
+    rows = job.rows[np.concatenate([shard.positions for shard in shards])]
+    stamps = job.inputs.stamps_when_opened(rows.tolist())
 
     def prepare() -> tuple[list[int], int]:
         _expect_ours(out, identity, overwrite)
