@@ -153,13 +153,26 @@ def test_the_header_says_what_the_file_is(tmp_path):
         (lambda h, t: h.clear(), "got no entry 'format'"),
         (lambda h, t: t.pop("b2"), "got no entry 'b2'"),
         (lambda h, t: t["b2"].__setitem__((0, 0), 7), "got arrays that differ from the digest"),
+        (lambda h, t: h.update(class_names=3), "got a header and arrays that do not go together"),
+        (lambda h, t: h.update(config={"n_max": "x"}), "got a header and arrays that do not go"),
+        (lambda h, t: t.update(prior=np.ones(5)), "got a header and arrays that do not go togeth"),
     ],
 )
 def test_a_changed_file_is_refused(tmp_path, change, says):
     path = models.save_model(tmp_path / "m", make_model())
     rewritten(path, change)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=says) as caught:
         models.load_model(path)
+    assert str(caught.value).startswith(f"{path}: expected a model written by save_model")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000])
+def test_a_damaged_header_is_refused(tmp_path, text):
+    path = tmp_path / "m"
+    path.write_bytes(safetensors_numpy.save({"w1": np.ones(2)}, metadata={"esv_jax": text}))
+    for load in (models.load_model, models.backbones.load_backbone):
+        with pytest.raises(ValueError, match=rf"^{path}: .* got a damaged header 'esv_jax'\.$"):
+            load(path)
 
 
 def test_other_files_are_refused(tmp_path):

@@ -59,12 +59,15 @@ def read_model(
     header, tensors = _read(path, name, writer)
     try:
         known, got = version(header)
-        if not known:
-            raise _foreign(path, writer, got, "It may come from a newer version.")
-        model, digest = build(header, tensors)
-        intact = digest == header["digest"]
+        if known:
+            model, digest = build(header, tensors)
+            intact = digest == header["digest"]
     except KeyError as error:
         raise _foreign(path, writer, f"no entry {error}") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise _foreign(path, writer, "a header and arrays that do not go together") from error
+    if not known:
+        raise _foreign(path, writer, got, "It may come from a newer version.")
     if not intact:
         raise _foreign(path, writer, "arrays that differ from the digest in the header")
     return model
@@ -134,7 +137,19 @@ def _read(
         raise _foreign(path, writer, f"a damaged or foreign file ({error})") from error
     if name not in metadata:
         raise _foreign(path, writer, f"tensors without the header {name!r}")
-    return json.loads(metadata[name]), tensors
+    header = read_header(metadata[name])
+    if header is None:
+        raise _foreign(path, writer, f"a damaged header {name!r}")
+    return header, tensors
+
+
+def read_header(text: str) -> dict[str, Any] | None:
+    """The JSON object that a header is; None where it is something else."""
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return header if isinstance(header, dict) else None
 
 
 def _foreign(path: str | os.PathLike[str], writer: str, got: str, way_out: str = "") -> ValueError:

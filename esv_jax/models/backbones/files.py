@@ -24,6 +24,7 @@ from esv_jax.models.backbones.registry import (
     from_state_dict,
     to_state_dict,
 )
+from esv_jax.models.tensor_files import read_header
 
 _FORMAT = 1
 _HEADER = "esv_jax"
@@ -78,7 +79,9 @@ def load_backbone(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
         raise _foreign(path, f"a damaged or foreign file ({error})") from error
     if _HEADER not in metadata:
         raise _foreign(path, f"tensors without the header {_HEADER!r}")
-    header = json.loads(metadata[_HEADER])
+    header = read_header(metadata[_HEADER])
+    if header is None:
+        raise _foreign(path, f"a damaged header {_HEADER!r}")
     kind, version = header.get("kind"), header.get("format")
     if kind != _KIND:
         raise _foreign(path, f"a file of kind {kind!r}")
