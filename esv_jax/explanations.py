@@ -29,11 +29,11 @@ from esv_jax.games.grouped import Groups, ScoreTable
 from esv_jax.games.protocol import Game, ScaleGame
 from esv_jax.games.scoring import (
     GameInfo,
-    apply_link,
     block_sequences,
     compiled,
     request_cost,
     score_rows,
+    side_by_side,
 )
 from esv_jax.groups import as_players
 from esv_jax.inputs import (
@@ -710,8 +710,7 @@ def _side_by_side(game: Game, estimator: Estimator, xs: Array, prior: Array) -> 
     drawn = estimator.draw(None, info)
     if not isinstance(drawn, Lattice) or drawn.n_top:
         return None
-    scores = [apply_link(game.link, logits) for logits in game.all_logits(xs, drawn)]
-    result = estimator.estimate(drawn, scores, prior, info)
+    result = estimator.estimate(drawn, side_by_side(game, xs, drawn), prior, info)
     n_videos = xs.shape[0]
     return dataclasses.replace(
         result,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -48,6 +49,7 @@ from esv_jax.inputs import (
 from esv_jax.links import Link
 from esv_jax.records import register_record
 from esv_jax.subsequences import membership, scale_ordered_codes
+from esv_jax.subsequences.samples import random_orders
 
 MAX_OWEN_TERMS = 2**18  # subsequences whose scores are kept: 182 MB at 174 classes
 MAX_GROUPS = 12  # of heads by scale beyond 20 elements: 4,096 unions
@@ -74,11 +76,13 @@ def as_players(
     g = len(players)
     if isinstance(game, SubsetGame):
         return Grouped(game, x), players, estimator
-    if isinstance(estimator, Surrogate) or (estimator == "auto" and x.shape[0] > _MAX_ENUMERATED):
+    if estimator == "auto" and x.shape[0] > _MAX_ENUMERATED:
+        estimator = Surrogate()
+    sampled = _OF_UNIONS.get(type(estimator))
+    if sampled is not None:
         way_out = "Join groups (data.propose_segments takes their number)."
         expect(g <= MAX_GROUPS, "groups", f"at most {MAX_GROUPS} beside a surrogate", g, way_out)
-        settings = estimator if isinstance(estimator, Surrogate) else Surrogate()
-        return game, x, UnionSampling(settings, tuple(labels.tolist()))
+        return game, x, sampled(estimator, tuple(labels.tolist()))
     check_enumerable(game, x, max_bytes, FEWER_ELEMENTS)
     unions = membership(np.arange(2**g), g)[:, labels]  # (2**g, n)
     table = score(game, x, unions, prior)
@@ -192,10 +196,8 @@ def _sampled_owen(
     """
     n = len(labels)
     group_key, element_key = jax.random.split(key)
-    keys = jax.random.split(group_key, permutations)
-    g = int(labels.max()) + 1
-    rank = jax.vmap(lambda key: jax.random.permutation(key, g))(keys)[:, labels]  # (P, n)
-    within = jax.random.uniform(element_key, rank.shape)
+    rank = random_orders(group_key, permutations, int(labels.max()) + 1)[:, labels]  # (P, n)
+    within = jax.random.uniform(element_key, (rank.size,)).reshape(rank.shape)
     order = jnp.argsort(rank.astype(within.dtype) + within, axis=1)
     rows = order_rows(order)
     with game.progress_bar(len(rows)):
@@ -392,6 +394,9 @@ class UnionSampling:
         return Request(
             "heads", one.m + rows, per_class=per_class, others=one.others + rows * info.n
         )
+
+
+_OF_UNIONS: dict[Any, Callable[..., UnionSampling]] = {Surrogate: UnionSampling}
 
 
 @functools.lru_cache(maxsize=8)

@@ -213,8 +213,7 @@ def choose_estimator(
     if not hasattr(estimator, "estimate") or isinstance(estimator, type):
         kind = ValueError if isinstance(estimator, str) else TypeError
         raise kind(message("estimator", "'auto' or an estimator such as Exact()", repr(estimator)))
-    if not isinstance(game, estimator.takes):
-        raise _other_game(game, estimator)
+    check_kind(game, estimator)
     request = estimator.request(info)
     if request.rows == "lattice":
         way_out = f"Sample instead (estimator='auto', key=jax.random.key(0)). {FEWER_ELEMENTS}"
@@ -245,14 +244,16 @@ def _sampled(info: GameInfo, plan: Any, max_evaluations: int | None) -> Estimato
     return smaller
 
 
-def _other_game(game: Game, estimator: Estimator) -> TypeError:
-    """The error for an estimator of another kind of game."""
+def check_kind(game: Game, estimator: Estimator) -> None:
+    """Raise TypeError where an estimator takes another kind of game."""
+    if isinstance(game, estimator.takes):
+        return
     way_out = "Use SizeRegression(), PermutationSampling() or Constructive()."
     if isinstance(game, ScaleGame):
         way_out = "Use Exact(), Constructive() or Surrogate(), which combine scales."
     wanted = " or ".join(kind.__name__ for kind in estimator.takes)
     expected = f"a {wanted} for {type(estimator).__name__}"
-    return TypeError(message("game", expected, type(game).__name__, way_out))
+    raise TypeError(message("game", expected, type(game).__name__, way_out))
 
 
 def check_enumerable(game: Game, x: Any, max_bytes: float | None, way_out: str) -> None:

@@ -20,9 +20,9 @@ from esv_jax.estimators.interactions import (
     pair_covers,
 )
 from esv_jax.estimators.surrogate_interactions import draw_members, sampled_interactions
-from esv_jax.games.protocol import Game, ScaleGame, SubsetGame
+from esv_jax.games.protocol import Game, SubsetGame
 from esv_jax.games.scoring import GameInfo, Request, compiled, request_cost, score, score_rows
-from esv_jax.inputs import check_enumerable, checked_inputs
+from esv_jax.inputs import check_enumerable, check_kind, checked_inputs
 from esv_jax.subsequences import MAX_ELEMENTS, make_lattice
 
 _ROWS_TOGETHER = 2**16  # subsequences scored in one call
@@ -41,7 +41,7 @@ def pairwise_interactions(
     index: Index = "sii",
     estimator: Exact | Surrogate | PermutationSampling | Literal["auto"] = "auto",
     key: Array | None = None,
-    draws: int = 256,
+    draws: int | None = None,
     max_bytes: float | None = None,
 ) -> Array:
     """Shapley interactions of every pair of elements, for every class.
@@ -67,65 +67,77 @@ def pairwise_interactions(
         a key, takes games that score each subsequence on its own: about so many orders of
         arrival, rounded up to n / 2, after which every pair has been adjacent once.
       key: where sampled; consumed.
-      draws: subsequences where sampled, each of which gives every pair a difference. On trained
-        heads of 16 elements 128 leave an error of about 14 % of the mean, 512 of 9 %.
+      draws: subsequences beside `Surrogate`, default 256, each of which gives every pair a
+        difference. On trained heads of 16 elements 128 leave an error of about 14 % of the mean,
+        512 of 9 %.
       max_bytes: memory that may be taken; default as for `explain`.
     Returns:
       (n, n, C), in the units of the scores, symmetric, zero on the diagonal; all zero at n = 1.
       May be called under `jit`, `vmap` and `grad`; questions about values are then not asked.
     Raises:
       ValueError: as for `explain`; a sequence too long to enumerate, another index.
-      TypeError: x that is not floating point; another estimator; a surrogate of a game without
-        heads by scale.
+      TypeError: x that is not floating point; another estimator, or one for another kind of game.
     Cost: one pass over all subsequences, as `explain` with `Exact()`, and about 35 operations per
       subsequence and class: in all up to 1.5 times as long as `explain` on a CPU. Sampled, the
       pool's evaluations and draws * n**2 * C exponentials. The first call for a shape compiles.
     """
     x, prior, _ = checked_inputs(game, x, prior)
     expect_choice("index", index, INDICES)
-    expect_int("draws", draws, 2)
-    n, info = x.shape[0], GameInfo.of(game, x.shape[0])
-    if isinstance(estimator, Surrogate):
-        expect(index == "sii", "index", "'sii' beside a surrogate", repr(index))
-        if not isinstance(game, ScaleGame):
-            expected = "one with heads by scale, such as MultiScale"
-            raise TypeError(message("game", expected, type(game).__name__, "Use Exact()."))
-        plan_key, draw_key = jax.random.split(expect_key("key", key))
-        plan = estimator.draw(plan_key, info)
-        member = draw_members(draw_key, n, draws)
-        run = compiled(game, "sampled interactions", lambda: _sampled)
-        return _checked(run(game, x, prior, plan, member))
-    too_long = estimator == "auto" and n > MAX_ELEMENTS and key is not None
-    if isinstance(game, SubsetGame) and (too_long or isinstance(estimator, PermutationSampling)):
-        expect(index == "sii", "index", "'sii' where it is sampled", repr(index))
-        orders = estimator if isinstance(estimator, PermutationSampling) else PermutationSampling()
-        return _checked(_of_orders(game, x, prior, expect_key("key", key), orders.permutations))
-    if estimator != "auto" and not isinstance(estimator, Exact):
+    n = x.shape[0]
+    if estimator == "auto":
+        sampled = n > MAX_ELEMENTS and key is not None and isinstance(game, SubsetGame)
+        estimator = PermutationSampling() if sampled else Exact()
+    if type(estimator) not in (Exact, *_SAMPLERS):
         expected = "'auto', Exact(), Surrogate() or PermutationSampling()"
         raise TypeError(message("estimator", expected, repr(estimator)))
+    check_kind(game, estimator)
+    sample = _SAMPLERS.get(type(estimator))
+    if sample is not _of_surrogate:
+        expect(draws is None, "draws", f"None beside {type(estimator).__name__}", draws)
+    if key is not None:
+        expect_key("key", key)
+    if sample is not None:
+        expect(index == "sii", "index", "'sii' where it is sampled", repr(index))
+        return _checked(sample(game, x, prior, expect_key("key", key), estimator, draws))
     check_enumerable(game, x, max_bytes, _WAY_OUT)
-    if game.on_host:
-        lattice = make_lattice(n, n)
-        with game.progress_bar(request_cost(game, x, Request("lattice")).n_evaluations):
-            scores: Any = score_rows(game, x, lattice)
+    if not game.on_host:
+        run = compiled(game, ("interactions", index), lambda: _exact(index))
+        return _checked(run(game, x, prior))
+    lattice = make_lattice(n, n)
+    with game.progress_bar(request_cost(game, x, Request("lattice")).n_evaluations):
+        scores: Any = score_rows(game, x, lattice)
 
-        def estimate(scores: Any, prior: Array) -> Array:
-            return interaction_index(lattice, scores, prior, index)
+    def estimate(scores: Any, prior: Array) -> Array:
+        return interaction_index(lattice, scores, prior, index)
 
-        name = ("interactions of scores", index, n)
-        found = compiled(game, name, lambda: estimate)(scores, prior)
-        return _checked(found)
-    run = compiled(game, ("interactions", index), lambda: _exact(index))
-    return _checked(run(game, x, prior))
+    name = ("interactions of scores", index, n)
+    return _checked(compiled(game, name, lambda: estimate)(scores, prior))
 
 
-def _of_orders(game: Game, x: Any, prior: Any, key: Array, permutations: int) -> Array:
-    """The mean of d(X) over orders in which pairs are adjacent, every pair equally often."""
+def _of_surrogate(
+    game: Game, x: Any, prior: Array, key: Array, estimator: Surrogate, draws: int | None
+) -> Array:
+    """Differences of small models of the heads, over `draws` subsequences."""
+    plan_key, draw_key = jax.random.split(key)
+    plan = estimator.draw(plan_key, GameInfo.of(game, x.shape[0]))
+    draws = 256 if draws is None else expect_int("draws", draws, 2)
+    member = draw_members(draw_key, x.shape[0], draws)
+    run = compiled(game, "sampled interactions", lambda: _sampled)
+    return run(game, x, prior, plan, member)
+
+
+def _of_orders(
+    game: Game, x: Any, prior: Any, key: Array, estimator: PermutationSampling, draws: None
+) -> Array:
+    """The mean of d(X) over orders in which pairs are adjacent, every pair equally often.
+
+    About as many orders as the estimator has.
+    """
     n = x.shape[0]
     if n == 1:
         return jnp.zeros((1, 1, len(prior)), prior.dtype)
     per_cover = (n + 1) // 2
-    covers = max(-(-permutations // per_cover), 1)
+    covers = max(-(-estimator.permutations // per_cover), 1)
     orders = np.asarray(pair_covers(key, n, covers)).reshape(covers * per_cover, -1)
     total = np.zeros((n, n, len(prior)), np.float64)
     together = max(_ROWS_TOGETHER // (4 * n), 1)
@@ -140,6 +152,12 @@ def _of_orders(game: Game, x: Any, prior: Any, key: Array, permutations: int) ->
             np.add.at(total, (first, second), f[:, 3] - f[:, 1] - f[:, 2] + f[:, 0])
     total = (total + total.swapaxes(0, 1)) / covers
     return jnp.asarray(total, prior.dtype)
+
+
+_SAMPLERS: dict[type, Callable[..., Array]] = {
+    Surrogate: _of_surrogate,
+    PermutationSampling: _of_orders,
+}
 
 
 def _exact(index: Index) -> Callable[[Any, Array, Array], Array]:

@@ -52,7 +52,7 @@ def dashboard(*words: str) -> Iterator[str]:
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", "from esv_jax.cli import run; run()"]
-        + ["dashboard", *words, "--port", str(port)],
+        + ["dashboard", *words, "--port", str(port), "--token", ""],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import gc
+import importlib.metadata
 import os
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -31,6 +33,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 SHARED = ROOT.parent / "shared"
 
+# Without the compiler's optimisations the tests' programs compile in half the time. Programs as
+# users have them: XLA_FLAGS= pytest, as the slow tests of .ci/run.
+FLAGS = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
 PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
 WORTH_KEEPING = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
@@ -46,10 +51,28 @@ def pytest_configure(config):
         drop_programs(folder)
         os.environ[PROGRAMS] = str(folder)
         os.environ[WORTH_KEEPING] = "0"  # seconds that a program takes to compile
+        os.environ.setdefault("XLA_FLAGS", " ".join(known_flags(config.cache)))
     jax.config.update(PROGRAMS.lower(), os.environ[PROGRAMS])
     jax.config.update(WORTH_KEEPING.lower(), float(os.environ[WORTH_KEEPING]))
     # JAX writes entries in place: one that another process is still writing is compiled anew.
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
+
+
+def known_flags(cache):
+    """Those of `FLAGS` that this version of the compiler has: others end the process."""
+    name = f"xla_flags/{importlib.metadata.version('jaxlib')}"
+    known = cache.get(name, None)
+    if known is None:
+        run = [sys.executable, "-c", "import jax; jax.devices()"]
+        known = [
+            flag
+            for flag in FLAGS
+            if not subprocess.run(
+                run, env=os.environ | {"XLA_FLAGS": flag}, capture_output=True
+            ).returncode
+        ]
+        cache.set(name, known)
+    return known
 
 
 def drop_programs(folder, most_bytes=500_000_000):

@@ -229,7 +229,10 @@ def test_a_tolerance_is_reached_sequence_by_sequence(rng):
         ej.explain_batch(game, xs, prior=prior, estimator=start, key=key, tolerance=0)
 
 
-@pytest.mark.parametrize(("n", "n_max", "n_hidden"), [(1, 3, 0), (4, 4, 1), (7, 3, 2), (9, 12, 0)])
+@pytest.mark.parametrize(
+    ("n", "n_max", "n_hidden"),
+    [(1, 3, 0), (4, 4, 1), (7, 3, 2), pytest.param(9, 12, 0, marks=pytest.mark.slow)],
+)
 def test_sequences_side_by_side_are_those_of_vmap(rng, x64, n, n_max, n_hidden):
     """Whole lattices at once against one sequence at a time."""
     heads = ej.models.stack_heads(random_heads(rng, n_max, n_hidden=n_hidden))

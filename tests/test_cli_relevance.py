@@ -29,11 +29,17 @@ def videos(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "method", ["lrp", "selective", pytest.param("discriminative", marks=pytest.mark.slow)]
+    "method",
+    [
+        pytest.param("lrp", marks=pytest.mark.slow),  # a part of the next
+        "selective",
+        pytest.param("discriminative", marks=pytest.mark.slow),
+    ],
 )
 def test_files_hold_what_the_functions_give(videos, tmp_path, capsys, method):
     _, paths = videos
-    options = ["--method", method, "--sigma", "1", "--overlay", "gif", "--out", str(tmp_path)]
+    options = ["--method", method, "--overlay", "gif", "--out", str(tmp_path)]
+    options += ["--sigma", "1"] * (method == "selective")
     assert main(["relevance", str(paths[0]), *options]) == 0
     printed = capsys.readouterr().out
     assert "knows only its 18 made-up classes" in printed and f"Relevance ({method})" in printed
@@ -117,7 +123,9 @@ def test_other_models_and_names(videos, tmp_path):
     ("options", "text"),
     [
         (["--class", "covering up"], "class: expected a name or an id in 0..17"),
-        (["--sigma", "-1"], "sigma: expected a number >= 0"),
+        (["--method", "selective", "--sigma", "-1"], "sigma: expected a number >= 0"),
+        (["--sigma", "1"], "sigma: expected none beside lrp, got 1.0"),
+        (["--method", "selective", "--scale", "clip"], "scale: expected none beside selective"),
         (["--model", "absent.safetensors"], "absent.safetensors: expected a model written by"),
         (["--model", "absent.pth"], "absent.pth"),
     ],

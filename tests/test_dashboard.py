@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -469,6 +470,140 @@ def test_only_what_a_page_needs_may_be_asked(client):
     assert large.status_code in (400, 413)
 
 
+def malformed(rng, good):
+    """A callback's body with one part of it replaced by something else."""
+    junk = [None, 0, -1, 2**60, 1.5, True, "", "x" * 20_000, "?uid=\0", [], {}, [[]], [{}], [None]]
+    junk += [{"id": "url"}, [{"id": "url", "property": "search", "value": {"a": [1]}}], "a.b"]
+    body = json.loads(json.dumps(good))
+    at = body
+    while True:
+        names = list(at) if isinstance(at, dict) else list(range(len(at)))
+        name = names[rng.integers(len(names))]
+        if isinstance(at[name], dict | list) and at[name] and rng.random() < 0.7:
+            at = at[name]
+            continue
+        if isinstance(at, dict) and rng.random() < 0.2:
+            del at[name]
+        else:
+            at[name] = junk[rng.integers(len(junk))]
+        return body
+
+
+def questions(client):
+    """The body of every callback that the page asks, without values."""
+    for asked in client.get("/_dash-dependencies", headers=LOCAL).json:
+        if asked["clientside_function"]:
+            continue
+        many = asked["output"].startswith("..")
+        outputs = [
+            dict(zip(("id", "property"), name.rsplit(".", 1), strict=True))
+            for name in asked["output"].strip(".").split("...")
+        ]
+        yield {
+            "output": asked["output"],
+            "outputs": outputs if many else outputs[0],
+            "inputs": asked["inputs"],
+            "state": asked["state"],
+            "changedPropIds": [],
+        }
+
+
+def test_malformed_callbacks_are_refused_or_taken_for_the_default(client, capfd):
+    rng = np.random.default_rng(0)
+    good = [*questions(client), question("?uid=video-3&classes=1")]
+    found = set()
+    for k in range(300):
+        body = malformed(rng, good[k % len(good)])
+        answer = client.post("/_dash-update-component", json=body, headers=LOCAL)
+        assert answer.status_code in (200, 204, 400), body
+        found.add(answer.status_code)
+    assert {200, 400} <= found
+    clientside = next(
+        asked["output"]
+        for asked in client.get("/_dash-dependencies", headers=LOCAL).json
+        if asked["clientside_function"]
+    )
+    body = question("") | {"output": clientside}
+    assert client.post("/_dash-update-component", json=body, headers=LOCAL).status_code == 400
+    deep = "[" * 450_000 + "]" * 450_000
+    headers = LOCAL | {"Content-Type": "application/json"}
+    answer = client.post("/_dash-update-component", data=deep, headers=headers)
+    assert answer.status_code == 400
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_odd_addresses_are_not_found(client, capfd):
+    odd = ["/%00", "/assets/%00", "/assets/" + "a" * 5000, "/_dash-component-suites/%00/x.js"]
+    odd += ["/_dash-component-suites/dash/..%2f..%2fsetup.py", "/_dash-component-suites/dash"]
+    odd += ["/_dash-component-suites/nothing/x.js", "/frame/%00/1", "/frame/0/9" + "9" * 400]
+    odd += ["/video/" + "9" * 5000, "/_reload-hash/x", "/%ff%fe", "/" + "x" * 9000]
+    for path in odd:
+        answer = client.get(path, headers=LOCAL)
+        assert answer.status_code in (400, 404), path
+        answer.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_fault_of_our_own_is_one_line(folder, caplog, capfd, monkeypatch):
+    app = make_app(folder / "out")
+
+    def fails(*_):
+        raise RuntimeError("of this\ntest")
+
+    monkeypatch.setattr("esv_jax.dashboard.views.video", fails)
+    assert ask(app.server.test_client(), "").status_code == 500
+    (line,) = caplog.messages
+    assert line == "esv-jax: the dashboard could not answer: RuntimeError: of this test"
+    assert capfd.readouterr().err == ""
+
+
+def test_a_token_opens_the_page_once_and_for_all(folder):
+    client = make_app(folder / "out", token="secret").server.test_client()
+    for query in ("", "?token=", "?token=Secret"):
+        refused = client.get("/" + query, headers=LOCAL)
+        assert refused.status_code == 403 and "it has the token" in refused.text
+    assert ask(client, "").status_code == 403
+    moved = client.get("/?token=secret&uid=a%26b", headers=LOCAL)
+    assert (moved.status_code, moved.headers["Location"]) == (302, "/?uid=a%26b")
+    cookie = moved.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    assert client.get("/", headers=LOCAL).status_code == 200
+    assert ask(client, "").status_code == 200
+
+
+def test_links_out_of_a_folder_of_videos_are_not_followed(folder, clips, tmp_path):
+    within, outside = tmp_path / "clips", tmp_path / "outside"
+    within.mkdir()
+    outside.mkdir()
+    shutil.copy(clips["video-0"], outside / "video-0.mp4")
+    shutil.copy(clips["video-0"], within / "video-1.mp4")
+    (within / "video-0.mp4").symlink_to(outside / "video-0.mp4")
+    (within / "video-2.mp4").symlink_to(within / "video-1.mp4")
+
+    def served(videos):
+        client = make_app(folder / "out", videos).server.test_client()
+        answers = [client.get(f"/video/{k}", headers=LOCAL) for k in range(3)]
+        for answer in answers:
+            answer.close()
+        return [answer.status_code for answer in answers]
+
+    assert served(within) == [200, 200, 404]
+    assert served([within / "video-0.mp4"]) == [200, 404, 404]  # the user's own word
+    linked = tmp_path / "linked"
+    linked.symlink_to(within)
+    assert served(linked) == [200, 200, 404]
+
+
+def test_a_port_that_is_taken_is_one_line(folder, capfd):
+    from esv_jax.cli import main
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["dashboard", str(folder / "out"), "--port", port]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "port: expected one that is free at 127.0.0.1" in line
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -513,21 +648,7 @@ def test_how_a_video_is_shown(clips, tmp_path):
 
 def test_every_question_of_the_page_is_answered(client):
     known = {}
-    for question in client.get("/_dash-dependencies", headers=LOCAL).json:
-        if question["clientside_function"]:
-            continue
-        many = question["output"].startswith("..")
-        outputs = [
-            dict(zip(("id", "property"), name.rsplit(".", 1), strict=True))
-            for name in question["output"].strip(".").split("...")
-        ]
-        body = {
-            "output": question["output"],
-            "outputs": outputs if many else outputs[0],
-            "inputs": question["inputs"],
-            "state": question["state"],
-            "changedPropIds": [],
-        }
+    for body in questions(client):
         answer = client.post("/_dash-update-component", json=body, headers=LOCAL)
         assert answer.status_code == 200
         known |= answer.json["response"]
@@ -595,8 +716,11 @@ def test_the_command_begins_with_the_demo_and_its_videos(folder, clips, tmp_path
     from esv_jax.cli import dashboard, main
 
     made, served = [], []
-    given = [dashboard, "make_app", lambda paths, videos, hosts: made.append((paths, videos))]
-    monkeypatch.setattr(*given)
+
+    def make(paths, videos, hosts, token):
+        made.append((paths, videos))
+
+    monkeypatch.setattr(dashboard, "make_app", make)
     monkeypatch.setattr(dashboard, "serve", lambda app, **where: served.append(where))
 
     def run(demo):
@@ -621,10 +745,24 @@ def test_the_command(folder, capsys, monkeypatch):
     from esv_jax.cli import dashboard, main
 
     served = []
-    monkeypatch.setattr(dashboard, "serve", lambda app, **where: served.append((app, where)))
-    assert main(["dashboard", str(folder / "out"), str(folder / "three"), "--port", "8051"]) == 0
-    assert served[0][1] == {"host": "127.0.0.1", "port": 8051}
-    assert "http://127.0.0.1:8051/" in capsys.readouterr().out
+
+    def serve(app, *, on_ready, **where):
+        on_ready()
+        served.append((app, where))
+
+    monkeypatch.setattr(dashboard, "serve", serve)
+    paths = [str(folder / "out"), str(folder / "three")]
+    assert main(["dashboard", *paths, "--port", "8051"]) == 0
+    app, where = served[0]
+    assert where == {"host": "127.0.0.1", "port": 8051}
+    address = capsys.readouterr().out.split()[2]
+    assert address.startswith("http://127.0.0.1:8051/?token=")
+    client = app.server.test_client()
+    assert client.get("/", headers=LOCAL).status_code == 403
+    assert client.get(address, headers=LOCAL, follow_redirects=True).status_code == 200
+    assert main(["dashboard", *paths, "--token", ""]) == 0
+    assert "http://127.0.0.1:8050/ " in capsys.readouterr().out
+    assert served[1][0].server.test_client().get("/", headers=LOCAL).status_code == 200
     assert main(["dashboard", str(folder / "out"), "--host", "0.0.0.0"]) == 0
     assert "can read these results" in capsys.readouterr().out
     assert main(["dashboard", str(folder / "missing")]) == 2

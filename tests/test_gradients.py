@@ -550,6 +550,7 @@ def test_sequences_too_long_to_enumerate_are_refused(rng):
     assert gradient(enough, x, 0).shape == x.shape
 
 
+@pytest.mark.slow  # a network of full size
 def test_pixels_are_explained_through_a_network(rng):
     """From the frames of a video, through encoder and heads, to its class."""
     world = ej.models.load_synthetic_world()

@@ -274,7 +274,7 @@ def test_messages_about_sampled_interactions(rng):
     few = ej.Surrogate(16)
     with pytest.raises(ValueError, match="key: expected a PRNG key, got None"):
         pairwise_interactions(game, x, prior=prior, estimator=few)
-    with pytest.raises(ValueError, match="index: expected 'sii' beside a surrogate, got 'sti'"):
+    with pytest.raises(ValueError, match="index: expected 'sii' where it is sampled, got 'sti'"):
         pairwise_interactions(
             game, x, prior=prior, estimator=few, key=jax.random.key(0), index="sti"
         )

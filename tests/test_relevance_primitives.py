@@ -628,5 +628,6 @@ def test_transformer_rules_go_with_other_rules_and_boxes():
     assert isinstance(rules[0], ZBox) and (rules[0].low, rules[0].high) == (-3.0, 3.0)
     assert rules[1:] == [Epsilon(1e-9)] * (len(known) - 1)
     assert np.isfinite(found(fn, composite=made)).all()
-    spatial, temporal = discriminative(fn, X, 1, composite="attnlrp")
+    both = jax.jit(lambda x: discriminative(fn, x, 1, composite="attnlrp"))
+    spatial, temporal = both(X)
     close(spatial + temporal, found(fn, composite="attnlrp"), rtol=1e-3, atol=1e-5)

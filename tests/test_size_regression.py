@@ -319,7 +319,7 @@ def test_what_cannot_be_done_is_refused(rng):
     "n",
     [
         67,
-        128,
+        pytest.param(128, marks=pytest.mark.slow),
         pytest.param(300, marks=pytest.mark.slow),
         pytest.param(1000, marks=pytest.mark.slow),
     ],

@@ -111,6 +111,7 @@ def test_first_iterations_are_those_of_the_public_code(fixtures, request, public
     np.testing.assert_allclose(result.small_masks, by_clip(want["final_pmask"]), atol=1e-3)
 
 
+@pytest.mark.slow  # many iterations
 @pytest.mark.parametrize("name", cases(TRACES))
 def test_traces_are_those_of_the_public_code(fixtures, request, public, name):
     want, result, by_clip = replayed(fixtures, request, public, name)
@@ -122,6 +123,7 @@ def test_traces_are_those_of_the_public_code(fixtures, request, public, name):
     assert result.probability.shape == result.masks.shape[:2]
 
 
+@pytest.mark.slow  # many iterations
 @pytest.mark.parametrize("name", cases(ONES))
 def test_traces_from_equal_masks_are_alike(fixtures, request, public, name):
     want, result, _ = replayed(fixtures, request, public, name)
@@ -355,6 +357,7 @@ def even(clips):
         ({"masking": "blur"}, TypeError, "masking: expected a Masking or None, got str"),
         ({"weights": 300.0}, TypeError, "weights: expected a Weights or None, got float"),
         ({"tolerance": -1.0}, ValueError, "tolerance: expected a number >= 0"),
+        ({"tolerance": 0.1}, ValueError, "patience: expected iterations beside tolerance"),
         ({"masking": Masking(step=17)}, ValueError, "clip: expected frames of 17 pixels"),
         ({"core": Core(frames=7)}, ValueError, "clip: expected at least 7 frames"),
         ({"start": jnp.ones((1, 6, 2, 2))}, ValueError, "start: expected shape"),

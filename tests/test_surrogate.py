@@ -307,7 +307,12 @@ def test_a_fit_with_too_many_coefficients_falls_back_and_says_so(rng):
 
 
 @pytest.mark.parametrize(
-    ("n", "pool"), [(12, 16), (16, 64), pytest.param(49, 1024, marks=pytest.mark.slow)]
+    ("n", "pool"),
+    [
+        (12, 16),
+        pytest.param(16, 64, marks=pytest.mark.slow),
+        pytest.param(49, 1024, marks=pytest.mark.slow),
+    ],
 )
 def test_the_ridge_systems_are_well_conditioned(n, pool):
     plan = make_plan(n, min(n, 8), pool, 64, ej.Surrogate(pool)._order(n), 0, SEED)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import secrets
 from pathlib import Path
+from urllib.parse import urlencode
 
 import tyro
 
@@ -38,17 +41,24 @@ class Dashboard:
     """Address to listen at; others than this machine's own let other machines read the results
     and these videos."""
 
+    token: str | None = None
+    """Secret in the address, without which nobody reads the results; default a random one.
+    --token "" for none: every user of this machine can then read them."""
+
     def run(self) -> int:
         """Serve until interrupted."""
         expect(0 < self.port < 2**16, "port", "a number in 1..65535", self.port)
         paths = self.paths or (_of_demo(),)
         videos = self.videos or videos_within(paths[0])
-        app = make_app(paths, videos, hosts=(self.host,))
+        token = secrets.token_urlsafe(16) if self.token is None else self.token
+        app = make_app(paths, videos, hosts=(self.host,), token=token)
         name = f"[{self.host}]" if ":" in self.host else self.host
         if name not in LOCAL:
             say(f"Whoever reaches {self.host} on the network can read these results and videos.")
-        say(f"Results at http://{name}:{self.port}/ (Ctrl-C ends)")
-        serve(app, host=self.host, port=self.port)
+        query = f"?{urlencode({'token': token})}" if token else ""
+        address = f"http://{name}:{self.port}/{query}"
+        ready = functools.partial(say, f"Results at {address} (Ctrl-C ends)")
+        serve(app, host=self.host, port=self.port, on_ready=ready)
         return 0
 
 

@@ -36,6 +36,8 @@ _PARTS = {
     "discriminative": ("spatial", "temporal"),
 }
 
+_OPTIONS = {"selective": ("sigma", "edge"), "discriminative": ("scale",)}  # of one method alone
+
 Composite = Literal[
     "epsilon",
     "zplus",
@@ -94,12 +96,14 @@ class Relevance:
     """Class to explain: pred, a name or an id."""
     composite: Composite = "epsilon_plus"
     """Which rules the layers have; the first has the z-box rule, by the bounds of pixels."""
-    sigma: float = 2.0
-    """Of selective: how many standard deviations a change has to exceed."""
-    edge: Literal["replicate", "zero"] = "replicate"
-    """Of selective: what lies beyond the clip; zero counts its first and last frame as changes."""
-    scale: Literal["score", "clip"] = "score"
-    """Of discriminative: whether a still frame shares out its own score or that of the clip."""
+    sigma: float | None = None
+    """Of selective: how many standard deviations a change has to exceed; default 2."""
+    edge: Literal["replicate", "zero"] | None = None
+    """Of selective: what lies beyond the clip; zero counts its first and last frame as changes.
+    Default replicate."""
+    scale: Literal["score", "clip"] | None = None
+    """Of discriminative: whether a still frame shares out its own score or that of the clip;
+    default score."""
     out: Path = Path("results")
     """Folder for a .nc, a strip and an overlay of each video, and relevance.csv."""
     overlay: Literal["mp4", "gif", "none"] = "mp4"
@@ -111,7 +115,12 @@ class Relevance:
 
     def run(self) -> int:
         """Explain, save, draw, print."""
-        expect(self.sigma >= 0, "sigma", "a number >= 0", self.sigma)
+        for method, names in _OPTIONS.items():
+            for name in names:
+                fits = method == self.method or getattr(self, name) is None
+                expect(fits, name, f"none beside {self.method}", getattr(self, name))
+        if self.sigma is not None:
+            expect(self.sigma >= 0, "sigma", "a number >= 0", self.sigma)
         model = load_clip_network(self.model, self.classes)
         if self.target != "pred":
             class_index(self.target, model.class_names)
@@ -228,13 +237,14 @@ def _compiled(settings: Relevance, model: models.ClipModel) -> _Compiled:
                 clip,
                 c,
                 composite=composite,
-                scale=settings.scale,
+                scale=settings.scale or "score",
             )
             return found.spatial, found.temporal
         whole = rules.lrp(model.logits, clip, c, composite=composite)
         if settings.method == "lrp":
             return (whole,)
-        return whole, rules.selective(whole, settings.sigma, settings.edge)
+        sigma = 2.0 if settings.sigma is None else settings.sigma
+        return whole, rules.selective(whole, sigma, settings.edge or "replicate")
 
     return _Compiled(jax.jit(model.logits), jax.jit(parts))
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import socket
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from esv_jax.checks import message
 from esv_jax.data.video_lists import find_videos
 from esv_jax.extras import require
+
+_CONNECTIONS = 64
+_WAITING = 1024  # connections in the queue; the system may allow fewer
 
 
 def make_app(
@@ -15,6 +21,7 @@ def make_app(
     videos: Mapping[str, Path] | str | Path | Iterable[str | Path] | None = None,
     *,
     hosts: Sequence[str] = (),
+    token: str = "",
 ) -> Any:
     """A Dash application that shows results; `.server` is its Flask application.
 
@@ -22,8 +29,9 @@ def make_app(
       results: a path of results (of `esv-jax sweep` or `explain`), a `results.Browser`, or several
         of these, of the same videos with other numbers of frames.
       videos: files by uid, or what `data.video_lists.find_videos` searches: files, folders, lists.
-        Only these are handed to the browser.
+        Only these are handed to the browser; of a folder no links that lead out of it.
       hosts: names under which it may be called, beside those of this machine.
+      token: secret that the first address has to hold, as `?token=...`; default none.
     Returns:
       `dash.Dash`, not yet serving.
     Raises:
@@ -44,7 +52,7 @@ def make_app(
         files = videos
     else:
         several = [videos] if isinstance(videos, str | Path) else videos
-        files = find_videos([Path(path) for path in several])
+        files = _within(find_videos([Path(path) for path in several]), several)
     sources, media = open_sources(results), Media(files)
     app = dash.Dash(
         "esv_jax.dashboard",
@@ -54,17 +62,35 @@ def make_app(
         serve_locally=True,
     )
     media.add_routes(app.server)
-    protect(app.server, hosts, app.csp_hashes, lambda: app.callback_map)
+    protect(app.server, hosts, app.csp_hashes, lambda: app.callback_map, token)
     app.layout = make_layout(sources)
     connect(app, Pages(sources, media))
     return app
 
 
-def serve(app: Any, *, host: str = "127.0.0.1", port: int = 8050) -> None:
-    """Serve an application until interrupted, several requests at a time, without a log.
+def _within(files: Mapping[str, Path], given: Iterable[str | Path]) -> dict[str, Path]:
+    """Files without those that a link in one of the given folders leads to from outside it."""
+    folders = [Path(path).absolute() for path in given if Path(path).is_dir()]
+
+    def stays(path: Path) -> bool:
+        inside = [folder for folder in folders if path.absolute().is_relative_to(folder)]
+        return not inside or any(path.resolve().is_relative_to(each.resolve()) for each in inside)
+
+    return {uid: path for uid, path in files.items() if stays(path)}
+
+
+def serve(
+    app: Any,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8050,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve an application until interrupted, at most 64 connections at a time, without a log.
 
     Args:
       app: what `make_app` gave. host, port: where it listens.
+      on_ready: called once connections are accepted.
     Raises:
       OSError: a port that is taken.
     """
@@ -72,6 +98,7 @@ def serve(app: Any, *, host: str = "127.0.0.1", port: int = 8050) -> None:
 
     class Quiet(serving.WSGIRequestHandler):  # type: ignore[name-defined]
         protocol_version = "HTTP/1.1"  # connections are kept
+        timeout = 30  # seconds that an idle connection has a thread
 
         def log(self, *_: Any) -> None:
             """Say nothing of requests."""
@@ -80,8 +107,35 @@ def serve(app: Any, *, host: str = "127.0.0.1", port: int = 8050) -> None:
             """Say nothing of versions."""
             return "esv-jax"
 
-    server = serving.make_server(host, port, app.server, threaded=True, request_handler=Quiet)
+    class Bounded(serving.ThreadedWSGIServer):  # type: ignore[name-defined]
+        free = threading.BoundedSemaphore(_CONNECTIONS)
+
+        def process_request(self, request: Any, address: Any) -> None:
+            """Wait for a thread to end where there are enough."""
+            self.free.acquire()
+            try:
+                super().process_request(request, address)
+            except BaseException:
+                self.free.release()
+                raise
+
+        def process_request_thread(self, request: Any, address: Any) -> None:
+            """Serve one connection."""
+            try:
+                super().process_request_thread(request, address)
+            finally:
+                self.free.release()
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        server.serve_forever()
-    finally:
-        server.server_close()
+        listening = socket.create_server((host, port), family=family, backlog=_WAITING)
+    except OSError as error:
+        taken = message("port", f"one that is free at {host}", f"{port} ({error.strerror})")
+        raise OSError(taken) from error
+    with listening:
+        server = Bounded(host, port, app.server, handler=Quiet, fd=listening.fileno())
+        on_ready()
+        try:
+            server.serve_forever()
+        finally:
+            server.server_close()

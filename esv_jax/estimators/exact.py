@@ -121,17 +121,15 @@ def scale_sums(fold: Fold[Any], prior: Array, lattice: Lattice) -> ScaleSums:
     by_low, by_top = fold(visit, start_sums)
 
     # From (level of the top, size of the low) to scale; each element's two sides side by side.
-    sides = jnp.zeros((n + 1, 2, n, c), dtype)
-    start = np.searchsorted(lattice.low_scale, np.arange(n_low + 2))  # of each size's rows
-    for p in range(n_low + 1):
-        rows = slice(start[p], start[p + 1])
-        member = lattice.low_member[rows]
-        weight = jnp.asarray(np.concatenate([member, ~member], axis=1).T, dtype)
-        own = jnp.einsum("ir,urc->uic", weight, by_low[:, rows], precision="highest")
-        scales = slice(p, p + n_top + 1)
-        sides = sides.at[scales, :, n_top:].add(own.reshape(n_top + 1, 2, n_low, c))
-        if n_top:
-            sides = sides.at[scales, :, :n_top].add(by_top[:, p].reshape(n_top + 1, 2, n_top, c))
+    member = np.concatenate([lattice.low_member, ~lattice.low_member], axis=1).T
+    weight = jnp.asarray(same_size[:, None] & member[None], dtype)  # (n_low + 1, 2 n_low, R)
+    by_element = jnp.einsum("pir,urc->upic", weight, by_low, precision="highest")
+    by_element = by_element.reshape(n_top + 1, n_low + 1, 2, n_low, c)
+    by_top = by_top.reshape(n_top + 1, n_low + 1, 2, n_top, c)
+    every = jnp.concatenate([by_top, by_element], axis=3)
+    scale = np.arange(n_top + 1)[:, None] + np.arange(n_low + 1)[None, :]
+    of_scale = jnp.asarray(np.arange(n + 1)[:, None, None] == scale[None], dtype)
+    sides = jnp.einsum("sup,upkec->skec", of_scale, every, precision="highest")
     without = sides[:-1, 1].at[0].set(prior)  # scale 0 is the empty subsequence
     s = np.arange(1, n + 1)
     n_each = np.array([math.comb(n - 1, k - 1) for k in s])  # on both sides

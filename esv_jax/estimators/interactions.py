@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from esv_jax.games.protocol import Tile
 from esv_jax.subsequences import Lattice
+from esv_jax.subsequences.samples import random_orders
 
 Index = Literal["sii", "sti"]
 INDICES: tuple[Index, ...] = ("sii", "sti")
@@ -118,8 +118,7 @@ def pair_covers(key: Array, n: int, covers: int) -> Array:
     step = np.arange(m)
     zigzag = np.where(step % 2 == 1, (step + 1) // 2, -(step // 2))
     paths = (np.arange(m // 2)[:, None] + zigzag[None]) % m
-    keys = jax.random.split(key, covers)
-    return jax.vmap(lambda key: jax.random.permutation(key, m))(keys)[:, paths]
+    return random_orders(key, covers, m)[:, paths]
 
 
 def adjacent_rows(orders: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

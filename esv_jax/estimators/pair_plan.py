@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from esv_jax.checks import expect, expect_int
+from esv_jax.subsequences.samples import flat_bits
 
 _MAX_RANKED = 2**16  # subsequences of one size that are drawn by their rank
 _MAX_TOTAL = 2**62  # larger numbers of subsequences are replaced by it
@@ -173,12 +174,12 @@ def _by_set(key: Array, plan: PairPlan, some: np.ndarray) -> Array:
     mean = -totals * np.log1p(-counts / totals)
     draws = np.ceil(mean + 8 * np.sqrt(mean) + 16).astype(int)
     size = np.repeat(some, draws)
-    place = jax.random.uniform(place_key, (len(size), n))
+    place = jax.random.uniform(place_key, (len(size) * n,)).reshape(-1, n)
     with_first = jnp.asarray((2 * size == n)[:, None] & (np.arange(n) == 0))
     order = jnp.argsort(jnp.where(with_first, -1.0, place), axis=1)
     ranks = jnp.argsort(order, axis=1)
     member = ranks < jnp.asarray(size, ranks.dtype)[:, None]
-    words = jax.random.bits(word_key, (n, 2), jnp.uint32)
+    words = flat_bits(word_key, (n, 2))
     left, right = (jnp.where(member, words[None, :, j], 0).sum(1, dtype=jnp.uint32) for j in (0, 1))
     index = jnp.arange(len(size), dtype=jnp.int32)
     left, right, index = lax.sort((left, right, index), num_keys=3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -15,7 +14,7 @@ from esv_jax.estimators.spread import only_whole, spread_error
 from esv_jax.games.protocol import SubsetGame
 from esv_jax.games.scoring import GameInfo, Request
 from esv_jax.subsequences import Samples
-from esv_jax.subsequences.samples import count_distinct
+from esv_jax.subsequences.samples import count_distinct, random_orders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +52,7 @@ class PermutationSampling:
     def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Array:
         """Rows of all prefixes of the orders, of their complements, and the whole: (m, n) bool."""
         assert key is not None
-        keys = jax.random.split(key, self.permutations)
-        return order_rows(jax.vmap(lambda key: jax.random.permutation(key, info.n))(keys))
+        return order_rows(random_orders(key, self.permutations, info.n))
 
     def replay(self, plan: Any) -> Any:
         """There is no plan."""

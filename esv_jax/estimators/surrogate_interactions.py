@@ -88,7 +88,7 @@ def draw_members(key: Array, n: int, rows: int) -> Array:
     shift_key, order_key = jax.random.split(key)
     shift = jax.random.uniform(shift_key, (half,))
     t = (jnp.arange(half, dtype=shift.dtype) + shift) / half
-    u = jax.random.uniform(order_key, (half, n), shift.dtype)
+    u = jax.random.uniform(order_key, (half * n,), shift.dtype).reshape(half, n)
     member = u < t[:, None]
     both = jnp.stack([member, ~member], axis=1).reshape(-1, n)
     return both[: 2 * half]

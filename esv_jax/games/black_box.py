@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -18,6 +17,7 @@ from esv_jax.games.host_scores import HostCounts, HostScores
 from esv_jax.games.protocol import Cost, SubsetGame
 from esv_jax.games.removal import LAYOUTS, Layout, Removal, check_removal, removal_name
 from esv_jax.links import Link
+from esv_jax.subsequences.samples import flat_bits
 
 Units = Literal["probabilities", "any"]
 UNITS: tuple[Units, ...] = get_args(Units)
@@ -298,7 +298,7 @@ def _probe(
         lengths = tuple(sorted(s for s in tried if s >= 1))
     for s in lengths:
         expect(1 <= s <= n, "lengths", f"lengths in 1..{n}", s)
-    bits = np.asarray(jax.random.bits(key, (len(lengths), trials, 2, n), jnp.uint32))
+    bits = np.asarray(flat_bits(key, (len(lengths), trials, 2, n)))
     ignored = []
     for s, of_length in zip(lengths, bits, strict=True):
         matters = np.zeros(s, bool)

@@ -52,6 +52,7 @@ def fold_multi_scale(
     scale = np.arange(lattice.n_top + 1)[:, None] + np.arange(lattice.n_low + 1)[None, :]
     share = jnp.asarray(recurrence_shares(scale, heads.n_max)[1], x.dtype)  # (n_top + 1, n_low + 1)
     incidence = [jnp.asarray(table, x.dtype) for table in low_incidence(lattice)]
+    even_counts = [min(k, lattice.n_top) for k in range(0, lattice.n_top + 2, 2)]
     width, n_lows, c = lattice.tile_width, lattice.n_lows, heads.n_classes
 
     def step(
@@ -60,10 +61,9 @@ def fold_multi_scale(
         workspace, carry = state
         level = tile["level"]
         own = _own(heads, tables, lattice, level, tile["top_one_hot"])
-        from_tops = lax.switch(
-            level,
-            [_sum_of_slabs(k, workspace, tile["parents"]) for k in range(lattice.n_top + 1)],
-        )
+        # Slots beyond a level's number of parents are zero: even numbers of them, fewer programs.
+        pairs = [_sum_of_slabs(k, workspace, tile["parents"]) for k in even_counts]
+        from_tops = lax.switch((level + 1) // 2, pairs)
         logits = _solve(incidence, share[level], own, from_tops)
         workspace = lax.dynamic_update_slice_in_dim(workspace, logits, tile["start"], axis=1)
         visited = Tile(logits, level, tile["member"], tile["valid"])
@@ -145,7 +145,7 @@ def _first_layer_tables(
     start = np.zeros(n_scales + 2, int)  # of each scale's rows
     rows = []
     for s in range(1, n_scales + 1):
-        window = jnp.stack([x[j : j + n - s + 1] for j in range(s)])  # (s, n - s + 1, D)
+        window = x[np.arange(s)[:, None] + np.arange(n - s + 1)[None, :]]  # (s, n - s + 1, D)
         product = jnp.einsum("jrd,jdh->jrh", window, first_layers[s - 1], precision="highest")
         rows.append(product.reshape(-1, heads.hidden_dim))
         start[s + 1] = start[s] + s * (n - s + 1)

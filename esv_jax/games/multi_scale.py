@@ -37,6 +37,7 @@ class MultiScale(ScaleGame):
       n_scales: number of heads.
       first_layers: (s, D, H) for s = 1..n_max, made from `heads`: their first layers without
         padding. Sliced here, once, because compiled code would copy them at every call.
+      last_layers: (H, C) for s = 1..n_max, the heads' last layers, sliced here as well.
     Raises:
       TypeError: if `heads` is not a `HeadStack`. ValueError: on another link, or a softmax over
       one class.
@@ -50,6 +51,7 @@ class MultiScale(ScaleGame):
     heads: HeadStack
     link: Link = static_field(default="softmax")
     first_layers: tuple[Array, ...] = dataclasses.field(init=False, repr=False)
+    last_layers: tuple[Array, ...] = dataclasses.field(init=False, repr=False)
     n_scales: int = static_field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -63,10 +65,10 @@ class MultiScale(ScaleGame):
         )
         check_link(self.link, self.heads.n_classes)
         # Sliced by NumPy where there are values: each slice by JAX would be compiled.
-        w1: Any = self.heads.w1
-        w1 = np.asarray(w1) if is_concrete(w1) else w1
-        layers = tuple(jnp.asarray(w1[s - 1, :s]) for s in range(1, self.heads.n_max + 1))
-        object.__setattr__(self, "first_layers", layers)
+        w1, w2 = (np.asarray(w) if is_concrete(w) else w for w in (self.heads.w1, self.heads.w2))
+        first = tuple(jnp.asarray(w[:s]) for s, w in enumerate(w1, 1))
+        object.__setattr__(self, "first_layers", first)
+        object.__setattr__(self, "last_layers", tuple(jnp.asarray(w) for w in w2))
         object.__setattr__(self, "n_scales", self.heads.n_max)
 
     def output(self, x: Any) -> jax.ShapeDtypeStruct:
@@ -109,6 +111,7 @@ class MultiScale(ScaleGame):
         """
         heads, xs = self._prepared(xs)
         first_layers = [layer.astype(xs.dtype) for layer in self.first_layers]
+        last_layers = [layer.astype(xs.dtype) for layer in self.last_layers]
         n, (n_videos, _, width) = lattice.n, xs.shape
         member, size = lattice.low_member, lattice.low_scale
         n_max, h, c = heads.w2.shape
@@ -121,9 +124,10 @@ class MultiScale(ScaleGame):
             logits = jnp.zeros((1, 1, 1), xs.dtype)
             if s <= n_max:
                 # Element e can be at position j only if j <= e <= n - s + j: one window per j.
-                windows = [elements[j : j + n - s + 1].reshape(-1, width) for j in range(s)]
+                at = np.arange(s)[:, None] + np.arange(n - s + 1)[None, :]
+                windows = elements[at].reshape(s, -1, width)
                 product = jnp.einsum(
-                    "jrd,jdh->jrh", jnp.stack(windows), first_layers[s - 1], precision="highest"
+                    "jrd,jdh->jrh", windows, first_layers[s - 1], precision="highest"
                 ).reshape(s, n - s + 1, n_videos, h)
                 element = np.nonzero(member[size == s])[1].reshape(n_rows, s)
                 hidden = heads.b1[s - 1][None, None]
@@ -133,7 +137,7 @@ class MultiScale(ScaleGame):
                 for layer in heads.hidden:
                     product = jnp.matmul(hidden, layer.w[s - 1], precision="highest")
                     hidden = jax.nn.relu(product + layer.b[s - 1][None, :])
-                logits = jnp.matmul(hidden, heads.w2[s - 1], precision="highest")
+                logits = jnp.matmul(hidden, last_layers[s - 1], precision="highest")
                 logits = (logits + heads.b2[s - 1][None, :]) * jnp.asarray(own[s], xs.dtype)
                 logits = logits.reshape(n_rows, n_videos, c)
             parents = jnp.matmul(

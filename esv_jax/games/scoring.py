@@ -188,8 +188,7 @@ def _lattice_scores(game: Any, x: Any, lattice: Lattice) -> list[Any] | Fold[Any
         return by_scale(scores, n)
     dtype = game.output(x).dtype
     if lattice.n_top == 0:
-        logits_by_scale = game.all_logits(x[None], lattice)
-        return [apply_link(game.link, logits[:, 0].astype(dtype)) for logits in logits_by_scale]
+        return [scores[:, 0] for scores in side_by_side(game, x[None], lattice)]
 
     def fold(visit: Callable[[Carry, Tile], Carry], carry: Carry) -> Carry:
         def linked(carry: Carry, tile: Tile) -> Carry:
@@ -199,6 +198,12 @@ def _lattice_scores(game: Any, x: Any, lattice: Lattice) -> list[Any] | Fold[Any
         return game.fold_lattice(x, lattice, linked, carry)
 
     return fold
+
+
+def side_by_side(game: ScaleGame, xs: Array, lattice: Lattice) -> list[Array]:
+    """Scores (binomial(n, s), V, C) by scale of V sequences (V, n, D), of a lattice of one tile."""
+    logits = jnp.concatenate(game.all_logits(xs, lattice))  # one link of all: fewer kernels
+    return by_scale(apply_link(game.link, logits.astype(game.output(xs[0]).dtype)), lattice.n)
 
 
 def by_scale(table: Any, n: int) -> list[Any]:

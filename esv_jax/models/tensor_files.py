@@ -65,7 +65,8 @@ def read_model(
     except KeyError as error:
         raise _foreign(path, writer, f"no entry {error}") from error
     except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise _foreign(path, writer, "a header and arrays that do not go together") from error
+        got = f"a header and arrays that do not go together ({error})"
+        raise _foreign(path, writer, got) from error
     if not known:
         raise _foreign(path, writer, got, "It may come from a newer version.")
     if not intact:

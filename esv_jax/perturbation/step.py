@@ -125,7 +125,7 @@ def step(
     weights: Weights | None = None,
     optimizer: Optimizer | None = None,
     patience: int | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     start: Any = None,
     on_progress: Progress | None = None,
 ) -> StepResult:
@@ -168,8 +168,8 @@ def step(
       masking: steps of masks, and what stands in the place of what they take.
       weights: of the regularisers; default `ramped_weights(iterations)`.
       optimizer: from optax; default `dampened_sgd()`.
-      patience, tolerance: stop a mask whose cells moved less than `tolerance` on average in so many
-        iterations in a row; by default never.
+      patience, tolerance: stop a mask whose cells moved less than `tolerance` (default 1e-4) on
+        average in `patience` iterations in a row; by default never.
       start: small masks to start with, (A, t, h', w') or (N, A, t, h', w'), in 0..1; default one
         number for a clip, that at which a mask that is even begins to lose the prediction.
       on_progress: called as the descent goes on, with the iterations done and the energies.
@@ -199,7 +199,9 @@ def step(
     for name, (value, kind) in records.items():
         fits = value is None or isinstance(value, kind)
         expect(fits, name, f"a {kind.__name__} or None", type(value).__name__, kind=TypeError)
-    expect(bool(tolerance >= 0), "tolerance", "a number >= 0", tolerance)
+    if tolerance is not None:
+        expect(bool(tolerance >= 0), "tolerance", "a number >= 0", tolerance)
+        expect(patience is not None, "patience", "iterations beside tolerance", patience)
     masking = Masking() if masking is None else masking
     generator = masking.generator(clips.shape[2:4])
     core = None if core is None else core.of_frames(generator.shape)
@@ -223,7 +225,7 @@ def step(
     iterations = expect_int("iterations", iterations, 1)
     if patience is not None:
         patience = expect_int("patience", patience, 1)
-    stopping = Stopping(patience, tolerance)
+    stopping = Stopping(patience) if tolerance is None else Stopping(patience, tolerance)
     chosen = dampened_sgd() if optimizer is None else optimizer
     clean = clean_probabilities(scores, clips, targets)
     run = _Run(objective, chosen, stopping)

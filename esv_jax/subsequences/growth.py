@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from esv_jax.subsequences.samples import Samples
+from esv_jax.subsequences.samples import Samples, flat_bits
 
 _ROUNDS = 4
 
@@ -33,8 +33,8 @@ def grow_samples(key: Array, n: int, m: int, length: Array | int | None = None) 
     """
     width = max(m, n)
     word_key, salt_key = jax.random.split(key)
-    words = jax.random.bits(word_key, (n, 2), jnp.uint32)
-    salts = jax.random.bits(salt_key, (max(n - 1, 1), _ROUNDS), jnp.uint32)
+    words = flat_bits(word_key, (n, 2))
+    salts = flat_bits(salt_key, (max(n - 1, 1), _ROUNDS))
     present = jnp.arange(n) < (n if length is None else length)
 
     first_member = jnp.zeros((width, n), bool).at[:n].set(jnp.eye(n, dtype=bool) & present[None, :])
