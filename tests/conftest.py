@@ -119,7 +119,7 @@ def not_too_many_programs():
     which the C library would not do by itself: a gigabyte after some modules.
     """
     yield
-    if share_of_mappings_taken() > 0.2:
+    if share_of_mappings_taken() > 0.4:
         jax.clear_caches()
         gc.collect()
         if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
