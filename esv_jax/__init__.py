@@ -1,8 +1,8 @@
 """How much did each frame contribute to this prediction?
 
 Element Shapley Values of video and other sequence classifiers, in JAX: exact where that is
-possible, sampled where it is not. `explain` is the front door; rooms such as `data` and `models`
-are imported when first used, and importing the package does nothing else.
+possible, sampled where it is not. `explain` is the main function; subpackages such as `data` and
+`models` are imported on first use.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = (
+_SUBPACKAGES = (
     *("baselines", "checkpoints", "data", "gradients", "maps", "metrics", "models"),
     *("perturbation", "plots", "relevance", "results"),
 )
@@ -113,8 +113,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a room or a public name when it is first asked for."""
-    if name in _ROOMS:
+    """Import a subpackage or a public name on first use."""
+    if name in _SUBPACKAGES:
         return importlib.import_module(f"esv_jax.{name}")
     if name in _NAMES:
         value = getattr(importlib.import_module(f"esv_jax.{_NAMES[name]}"), name)

@@ -314,10 +314,10 @@ def test_places_that_cannot_be_written_are_found_first(folder, tmp_path, capsys)
 
 
 def test_ctrl_c_keeps_finished_sequences(folder, tmp_path, capsys, monkeypatch):
-    from esv_jax.cli import explain as room
+    from esv_jax.cli import explain as command
 
     calls = []
-    real = room.explain_batch
+    real = command.explain_batch
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -325,8 +325,8 @@ def test_ctrl_c_keeps_finished_sequences(folder, tmp_path, capsys, monkeypatch):
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(room, "explain_batch", interrupted)
-    monkeypatch.setattr(room, "_TOGETHER", 10)
+    monkeypatch.setattr(command, "explain_batch", interrupted)
+    monkeypatch.setattr(command, "_TOGETHER", 10)
     assert explain(folder, "toy.ts", tmp_path / "r", "--figures", "1") == 130
     captured = capsys.readouterr()
     assert "Results of 10 of 24 sequences" in captured.out

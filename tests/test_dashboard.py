@@ -675,8 +675,8 @@ def test_tags_in_names_are_text(folder):
     assert answer.mimetype == "application/json"
     figure = graph_of(Pages(open_sources(path), Media({})), "?a=0&b=1")
     assert "&lt;script&gt;" in json.dumps(figure) and "<script>" not in json.dumps(figure)
-    room = Path(ej.__file__).parent / "dashboard"
-    sources = "".join(path.read_text() for path in room.glob("*.py"))
+    folder = Path(ej.__file__).parent / "dashboard"
+    sources = "".join(path.read_text() for path in folder.glob("*.py"))
     assert "dangerously" not in sources and "Markdown" not in sources
 
 

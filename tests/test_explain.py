@@ -1,4 +1,4 @@
-"""The front door: results, differentiation, compilation, cost, and what it refuses."""
+"""`explain`: results, differentiation, compilation, cost, and errors."""
 
 import dataclasses
 from typing import ClassVar

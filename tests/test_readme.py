@@ -58,5 +58,5 @@ def test_links_lead_somewhere(target):
 
 
 @pytest.mark.parametrize("name", re.findall(r"`((?:games|subsequences)/\w+\.py)`", README))
-def test_rooms_named_exist(name):
+def test_named_subpackages_exist(name):
     assert (Path(ROOT) / "esv_jax" / name).is_file()

@@ -175,7 +175,7 @@ def test_relevance_is_that_of_the_convolution_whole(composite, monkeypatch):
         return jax.jit(lambda x: rules.lrp(fn, x, 1, composite=composite))(x)
 
     split = explain()
-    room = importlib.import_module("esv_jax.relevance.layers")
-    monkeypatch.setattr(room, "is_better_split", lambda params: False)
+    module = importlib.import_module("esv_jax.relevance.layers")
+    monkeypatch.setattr(module, "is_better_split", lambda params: False)
     whole = explain()
     np.testing.assert_allclose(split, whole, atol=1e-5 * float(jnp.abs(whole).max()))

@@ -1,4 +1,4 @@
-"""Derivatives of chosen class scores: what every method of this room is made of."""
+"""Derivatives of chosen class scores: shared by all methods of this subpackage."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def json_block(content: Any) -> str:
 
 
 def _file(name: str) -> str:
-    """A file of this room, with line ends as a browser counts them for the script's hash."""
+    """A file of this subpackage, with line ends as a browser counts them for the script's hash."""
     text = resources.files("esv_jax.report").joinpath(name).read_text(encoding="utf-8")
     return text.replace("\r\n", "\n")
 

@@ -1,4 +1,4 @@
-"""The house: imports point down, the pure floors stay pure, and importing does nothing."""
+"""Package structure: imports point down, pure subpackages have no side effects, imports neither."""
 
 import ast
 import functools
@@ -18,8 +18,8 @@ from tests.conftest import drop_programs
 
 PACKAGE = Path(esv_jax.__file__).parent
 
-# A module may import its own room, the rooms of lower floors, and those to its right.
-FLOORS = (
+# A module may import its own subpackage, the subpackages of lower layers, and those to its right.
+LAYERS = (
     ("cli", "dashboard", "report"),
     ("sweeps",),
     ("results", "plots", "maps"),
@@ -33,12 +33,12 @@ FLOORS = (
     ("attribution", "notebook", "subsequences", "blur", "strided"),
     ("records", "files", "hdf5", "hdf5_inspection", "extras", "checks", "looks", "links"),
 )
-ROOMS = [room for floor in FLOORS for room in floor]
+SUBPACKAGES = [subpackage for layer in LAYERS for subpackage in layer]
 
-# The only ways up: what a record does when it is asked to by name, as data frames draw themselves.
-WAYS_UP = {("esv_jax.attribution", "esv_jax.plots")}
+# The only imports that point up: a record that plots itself, as data frames do.
+EXCEPTIONS = {("esv_jax.attribution", "esv_jax.plots")}
 
-# Told what they work on, in arguments: no files, plots, network, clock, logging or hidden state.
+# Functions of their arguments alone: no files, plots, network, clock, logging or hidden state.
 PURE = {
     *("estimators", "perturbation", "relevance", "gradients", "metrics", "games"),
     *("baselines", "attribution", "notebook", "subsequences", "links", "blur", "strided"),
@@ -48,7 +48,10 @@ OUTSIDE_PURE = {
     *("os", "io", "sys", "pathlib", "tempfile", "shutil", "glob", "subprocess", "importlib"),
     *("logging", "time", "datetime", "random", "secrets", "socket", "urllib", "http", "requests"),
     *("h5py", "safetensors", "orbax", "matplotlib", "tqdm", "tyro", "rich"),
-    *(f"esv_jax.{room}" for room in ("files", "plots", "results", "data", "checkpoints")),
+    *(
+        f"esv_jax.{subpackage}"
+        for subpackage in ("files", "plots", "results", "data", "checkpoints")
+    ),
 }
 # Reading these runs code of the file; and a second framework is no dependency of ours.
 NOWHERE = {
@@ -88,7 +91,7 @@ def name_of(path: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    """The room of a dotted name, or "" for the front door's nameplate."""
+    """The subpackage of a dotted name, or "" for the package itself."""
     return module.removeprefix("esv_jax").strip(".").split(".")[0]
 
 
@@ -129,26 +132,28 @@ def is_among(module: str, names: set[str]) -> bool:
 # Imports point down
 
 
-def upward_imports(source: str, room: str) -> list[str]:
-    """The imports of a module in `room` that point up, or to a room that is not on the plan."""
+def upward_imports(source: str, subpackage: str) -> list[str]:
+    """Imports of a module in `subpackage` that point up, or to a subpackage not in `LAYERS`."""
     wrong = []
     for module, line in imports_in(ast.parse(source)):
         if module.split(".")[0] != "esv_jax" or module == "esv_jax.__version__":
             continue
-        if (f"esv_jax.{room}", module) in WAYS_UP:
+        if (f"esv_jax.{subpackage}", module) in EXCEPTIONS:
             continue
         target = room_of(module)
-        if target not in ROOMS or ROOMS.index(target) < ROOMS.index(room):
+        if target not in SUBPACKAGES or SUBPACKAGES.index(target) < SUBPACKAGES.index(subpackage):
             wrong.append(f"line {line}: {module}")
     return wrong
 
 
-def test_every_room_is_on_the_plan():
-    rooms = {entry.stem for entry in PACKAGE.iterdir() if entry.suffix == ".py"} - {"__init__"}
-    rooms |= {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/**/*.py")}
-    assert rooms <= set(ROOMS), "enter the new room in FLOORS"
-    assert len(set(ROOMS)) == len(ROOMS)
-    assert set(ROOMS) >= PURE
+def test_every_subpackage_has_a_layer():
+    subpackages = {entry.stem for entry in PACKAGE.iterdir() if entry.suffix == ".py"} - {
+        "__init__"
+    }
+    subpackages |= {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/**/*.py")}
+    assert subpackages <= set(SUBPACKAGES), "add the new subpackage to LAYERS"
+    assert len(set(SUBPACKAGES)) == len(SUBPACKAGES)
+    assert set(SUBPACKAGES) >= PURE
     for folder in {path.parent for path in modules()}:
         assert (folder / "__init__.py").is_file(), f"{folder.name} is no package"
 
@@ -157,14 +162,14 @@ def test_imports_point_down():
     wrong = [
         f"{name_of(path)}, {what}"
         for path in modules()
-        if path != PACKAGE / "__init__.py"  # the nameplate stands above every room
+        if path != PACKAGE / "__init__.py"  # imports everything lazily
         for what in upward_imports(path.read_text(encoding="utf-8"), room_of(name_of(path)))
     ]
     assert not wrong, "\n".join(["", *wrong])
 
 
 @pytest.mark.parametrize(
-    ("room", "source", "is_wrong"),
+    ("subpackage", "source", "is_wrong"),
     [
         ("games", "from esv_jax.estimators import Exact", True),
         ("games", "def f():\n    from esv_jax.estimators.exact import Exact", True),
@@ -180,11 +185,11 @@ def test_imports_point_down():
         ("cli", "from esv_jax import __version__", False),
     ],
 )
-def test_what_counts_as_an_import_that_points_up(room, source, is_wrong):
-    assert bool(upward_imports(source, room)) == is_wrong
+def test_what_counts_as_an_import_that_points_up(subpackage, source, is_wrong):
+    assert bool(upward_imports(source, subpackage)) == is_wrong
 
 
-def test_pure_rooms_touch_nothing_outside():
+def test_pure_subpackages_touch_nothing_outside():
     wrong = []
     for path in modules():
         if room_of(name_of(path)) in PURE:
@@ -192,7 +197,7 @@ def test_pure_rooms_touch_nothing_outside():
             wrong += [
                 f"{name_of(path)}, line {line}: import of {module}"
                 for module, line in imports_in(tree)
-                if is_among(module, OUTSIDE_PURE) and (name_of(path), module) not in WAYS_UP
+                if is_among(module, OUTSIDE_PURE) and (name_of(path), module) not in EXCEPTIONS
             ]
             wrong += [
                 f"{name_of(path)}, line {node.lineno}: {called}()"
@@ -231,7 +236,7 @@ def narrows_a_type(test: ast.expr) -> bool:
     return is_not and ast.unparse(test).endswith("is not None")
 
 
-def test_bad_input_is_refused_by_errors_and_only_people_are_spoken_to():
+def test_bad_input_raises_errors_and_only_the_command_line_prints():
     wrong = []
     for path in modules():
         tree = tree_of(path)
@@ -248,25 +253,25 @@ def test_bad_input_is_refused_by_errors_and_only_people_are_spoken_to():
     assert not wrong, "\n".join(["", *wrong])
 
 
-# The nameplate
+# The public names of the package
 
 
 def test_the_three_lists_of_public_names_agree():
     tree = tree_of(PACKAGE / "__init__.py")
     blocks = [node for node in tree.body if isinstance(node, ast.If)]
     assert [ast.unparse(node.test) for node in blocks] == ["TYPE_CHECKING"]
-    rooms, names = set(), {}
+    subpackages, names = set(), {}
     for node in blocks[0].body:
         assert isinstance(node, ast.ImportFrom) and node.module
         for alias in node.names:
             assert alias.asname is None
             if node.module == "esv_jax":
-                rooms.add(alias.name)
+                subpackages.add(alias.name)
             else:
                 names[alias.name] = node.module.removeprefix("esv_jax.")
-    assert rooms == set(esv_jax._ROOMS) and rooms <= set(ROOMS)
+    assert subpackages == set(esv_jax._SUBPACKAGES) and subpackages <= set(SUBPACKAGES)
     assert names == esv_jax._NAMES
-    assert sorted([*rooms, *names, "__version__"]) == sorted(esv_jax.__all__)
+    assert sorted([*subpackages, *names, "__version__"]) == sorted(esv_jax.__all__)
     assert dir(esv_jax) == sorted(esv_jax.__all__)
 
 
@@ -320,16 +325,16 @@ def run_quietly(code: str, folder: Path) -> None:
     assert not list(folder.iterdir())
 
 
-def test_importing_the_package_is_light_and_does_nothing(tmp_path):
+def test_importing_the_package_is_light_and_has_no_side_effects(tmp_path):
     loaded = f"loaded = {HEAVY} & {{name.split('.')[0] for name in sys.modules}}"
     run_quietly(f"import sys, esv_jax\n{loaded}\nassert not loaded, loaded", tmp_path)
     run_quietly(QUIET.format(imports="import esv_jax"), tmp_path)
 
 
-def test_importing_any_room_does_nothing_either(tmp_path):
-    """The extras are imported where they are used, except by the rooms that people see."""
+def test_importing_a_subpackage_has_no_side_effects(tmp_path):
+    """The extras are imported where they are used, except by the subpackages that people see."""
     names = [name_of(path) for path in modules()]
-    people = FLOORS[0]
+    people = LAYERS[0]
     below = [name for name in names if room_of(name) not in people]
     above = [name for name in names if room_of(name) in people and "__main__" not in name]
     imports = [f"import {name}" for name in below]

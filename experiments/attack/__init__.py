@@ -1,0 +1,1 @@
+"""Attacks on what a user would lose or a stranger could exploit."""
