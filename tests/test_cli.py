@@ -1,9 +1,11 @@
 """The command line as a user meets it: outputs, messages, exit codes."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -153,6 +155,11 @@ def test_few_sequences_of_each_class(tmp_path, capsys, of_each, asked, says):
     else:
         assert status == 0 and says in printed.out
         assert ej.models.load_model(out).class_names == ("still", "walk", "run")
+        before, again = out.read_bytes(), ["train", str(tmp_path / "few.ts"), "--out", str(out)]
+        assert main([*again, *options]) == 2 and out.read_bytes() == before
+        assert "Add --overwrite." in capsys.readouterr().err
+        assert main([*again, *options, "--max-epochs", "1", "--overwrite"]) == 0
+        assert out.read_bytes() != before
 
 
 @pytest.mark.slow  # trains
@@ -297,7 +304,7 @@ def test_outputs_are_not_replaced_unasked(folder, tmp_path, capsys):
     arguments = ["toy.ts", tmp_path / "r", "--limit", "1", "--figures", "0"]
     assert explain(folder, *arguments) == 0
     assert explain(folder, *arguments) == 2
-    assert "expected a folder without results" in capsys.readouterr().err
+    assert "expected a file that does not exist yet" in capsys.readouterr().err
     assert explain(folder, *arguments, "--overwrite") == 0
 
 
@@ -333,6 +340,29 @@ def test_ctrl_c_keeps_finished_sequences(folder, tmp_path, capsys, monkeypatch):
     assert captured.err.strip().endswith("esv-jax: interrupted")
     with ej.results.open(tmp_path / "r" / "results.nc") as dataset:
         assert dataset.sizes["video"] == 10
+
+
+def test_a_kill_loses_no_block_that_was_written(folder, tmp_path, monkeypatch):
+    from esv_jax.cli import explain as command
+
+    seen, real = [], command.explain_batch
+
+    def spied(*args, **kwargs):
+        if (tmp_path / "r" / "results.nc").exists():  # what a kill would leave
+            with ej.results.open(tmp_path / "r" / "results.nc") as dataset:
+                seen.append(list(dataset["video"].values))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(command, "explain_batch", spied)
+    monkeypatch.setattr(command, "_TOGETHER", 10)
+    monkeypatch.setattr(command, "_SAVE_EVERY", 0.0)
+    pauses = itertools.cycle([100.0, 1.0, 1.0])  # writing takes 1 s
+    ticks = itertools.accumulate(itertools.chain([0.0], pauses))
+    monkeypatch.setattr(command, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+    assert explain(folder, "toy.ts", tmp_path / "r", "--figures", "0") == 0
+    assert [len(uids) for uids in seen] == [10, 20]
+    with ej.results.open(tmp_path / "r" / "results.nc") as dataset:
+        assert dataset.sizes["video"] == 24 and set(seen[1]) <= set(dataset["video"].values)
 
 
 def test_an_error_on_the_way_keeps_finished_sequences(folder, tmp_path, capsys):

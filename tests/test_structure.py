@@ -90,7 +90,7 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def room_of(module: str) -> str:
+def subpackage_of(module: str) -> str:
     """The subpackage of a dotted name, or "" for the package itself."""
     return module.removeprefix("esv_jax").strip(".").split(".")[0]
 
@@ -140,7 +140,7 @@ def upward_imports(source: str, subpackage: str) -> list[str]:
             continue
         if (f"esv_jax.{subpackage}", module) in EXCEPTIONS:
             continue
-        target = room_of(module)
+        target = subpackage_of(module)
         if target not in SUBPACKAGES or SUBPACKAGES.index(target) < SUBPACKAGES.index(subpackage):
             wrong.append(f"line {line}: {module}")
     return wrong
@@ -163,7 +163,7 @@ def test_imports_point_down():
         f"{name_of(path)}, {what}"
         for path in modules()
         if path != PACKAGE / "__init__.py"  # imports everything lazily
-        for what in upward_imports(path.read_text(encoding="utf-8"), room_of(name_of(path)))
+        for what in upward_imports(path.read_text(encoding="utf-8"), subpackage_of(name_of(path)))
     ]
     assert not wrong, "\n".join(["", *wrong])
 
@@ -192,7 +192,7 @@ def test_what_counts_as_an_import_that_points_up(subpackage, source, is_wrong):
 def test_pure_subpackages_touch_nothing_outside():
     wrong = []
     for path in modules():
-        if room_of(name_of(path)) in PURE:
+        if subpackage_of(name_of(path)) in PURE:
             tree = tree_of(path)
             wrong += [
                 f"{name_of(path)}, line {line}: import of {module}"
@@ -243,7 +243,7 @@ def test_bad_input_raises_errors_and_only_the_command_line_prints():
         for node in ast.walk(tree):
             if isinstance(node, ast.Assert) and not narrows_a_type(node.test):
                 wrong.append(f"{name_of(path)}, line {node.lineno}: {ast.unparse(node)}")
-        if room_of(name_of(path)) == "cli":
+        if subpackage_of(name_of(path)) == "cli":
             continue
         wrong += [
             f"{name_of(path)}, line {node.lineno}: {called}()"
@@ -335,8 +335,8 @@ def test_importing_a_subpackage_has_no_side_effects(tmp_path):
     """The extras are imported where they are used, except by the subpackages that people see."""
     names = [name_of(path) for path in modules()]
     people = LAYERS[0]
-    below = [name for name in names if room_of(name) not in people]
-    above = [name for name in names if room_of(name) in people and "__main__" not in name]
+    below = [name for name in names if subpackage_of(name) not in people]
+    above = [name for name in names if subpackage_of(name) in people and "__main__" not in name]
     imports = [f"import {name}" for name in below]
     imports += [f"loaded = {EXTRAS} & {{*sys.modules}}", "assert not loaded, loaded"]
     imports += [f"import {name}" for name in above]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -29,6 +30,7 @@ from esv_jax.maps import element_values
 from esv_jax.models import TrainedModel
 
 _TOGETHER = 32  # sequences between two steps of the progress bar, and lost at most to Ctrl-C
+_SAVE_EVERY = 30.0  # seconds after which finished results are written, at least
 
 T = TypeVar("T")
 MethodName = Literal[
@@ -123,12 +125,19 @@ class Explain:
         queue = sorted(lengths, key=lambda i: -min(lengths[i], frames or lengths[i]))
         done: Done = {}
         stopped: BaseException | None = None
+        saved, cost = time.monotonic(), 0.0  # last time results were written, and how long it took
         try:
             with progress(len(queue), "Explaining", "seq") as bar:
                 for start in range(0, len(queue), _TOGETHER):
                     together = queue[start : start + _TOGETHER]
                     done |= self._explained(inputs, together, model, frames, skipped)
                     bar.update(len(together))
+                    if time.monotonic() - saved > max(_SAVE_EVERY, 20 * cost):  # against kills
+                        began = time.monotonic()
+                        found = [done[i] for i in chosen if i in done]
+                        self._save(store, chosen_model, names, found)
+                        saved = time.monotonic()
+                        cost = saved - began
         except BaseException as error:
             stopped = error
         kept = [i for i in chosen if i in done]  # in the order of the data

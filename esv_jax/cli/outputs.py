@@ -30,7 +30,7 @@ def expect_free(path: Path, *, overwrite: bool) -> None:
     """
     if path.exists() and not overwrite:
         raise FileExistsError(
-            message("out", "a folder without results", f"{path}", "Add --overwrite.")
+            message("out", "a file that does not exist yet", f"{path}", "Add --overwrite.")
         )
     expect_writable(path)
 

@@ -12,9 +12,10 @@ import tyro
 
 from esv_jax import models
 from esv_jax.checks import expect
+from esv_jax.cli.outputs import expect_free
 from esv_jax.cli.printing import say, table
 from esv_jax.data.inputs import Inputs, open_inputs
-from esv_jax.files import expect_writable, make_folder
+from esv_jax.files import make_folder
 from esv_jax.models import TrainConfig
 
 
@@ -41,13 +42,17 @@ class Train:
     """Which label of an HDF5 store is the class; default "action", or the only one."""
     classes: Path | None = None
     """CSV of class names (name,id), for stores that only have numbers."""
+    overwrite: bool = False
+    """Replace the file at --out; a run that is continued does so unasked."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
     """Settings of the training."""
 
     def run(self) -> int:
         """Train, save, report."""
         make_folder(self.out.parent)
-        expect_writable(self.out)
+        state = self.checkpoint_dir
+        continues = state is not None and state.is_dir() and any(state.iterdir())
+        expect_free(self.out, overwrite=self.overwrite or continues)
         train = _labelled(self.data, self.label, self.classes)
         sequences, labels, names = _examples(train)
         validation = None
