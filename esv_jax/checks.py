@@ -1,12 +1,12 @@
-"""The questions asked at the public boundary, in one message form.
+"""Checks of arguments at the public API, with one form of message.
 
 Every function raises `ValueError` (shape, value) or `TypeError` (dtype, kind) with the name of
 the argument, what was expected, what came, and the way out:
 
     x: expected shape (n, D), got (8,). For a batch, use explain_batch.
 
-Shapes and dtypes are known while tracing, so those questions are always asked. Questions about
-values are asked of concrete arrays only.
+Shapes and dtypes are available while tracing, so they are always checked. Values are checked for
+concrete arrays only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def message(name: str, expected: str, got: object, way_out: str = "") -> str:
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether questions about the values of an array may be asked (not while tracing)."""
+    """Whether the values of an array are available (not while tracing)."""
     return not isinstance(value, jax.core.Tracer)
 
 
@@ -327,7 +327,7 @@ class ScoresOf:
 
 @contextlib.contextmanager
 def traceable(way_out: str = "") -> Iterator[None]:
-    """Turn JAX's errors about a function that leaves JAX into one that says so."""
+    """Turn JAX's errors about a function that leaves JAX into one that names the cause."""
     try:
         yield
     except (*_UNTRACEABLE, TypeError, AttributeError) as error:

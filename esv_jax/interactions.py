@@ -73,7 +73,7 @@ def pairwise_interactions(
       max_bytes: memory that may be taken; default as for `explain`.
     Returns:
       (n, n, C), in the units of the scores, symmetric, zero on the diagonal; all zero at n = 1.
-      May be called under `jit`, `vmap` and `grad`; questions about values are then not asked.
+      May be called under `jit`, `vmap` and `grad`; values are then not checked.
     Raises:
       ValueError: as for `explain`; a sequence too long to enumerate, another index.
       TypeError: x that is not floating point; another estimator, or one for another kind of game.

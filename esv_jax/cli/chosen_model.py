@@ -22,7 +22,7 @@ class ChosenModel:
       trained: heads, prior and class names.
       digest: of all its weights.
       encoder: uint8 frames (n, h, w, 3) to features (n, D); None where only features are taken.
-      note: what people should know of it, a sentence, or "".
+      note: a sentence to print about the model, or "".
     """
 
     trained: models.TrainedModel

@@ -31,7 +31,7 @@ class VideoClip:
       uid, path: its name, its file.
       index: numbers of its frames that are seen, (t,), at segment centres.
       clip: these as the network takes them, (t, s, s, 3).
-      pictures: the same for people, (t, s, s, 3) uint8 RGB.
+      pictures: the same frames for display, (t, s, s, 3) uint8 RGB.
       pace: frames per second at which they last as long as the video, at least 2.
     """
 
@@ -117,7 +117,7 @@ def try_each(
       explain: raises ValueError or OSError of a video that cannot be explained.
       after: called after each, e.g. to move a progress bar.
     Returns:
-      What those that failed said.
+      Messages of the videos that failed.
     """
     said = []
     for uid, video in videos.items():

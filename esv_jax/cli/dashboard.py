@@ -42,7 +42,7 @@ class Dashboard:
     and these videos."""
 
     token: str | None = None
-    """Secret in the address, without which nobody reads the results; default a random one.
+    """Secret in the address, without which the results cannot be read; default a random one.
     --token "" for none: every user of this machine can then read them."""
 
     def run(self) -> int:

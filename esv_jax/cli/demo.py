@@ -16,8 +16,8 @@ from esv_jax.files import expect_writable, make_folder
 class Demo:
     """Explain videos that show something made up, so that the right answer is known.
 
-    Renders MP4 files, and asks the model that comes with the package what each frame contributes
-    to what it sees. Nothing is downloaded.
+    Renders MP4 files and explains what each frame contributes to the scores of the included model.
+    Nothing is downloaded.
 
     Examples: esv-jax demo; esv-jax demo --what sequences
     """

@@ -143,7 +143,7 @@ class Evaluate:
             class_index(self.target, model.class_names)
 
     def _metrics(self) -> tuple[str, ...]:
-        """The metrics asked for; those that need evidence only where it is known."""
+        """The chosen metrics; those that need evidence only where it is available."""
         applicable = [
             name
             for name, metric in maps.METRICS.items()

@@ -87,7 +87,7 @@ class Explain:
     classes: Path | None = None
     """CSV of class names (name,id), in place of the model's."""
     seed: int = 0
-    """Seed of the sampled estimators; draws depend on it and on the uid, never on the company."""
+    """Seed of the sampled estimators; draws depend on it and on the uid alone."""
     overwrite: bool = False
     """Replace what is in the output folder."""
 
@@ -153,7 +153,7 @@ class Explain:
         return BAD_INPUT if skipped else 0
 
     def _prepared(self) -> Path:
-        """The results file, its place questioned before any work is done."""
+        """The path of the results file, checked before any work is done."""
         store = self.out / "results.nc"
         make_folder(self.out)
         expect_free(store, overwrite=self.overwrite)

@@ -60,7 +60,7 @@ class Shown(NamedTuple):
 
 
 def choose(found: Explained, asked: Sequence[str], names: tuple[str, ...]) -> Shown:
-    """The values of one class that was asked for by name, or of the first of two minus the second.
+    """The values of one class given by name, or of the first of two minus the second.
 
     Raises:
       ValueError: no such class.

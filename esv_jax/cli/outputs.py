@@ -1,4 +1,4 @@
-"""What the commands that explain write: where it goes, and what it says it was made with."""
+"""Output paths and recorded settings of the commands that explain."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def videos_within(results: Path) -> Path | None:
 
 
 def expect_free(path: Path, *, overwrite: bool) -> None:
-    """Question the place of a file of results before any work is done.
+    """Check that a file of results can be written, before any work is done.
 
     Raises:
-      FileExistsError: it is taken, and not to be replaced. OSError: it cannot be written.
+      FileExistsError: the file exists and must not be replaced. OSError: it cannot be written.
     """
     if path.exists() and not overwrite:
         raise FileExistsError(

@@ -86,7 +86,7 @@ class Perturb:
     """Share of frames in which masks are ignored, drawn anew in each iteration, so that they hold
     all that counts; default as perturbation.step has it."""
     seed: int = 0
-    """Seed of what is drawn; draws depend on it and on the uid, never on the company."""
+    """Seed of what is drawn; draws depend on it and on the uid alone."""
     out: Path = Path("results")
     """Folder for a .nc, pictures, videos and the trace of each video, and perturbation.csv."""
     overlay: Literal["mp4", "gif", "none"] = "mp4"

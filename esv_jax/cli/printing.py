@@ -1,4 +1,4 @@
-"""What the commands print: tables, errors, and where things went."""
+"""Printed output of the commands: tables, errors, paths of files."""
 
 from __future__ import annotations
 

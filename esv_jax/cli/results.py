@@ -40,7 +40,7 @@ class Results:
     """Replace files that exist."""
 
     def run(self) -> int:
-        """Print, and write what was asked for."""
+        """Print the summary and write the chosen files."""
         expect(len(self.paths) > 0, "paths", "at least one file or folder of results", "none")
         several = len(self.paths) > 1
         expect(self.csv is None or not several, "csv", "one file of results", "several")

@@ -76,7 +76,7 @@ class Sweep:
     shard_size: int | None = None
     """Videos per file, and at most lost when the run is killed; default by their cost."""
     seed: int = 0
-    """Seed of the sampled estimators; draws depend on it and on the uid, never on the company."""
+    """Seed of the sampled estimators; draws depend on it and on the uid alone."""
     strict: bool = False
     """End at the first video that cannot be explained; else it is recorded with its reason."""
     retry_failed: bool = False

@@ -15,9 +15,9 @@ _LEAST_SHARE = 0.3  # of that mean, however many there are
 def spread_error(each: Array, length: Array | int | None = None) -> Array:
     """Standard error (n, C) of the mean of k independent estimates (k, n, C) of the same values.
 
-    The variance over so few repetitions says little by itself: it is drawn towards its class's
-    mean over elements, with weight 4 / (k + 3), and raised by 1 / (2 k), which makes normal
-    intervals as wide as the remaining uncertainty of the variance asks for. The weight is 0.3 at
+    The variance over so few repetitions is a poor estimate by itself: it is shrunk towards its
+    class's mean over elements, with weight 4 / (k + 3), and raised by 1 / (2 k), which makes normal
+    intervals as wide as the remaining uncertainty of the variance requires. The weight is 0.3 at
     least: where estimates have heavy tails, a value too small comes with a variance too small.
 
     Args:

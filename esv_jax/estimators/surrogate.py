@@ -1,4 +1,4 @@
-"""Sampled ESVs from a small model of every head: evaluate one pool, know every subsequence."""
+"""Sampled ESVs from a small model of every head, fitted to one pool of evaluations."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Surrogate:
       order: 2 models pairs of elements, 1 elements alone; None is 2 where its n (n + 1) / 2
         coefficients are at most three times the pool, else 1. A fit of more than four times as many
         coefficients as the pool has subsequences would mostly be shrinkage: it falls back to
-        order 1, and the result says so in `warnings`.
+        order 1, with an entry in `warnings`.
       base: most subsequences per size on which effects are read; None is 4 * pool up to 20
         elements, 4096 at least, and pool / 2 beyond, 1024 at least. They cost no model evaluations.
       error_draws: draws of the bootstrap; 0 gives no standard errors.

@@ -45,7 +45,7 @@ class BlackBox(SubsetGame):
     Subsequences are given to `fn` in batches of clips of one length, gathered from x as needed,
     on the calling thread. Within one call of `explain` or `explain_batch` every distinct
     subsequence is evaluated once per sequence, and the whole sequence twice: where its two scores
-    differ, the model is stochastic, and the result says so and is not called exact. The next call
+    differ, the model is stochastic: the result has a warning and is not `exact`. The next call
     evaluates all anew, since the model may have changed. But if a call fails (`fn` raises, or
     Ctrl-C), finished scores are kept, and a next call that begins with the same sequence continues
     from there: it evaluates the whole sequence again, and uses the rest if those scores are within
@@ -246,7 +246,7 @@ class Sensitivity(NamedTuple):
     ignored: tuple[tuple[int, ...], ...]
 
     def __str__(self) -> str:
-        """One line for people."""
+        """A short description."""
         found = [
             f"positions {', '.join(map(str, positions))} of {length}"
             for length, positions in zip(self.lengths, self.ignored, strict=True)
@@ -267,7 +267,7 @@ def probe_sensitivity(
 
     In the first s frames of a random order, kept in time, one position at a time gets another
     frame of x; where no score changes by more than rounding in any trial, it is ignored. An ESV
-    of an element then says where it lands, as much as what it shows.
+    of an element then reflects its position as much as its content.
 
     Args:
       game: the black box; `fn` gets clips of the lengths tried, whatever the removal.

@@ -48,7 +48,7 @@ class Grouped(SubsetGame):
 
     @property
     def auto_exact(self) -> int:
-        """The game's: each union is one evaluation of it."""
+        """The cost of the game itself: one evaluation per union."""
         return self.game.auto_exact
 
     @property
@@ -119,7 +119,7 @@ class ScoreTable(SubsetGame):
         return self.table[jnp.where(member, bits[None, :], 0).sum(1)]
 
     def subset_cost(self, x: Any, m: int) -> Cost:
-        """What the table takes, and m rows of it."""
+        """The cost of the table and of m of its rows."""
         n_bytes = m * self.table.shape[1] * self.table.dtype.itemsize
         if self.cost_of_table is None:
             return Cost(m, m, n_bytes, 0)

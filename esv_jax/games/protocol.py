@@ -54,7 +54,7 @@ class Cost(NamedTuple):
     flops: int | None
 
     def __str__(self) -> str:
-        """One line for people."""
+        """A short description."""
         flops = "" if self.flops is None else f", {self.flops / 1e9:,.3g} GFLOP"
         return (
             f"{self.n_subsequences:,} subsequences, {self.n_evaluations:,} model evaluations, "

@@ -33,13 +33,13 @@ class Engine:
 
     Videos go to the devices in blocks of one shape, a block to each device at a time, by
     `shard_map` over a mesh with the one axis `video`. A video's bits depend on the shape of its
-    block alone: not on the number of devices, the order or the company.
+    block alone: not on the number of devices, the order or other videos.
 
     Attributes:
       compile_seconds: spent on compiling so far. n_programs: compiled.
       n_elements, n_padded: elements explained so far, and with them the padding of sequences and
         of blocks.
-      block_sizes: videos in a block, by (estimator, n), where memory was short or the caller said.
+      block_sizes: videos in a block, by (estimator, n), where memory was short or one was given.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Engine:
 
         Args:
           key: of the sweep; None where nothing is drawn.
-          marginals: whether mean marginals are wanted.
+          marginals: whether mean marginals are stored.
           devices: of this process; default all.
           batch_size: videos in a block; default by shape and memory (see `block_size`).
         """

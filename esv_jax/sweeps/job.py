@@ -56,7 +56,7 @@ class Job:
         limit: int | None,
         frames: int | None,
     ) -> Job:
-        """Open what is to be opened, and ask whether it goes together."""
+        """Open model and data, and check that they fit together."""
         inputs = data if isinstance(data, sources.Inputs) else sources.open_inputs(data)
         rows = np.array(inputs.positions(tuple(uids), limit), int)
         expect(len(rows) > 0, "data", "at least one video", "none")
@@ -196,7 +196,7 @@ def _videos_at(path: Path) -> sources.Inputs:
 
 
 def _first_readable(inputs: sources.Inputs, rows: np.ndarray, frames: int | None) -> Array:
-    """The first video that can be read, to ask the model about."""
+    """The first video that can be read, with which the model is checked."""
     for row in rows.tolist():
         (found,) = inputs.read_many([row], frames)
         if not isinstance(found, Exception) and np.isfinite(found[0]).all():

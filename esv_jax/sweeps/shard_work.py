@@ -57,7 +57,7 @@ def make_header(
     marginals: bool,
     settings: dict[str, Any],
 ) -> store.Header:
-    """What the store says of all videos; rows in the order of the shards."""
+    """Metadata of all videos in the store; rows in the order of the shards."""
     order = np.concatenate([shard.positions for shard in shards])
     labels = np.full(len(order), -1) if job.labels is None else job.labels
     attributes = provenance("Element Shapley Values", store.FORMAT, job.prior, settings)
