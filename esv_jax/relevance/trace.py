@@ -174,7 +174,8 @@ class _Unfolding:
         """The steps of a scan, one after the other."""
         p = eqn.params
         inner, constants = _content(p["jaxpr"])
-        n_consts, n_carry, length = p["num_consts"], p["num_carry"], p["length"]
+        n_consts, n_carry = _scan_sizes(p)
+        length = p["length"]
         first = n_consts + n_carry
         consts, carry = list(operands[:n_consts]), list(operands[n_consts:first])
         rows = [
@@ -227,6 +228,14 @@ class _Unfolding:
 
 
 _CONTROL = {"scan": _Unfolding.unroll, "cond": _Unfolding.choose}
+
+
+def _scan_sizes(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Numbers of constants and of carried values among the inputs of a scan."""
+    if "ft_in" in params:  # JAX 0.12
+        consts, carry, _ = params["ft_in"].unpack()
+        return len(consts), len(carry)
+    return params["num_consts"], params["num_carry"]
 
 
 def _unstack(rows: Any) -> list[Any]:
