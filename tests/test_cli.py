@@ -404,6 +404,25 @@ def test_debug_shows_the_traceback(folder, tmp_path, monkeypatch):
         explain(folder, "toy.ts", tmp_path / "r", "--class", "nobody")
 
 
+def test_an_interrupt_waits_for_an_import(tmp_path):
+    """Raised within the initialisation of a native module, it would crash the process."""
+    (tmp_path / "slow_module.py").write_text(
+        "import os, signal, time\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "for _ in range(20): time.sleep(0.01)\n"
+        "print('imported', flush=True)\n"
+    )
+    code = (
+        "import signal, time\nfrom esv_jax.cli import interrupt\n"
+        "signal.signal(signal.SIGINT, interrupt)\nimport slow_module\n"
+        "try:\n    time.sleep(10)\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), str(tmp_path)])}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout.split() == ["imported", "interrupted"] and done.returncode == 0, done.stderr
+
+
 def test_the_console_script_runs(tmp_path):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", "from esv_jax.cli import run; run()", "explain", "nothing.ts"]

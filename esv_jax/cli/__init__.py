@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+import types
 from collections.abc import Sequence
 
 from esv_jax import __version__
@@ -72,12 +74,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
 
 
+def interrupt(number: int, frame: types.FrameType | None) -> None:
+    """Handle SIGINT: raise KeyboardInterrupt, but only after an import that is in progress.
+
+    Native modules (jaxlib's among them) crash if their initialisation is interrupted.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def run() -> None:
     """The console script.
 
     An interrupted process ends at once: threads that still compile or compute would crash in the
     interpreter's own end.
     """
+    signal.signal(signal.SIGINT, interrupt)
     code = main()
     if code == INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

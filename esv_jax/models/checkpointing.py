@@ -113,9 +113,10 @@ class SavedRun:
 
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
-    """Put Ctrl-C off until the block is over: in the middle, Orbax's writers lose each other."""
+    """Delay Ctrl-C until the block is over: in the middle, Orbax's writers lose each other."""
     on_main_thread = threading.current_thread() is threading.main_thread()
-    if not on_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    before = signal.getsignal(signal.SIGINT)
+    if not (on_main_thread and callable(before)):
         yield
         return
     pending = []
@@ -123,7 +124,7 @@ def _ctrl_c_waits() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)
     if pending:
         raise KeyboardInterrupt
 
