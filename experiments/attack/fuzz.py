@@ -214,7 +214,8 @@ def _work(
     def audit(event: str, args: tuple[Any, ...]) -> None:
         if not is_on:
             return
-        if event in _FORBIDDEN:
+        ours = event == "subprocess.Popen" and "hdf5_inspection" in str(args[1])
+        if event in _FORBIDDEN and not ours:  # the package's own reader of doubtful HDF5 files
             beyond.append(f"{event} {args[:1]}"[:200])
         elif event == "open" and isinstance(args[0], str | bytes | os.PathLike):
             opened = os.fsdecode(args[0])
