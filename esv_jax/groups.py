@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -78,11 +77,10 @@ def as_players(
         return Grouped(game, x), players, estimator
     if estimator == "auto" and x.shape[0] > _MAX_ENUMERATED:
         estimator = Surrogate()
-    sampled = _OF_UNIONS.get(type(estimator))
-    if sampled is not None:
+    if isinstance(estimator, Surrogate):  # whose settings `UnionSampling` has
         way_out = "Join groups (data.propose_segments takes their number)."
         expect(g <= MAX_GROUPS, "groups", f"at most {MAX_GROUPS} beside a surrogate", g, way_out)
-        return game, x, sampled(estimator, tuple(labels.tolist()))
+        return game, x, UnionSampling(estimator, tuple(labels.tolist()))
     check_enumerable(game, x, max_bytes, FEWER_ELEMENTS)
     unions = membership(np.arange(2**g), g)[:, labels]  # (2**g, n)
     table = score(game, x, unions, prior)
@@ -394,9 +392,6 @@ class UnionSampling:
         return Request(
             "heads", one.m + rows, per_class=per_class, others=one.others + rows * info.n
         )
-
-
-_OF_UNIONS: dict[Any, Callable[..., UnionSampling]] = {Surrogate: UnionSampling}
 
 
 @functools.lru_cache(maxsize=8)

@@ -490,20 +490,20 @@ def malformed(rng, good):
 
 
 def questions(client):
-    """The body of every callback that the page asks, without values."""
-    for asked in client.get("/_dash-dependencies", headers=LOCAL).json:
-        if asked["clientside_function"]:
+    """The body of a call of every callback of the page, without values."""
+    for callback in client.get("/_dash-dependencies", headers=LOCAL).json:
+        if callback["clientside_function"]:
             continue
-        many = asked["output"].startswith("..")
+        many = callback["output"].startswith("..")
         outputs = [
             dict(zip(("id", "property"), name.rsplit(".", 1), strict=True))
-            for name in asked["output"].strip(".").split("...")
+            for name in callback["output"].strip(".").split("...")
         ]
         yield {
-            "output": asked["output"],
+            "output": callback["output"],
             "outputs": outputs if many else outputs[0],
-            "inputs": asked["inputs"],
-            "state": asked["state"],
+            "inputs": callback["inputs"],
+            "state": callback["state"],
             "changedPropIds": [],
         }
 
@@ -519,9 +519,9 @@ def test_malformed_callbacks_are_refused_or_taken_for_the_default(client, capfd)
         found.add(answer.status_code)
     assert {200, 400} <= found
     clientside = next(
-        asked["output"]
-        for asked in client.get("/_dash-dependencies", headers=LOCAL).json
-        if asked["clientside_function"]
+        callback["output"]
+        for callback in client.get("/_dash-dependencies", headers=LOCAL).json
+        if callback["clientside_function"]
     )
     body = question("") | {"output": clientside}
     assert client.post("/_dash-update-component", json=body, headers=LOCAL).status_code == 400
@@ -588,6 +588,7 @@ def test_links_out_of_a_folder_of_videos_are_not_followed(folder, clips, tmp_pat
         return [answer.status_code for answer in answers]
 
     assert served(within) == [200, 200, 404]
+    assert served(path for path in [within]) == [200, 200, 404]
     assert served([within / "video-0.mp4"]) == [200, 404, 404]  # the user's own word
     linked = tmp_path / "linked"
     linked.symlink_to(within)

@@ -1,4 +1,4 @@
-"""Package structure: imports point down, pure subpackages have no side effects, imports neither."""
+"""Package structure: the direction of imports, pure subpackages, imports without side effects."""
 
 import ast
 import functools
@@ -189,7 +189,7 @@ def test_what_counts_as_an_import_that_points_up(subpackage, source, is_wrong):
     assert bool(upward_imports(source, subpackage)) == is_wrong
 
 
-def test_pure_subpackages_touch_nothing_outside():
+def test_pure_subpackages_have_no_side_effects():
     wrong = []
     for path in modules():
         if subpackage_of(name_of(path)) in PURE:
@@ -332,7 +332,7 @@ def test_importing_the_package_is_light_and_has_no_side_effects(tmp_path):
 
 
 def test_importing_a_subpackage_has_no_side_effects(tmp_path):
-    """The extras are imported where they are used, except by the subpackages that people see."""
+    """The extras are imported where they are used, except by the user interfaces."""
     names = [name_of(path) for path in modules()]
     people = LAYERS[0]
     below = [name for name in names if subpackage_of(name) not in people]

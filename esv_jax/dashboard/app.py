@@ -51,8 +51,8 @@ def make_app(
     elif isinstance(videos, Mapping):
         files = videos
     else:
-        several = [videos] if isinstance(videos, str | Path) else videos
-        files = _within(find_videos([Path(path) for path in several]), several)
+        several = [videos] if isinstance(videos, str | Path) else list(videos)
+        files = _inside_folders(find_videos([Path(path) for path in several]), several)
     sources, media = open_sources(results), Media(files)
     app = dash.Dash(
         "esv_jax.dashboard",
@@ -68,8 +68,8 @@ def make_app(
     return app
 
 
-def _within(files: Mapping[str, Path], given: Iterable[str | Path]) -> dict[str, Path]:
-    """Files without those that a link in one of the given folders leads to from outside it."""
+def _inside_folders(files: Mapping[str, Path], given: Iterable[str | Path]) -> dict[str, Path]:
+    """Files without those that symbolic links in the given folders take from elsewhere."""
     folders = [Path(path).absolute() for path in given if Path(path).is_dir()]
 
     def stays(path: Path) -> bool:
@@ -111,7 +111,7 @@ def serve(
         free = threading.BoundedSemaphore(_CONNECTIONS)
 
         def process_request(self, request: Any, address: Any) -> None:
-            """Wait for a thread to end where there are enough."""
+            """Start a thread, once fewer than the maximum are running."""
             self.free.acquire()
             try:
                 super().process_request(request, address)

@@ -70,7 +70,7 @@ def protect(
             return answer
         if is_update and not request.is_json:
             flask.abort(415)
-        if is_update and not is_question(_json(request), callbacks()):
+        if is_update and not is_callback(_json(request), callbacks()):
             flask.abort(400)
         if request.url_rule is None or request.url_rule.rule == _EVERYTHING_ELSE:
             flask.abort(404)
@@ -108,7 +108,7 @@ def host_name(header: str) -> str:
 
 
 def is_same(given: str, token: str) -> bool:
-    """Whether two secrets are equal, in a time that does not tell where they differ."""
+    """Whether two secrets are equal, in constant time."""
     return hmac.compare_digest(given.encode(), token.encode())
 
 
@@ -120,11 +120,11 @@ def _json(request: Any) -> Any:
         return None
 
 
-def is_question(body: Any, callbacks: Mapping[str, Any]) -> bool:
-    """Whether the body of a request asks a callback of the page, as the page asks it.
+def is_callback(body: Any, callbacks: Mapping[str, Any]) -> bool:
+    """Whether the body of a request is a well-formed call of one of the page's callbacks.
 
-    It names the callback's outputs, inputs and states in their order, with values that a control
-    can have: text, numbers, and lists of these.
+    It has to name the callback's outputs, inputs and states in their order, with values that a
+    control can have: text, numbers, and lists of these.
     """
     if not (isinstance(body, dict) and isinstance(body.get("output"), str)):
         return False
@@ -148,7 +148,7 @@ def is_question(body: Any, callbacks: Mapping[str, Any]) -> bool:
 
 
 def _names(places: Any) -> list[str] | None:
-    """Components and their properties as "id.property"; None where these are none."""
+    """Components and their properties as "id.property"; None for anything malformed."""
     if not isinstance(places, list):
         return None
     names = []

@@ -26,7 +26,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -54,11 +54,12 @@ class Settings:
     """JSON file for the numbers; default none."""
 
 
-class Reader:
+class Reader(NamedTuple):
     """A reader with a valid file: `make` writes it, `read` reads a file to its end."""
 
-    def __init__(self, suffix: str, make: Callable[[Path], Any], read: Callable[[Path], Any]):
-        self.suffix, self.make, self.read = suffix, make, read
+    suffix: str
+    make: Callable[[Path], Any]
+    read: Callable[[Path], Any]
 
 
 def _sequences(path: Path) -> None:
@@ -148,9 +149,9 @@ READERS = {
     "GIF video": Reader(".gif", _make_video, _read_video),
     "class names": Reader(".csv", _make_classes, ej.data.read_classes),
     "class priors": Reader(".csv", _make_priors, ej.data.read_class_priors),
-    "model file": Reader(".safetensors", _make_model, lambda path: ej.models.load_model(path)),
+    "model file": Reader(".safetensors", _make_model, ej.models.load_model),
     "netCDF results": Reader(".nc", _make_results, _read_results),
-    "pickle": Reader(".pkl", _make_pickle, lambda path: ej.checkpoints.load_pickle(path)),
+    "pickle": Reader(".pkl", _make_pickle, ej.checkpoints.load_pickle),
 }
 
 
@@ -240,8 +241,6 @@ def _work(
             outcome = "refused"
             if "\n" in str(error).strip() or not str(error).strip():
                 outcome, text = "unclear", f"{type(error).__name__}: {error}"[:300]
-        except RecursionError as error:
-            outcome, text = "traceback", f"RecursionError: {error}"[:300]
         except Exception as error:
             outcome, text = "traceback", f"{type(error).__name__}: {error}"[:300]
         if beyond:

@@ -140,4 +140,4 @@ class BNInception(nn.Module):
         x = max_pool_rounding_up(layer(x, "conv2_3x3", 192, 3))
         for name, widths in BLOCKS.items():
             x = InceptionBlock(widths, name == MAX_POOLED, self.dtype, name=name)(x)
-        return pool_and_project(x, self.n_outputs)
+        return pool_and_project(x, self.n_outputs, self.dtype)

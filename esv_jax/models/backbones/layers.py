@@ -69,12 +69,12 @@ def conv_norm(
     return nn.relu(x) if relu else x
 
 
-def pool_and_project(x: jax.Array, n_outputs: int | None) -> jax.Array:
+def pool_and_project(x: jax.Array, n_outputs: int | None, dtype: Any) -> jax.Array:
     """Mean over the positions of (B, h, w, c), then the last layer where there is one: float32."""
     # Fused with what comes before, JAX 0.12 makes NaN of this mean in bfloat16 on CPUs.
     x = x if x.dtype == jnp.float32 else jax.lax.optimization_barrier(x)
     x = x.astype(jnp.float32).mean(axis=(1, 2))  # (B, c)
     if n_outputs is None:
         return x
-    precision = precision_of(jnp.float32)
-    return nn.Dense(n_outputs, dtype=jnp.float32, precision=precision, name="last_linear")(x)
+    last = nn.Dense(n_outputs, dtype=dtype, precision=precision_of(dtype), name="last_linear")
+    return last(x).astype(jnp.float32)

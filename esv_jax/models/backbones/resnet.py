@@ -69,4 +69,4 @@ class ResNet50(nn.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"layer{stage + 1}_{i}"
                 x = Bottleneck(64 * 2**stage, stride, i == 0, self.dtype, name=name)(x)
-        return pool_and_project(x, self.n_outputs)
+        return pool_and_project(x, self.n_outputs, self.dtype)
