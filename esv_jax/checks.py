@@ -78,7 +78,9 @@ def expect_array(name: str, value: Any, way_out: str = "") -> jax.Array | np.nda
 
 def expect_floating(name: str, value: Any, way_out: str = "") -> jax.Array:
     """Return `value` as a floating-point JAX array; refuse other kinds of numbers."""
-    return jnp.asarray(as_array(name, value, way_out))
+    array = as_array(name, value, way_out)
+    # device_put compiles nothing; jnp.asarray compiles a program for every shape.
+    return array if isinstance(array, jax.Array) else jax.device_put(array)
 
 
 def as_array(name: str, value: Any, way_out: str = "", integers: bool = False) -> Any:

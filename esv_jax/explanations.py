@@ -796,5 +796,5 @@ def _joined(
             part[name] if name in part else np.zeros((len(part["values"]), *shape), dtype)
             for part in parts
         ]
-        fields[name] = jnp.asarray(np.concatenate(rows)[order])
-    return Attribution(lengths=jnp.asarray(lengths), **fields, **others)
+        fields[name] = jax.device_put(np.concatenate(rows)[order])
+    return Attribution(lengths=jax.device_put(lengths), **fields, **others)

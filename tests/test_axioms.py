@@ -19,6 +19,7 @@ ESTIMATORS = [
     pytest.param(ENUMERATING, id="constructive-enumerating"),
 ]
 VARIANTS = pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
+CASES = [(1, 0), (2, 1), (4, 2), (6, 3)]  # elements, seed
 SIZES = st.integers(1, 5)
 SEEDS = st.integers(0, 2**31)
 
@@ -47,10 +48,16 @@ def code_permuted(code, order):
     return sum(1 << order[i] for i in plain.elements_of(code, len(order)))
 
 
-@VARIANTS
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize(("n", "seed"), [(1, 0), (2, 1), (4, 2), (6, 3)])
-def test_axioms_hold(estimator, jitted, n, seed):
+@pytest.mark.parametrize(
+    ("n", "seed", "jitted"),
+    [
+        *((n, seed, True) for n, seed in CASES),
+        (4, 2, False),
+        *(pytest.param(n, seed, False, marks=pytest.mark.slow) for n, seed in CASES if n != 4),
+    ],
+)
+def test_axioms_hold(estimator, n, seed, jitted):
     table = random_table(seed, n)
     values = values_of(estimator, table, jitted)
     # efficiency

@@ -180,6 +180,7 @@ def test_damage_beyond_the_first_piece_leaves_nothing_of_a_video(
     assert ej.data.FeatureStore(tmp_path / "f.hdf").uids == ("a", "b")
 
 
+@pytest.mark.slow
 def test_pytorch_weights_with_pooled_features(folder, tmp_path, monkeypatch, capsys):
     state = {f"module.base_model.{k}": v for k, v in rule_state("resnet50", F).items()}
     files = {"good": state, "other": {"model.1.weight": np.zeros((2, 2))}}

@@ -88,7 +88,7 @@ def game_of(file, dtype, link):
     return ej.MultiScale(ej.models.stack_heads(heads), link=link)
 
 
-@pytest.mark.parametrize("is_double", [False, True])
+@pytest.mark.parametrize("is_double", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("path", ig_cases())
 def test_integrated_gradients_agree_with_another_program(path, is_double):
     dtype, tolerance = (np.float64, 1e-10) if is_double else (np.float32, 1e-5)

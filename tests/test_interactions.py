@@ -39,8 +39,12 @@ def index_of(game, x, prior, lattice, index="sii"):
 def of_table(table, index="sii", split=()):
     n = len(table).bit_length() - 1
     lattice = make_lattice(n, *split)
-    game = TableGame(jnp.asarray(table))
-    return np.asarray(index_of(game, jnp.zeros((n, 1)), game.table[0], lattice, index))
+
+    @jax.jit
+    def run(table):
+        return index_of(TableGame(table), jnp.zeros((n, 1)), table[0], lattice, index)
+
+    return np.asarray(run(table))
 
 
 @pytest.mark.parametrize("index", ["sii", "sti"])

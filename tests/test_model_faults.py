@@ -123,7 +123,7 @@ def test_nan_for_some_subsequence_is_refused_with_its_size(x):
 # Precision and kinds of scores
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_scores_in_half_precision_enter_estimators_in_single(rng, dtype):
     x = rng.normal(size=(16, D)).astype(np.float32)
 

@@ -127,10 +127,11 @@ def test_parts_are_the_plain_loop(scale, batch_size):
         lambda x: discriminative(fn, x, 1, composite=ZPlus(), scale=scale, batch_size=batch_size)
     )
     found = run(clip)
-    own = np.asarray(lrp(fn, clip, 1, composite=ZPlus()))
+    relevance = jax.jit(lambda x: lrp(fn, x, 1, composite=ZPlus()))
+    own = np.asarray(relevance(clip))
     for t in range(5):
         still = jnp.stack([clip[t]] * 5)
-        part = np.asarray(lrp(fn, still, 1, composite=ZPlus()))[t]
+        part = np.asarray(relevance(still))[t]
         if scale == "clip":
             part = part * float(fn(clip)[1] / fn(still)[1])
         np.testing.assert_allclose(found.spatial[t], part, rtol=2e-4, atol=1e-6)
@@ -144,7 +145,8 @@ def test_parts_are_the_plain_loop(scale, batch_size):
 def test_a_static_clip_has_no_temporal_part(composite, scale):
     fn, clip = network()
     still = jnp.stack([clip[2]] * 5)
-    spatial, temporal = discriminative(fn, still, 0, composite=composite, scale=scale)
+    run = jax.jit(lambda x: discriminative(fn, x, 0, composite=composite, scale=scale))
+    spatial, temporal, *_ = run(still)
     size = np.abs(np.asarray(spatial)).max()
     assert size > 0
     assert np.abs(np.asarray(temporal)).max() < 1e-5 * size

@@ -90,7 +90,9 @@ def test_all_orders_are_the_shapley_value():
     np.testing.assert_allclose(values, plain.shapley_by_weights(table), atol=1e-6)
 
 
-@pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+    "jitted", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["jit", "eager"]
+)
 @pytest.mark.parametrize(("n", "permutations"), [(1, 3), (2, 1), (6, 5), (7, 200)])
 def test_efficiency_and_counts(n, permutations, jitted):
     table = np.random.default_rng(2).normal(size=(2**n, 3)).astype(np.float32)

@@ -114,22 +114,20 @@ def test_zennit_agrees(path, dtype):
         names = [name[2:] for name in z.files if name.startswith("R_")]
         assert len(names) >= 12
         assert rel_max(fn(x), z["logits"]) < 1e-5
-        for name in names:
+
+        def relevance(name, x):
             *parts, bias = name.split("_")
             if len(parts) == 1:
                 parts = parts * 3
             elif len(parts) == 2:
                 middle = parts[0] if parts[1].startswith("epsilon") else parts[1]
                 parts = [parts[0], middle, parts[1]]
-            rules = by_layer([known[part] for part in parts])
-            found, at_layers = lrp(
-                fn,
-                x,
-                int(z["target"]),
-                composite=rules,
-                use_bias=bias == "bias",
-                return_layers=True,
-            )
+            rules, use_bias = by_layer([known[part] for part in parts]), bias == "bias"
+            target = int(z["target"])
+            return lrp(fn, x, target, composite=rules, use_bias=use_bias, return_layers=True)
+
+        results = jax.jit(lambda x: {name: relevance(name, x) for name in names})(x)
+        for name, (found, at_layers) in results.items():
             cancels = "gamma" in name or "epsilon1em6" in name
             limit = 1e-6 if dtype is np.float64 else 1e-3 if cancels else 1e-4
             limit = max(limit, 1e-4) if bool(z["batch_norm"]) else limit  # its merge keeps epsilon
@@ -153,17 +151,15 @@ def test_torchexplain_agrees(path):
         "alpha2beta1": [AlphaBeta(2.0, 1.0), AlphaBeta(2.0, 1.0), WPlus()],
         "plain": [WPlus()] * 3,
     }
-    for name, rules in chosen.items():
-        found = lrp(
-            fn,
-            x,
-            int(z["target"]),
-            composite=by_layer(rules),
-            stabilizer=0,
-            max_pool="proportional",
-            start="one",
-            functions={"batch_norm": norm_rule} if bool(z["batch_norm"]) else None,
-        )
+    functions = {"batch_norm": norm_rule} if bool(z["batch_norm"]) else None
+
+    def relevance(x, rules):
+        options = {"stabilizer": 0, "max_pool": "proportional", "start": "one"}
+        rules = by_layer(rules)
+        return lrp(fn, x, int(z["target"]), composite=rules, functions=functions, **options)
+
+    results = jax.jit(lambda x: {name: relevance(x, chosen[name]) for name in chosen})(x)
+    for name, found in results.items():
         signed = name == "plain" and float(z["lowest"]) < 0
         assert rel_max(found, z[f"R_{name}"]) < (1e-2 if signed else 1e-4), name
 
@@ -244,8 +240,13 @@ def test_every_rule_is_its_plain_twin(name, use_bias, positive):
             (WSquare(), plain.by_weight(squares, r, squares.sum(0) + used**2)),
             (WPlus(), plain.share(flat[:, None] * positive_w, r, flat @ positive_w)),
         ]
-        for rule, expected in twins:
-            found = lrp(fn, jnp.asarray(x), target, composite=rule, use_bias=use_bias)
+        rules = [rule for rule, _ in twins]
+
+        @jax.jit
+        def by_all(x):
+            return [lrp(fn, x, target, composite=rule, use_bias=use_bias) for rule in rules]
+
+        for (rule, expected), found in zip(twins, by_all(jnp.asarray(x)), strict=True):
             np.testing.assert_allclose(
                 np.asarray(found).ravel(), expected, rtol=1e-8, atol=1e-10, err_msg=str(rule)
             )
@@ -302,7 +303,7 @@ def test_relevance_is_conserved_without_biases(rule):
         net, variables, x = net_case(dtype=np.float64, use_bias=False)
         fn = lambda x: net.apply(variables, x[None])[0]  # noqa: E731
         scores = np.asarray(fn(x))
-        found = lrp(fn, x, composite=rule, stabilizer=1e-12)
+        found = jax.jit(lambda x: lrp(fn, x, composite=rule, stabilizer=1e-12))(x)
         np.testing.assert_allclose(np.asarray(found).sum((0, 1, 2, 3)), scores, rtol=1e-5)
 
 

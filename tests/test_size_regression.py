@@ -189,7 +189,7 @@ def test_it_is_the_average_of_plain_posteriors(budget):
     np.testing.assert_allclose(result.std_error, error / n, rtol=0.02)
 
 
-@pytest.mark.parametrize("n", [12, 20, 40])
+@pytest.mark.parametrize("n", [12, pytest.param(20, marks=pytest.mark.slow), 40])
 def test_additive_games_are_exact(n):
     """From four evaluations per element on, with intervals that are as narrow."""
     rng = np.random.default_rng(n)
@@ -204,6 +204,7 @@ def test_additive_games_are_exact(n):
     assert float(att.std_error.max()) < 1e-3
 
 
+@pytest.mark.slow
 def test_neighbours_with_similar_effects_share_their_evidence():
     """Effects of known values under noise that no element explains: less error where smooth."""
     n = 32

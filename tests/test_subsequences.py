@@ -117,7 +117,7 @@ def test_growth_depends_on_the_key_alone():
     np.testing.assert_array_equal(first.member, eager.member)
 
 
-@pytest.mark.parametrize("length", [1, 3, 6])
+@pytest.mark.parametrize("length", [1, pytest.param(3, marks=pytest.mark.slow), 6])
 def test_growth_leaves_padding_alone(length):
     padded = grow_samples(jax.random.key(5), 8, 6, length)
     bare = grow_samples(jax.random.key(5), length, 6)

@@ -121,7 +121,8 @@ def test_mixing_averages_over_parts(rng):
 
 
 @pytest.mark.parametrize(
-    ("n", "n_max", "link"), [(7, 4, "softmax"), (8, 8, "softmax"), (6, 3, "identity")]
+    ("n", "n_max", "link"),
+    [(7, 4, "softmax"), pytest.param(8, 8, "softmax", marks=pytest.mark.slow), (6, 3, "identity")],
 )
 def test_full_pools_are_exact(n, n_max, link):
     game, x, prior = smooth_case(n, n, n_max)
@@ -136,7 +137,9 @@ def test_full_pools_are_exact(n, n_max, link):
     assert int(att.n_evaluations) == int(exact.n_evaluations)
 
 
-@pytest.mark.parametrize("n", [3, 9, 16, 26, 40])
+@pytest.mark.parametrize(
+    "n", [3, 9, 16, *(pytest.param(n, marks=pytest.mark.slow) for n in (26, 40))]
+)
 @pytest.mark.parametrize("order", [1, 2])
 def test_efficiency_holds_at_any_budget(n, order):
     game, x, prior = smooth_case(n, n)
@@ -205,11 +208,11 @@ def test_one_key_one_plan_same_bits():
 
 
 def test_a_plan_is_made_once_and_may_be_passed():
-    game, x, prior = smooth_case(0, 26)
+    game, x, prior = smooth_case(0, 12)
     estimator = ej.Surrogate(pool=32, base=32)
     key = jax.random.key(3)
-    plan = estimator.draw(key, GameInfo.of(game, 26))
-    assert estimator.draw(jax.random.key(3), GameInfo.of(game, 26)) is plan
+    plan = estimator.draw(key, GameInfo.of(game, 12))
+    assert estimator.draw(jax.random.key(3), GameInfo.of(game, 12)) is plan
     drawn = ej.explain(game, x, prior=prior, estimator=estimator, key=key)
     passed = ej.explain(game, x, prior=prior, estimator=estimator, plan=plan)
     np.testing.assert_array_equal(drawn.values, passed.values)
@@ -233,6 +236,7 @@ def test_double_precision_is_kept(x64):
     np.testing.assert_allclose(att.values, exact.values, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_auto_takes_it_where_exact_does_not_fit():
     game, x, prior = smooth_case(0, 22)
     att = ej.explain(game, x, prior=prior, key=jax.random.key(0))

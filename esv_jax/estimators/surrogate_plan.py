@@ -187,7 +187,7 @@ def _make_base(key: Array, n: int, most: int) -> Base:
         member[s - 1, : len(table)] = table
         effect[s - 1, :, : len(table)] = effect_weights(table)
     sampled = np.array([1 - len(rows[s]) / math.comb(n, s) for s in range(1, n)], np.float32)
-    return Base(*map(jnp.asarray, (member, member.any(-1), effect, sampled)))
+    return Base(*jax.device_put((member, member.any(-1), effect, sampled)))
 
 
 @functools.lru_cache(maxsize=4)  # hundreds of megabytes each for long sequences
@@ -244,18 +244,18 @@ def make_plan(
     signs = 1 - 2 * (random_words(sign_key, error_draws, n_scales, width) & 1).astype(np.int8)
     with jax.ensure_compile_time_eval():
         return SurrogatePlan(
-            member=jnp.asarray(pool_member),
-            pool_valid=jnp.asarray(pool_member.any(-1)),
-            features=jnp.asarray(features),
-            offset=jnp.asarray(offset, jnp.float32),
-            scale=jnp.asarray(scale, jnp.float32),
-            inverse=jnp.asarray(inverse),
-            common=jnp.asarray(np.linalg.inv(common), jnp.float32),
+            member=jax.device_put(pool_member),
+            pool_valid=jax.device_put(pool_member.any(-1)),
+            features=jax.device_put(features),
+            offset=jax.device_put(offset.astype(np.float32)),
+            scale=jax.device_put(scale.astype(np.float32)),
+            inverse=jax.device_put(inverse),
+            common=jax.device_put(np.linalg.inv(common).astype(np.float32)),
             base=_make_base(base_key, n, base),
             error_base=_make_base(error_key, n, min(base, _ERROR_ROWS)),
-            pool_effect=jnp.asarray(pool_effect),
-            leverage=jnp.asarray(leverage),
-            signs=jnp.asarray(signs),
+            pool_effect=jax.device_put(pool_effect),
+            leverage=jax.device_put(leverage),
+            signs=jax.device_put(signs),
             n=n,
             n_scales=n_scales,
             order=order,

@@ -64,11 +64,13 @@ class MultiScale(ScaleGame):
             TypeError,
         )
         check_link(self.link, self.heads.n_classes)
-        # Sliced by NumPy where there are values: each slice by JAX would be compiled.
-        w1, w2 = (np.asarray(w) if is_concrete(w) else w for w in (self.heads.w1, self.heads.w2))
-        first = tuple(jnp.asarray(w[:s]) for s, w in enumerate(w1, 1))
-        object.__setattr__(self, "first_layers", first)
-        object.__setattr__(self, "last_layers", tuple(jnp.asarray(w) for w in w2))
+        w1, w2 = self.heads.w1, self.heads.w2
+        if is_concrete(w1) and is_concrete(w2):  # by NumPy: each slice by JAX is a program
+            layers = jax.device_put((_first_layers(np.asarray(w1)), tuple(np.asarray(w2))))
+        else:
+            layers = _first_layers(w1), tuple(w2)
+        object.__setattr__(self, "first_layers", layers[0])
+        object.__setattr__(self, "last_layers", layers[1])
         object.__setattr__(self, "n_scales", self.heads.n_max)
 
     def output(self, x: Any) -> jax.ShapeDtypeStruct:
@@ -255,6 +257,11 @@ class MultiScale(ScaleGame):
         flops += 2 * n_scales * heads.n_max * n * d * h + n * width * width * 2 * (c + n)
         n_bytes = (2 * n * width * c + 3 * width * width) * x.dtype.itemsize + n * width * n
         return Cost(n * width, evaluations, n_bytes, flops)
+
+
+def _first_layers(w1: Any) -> tuple[Any, ...]:
+    """The first layer of each scale without its padding, (s, D, H), of (n_max, n_max, D, H)."""
+    return tuple(w[:s] for s, w in enumerate(w1, 1))
 
 
 def _sampled_head(head: HeadStack, x: Array, member: Array) -> Array:

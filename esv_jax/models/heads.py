@@ -166,10 +166,10 @@ def stack_heads(
         w1[s - 1, :s] = head["w1"].reshape(s, rows, hidden_dim)
 
     def over_scales(arrays: Iterable[np.ndarray]) -> jax.Array:
-        return jnp.asarray(np.stack(list(arrays)).astype(dtype))
+        return jax.device_put(np.stack(list(arrays)).astype(dtype))
 
     return HeadStack(
-        w1=jnp.asarray(w1),
+        w1=jax.device_put(w1),
         b1=over_scales(head["b1"] for head in plain),
         hidden=tuple(
             HiddenLayer(

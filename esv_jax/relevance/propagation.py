@@ -332,7 +332,7 @@ def _proportional(operation: Operation, x: Any, relevance: Any, options: Options
     def window_sum(v: Array) -> Array:
         return jax.lax.reduce_window(
             v,
-            jnp.zeros((), v.dtype),
+            np.zeros((), v.dtype),  # a value also under jit: other sums have no transpose
             jax.lax.add,
             window_dimensions=p["window_dimensions"],
             window_strides=p["window_strides"],
