@@ -190,7 +190,10 @@ def _explained(
         name = (estimator, marginals)
         run = compiled(game, name, lambda: functools.partial(_run, estimator, marginals))
         result = run(game, x, prior, key, plan)
-    _check_result(game, x, result, plan)
+    found = result.values, result.scores
+    is_traced = isinstance(result.values, jax.core.Tracer)
+    if not is_traced and not all(np.isfinite(np.asarray(leaf)).all() for leaf in found):
+        raise _not_finite(game, x, result, plan)
     return result
 
 
@@ -248,16 +251,11 @@ def _on_host(
 # Checks of results
 
 
-def _check_result(game: Game, x: Any, result: Attribution, plan: Any) -> None:
-    """Refuse values that are not finite, with what is missing from a plan or where NaN begins."""
-    leaves = (result.values, result.scores)
-    if isinstance(result.values, jax.core.Tracer) or all(
-        np.isfinite(np.asarray(leaf)).all() for leaf in leaves
-    ):
-        return
+def _not_finite(game: Game, x: Any, result: Attribution, plan: Any) -> ValueError:
+    """The error for values that are not finite: what a plan lacks, or where NaN begins."""
     if isinstance(plan, SubsequencePlan) and is_concrete(plan.samples.valid):
         _check_plan(plan, result)
-    raise ValueError(
+    return ValueError(
         message(
             "game",
             "finite scores of every subsequence",

@@ -1,7 +1,10 @@
 """Training of all scales at once: what is learned, kept, resumed and refused."""
 
+import contextlib
+import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import chex
 import jax
@@ -116,6 +119,58 @@ def test_a_stopped_run_goes_on_to_the_same_bits(trained, tmp_path, error):
     np.testing.assert_equal(vars(resumed.history), vars(trained.history))
     # A run that is over is read back, not trained on.
     same_heads(models.train_heads(*data, C, SMALL, checkpoint_dir=folder), trained)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """Folder of a run stopped after 3 epochs, with the states of epochs 2 and 3."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with contextlib.suppress(Stop):
+        models.train_tsn(
+            *order_task(), C, SMALL, checkpoint_dir=folder, callback=stop_after(3, Stop)
+        )
+    return folder
+
+
+def damaged_copies(stopped, folder, damage, epoch, most=None):
+    """A copy of the folder for each file of an epoch, with `damage` done to it."""
+    names = sorted(p.relative_to(stopped) for p in (stopped / epoch).rglob("*") if p.is_file())
+    assert len(names) > 5
+    for name in names[:most]:
+        copy = folder / f"{epoch}-{str(name).replace('/', '-')}"
+        shutil.copytree(stopped, copy)
+        damage(copy / name)
+        yield copy
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 16
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("most", [2, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("damage", [flip, Path.unlink], ids=["flipped bit", "missing file"])
+def test_a_damaged_state_is_noticed_and_the_one_before_it_taken(stopped, tmp_path, damage, most):
+    data = order_task()
+    whole = models.train_tsn(*data, C, SMALL)
+    for folder in damaged_copies(stopped, tmp_path, damage, "3", most):
+        with pytest.warns(UserWarning, match="of epoch 3 is damaged. Training continues from epo"):
+            same_heads(models.train_tsn(*data, C, SMALL, checkpoint_dir=folder), whole)
+        same_heads(models.train_tsn(*data, C, SMALL, checkpoint_dir=folder), whole)  # no warning
+    for folder in damaged_copies(stopped, tmp_path, damage, "2", most):  # of no use any more
+        same_heads(models.train_tsn(*data, C, SMALL, checkpoint_dir=folder), whole)
+
+
+def test_a_run_with_damaged_states_alone_is_refused(stopped, tmp_path):
+    folder = tmp_path / "state"
+    shutil.copytree(stopped, folder)
+    for epoch in ("2", "3"):
+        flip(folder / epoch / "state" / "manifest.ocdbt")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ValueError, match=r"undamaged state, got .*state, where the state of epoch"):
+        models.train_tsn(*order_task(), C, SMALL, checkpoint_dir=folder)
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_resuming_with_other_settings_or_data_is_refused(tmp_path):

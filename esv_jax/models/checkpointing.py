@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esv_jax import checks
+from esv_jax.files import atomic_path
 
 T = TypeVar("T")
 
@@ -38,48 +41,86 @@ class TrainingCheckpoints:
     def open(self, settings: Mapping[str, Any]) -> Iterator[SavedRun]:
         """Open the folder for a run with these settings (plain values, compared on resuming)."""
         if self.folder is None:
-            yield SavedRun(None, {}, self.every)
+            yield SavedRun(None, Path(), {}, self.every)
             return
         import orbax.checkpoint as ocp
 
         options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
         with ocp.CheckpointManager(self.folder, options=options) as manager:
-            yield SavedRun(manager, json.loads(json.dumps(settings)), self.every)
+            yield SavedRun(manager, self.folder, json.loads(json.dumps(settings)), self.every)
 
 
 class SavedRun:
-    """An open folder of training states. Orbax writes each beside its place, then renames it."""
+    """An open folder of training states. Orbax writes each beside its place, then renames it.
 
-    def __init__(self, manager: Any, settings: Mapping[str, Any], every: int) -> None:
+    The digest of a state's files is kept beside it: a large array whose bytes changed on the disk
+    can be read without an error.
+    """
+
+    def __init__(self, manager: Any, folder: Path, settings: Mapping[str, Any], every: int) -> None:
         self._manager = manager
+        self._folder = folder
         self._settings = settings
         self._every = every
 
     def restore(self, state: T) -> T:
-        """The latest saved state, or `state` (which also gives the structure) if there is none."""
+        """The latest undamaged state, or `state` (which gives the structure) if none was saved.
+
+        Damaged states that are newer than it are deleted, with a warning: their epochs are trained
+        again.
+
+        Raises:
+          ValueError: all saved states are damaged, or the run began with other settings or data.
+        """
         if self._manager is None or self._manager.latest_step() is None:
             return state
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                settings, restored = self._read(step, state)
+            except _Damaged:
+                damaged.append(step)
+                continue
+            self._expect_same(settings)
+            for each in damaged:
+                self._manager.delete(each)
+                _digest_path(self._folder, each).unlink(missing_ok=True)
+            if damaged:
+                text = f"checkpoint_dir: the state of epoch {damaged[0]} is damaged."
+                warnings.warn(f"{text} Training continues from epoch {step}.", stacklevel=4)
+            return restored
+        way_out = "Pass another folder, or delete this one to train from the beginning."
+        got = f"{self._folder}, where the state of epoch {damaged[0]} is damaged"
+        raise ValueError(checks.message("checkpoint_dir", "an undamaged state", got, way_out))
+
+    def _read(self, step: int, state: T) -> tuple[Mapping[str, Any], T]:
+        """Settings and state after `step` epochs."""
         import orbax.checkpoint as ocp
 
-        step = self._manager.latest_step()
-        settings = self._manager.restore(
-            step, args=ocp.args.Composite(settings=ocp.args.JsonRestore())
-        )["settings"]
-        self._expect_same(settings)
+        known = _digest_path(self._folder, step)
+        if known.is_file() and known.read_text(errors="replace") != _digest(self._folder, step):
+            raise _Damaged  # before Orbax reads it, whose threads would print their own errors
+        try:
+            settings = self._manager.restore(
+                step, args=ocp.args.Composite(settings=ocp.args.JsonRestore())
+            )["settings"]
+        except (ValueError, KeyError, OSError) as error:
+            raise _Damaged from error
+        if self._differing(settings):
+            return settings, state
         leaves, structure = _named_leaves(state)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore({name: np.asarray(v) for name, v in leaves.items()})
-            ),
-        )["state"]
-        return jax.tree.unflatten(
-            structure,
-            [
-                jnp.asarray(restored[name]) if isinstance(leaf, jax.Array) else restored[name]
-                for name, leaf in leaves.items()
-            ],
-        )
+        wanted = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+        try:
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+            )["state"]
+        except (ValueError, KeyError, OSError) as error:
+            raise _Damaged from error
+        found = [
+            jnp.asarray(restored[name]) if isinstance(leaf, jax.Array) else restored[name]
+            for name, leaf in leaves.items()
+        ]
+        return settings, jax.tree.unflatten(structure, found)
 
     def save(self, state: Any, step: int, last: bool = False) -> None:
         """Save the state after `step` epochs, where one is due or it is the `last`."""
@@ -95,20 +136,46 @@ class SavedRun:
         )
         with _ctrl_c_waits():
             self._manager.save(step, args=args, force=True)
+            with atomic_path(_digest_path(self._folder, step), overwrite=True) as path:
+                path.write_text(_digest(self._folder, step))
+            for path in self._folder.glob("*.sha256"):
+                if path.stem.isdigit() and not (self._folder / path.stem).is_dir():
+                    path.unlink()  # of a state that Orbax has dropped
+
+    def _differing(self, found: Mapping[str, Any]) -> list[str]:
+        """Names of the settings that differ from those found."""
+        names = sorted({*found, *self._settings})
+        return [name for name in names if found.get(name) != self._settings.get(name)]
 
     def _expect_same(self, found: Mapping[str, Any]) -> None:
         """Refuse to continue a run that was begun with other settings or data."""
-        differing = [
-            name
-            for name in sorted({*found, *self._settings})
-            if found.get(name) != self._settings.get(name)
-        ]
+        differing = self._differing(found)
         if not differing:
             return
         expected = ", ".join(f"{name}={found.get(name)!r}" for name in differing)
         got = ", ".join(f"{name}={self._settings.get(name)!r}" for name in differing)
         way_out = "Use another folder, or what the run began with."
         raise ValueError(checks.message("checkpoint_dir", f"a run with {expected}", got, way_out))
+
+
+class _Damaged(Exception):
+    """A saved state that cannot be read, or whose files have changed."""
+
+
+def _digest_path(folder: Path, step: int) -> Path:
+    """The file with the digest of a saved state."""
+    return folder / f"{step}.sha256"
+
+
+def _digest(folder: Path, step: int) -> str:
+    """SHA-256 of the names and the content of all files of a saved state."""
+    digest = hashlib.sha256()
+    for path in sorted((folder / str(step)).rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(folder).as_posix().encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 @contextmanager
