@@ -103,10 +103,13 @@ def _expect_dataset(h5py: Any, name: str, item: Any, folder: str, views: bool) -
 def _read(h5py: Any, item: Any, whole: bool) -> None:
     """Read a dataset of names or single numbers; any other only in a small file, not beyond 64 MB.
 
-    Rows are read a few at a time: how much is in memory does not grow with what is declared.
+    Of a large file the values of variable length are read too, which lie in heaps, and the index of
+    the chunks: the library may loop on both. Rows are read a few at a time: how much is in memory
+    does not grow with what is declared.
     """
-    kind = h5py.check_vlen_dtype(item.dtype)
-    names = item.ndim < 2 and kind in (None, str, bytes)
+    if item.chunks:
+        _attempt(item.id.get_num_chunks)
+    names = item.ndim < 2 or h5py.check_vlen_dtype(item.dtype) is not None
     if not (whole or names) or item.shape is None:
         return
     if item.ndim == 0:

@@ -21,10 +21,10 @@ def path(tmp_path):
     return tmp_path / "f.h5"
 
 
-def endless(path):
+def endless(path, fill):
     """A file on which the library loops for ever: the free space of its heap has size 0."""
     with h5py.File(path, "w") as file:
-        file.attrs["note"] = ["some text"]
+        fill(file)
     content = bytearray(path.read_bytes())
     heap = content.index(b"GCOL")
     at = heap + 16
@@ -52,9 +52,19 @@ def test_a_good_file_is_opened(path):
         assert file.mode == "r"
 
 
-def test_a_file_without_end_is_refused_in_time_and_the_next_is_opened(path, monkeypatch):
+def note(file):
+    file.attrs["note"] = ["some text"]
+
+
+def names_beside_much_else(file):
+    file["rows"] = np.random.default_rng(0).integers(256, size=(17_000, 1_000), dtype=np.uint8)
+    file.create_dataset("names", data=[["a", "b"], ["c", "d"]], dtype=h5py.string_dtype())
+
+
+@pytest.mark.parametrize("fill", [note, names_beside_much_else])
+def test_a_file_without_end_is_refused_in_time_and_the_next_is_opened(path, monkeypatch, fill):
     monkeypatch.setattr(hdf5, "_SECONDS", 1)
-    endless(path)
+    endless(path, fill)
     began = time.monotonic()
     refused(path, r"damage \(the HDF5 library takes more than 1 seconds\)\.$")
     assert time.monotonic() - began < 60
