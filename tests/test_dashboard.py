@@ -383,6 +383,23 @@ def test_other_methods_where_the_results_hold_them(folder):
         assert parse(query).methods == ("of_gradients",) == tuple(shown["methods"])
 
 
+def zeros(shard):
+    content = shard.read_bytes()
+    shard.write_bytes(content[:2000] + bytes(len(content) - 2000))
+
+
+@pytest.mark.parametrize(
+    ("harm", "got"), [(zeros, "got damage"), (Path.unlink, "got NaN for 'video-3'")]
+)
+def test_results_damaged_after_opening_are_a_note_on_the_page(folder, tmp_path, harm, got):
+    shutil.copytree(folder / "out", tmp_path / "out")
+    pages = Pages(open_sources(tmp_path / "out"), Media({}))
+    for shard in (tmp_path / "out" / "shards").glob("*.nc"):
+        harm(shard)
+    said = text_of(pages.video("?uid=video-3"))
+    assert "values cannot be read" in said and f"expected readable values, {got}" in said
+
+
 def test_a_long_list_is_cut_around_the_video(folder):
     attribution = ej.results.load_attribution(ej.results.open(folder / "three"), "video-3")
     path = folder / "many.nc"

@@ -542,4 +542,4 @@ def test_damage_is_told(swept, tmp_path, capsys):
     whole = shard.read_bytes()
     shard.write_bytes(whole[:2000] + bytes(len(whole) - 2000))
     assert main(["report", str(tmp_path / "out"), "-o", str(tmp_path / "page.html")]) == 2
-    assert "expected readable results, got damage" in error_of(capsys)
+    assert "expected readable values, got damage. Of a sweep" in error_of(capsys)

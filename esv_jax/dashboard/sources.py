@@ -17,6 +17,7 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect
 from esv_jax.dashboard.state import State, filters_of
 from esv_jax.results import Browser
+from esv_jax.results.layout import reading
 
 _KEPT_VIDEOS, _KEPT_LISTS = 256, 32
 
@@ -74,7 +75,7 @@ class Source:
 
     def read(self, name: str, rows: slice) -> np.ndarray:
         """Stored values of some videos, one after the other in the file."""
-        with self._reading:
+        with self._reading, reading(self.browser.dataset):
             return self.browser.dataset[name].isel(video=rows).values
 
     def class_name(self, c: int) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from esv_jax import results as stored
-from esv_jax.checks import message
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
 from esv_jax.report.cards import class_asked, make_card, select
@@ -79,35 +78,28 @@ def write_report(
     """
     require("jinja2", "report")
     with atomic_path(path, overwrite=overwrite) as temporary:
-        dataset = stored.open(results)
-        try:
-            with dataset:
-                browser = Browser(dataset)
-                class_asked(browser, shown)
-                chosen, n_matching = select(
-                    browser,
-                    limit=limit,
-                    sort=sort,
-                    descending=descending,
-                    correct=correct,
-                    uids=uids,
-                )
-                files = None if videos is None else videos_by_uid(videos)
-                entries = [_entry(browser, uid, shown, files) for uid in chosen]
-                head = Head(
-                    title or f"Element Shapley Values: {_name(Path(results))}",
-                    stored.summary(dataset),
-                    dataset.attrs,
-                    browser.failures,
-                    len(browser),
-                    n_matching,
-                    _conditions(correct, len(uids), sort, descending),
-                )
-        except OSError as error:
-            if error.filename is not None or isinstance(error, FileNotFoundError):
-                raise  # it says which file; damage within the results does not
-            got = f"damage ({error})"
-            raise ValueError(message(str(results), "readable results", got)) from error
+        with stored.open(results) as dataset:
+            browser = Browser(dataset)
+            class_asked(browser, shown)
+            chosen, n_matching = select(
+                browser,
+                limit=limit,
+                sort=sort,
+                descending=descending,
+                correct=correct,
+                uids=uids,
+            )
+            files = None if videos is None else videos_by_uid(videos)
+            entries = [_entry(browser, uid, shown, files) for uid in chosen]
+            head = Head(
+                title or f"Element Shapley Values: {_name(Path(results))}",
+                stored.summary(dataset),
+                dataset.attrs,
+                browser.failures,
+                len(browser),
+                n_matching,
+                _conditions(correct, len(uids), sort, descending),
+            )
         page = render(head, entries)
         temporary.write_text(page, encoding="utf-8", errors="replace")
     notes = {entry.card.uid: entry.notes for entry in entries if entry.notes}

@@ -9,7 +9,7 @@ import numpy as np
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, expect_choice
-from esv_jax.results.layout import other_methods
+from esv_jax.results.layout import other_methods, reading
 from esv_jax.results.sequences import load_attribution
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ class Browser:
         self.failures: dict[str, str] = json.loads(dataset.attrs.get("failures", "{}"))
         self._uids = np.array([str(uid) for uid in dataset["video"].values], object)
         self._place = {uid: place for place, uid in enumerate(self._uids)}
-        read = {name: dataset[name].values for name in ("length", "label", "prediction", "exact")}
-        self._length, self._label, self._prediction, self._exact = read.values()
-        self._gap = dataset["efficiency_gap"].values
-        scores, at = dataset["scores"].values, np.maximum(self._prediction, 0)
-        prior = np.broadcast_to(dataset["prior"].values, scores.shape)
+        names = ("length", "label", "prediction", "exact", "efficiency_gap", "scores", "prior")
+        with reading(dataset):
+            read = [dataset[name].values for name in names]
+        self._length, self._label, self._prediction, self._exact, self._gap, scores, prior = read
+        at, prior = np.maximum(self._prediction, 0), np.broadcast_to(prior, scores.shape)
         rows = np.arange(len(scores))
         self._score = scores[rows, at]
         self._evidence = self._score - prior[rows, at]
@@ -169,13 +169,15 @@ class Browser:
         """
         n = self.row(uid).n
         video = self.dataset.isel(video=self._place[uid])
-        return {name: video[name].values[:n] for name in self.methods}
+        with reading(self.dataset):
+            return {name: video[name].values[:n] for name in self.methods}
 
     def classes_of(self, uid: str) -> tuple[int, ...]:
         """Class numbers behind the last axis of the values of one video."""
         if self.choices is None:
             return tuple(range(len(self.class_names)))
-        chosen = self.dataset["chosen"].isel(video=self._place[uid]).values
+        with reading(self.dataset):
+            chosen = self.dataset["chosen"].isel(video=self._place[uid]).values
         return tuple(int(c) for c in chosen)
 
     def element_index(self, uid: str) -> np.ndarray:
@@ -183,4 +185,5 @@ class Browser:
         i, n = self._place[uid], int(self._length[self._place[uid]])
         if "element_index" not in self.dataset:
             return np.arange(n)
-        return self.dataset["element_index"].isel(video=i).values[:n]
+        with reading(self.dataset):
+            return self.dataset["element_index"].isel(video=i).values[:n]

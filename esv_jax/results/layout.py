@@ -101,9 +101,16 @@ def reading(dataset: xarray.Dataset) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, IndexError, OverflowError) as error:
-        where = str(dataset.encoding.get("source", "results"))
-        way_out = "Of a sweep, esv-jax results --verify names the shard."
-        raise ValueError(message(where, "readable values", "damage", way_out)) from error
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # of another file, which it names
+        raise unreadable(dataset, "damage") from error
+
+
+def unreadable(dataset: xarray.Dataset, got: str) -> ValueError:
+    """The error for values that cannot be read, naming the file."""
+    where = str(dataset.encoding.get("source", "results"))
+    way_out = "Of a sweep, esv-jax results --verify names the shard."
+    return ValueError(message(where, "readable values", got, way_out))
 
 
 def _holds(text: object, kind: type) -> bool:

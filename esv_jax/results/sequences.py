@@ -23,7 +23,14 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, message, nearest
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
-from esv_jax.results.layout import ELEMENT, LAYOUT, OTHER_METHOD, expect_layout, reading
+from esv_jax.results.layout import (
+    ELEMENT,
+    LAYOUT,
+    OTHER_METHOD,
+    expect_layout,
+    reading,
+    unreadable,
+)
 from esv_jax.results.provenance import compressed, open_format, provenance
 from esv_jax.results.store import VIEW, is_sweep, open_sweep
 
@@ -164,8 +171,11 @@ def _attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
         array = array.isel({dim: slice(n) for dim in ("element", "scale") if dim in array.dims})
         return None if np.isnan(array.values).all() else jnp.asarray(array.values)
 
+    values = video["esv"].values[:n]
+    if not (np.isfinite(values).all() and np.isfinite(scores).all()):
+        raise unreadable(dataset, f"NaN for {uid!r}, as of a shard that is no longer there")
     return Attribution(
-        values=jnp.asarray(video["esv"].values[:n]),
+        values=jnp.asarray(values),
         scores=jnp.asarray(scores),
         prior=jnp.asarray(prior),
         marginals=stored("marginals"),
