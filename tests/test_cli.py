@@ -432,3 +432,44 @@ def test_the_console_script_runs(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("esv-jax: data: expected")
     assert jax.__version__
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "esv-jax: Out of memory."),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: allocating 8 bytes\nmore"),
+            "esv-jax: Out of memory. RESOURCE_EXHAUSTED: allocating 8 bytes",
+        ),
+    ],
+)
+def test_a_want_of_memory_is_one_line(tmp_path, monkeypatch, capsys, error, said):
+    def failing(self):
+        raise error
+
+    monkeypatch.setattr("esv_jax.cli.explain.Explain.run", failing)
+    assert main(["explain", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.strip() == said
+
+
+def test_other_errors_of_the_runtime_are_not_hidden(tmp_path, monkeypatch):
+    def failing(self):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("esv_jax.cli.explain.Explain.run", failing)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        main(["explain", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+def test_little_address_space_is_told_before_jax_fails():
+    code = (
+        "import resource\nfrom esv_jax.cli import warn_of_small_memory\nwarn_of_small_memory()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (3_000_000_000,) * 2)\nwarn_of_small_memory()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines() == [
+        "esv-jax: The address space is limited to 3.0 GB. JAX needs 2 GB or more: a process with "
+        "less ends with 'std::bad_alloc'. Raise it with ulimit -v."
+    ]

@@ -15,6 +15,7 @@ from esv_jax.cli.printing import BAD_INPUT, complain
 from esv_jax.extras import require
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
+_ADDRESS_SPACE = 4e9  # bytes below which a warning is printed
 
 DESCRIPTION = """How much did each frame contribute to this prediction?
 
@@ -67,11 +68,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nesv-jax: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, TypeError, KeyError, OSError, ImportError, MemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        is_memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+        if os.environ.get("ESV_JAX_DEBUG") or not is_memory:
+            raise
+        first = str(error).strip().partition("\n")[0]
+        complain(f"Out of memory. {first}".strip())
+        return BAD_INPUT
+    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
         if os.environ.get("ESV_JAX_DEBUG"):
             raise
         complain(str(error))
         return BAD_INPUT
+
+
+def warn_of_small_memory() -> None:
+    """Print a line where the process may use too little address space for JAX.
+
+    C++ code then ends the process with "std::bad_alloc", which Python cannot catch.
+    """
+    try:
+        import resource
+    except ImportError:  # not on every system
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < _ADDRESS_SPACE:
+        text = f"The address space is limited to {limit / 1e9:.1f} GB. JAX needs 2 GB or more: a"
+        complain(f"{text} process with less ends with 'std::bad_alloc'. Raise it with ulimit -v.")
 
 
 def interrupt(number: int, frame: types.FrameType | None) -> None:
@@ -96,6 +119,7 @@ def run() -> None:
     interpreter's own end.
     """
     signal.signal(signal.SIGINT, interrupt)
+    warn_of_small_memory()
     code = main()
     if code == INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
