@@ -116,7 +116,11 @@ def test_other_models_and_names(videos, tmp_path):
     with ej.results.open_volumes(out / f"{paths[1].stem}.nc") as dataset:
         assert dataset.attrs["class_name"] == "right" and dataset.sizes["frame"] == 8
     assert main(args) == 2  # nothing is replaced unasked
-    assert main([*args, "--overwrite"]) == 0
+    assert main([*args, "--overwrite", "--composite", "cplrp"]) == 0
+    clip = model.prepare(ej.data.decode_frames(paths[1], indices=ej.data.segment_centres(20, 8)))
+    found = rules.lrp(model.logits, clip, 1, composite=rules.preset("cplrp", *model.bounds))
+    with ej.results.open_volumes(out / f"{paths[1].stem}.nc") as dataset:
+        np.testing.assert_allclose(dataset.relevance[0], found.sum(-1), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

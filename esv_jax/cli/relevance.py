@@ -46,6 +46,8 @@ Composite = Literal[
     "epsilon_plus",
     "epsilon_alpha2_beta1",
     "epsilon_gamma",
+    "attnlrp",
+    "cplrp",
 ]
 Parts = dict[str, np.ndarray]
 
