@@ -135,6 +135,7 @@ def test_train_then_explain(folder, tmp_path, capsys):
     ("of_each", "asked", "says"),
     [
         (2, None, "Validation accuracy"),
+        ((1, 4, 1), None, "None held out of 2 classes that have one sequence: still, run"),
         (1, None, "No sequences were held out, since no class has two: give some by --validation."),
         (2, "0", "No sequences were held out, as asked. Weights are those of the last epoch."),
         (2, "0.1", None),
@@ -303,9 +304,9 @@ def test_models_of_other_features_are_refused(folder, tmp_path, capsys):
 def test_outputs_are_not_replaced_unasked(folder, tmp_path, capsys):
     arguments = ["toy.ts", tmp_path / "r", "--limit", "1", "--figures", "0"]
     assert explain(folder, *arguments) == 0
-    assert explain(folder, *arguments) == 2
-    assert "expected a file that does not exist yet" in capsys.readouterr().err
-    assert explain(folder, *arguments, "--overwrite") == 0
+    assert explain(folder, *arguments, "--seed", "1") == 2
+    assert "expected a folder without results, or with those of" in capsys.readouterr().err
+    assert explain(folder, *arguments, "--seed", "1", "--overwrite") == 0
 
 
 def test_places_that_cannot_be_written_are_found_first(folder, tmp_path, capsys):

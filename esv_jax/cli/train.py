@@ -71,6 +71,8 @@ class Train:
             progress=True,
         )
         models.save_model(self.out, model)
+        if validation is None and self.config.validation_fraction != 0:
+            _report_single(labels, names)
         self._report(model)
         history = model.history
         assert history is not None
@@ -97,6 +99,15 @@ class Train:
         result = models.evaluate(model.heads, sequences, labels, key=jax.random.key(0))
         scales = [(s, f"{a:.1%}") for s, a in enumerate(result.scale_accuracy, start=1)]
         table("Test accuracy", ["scale", "accuracy"], [*scales, ("all", f"{result.accuracy:.1%}")])
+
+
+def _report_single(labels: np.ndarray, names: tuple[str, ...]) -> None:
+    """Print which classes the validation accuracy says nothing about, if others have more sequences."""
+    counts = np.bincount(labels, minlength=len(names))
+    single = [name for name, count in zip(names, counts, strict=True) if count == 1]
+    if single and counts.max() > 1:
+        listed = ", ".join(single[:5]) + ", ..." * (len(single) > 5)
+        say(f"None held out of {len(single)} classes that have one sequence: {listed}")
 
 
 def _labelled(path: Path, label: str | None, classes: Path | None) -> Inputs:
