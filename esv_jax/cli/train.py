@@ -102,7 +102,7 @@ class Train:
 
 
 def _report_single(labels: np.ndarray, names: tuple[str, ...]) -> None:
-    """Print which classes the validation accuracy says nothing about, if others have more sequences."""
+    """Print the classes whose only sequence is trained on, where others have more."""
     counts = np.bincount(labels, minlength=len(names))
     single = [name for name, count in zip(names, counts, strict=True) if count == 1]
     if single and counts.max() > 1:
