@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib
 import os
 import signal
 import sys
 import threading
 import types
 from collections.abc import Sequence
+from typing import Any
 
 from esv_jax import __version__
 from esv_jax.cli.printing import BAD_INPUT, complain
@@ -17,6 +20,20 @@ from esv_jax.extras import require
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 _ADDRESS_SPACE = 4e9  # bytes below which a warning is printed
 
+COMMANDS = {  # with the first lines of their help; modules are imported when a command is run
+    "demo": "Explain videos that show something made up, so that the right answer is known.",
+    "train": "Train a model on labelled sequences of features.",
+    "extract": "Extract features of video frames with BN-Inception (TRN) or ResNet-50 (TSN).",
+    "explain": "Explain videos or sequences of features: what did each frame contribute?",
+    "sweep": "Explain a whole set of videos or sequences; continue where an earlier run ended.",
+    "results": "Summarise files of results, write them as a table, or put several side by side.",
+    "report": "Write results as one HTML file with a gallery of videos, which opens offline.",
+    "dashboard": "Show results in a browser: each video with its bars, and the whole set.",
+    "relevance": "Show where in the pixels of a clip a 3D network's prediction comes from.",
+    "perturb": "Find the smallest parts of a clip that keep a prediction, or destroy it.",
+    "evaluate": "Compare attribution methods by how well they find what predictions rest on.",
+    "import-play-fair": "Import the checkpoints of play-fair, without torch or running their code.",
+}
 DESCRIPTION = """How much did each frame contribute to this prediction?
 
 Element Shapley Values and relevance of video and sequence models. Start with: esv-jax demo"""
@@ -34,37 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         tyro = require("tyro", "cli")
-        from esv_jax.cli.dashboard import Dashboard
-        from esv_jax.cli.demo import Demo
-        from esv_jax.cli.evaluate import Evaluate
-        from esv_jax.cli.explain import Explain
-        from esv_jax.cli.extract import Extract
-        from esv_jax.cli.import_play_fair import ImportPlayFair
-        from esv_jax.cli.perturb import Perturb
-        from esv_jax.cli.relevance import Relevance
-        from esv_jax.cli.report import Report
-        from esv_jax.cli.results import Results
-        from esv_jax.cli.sweep import Sweep
-        from esv_jax.cli.train import Train
-
-        commands = {
-            "demo": Demo,
-            "train": Train,
-            "extract": Extract,
-            "explain": Explain,
-            "sweep": Sweep,
-            "results": Results,
-            "report": Report,
-            "dashboard": Dashboard,
-            "relevance": Relevance,
-            "perturb": Perturb,
-            "evaluate": Evaluate,
-            "import-play-fair": ImportPlayFair,
+        if argv and argv[0] in COMMANDS:
+            command = command_class(argv[0])
+            return tyro.cli(command, prog=f"esv-jax {argv[0]}", args=argv[1:]).run()
+        names = {
+            command: dataclasses.make_dataclass(command.title(), (), namespace={"__doc__": line})
+            for command, line in COMMANDS.items()
         }
-        command = tyro.extras.subcommand_cli_from_dict(
-            commands, prog="esv-jax", description=DESCRIPTION, args=argv or ["--help"]
+        tyro.extras.subcommand_cli_from_dict(
+            names, prog="esv-jax", description=DESCRIPTION, args=argv or ["--help"]
         )
-        return command.run()
+        raise AssertionError("a command that is not in COMMANDS")  # tyro has ended the process
     except KeyboardInterrupt:
         print("\nesv-jax: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -80,6 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         complain(str(error))
         return BAD_INPUT
+
+
+def command_class(name: str) -> Any:
+    """The dataclass of a command: its options as fields, `run` to run it."""
+    module = importlib.import_module(f"esv_jax.cli.{name.replace('-', '_')}")
+    return getattr(module, name.title().replace("-", ""))
 
 
 def warn_of_small_memory() -> None:

@@ -21,7 +21,7 @@ from esv_jax.dashboard.security import LOCAL
 
 @dataclasses.dataclass(frozen=True)
 class Dashboard:
-    """Look through results in a browser: videos with their bars, and the whole set.
+    """Show results in a browser: each video with its bars, and the whole set.
 
     Without results those of the demo are shown, which is run first where it was not yet.
 

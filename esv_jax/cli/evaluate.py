@@ -50,7 +50,7 @@ _Clips = Mapping[str, Callable[[models.ClipModel], _Clip]]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Judge attribution methods: which one finds what a 3D network's predictions rest on?
+    """Compare attribution methods by how well they find what predictions rest on.
 
     Metrics: insertion and deletion of voxels; of synthetic clips, where the evidence is known, also
     whether maps point at it. Each comes with its reliability. Scores are kept as they come: the

@@ -30,7 +30,7 @@ _CHUNK = 256  # frames decoded at once, so that memory does not grow with a vide
 
 @dataclasses.dataclass(frozen=True)
 class Extract:
-    """Extract features of the frames of videos with BN-Inception (TRN) or ResNet-50 (TSN).
+    """Extract features of video frames with BN-Inception (TRN) or ResNet-50 (TSN).
 
     What is in the store already is left as it is, so that an interrupted command can be repeated.
     Example: esv-jax extract clips/ --backbone trn_backbone.pth --out features.hdf

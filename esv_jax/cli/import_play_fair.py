@@ -25,7 +25,7 @@ _TOLERANCE = 1e-6  # between the values of two programs, in units of the scores
 
 @dataclasses.dataclass(frozen=True)
 class ImportPlayFair:
-    """Import the checkpoints of play-fair, without torch and without running what they hold.
+    """Import the checkpoints of play-fair, without torch or running their code.
 
     Example: esv-jax import-play-fair play-fair --out mtrn.safetensors
     """

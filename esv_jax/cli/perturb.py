@@ -41,7 +41,7 @@ _SHOWN = 20  # rows of the printed table
 
 @dataclasses.dataclass(frozen=True)
 class Perturb:
-    """Find the smallest parts of a clip that keep a 3D network's prediction, or destroy it.
+    """Find the smallest parts of a clip that keep a prediction, or destroy it.
 
     preserve: with the mask alone the prediction stays. delete: without the mask it is gone.
     dual: both. One mask for each area, found by gradient descent (STEP, Li et al. 2021).

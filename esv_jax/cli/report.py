@@ -18,7 +18,7 @@ _SHOWN = 10  # notes that are printed
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write a page about results: one HTML file with a gallery of videos; opens offline.
+    """Write results as one HTML file with a gallery of videos, which opens offline.
 
     Examples: esv-jax report results -o report.html;
     esv-jax report results --wrong --sort evidence --videos clips --limit 20

@@ -20,7 +20,7 @@ _SHOWN = 20  # failures that are printed
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Say what is in files of results; write them as a table; put several side by side.
+    """Summarise files of results, write them as a table, or put several side by side.
 
     Examples: esv-jax results results; esv-jax results results --csv table.csv --classes gt pred;
     esv-jax results trn tsn --out both.nc
