@@ -6,7 +6,7 @@ A blur of one axis is a product with a matrix, made on the host, whose rows hold
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ from jax import Array
 from esv_jax.checks import expect, expect_choice, expect_floating
 
 Edge = Literal["zero", "replicate"]
-EDGES: tuple[Edge, ...] = ("zero", "replicate")
+EDGES: tuple[Edge, ...] = get_args(Edge)
 EDGE: Edge = "replicate"
 """The default of everything that blurs."""
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +96,7 @@ def read_play_fair(
     if not folder.is_dir():
         raise FileNotFoundError(message(str(directory), "a folder of play-fair", "none"))
     if model is not None:
-        expect_choice("model", model, ("mtrn", "tsn"))
+        expect_choice("model", model, get_args(Kind))
     if n_max is not None:
         expect_int("n_max", n_max, minimum=1)
     features = _features(folder)

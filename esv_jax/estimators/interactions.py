@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,7 @@ from esv_jax.subsequences import Lattice
 from esv_jax.subsequences.samples import random_orders
 
 Index = Literal["sii", "sti"]
-INDICES: tuple[Index, ...] = ("sii", "sti")
+INDICES: tuple[Index, ...] = get_args(Index)
 
 
 def interaction_index(lattice: Lattice, scores: Any, prior: Array, index: Index = "sii") -> Array:

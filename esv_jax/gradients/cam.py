@@ -10,7 +10,7 @@ it out, for frames can count against a class, and so do we unless asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import flax.linen as nn
 import jax
@@ -40,7 +40,7 @@ from esv_jax.gradients.derivatives import (
 )
 
 Over = Literal["sequence", "element"]
-OVERS: tuple[Over, ...] = ("sequence", "element")
+OVERS: tuple[Over, ...] = get_args(Over)
 Interceptor: TypeAlias = Callable[[Any, Any, Any, Any], Any]
 
 

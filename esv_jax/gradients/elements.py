@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jax import Array
 
@@ -29,7 +29,7 @@ def per_element(attributions: Any, how: How = "mean", *, class_axis: bool | None
       than two axes without `class_axis`, another `how`.
     """
     attributions = expect_floating("attributions", attributions)
-    expect_choice("how", how, ("mean", "sum"))
+    expect_choice("how", how, get_args(How))
     got = type(class_axis).__name__
     is_bool = class_axis is None or isinstance(class_axis, bool)
     expect(is_bool, "class_axis", "True, False or None", got, kind=TypeError)

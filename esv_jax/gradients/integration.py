@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,14 +37,7 @@ Rule = Literal[
     "riemann_right",
     "riemann_middle",
 ]
-RULES: tuple[Rule, ...] = (
-    "gausslegendre",
-    "trapezoid",
-    "riemann_trapezoid",
-    "riemann_left",
-    "riemann_right",
-    "riemann_middle",
-)
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 @overload

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ from esv_jax.checks import expect, expect_choice, expect_int, expect_shape
 from esv_jax.data.supervoxels import supervoxels
 
 Units = Literal["pixels", "patches", "supervoxels"]
-UNITS: tuple[Units, ...] = ("pixels", "patches", "supervoxels")
+UNITS: tuple[Units, ...] = get_args(Units)
 AREA = 0.1
 """Share of a clip in which "coverage" looks for the evidence."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jax import Array
@@ -26,7 +26,7 @@ from esv_jax.metrics.bootstrap import Interval, bootstrap_interval
 from esv_jax.metrics.labelled import checked_labels, sequences_of, values_of
 
 Order = Literal["ascending", "descending"]
-ORDERS: tuple[Order, ...] = ("ascending", "descending")
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 class DiscardAreas(NamedTuple):

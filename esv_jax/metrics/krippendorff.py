@@ -5,14 +5,14 @@ Runs on the host, in NumPy and double precision.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from esv_jax.checks import expect, expect_choice, expect_numbers
 
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
-LEVELS: tuple[Level, ...] = ("nominal", "ordinal", "interval", "ratio")
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 
 def krippendorff_alpha(table: Any, level: Level = "nominal", missing: Any = None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jax import Array
 from esv_jax.checks import expect, expect_int, is_concrete
 
 Order = Literal["most_first", "least_first"]
-ORDERS: tuple[Order, ...] = ("most_first", "least_first")
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 class Units(NamedTuple):

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jax import Array, lax
 from esv_jax.checks import expect, expect_choice, expect_floating, expect_int
 
 Pooling = Literal["softmax", "sum", "sigmoid"]
-POOLINGS: tuple[Pooling, ...] = ("softmax", "sum", "sigmoid")
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 _COLDNESS = 20.0
 
 

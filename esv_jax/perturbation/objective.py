@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from esv_jax.perturbation.pyramids import Perturbation, perturb
 from esv_jax.perturbation.regularisers import Core, area_loss, core_loss, difference_loss
 
 Mode = Literal["preserve", "delete", "dual"]
-MODES: tuple[Mode, ...] = ("preserve", "delete", "dual")
+MODES: tuple[Mode, ...] = get_args(Mode)
 ClipFunction: TypeAlias = Callable[[Array], Array]
 """Clips (B, t, h, w, c) -> probabilities (B, C), in JAX, by softmax or independent sigmoids."""
 

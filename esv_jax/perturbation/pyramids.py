@@ -6,7 +6,7 @@ Li et al. (2021), section III.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from esv_jax.checks import (
 )
 
 Perturbation = Literal["blur", "fade"]
-PERTURBATIONS: tuple[Perturbation, ...] = ("blur", "fade")
+PERTURBATIONS: tuple[Perturbation, ...] = get_args(Perturbation)
 
 
 def pyramid(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ from esv_jax.checks import expect, expect_choice, expect_floating, expect_int
 
 Ties = Literal["share", "first"]
 Shape = Literal["ellipsoid", "cylinder"]
-SHAPES: tuple[Shape, ...] = ("ellipsoid", "cylinder")
+SHAPES: tuple[Shape, ...] = get_args(Shape)
 _FULL = 0.5236  # pi / 6, the share of an ellipsoid in its box
 
 

@@ -13,7 +13,7 @@ import dataclasses
 import fnmatch
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from esv_jax.checks import expect, expect_choice
 from esv_jax.relevance.layers import LayerInfo
@@ -144,7 +144,7 @@ def for_transformers(
       composite: of the layers; a rule for all of them, or a name.
       attention: "attnlrp" or "cplrp".
     """
-    expect_choice("attention", attention, ("attnlrp", "cplrp"))
+    expect_choice("attention", attention, get_args(Attention))
     made = make_composite(composite)
     return ForTransformers(made.composite if isinstance(made, ForTransformers) else made, attention)
 

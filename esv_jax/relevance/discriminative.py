@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,7 @@ def discriminative(
     clip = expect_input(clip)
     expect(clip.ndim >= 2, "clip", "shape (t, ...)", clip.shape)
     expect(jnp.ndim(target) == 0, "target", "one class", target)
-    expect_choice("scale", scale, ("score", "clip"))
+    expect_choice("scale", scale, get_args(Scale))
     t = clip.shape[0]
     if batch_size is None:
         batch_size = max(1, _NUMBERS_AT_ONCE // clip.size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import jax
 import numpy as np
@@ -150,9 +150,9 @@ def lrp(
     if stabilizer is None:
         stabilizer = 1e-6 if attention is None else 1e-9
     expect(stabilizer >= 0, "stabilizer", "a number >= 0", stabilizer)
-    expect_choice("max_pool", max_pool, ("winner", "proportional"))
-    expect_choice("start", start, ("score", "one"))
-    expect_choice("unknown", unknown, ("error", "gradient"))
+    expect_choice("max_pool", max_pool, get_args(MaxPool))
+    expect_choice("start", start, get_args(Start))
+    expect_choice("unknown", unknown, get_args(Unknown))
     one = weights.ndim == 1
     expect(one or not return_layers, "target", "one class, with return_layers", target)
     options = Options(use_bias, stabilizer, max_pool, functions or {})

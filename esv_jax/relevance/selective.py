@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
+from esv_jax.blur import Edge
 from esv_jax.checks import expect, expect_choice, expect_finite, expect_floating, is_concrete
 
-Edge = Literal["replicate", "zero"]
 _MODES = {"replicate": "edge", "zero": "constant"}
 
 
