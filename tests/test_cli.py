@@ -1,6 +1,5 @@
 """The command line as a user meets it: outputs, messages, exit codes."""
 
-import itertools
 import json
 import os
 import subprocess
@@ -13,7 +12,7 @@ import pandas
 import pytest
 
 import esv_jax as ej
-from esv_jax.cli import main
+from esv_jax.cli import COMMANDS, command_class, main
 from tests.games_for_tests import as_float32, random_heads
 
 N_CLASSES = 3
@@ -68,6 +67,21 @@ def test_without_arguments_it_helps(capsys):
         main([])
     assert stop.value.code == 0
     assert "Start with: esv-jax demo" in capsys.readouterr().out
+
+
+def test_the_list_of_commands_imports_none_of_them():
+    code = (
+        "import sys\nfrom esv_jax.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    print(end.code)\n"
+        "print({'jax', 'numpy', 'flax'} & {name.partition('.')[0] for name in sys.modules})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == ["0", "set()"], done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_are_listed_with_the_first_lines_of_their_help(name):
+    assert COMMANDS[name] == command_class(name).__doc__.splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -335,7 +349,8 @@ def test_ctrl_c_keeps_finished_sequences(folder, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(command, "explain_batch", interrupted)
     monkeypatch.setattr(command, "_TOGETHER", 10)
-    assert explain(folder, "toy.ts", tmp_path / "r", "--figures", "1") == 130
+    options = ["--frames", "4", "--figures", "1"]  # of one length
+    assert explain(folder, "toy.ts", tmp_path / "r", *options) == 130
     captured = capsys.readouterr()
     assert "Results of 10 of 24 sequences" in captured.out
     assert captured.err.strip().endswith("esv-jax: interrupted")
@@ -346,24 +361,44 @@ def test_ctrl_c_keeps_finished_sequences(folder, tmp_path, capsys, monkeypatch):
 def test_a_kill_loses_no_block_that_was_written(folder, tmp_path, monkeypatch):
     from esv_jax.cli import explain as command
 
-    seen, real = [], command.explain_batch
+    seen, real, now = [], command.explain_batch, [0.0]
 
     def spied(*args, **kwargs):
         if (tmp_path / "r" / "results.nc").exists():  # what a kill would leave
             with ej.results.open(tmp_path / "r" / "results.nc") as dataset:
                 seen.append(list(dataset["video"].values))
+        now[0] += 40.0
         return real(*args, **kwargs)
 
     monkeypatch.setattr(command, "explain_batch", spied)
     monkeypatch.setattr(command, "_TOGETHER", 10)
-    monkeypatch.setattr(command, "_SAVE_EVERY", 0.0)
-    pauses = itertools.cycle([100.0, 1.0, 1.0])  # writing takes 1 s
-    ticks = itertools.accumulate(itertools.chain([0.0], pauses))
-    monkeypatch.setattr(command, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
-    assert explain(folder, "toy.ts", tmp_path / "r", "--figures", "0") == 0
+    monkeypatch.setattr(command, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    options = ["--frames", "4", "--figures", "0"]  # of one length
+    assert explain(folder, "toy.ts", tmp_path / "r", *options) == 0
     assert [len(uids) for uids in seen] == [10, 20]
     with ej.results.open(tmp_path / "r" / "results.nc") as dataset:
         assert dataset.sizes["video"] == 24 and set(seen[1]) <= set(dataset["video"].values)
+
+
+def test_slow_reading_ends_a_block(folder, tmp_path, monkeypatch):
+    from esv_jax.cli import explain as command
+
+    sizes, real, read, now = [], command.explain_batch, command._read, [0.0]
+
+    def slow(*args):
+        now[0] += 3.0
+        return read(*args)
+
+    def spied(game, xs, **kwargs):
+        sizes.append(len(xs))
+        return real(game, xs, **kwargs)
+
+    monkeypatch.setattr(command, "explain_batch", spied)
+    monkeypatch.setattr(command, "_read", slow)
+    monkeypatch.setattr(command, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    options = ["--frames", "4", "--figures", "0", "--limit", "10"]
+    assert explain(folder, "toy.ts", tmp_path / "r", *options) == 0
+    assert sizes == [4, 4, 2]
 
 
 def test_an_error_on_the_way_keeps_finished_sequences(folder, tmp_path, capsys):

@@ -1,5 +1,12 @@
 """`esv-jax extract` as a user meets it: videos to a feature store, resumed, and what goes wrong."""
 
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -131,6 +138,129 @@ def test_after_an_interruption(folder, tmp_path, capsys, decoded, monkeypatch):
     assert sorted(decoded) == ["a", "b", "b", "c"]
     assert ej.data.FeatureStore(out).uids == ("a", "b", "c")
     assert list(tmp_path.iterdir()) == [out]
+
+
+KILLER = """
+    # Extraction over and over in children that are killed; loaded once, forked before JAX starts.
+    import json, os, random, signal, sys, threading, time
+    from pathlib import Path
+    import av, h5py, numpy as np
+    from esv_jax.cli import main, extract
+    from esv_jax.data import appending
+
+    folder, seed, wanted = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    rng = random.Random(seed)
+    paths = [str(path) for path in sorted((folder / "films").iterdir())]
+
+    def means(frames):  # in place of a network: six means of each frame
+        time.sleep(0.01)
+        return np.asarray(frames).reshape(len(frames), 6, -1).mean(2)
+
+    extract.backbones.extractor = lambda *args: means
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def dies_while(kind, k):
+        # Killed within a record, around the store's own rename, or before the journal goes.
+        write, replace, unlink, seen = appending.FeatureAppender._write, os.replace, os.unlink, [0]
+
+        def written(self, content):
+            seen[0] += 1
+            if seen[0] == k:
+                write(self, content[: len(content) * k // 5])
+                die()
+            write(self, content)
+
+        def replaced(source, target, **options):
+            if k % 2 == 0:
+                die()
+            replace(source, target, **options)
+            die()
+
+        def removed(path, *args, **options):
+            if str(path).endswith(".partial"):
+                die()
+            unlink(path, *args, **options)
+
+        if kind == "write":
+            appending.FeatureAppender._write = written
+        elif kind == "replace":
+            os.replace = replaced
+        elif kind == "unlink":
+            os.unlink = removed
+
+    def extracting(out, n, kind, k=0):
+        child = os.fork()
+        if child:
+            return child
+        try:
+            dies_while(kind, k)
+            arguments = ["--backbone", str(folder / "weights.safetensors"), "--batch-size", "4"]
+            code = main(["extract", *paths[:n], *arguments, "--out", str(folder / out)])
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            code = 3
+        os._exit(code)
+
+    def ended(child):
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status):
+            sys.exit("an extraction failed")
+        return os.WIFSIGNALED(status)
+
+    ended(extracting("whole.hdf", len(paths), "none"))
+    journal = folder / "killed.hdf.partial"
+    kinds, kills, n = [], 0, 1
+    while kills < wanted:
+        kind = ("time", "write", "time", "replace", "unlink")[kills % 5]
+        n += rng.randint(1, 2)  # few new ones, so that some runs come to their end
+        if n >= len(paths):
+            sys.exit("too few were killed")
+        child = extracting("killed.hdf", n, kind, rng.randint(1, 4))
+        if kind == "time":
+            until = time.monotonic() + 30
+            while not journal.exists() and time.monotonic() < until:
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.3))
+            try:
+                os.kill(child, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        if ended(child):
+            kinds.append(kind)
+            kills += 1
+    ended(extracting("killed.hdf", len(paths), "none"))
+    print(json.dumps(kinds))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(folder, tmp_path):
+    """What is there in the end is what an extraction gives that nobody stopped."""
+    os.symlink(folder / "weights.safetensors", tmp_path / "weights.safetensors")
+    (tmp_path / "films").mkdir()
+    for seed in range(40):
+        write_video(tmp_path / "films" / f"{seed:02}.mp4", film(1 + seed % 5, seed))
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLER), str(tmp_path), "0", "10"],
+        cwd=Path(__file__).resolve().parent.parent,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+    kinds = json.loads(process.stdout.splitlines()[-1])
+    assert len(kinds) == 10 and set(kinds) == {"time", "write", "replace", "unlink"}
+    whole, killed = tmp_path / "whole.hdf", tmp_path / "killed.hdf"
+    with ej.data.FeatureStore(whole) as one, ej.data.FeatureStore(killed) as other:
+        assert one.uids == other.uids == tuple(f"{seed:02}" for seed in range(40))
+        assert one.settings == other.settings
+        for uid in one.uids:
+            np.testing.assert_array_equal(one[uid][0], other[uid][0])
+    assert whole.read_bytes() == killed.read_bytes()
+    assert not (tmp_path / "killed.hdf.partial").exists()
 
 
 def test_bad_videos_are_reported_and_the_others_done(folder, expected, tmp_path, capsys):

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 import tyro
 
-from esv_jax import results
 from esv_jax.checks import expect
 from esv_jax.cli.chosen_estimator import EstimatorName, choose_by_name
-from esv_jax.cli.chosen_model import ChosenModel, choose_model
-from esv_jax.cli.explained import Explained, choose, draw, print_table, write_table
+from esv_jax.cli.chosen_model import choose_model
+from esv_jax.cli.explained import (
+    WAY_OUT,
+    Explained,
+    choose,
+    draw,
+    print_table,
+    read_explained,
+    save_explained,
+    write_table,
+)
 from esv_jax.cli.outputs import expect_free, settings_of
 from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
 from esv_jax.data.classes import class_index
@@ -30,6 +40,7 @@ from esv_jax.maps import element_values
 from esv_jax.models import TrainedModel
 
 _TOGETHER = 32  # sequences between two steps of the progress bar, and lost at most to Ctrl-C
+_READ_FOR = 10.0  # seconds of reading after which there are fewer
 _SAVE_EVERY = 30.0  # seconds after which finished results are written, at least
 
 T = TypeVar("T")
@@ -39,10 +50,26 @@ MethodName = Literal[
 Done = dict[int, Explained]
 
 
+class _Sequence(NamedTuple):
+    """One sequence as it was read.
+
+    Attributes:
+      features: (n, D). elements: (n,) their indices in the whole sequence.
+      content, stamp: see `Explained`.
+    """
+
+    features: np.ndarray
+    elements: np.ndarray
+    content: str
+    stamp: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Explain:
-    """Explain videos or sequences of features: what did each frame contribute to the prediction?
+    """Explain videos or sequences of features: what did each frame contribute?
 
+    Finished results are written every half minute; the same command again goes on where it was
+    stopped.
     Examples: esv-jax explain clip.mp4 --frames 8; esv-jax explain clip.mp4 --frames all;
     esv-jax explain JapaneseVowels_TEST.ts --model m.safetensors --frames 16
     """
@@ -55,7 +82,7 @@ class Explain:
     backbone: Path | None = None
     """Weights that turn frames into the features of --model: .safetensors or .pth."""
     out: Path = Path("results")
-    """Folder for results.nc, table.csv and figures/."""
+    """Folder for results.nc, table.csv and figures/; results of the same command are continued."""
     frames: int | Literal["all"] = "all"
     """Elements to explain, at segment centres; shorter sequences keep all theirs."""
     target: Annotated[str, tyro.conf.arg(name="class")] = "gt"
@@ -117,25 +144,30 @@ class Explain:
         for name in (self.target, *(self.contrast or ())):
             if name not in ("gt", "pred"):
                 class_index(name, names)  # a wrong name should not cost the whole run
-        store = self._prepared()
+        store = self.out / "results.nc"
+        make_folder(self.out)
+        settings = settings_of("explain", self, chosen_model.digest)
+        done = self._explained_before(store, inputs, chosen, names, settings)
+        before = list(done)
 
         # Longest first: what does not fit is refused before anything is computed.
         skipped: dict[int, str] = {}
-        lengths = {i: n for i in chosen if (n := _tried(inputs, i, inputs.length, skipped))}
+        missing = [i for i in chosen if i not in done]
+        lengths = {i: n for i in missing if (n := _tried(inputs, i, inputs.length, skipped))}
         queue = sorted(lengths, key=lambda i: -min(lengths[i], frames or lengths[i]))
-        done: Done = {}
         stopped: BaseException | None = None
         saved, cost = time.monotonic(), 0.0  # last time results were written, and how long it took
         try:
             with progress(len(queue), "Explaining", "seq") as bar:
-                for start in range(0, len(queue), _TOGETHER):
-                    together = queue[start : start + _TOGETHER]
-                    done |= self._explained(inputs, together, model, frames, skipped)
-                    bar.update(len(together))
+                while queue:
+                    read, n_tried = _read_some(inputs, queue[:_TOGETHER], frames, skipped)
+                    done |= self._explained(inputs, read, model)
+                    queue = queue[n_tried:]
+                    bar.update(n_tried)
                     if time.monotonic() - saved > max(_SAVE_EVERY, 20 * cost):  # against kills
                         began = time.monotonic()
                         found = [done[i] for i in chosen if i in done]
-                        self._save(store, chosen_model, names, found)
+                        save_explained(store, found, names, settings)
                         saved = time.monotonic()
                         cost = saved - began
         except BaseException as error:
@@ -143,7 +175,8 @@ class Explain:
         kept = [i for i in chosen if i in done]  # in the order of the data
         if kept:
             found = [done[i] for i in kept]
-            self._save(store, chosen_model, names, found)
+            if kept != before:
+                save_explained(store, found, names, settings)
             self._show(names, found)
             say(f"Results of {len(kept)} of {len(chosen)} sequences in {store}")
         if stopped is not None:
@@ -152,75 +185,81 @@ class Explain:
             complain(skipped[i])
         return BAD_INPUT if skipped else 0
 
-    def _prepared(self) -> Path:
-        """The path of the results file, checked before any work is done."""
-        store = self.out / "results.nc"
-        make_folder(self.out)
-        expect_free(store, overwrite=self.overwrite)
-        return store
-
-    def _explained(
+    def _explained_before(
         self,
+        store: Path,
         inputs: Inputs,
-        rows: list[int],
-        model: TrainedModel,
-        frames: int | None,
-        skipped: dict[int, str],
+        chosen: list[int],
+        names: tuple[str, ...],
+        settings: dict[str, Any],
     ) -> Done:
-        """Attributions of some sequences, with the indices of their elements."""
-        tried = {
-            i: _tried(inputs, i, functools.partial(inputs.read, most=frames), skipped) for i in rows
-        }
-        found = {i: pair for i, pair in tried.items() if pair is not None}
-        rows, picked = list(found), list(found.values())
-        if not rows:
+        """What an earlier run left in the results file, checked before any work is done.
+
+        Raises:
+          FileExistsError: results of other settings or inputs. OSError: no place to write to.
+        """
+        expect_free(store, overwrite=True)
+        if self.overwrite or not store.exists():
             return {}
-        sizes = np.array([len(index) for _, index in picked])
-        expect(bool(sizes.min() > 0), "data", "at least one element per sequence", "none")
-        xs = np.zeros((len(rows), sizes.max(), picked[0][0].shape[1]), np.float32)
-        for row, (features, index) in zip(xs, picked, strict=True):
-            row[: len(index)] = features
-        game = make_game(model.heads)
-        batch = explain_batch(
-            game,
-            xs,
-            sizes,
-            prior=model.prior,
-            estimator=choose_by_name(self.estimator, self.surrogate, self.constructive),
-            key=jax.random.key(self.seed),
-            uids=[inputs.uids[i] for i in rows],
-            tolerance=self.tolerance,
-            max_evaluations=self.max_evaluations,
-        )
-        others = [
-            element_values(self.methods, game, features, model.prior) for features, _ in picked
+        place = {inputs.uids[i]: i for i in chosen}
+        found = read_explained(store, names, settings)
+        expected, kind = f"the inputs that {store} was made of", FileExistsError
+        others = [one.uid for one in found if one.uid not in place]
+        got = f"inputs without {_named(others)}"
+        expect(not others, "data", expected, got, WAY_OUT, kind=kind)
+        positions = [place[one.uid] for one in found]
+        labels = [-1 if inputs.labels is None else int(inputs.labels[i]) for i in positions]
+        relabelled = [one.uid for one, c in zip(found, labels, strict=True) if one.label != c]
+        got = f"others, with new classes of {_named(relabelled)}"
+        expect(not relabelled, "data", expected, got, WAY_OUT, kind=kind)
+        frames = None if self.frames == "all" else self.frames
+        stamps = _stamps(inputs, positions)
+        moved = [k for k, one in enumerate(found) if one.stamp != stamps[k]]  # to be read again
+        contents = inputs.contents([positions[k] for k in moved], frames)
+        changed = [
+            found[k].uid
+            for k, content in zip(moved, contents, strict=True)
+            if found[k].content != content
         ]
+        got = f"others, with new content of {_named(changed)}"
+        expect(not changed, "data", expected, got, WAY_OUT, kind=kind)
+        kinds = "sequences" if inputs.videos is None else "videos"
+        say(f"{len(found)} of {len(chosen)} {kinds} were explained before")
         return {
-            i: Explained(
-                uid=inputs.uids[i],
-                label=-1 if inputs.labels is None else int(inputs.labels[i]),
-                video=None if inputs.videos is None else inputs.videos[i],
-                attribution=batch[k],
-                elements=picked[k][1],
-                methods=others[k],
-            )
-            for k, i in enumerate(rows)
+            i: one._replace(video=None if inputs.videos is None else inputs.videos[i])
+            for i, one in zip(positions, found, strict=True)
         }
 
-    def _save(
-        self, store: Path, model: ChosenModel, names: tuple[str, ...], found: list[Explained]
-    ) -> None:
-        results.save(
-            store,
-            [one.attribution for one in found],
-            uids=[one.uid for one in found],
-            class_names=names,
-            labels=[one.label for one in found],
-            element_index=[one.elements.tolist() for one in found],
-            settings=settings_of("explain", self, model.digest),
-            methods={name: [one.methods[name] for one in found] for name in self.methods},
-            overwrite=True,
-        )
+    def _explained(self, inputs: Inputs, found: dict[int, _Sequence], model: TrainedModel) -> Done:
+        """Attributions of some sequences, with the indices of their elements."""
+        done: Done = {}
+        game = make_game(model.heads)
+        # One length at a time: whether values are exact is a property of a whole batch.
+        for n, group in itertools.groupby(found, lambda i: len(found[i].elements)):
+            expect(n > 0, "data", "at least one element per sequence", "none")
+            rows = list(group)
+            batch = explain_batch(
+                game,
+                np.array([found[i].features for i in rows], np.float32),
+                prior=model.prior,
+                estimator=choose_by_name(self.estimator, self.surrogate, self.constructive),
+                key=jax.random.key(self.seed),
+                uids=[inputs.uids[i] for i in rows],
+                tolerance=self.tolerance,
+                max_evaluations=self.max_evaluations,
+            )
+            for k, i in enumerate(rows):
+                done[i] = Explained(
+                    uid=inputs.uids[i],
+                    label=-1 if inputs.labels is None else int(inputs.labels[i]),
+                    video=None if inputs.videos is None else inputs.videos[i],
+                    attribution=batch[k],
+                    elements=found[i].elements,
+                    methods=element_values(self.methods, game, found[i].features, model.prior),
+                    content=found[i].content,
+                    stamp=found[i].stamp,
+                )
+        return done
 
     def _show(self, names: tuple[str, ...], found: list[Explained]) -> None:
         """The table on screen, the long table as CSV, the first figures."""
@@ -230,8 +269,48 @@ class Explain:
             draw(self.out / "figures", one, values, names, self.overlay)
         write_table(self.out / "table.csv", found, names)
         print_table(found, shown, names)
-        for warning in dict.fromkeys(text for one in found for text in one.attribution.warnings):
+        for warning in sorted({text for one in found for text in one.attribution.warnings}):
             say(f"Note: {warning}")
+
+
+def _read(inputs: Inputs, frames: int | None, i: int) -> _Sequence:
+    """Read a sequence, with digests of what it was made of.
+
+    Raises:
+      ValueError: a file that changes meanwhile; as `Inputs.read`.
+    """
+    (stamp,) = _stamps(inputs, [i])
+    features, elements = inputs.read(i, most=frames)
+    (content,) = inputs.contents([i], frames, [(features, elements)])
+    same, way_out = _stamps(inputs, [i]) == [stamp], "Explain it when it is complete."
+    expect(same, inputs.uids[i], "a file that stays as it is", "one that changes", way_out)
+    return _Sequence(features, elements, content, stamp)
+
+
+def _read_some(
+    inputs: Inputs, rows: list[int], frames: int | None, skipped: dict[int, str]
+) -> tuple[dict[int, _Sequence], int]:
+    """Read sequences until that has taken long: those that could be read, how many were tried."""
+    began, found, n_tried = time.monotonic(), {}, 0
+    for i in rows:
+        sequence = _tried(inputs, i, functools.partial(_read, inputs, frames), skipped)
+        n_tried += 1
+        if sequence is not None:
+            found[i] = sequence
+        if time.monotonic() - began > _READ_FOR:
+            break
+    return found, n_tried
+
+
+def _stamps(inputs: Inputs, positions: list[int]) -> list[str]:
+    """Digests of the size and time of the files of some sequences."""
+    texts = inputs.stamps_when_opened(positions) or [""] * len(positions)
+    return [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]
+
+
+def _named(uids: Sequence[str]) -> str:
+    """Some uids for a message."""
+    return ", ".join(map(repr, uids[:3])) + (f" and {len(uids) - 3} more" if uids[3:] else "")
 
 
 def _tried(inputs: Inputs, i: int, read: Callable[[int], T], skipped: dict[int, str]) -> T | None:

@@ -1,23 +1,38 @@
-"""What `esv-jax explain` shows of what it found: a table on screen, a long one as CSV, figures."""
+"""Sequences explained by `esv-jax explain`: stored, read again, and shown as tables and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
-from esv_jax import plots
+from esv_jax import plots, results
 from esv_jax.attribution import Attribution
+from esv_jax.checks import expect, message
 from esv_jax.cli.outputs import file_name
 from esv_jax.cli.printing import signed, table
 from esv_jax.cli.video_figures import draw_video
 from esv_jax.data.classes import class_index
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
+from esv_jax.results.layout import reading
+from esv_jax.sweeps.job import differences
 
 _SHOWN = 20  # rows of the printed table
+_FREE = (
+    ("data", "limit", "uids", "label", "classes", "model", "backbone")  # compared by content
+    + ("target", "contrast", "figures", "overlay", "out", "overwrite")
+)
+"""Settings in which a run that goes on may differ from the one before."""
+
+WAY_OUT = "Choose another folder, or add --overwrite."
 
 
 class Explained(NamedTuple):
@@ -27,6 +42,7 @@ class Explained(NamedTuple):
       uid: its name. label: its true class, -1 where unknown. video: its file, None of features.
       attribution: its values. elements: (n,) indices of its elements in the whole sequence.
       methods: values (n, C) of other methods by name.
+      content, stamp: digests of what was read, and of the size and time of its file.
     """
 
     uid: str
@@ -35,6 +51,8 @@ class Explained(NamedTuple):
     attribution: Attribution
     elements: np.ndarray
     methods: dict[str, np.ndarray]
+    content: str = ""
+    stamp: str = ""
 
     def class_called(self, name: str, names: tuple[str, ...]) -> int:
         """The number of a class: gt (predicted where unknown), pred, a name or an id."""
@@ -43,6 +61,110 @@ class Explained(NamedTuple):
         if name in ("gt", "pred"):
             return int(np.argmax(self.attribution.scores))
         return class_index(name, names)
+
+
+def save_explained(
+    path: Path, found: Sequence[Explained], names: tuple[str, ...], settings: Mapping[str, Any]
+) -> None:
+    """Write the results file, complete or not at all; an existing one is replaced.
+
+    Warnings are sorted, so that the file does not depend on the order of the work.
+    """
+    warnings = tuple(sorted({text for one in found for text in one.attribution.warnings}))
+    methods = found[0].methods
+    with atomic_path(path) as temporary:
+        results.save(
+            temporary,
+            [dataclasses.replace(one.attribution, warnings=warnings) for one in found],
+            uids=[one.uid for one in found],
+            class_names=names,
+            labels=[one.label for one in found],
+            element_index=[one.elements.tolist() for one in found],
+            settings=settings,
+            methods={name: [one.methods[name] for one in found] for name in methods},
+            overwrite=True,
+        )
+        digests = {
+            "content": [one.content for one in found],
+            "stamp": [one.stamp for one in found],
+        }
+        dataset = require("xarray", "files").Dataset(
+            {name: ("video", np.array(texts, object)) for name, texts in digests.items()}
+        )
+        dataset.to_netcdf(temporary, mode="a", engine="h5netcdf")
+
+
+def read_explained(
+    path: Path, names: tuple[str, ...], settings: Mapping[str, Any]
+) -> list[Explained]:
+    """The sequences in a results file of the same settings, model and versions, in its order.
+
+    Args:
+      path: the file, written by `save_explained`.
+      names: of the classes. settings: of the present run, as `save_explained` takes them.
+    Returns:
+      What was explained; `video` is None.
+    Raises:
+      FileExistsError: another or a damaged file, or one of other settings; says what differs.
+    """
+    expected = "a folder without results, or with those of the same command"
+    try:
+        with results.open(path) as dataset:
+            there = _identity(
+                json.loads(dataset.attrs["settings"]),
+                dataset["class"].values.tolist(),
+                {name: dataset.attrs.get(f"{name}_version") for name in ("esv_jax", "jax")},
+                str(dataset.attrs.get("device")).partition(":")[0],
+            )
+            versions = {"esv_jax": metadata.version("esv-jax"), "jax": jax.__version__}
+            here = _identity(settings, names, versions, jax.devices()[0].platform)
+            other = there.get("command")
+            got = f"{path} ({differences(there, here)})"
+            got = got if other == here["command"] else f"{path} of esv-jax {other}"
+            expect(there == here, "out", expected, got, WAY_OUT, kind=FileExistsError)
+            ours = {"content", "stamp", "element_index"} <= set(dataset.variables)
+            got = f"{path}, which does not say what was read"
+            expect(ours, "out", expected, got, WAY_OUT, kind=FileExistsError)
+            with reading(dataset):
+                return _explained_in(dataset.load(), settings)
+    except ValueError as error:
+        text = message("out", expected, f"{path}, which cannot be read ({error})", WAY_OUT)
+        raise FileExistsError(text) from error
+
+
+def _identity(
+    settings: Mapping[str, Any],
+    names: Sequence[str],
+    versions: Mapping[str, Any],
+    platform: str,
+) -> dict[str, Any]:
+    """What must be the same for results to be continued."""
+    kept = {name: value for name, value in settings.items() if name not in _FREE}
+    classes = hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:16]
+    whole = {**kept, "classes": f"{len(names)} ({classes})", **versions, "platform": platform}
+    return dict(json.loads(json.dumps(whole)))
+
+
+def _explained_in(dataset: Any, settings: Mapping[str, Any]) -> list[Explained]:
+    tolerance = settings.get("tolerance")
+    found = []
+    for k, uid in enumerate(dataset["video"].values.tolist()):
+        att = results.load_attribution(dataset, uid)
+        if tolerance is not None:
+            within = bool(np.asarray(att.half_width()).max() <= tolerance)
+            att = dataclasses.replace(att, within_tolerance=within)
+        one = Explained(
+            uid=uid,
+            label=int(dataset["label"].values[k]),
+            video=None,
+            attribution=att,
+            elements=dataset["element_index"].values[k, : att.n],
+            methods={name: dataset[name].values[k, : att.n] for name in settings["methods"]},
+            content=str(dataset["content"].values[k]),
+            stamp=str(dataset["stamp"].values[k]),
+        )
+        found.append(one)
+    return found
 
 
 class Shown(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,22 @@ from typing import Any
 from esv_jax.checks import message
 from esv_jax.files import expect_writable
 
+_LONGEST = 120  # bytes of a name in UTF-8; endings such as "_perturbed.mp4" follow, 255 fit
+
 
 def file_name(uid: str) -> str:
-    """A uid as a file may be called."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in uid)
+    """The start of the names of a uid's files: letters, digits, "-", "_", "."; "_" for others.
+
+    A long name is cut and ends in a digest of the whole uid, so that long uids of one beginning
+    have files of different names.
+    """
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in uid)
+    name = name if name.strip(".") else f"_{name}"  # "." and ".." are folders
+    if len(name.encode()) <= _LONGEST:
+        return name
+    digest = hashlib.blake2b(uid.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    start = name.encode()[: _LONGEST - len(digest) - 1].decode(errors="ignore")
+    return f"{start}-{digest}"
 
 
 def videos_within(results: Path) -> Path | None:
