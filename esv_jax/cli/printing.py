@@ -29,7 +29,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     shown = rich_table.Table(title=title, title_justify="left")
     for k, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[k]) for row in rows)
-        shown.add_column(column, justify="right" if numeric else "left", no_wrap=k == 0)
+        first = {"no_wrap": True, "max_width": 60, "overflow": "ellipsis"} if k == 0 else {}
+        shown.add_column(column, justify="right" if numeric else "left", **first)
     for row in rows:
         shown.add_row(*(str(cell) for cell in row))
     width = None if sys.stdout.isatty() else 120  # piped output needs no narrow default
