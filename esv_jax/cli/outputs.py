@@ -17,14 +17,14 @@ _LONGEST = 120  # bytes of a name in UTF-8; endings such as "_perturbed.mp4" fol
 def file_name(uid: str) -> str:
     """The start of the names of a uid's files: letters, digits, "-", "_", "."; "_" for others.
 
-    A long name is cut and ends in a digest of the whole uid, so that long uids of one beginning
-    have files of different names.
+    Where letters are replaced or a long name is cut, the name ends in a digest of the whole uid, so
+    that different uids have files of different names.
     """
     name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in uid)
     name = name if name.strip(".") else f"_{name}"  # "." and ".." are folders
-    if len(name.encode()) <= _LONGEST:
+    if name == uid and len(name.encode()) <= _LONGEST:
         return name
-    digest = hashlib.blake2b(uid.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(uid.encode(errors="surrogatepass"), digest_size=4).hexdigest()
     start = name.encode()[: _LONGEST - len(digest) - 1].decode(errors="ignore")
     return f"{start}-{digest}"
 
