@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import pytest
 import esv_jax as ej
 from esv_jax.cli import explain as command
 from esv_jax.cli import main
+from esv_jax.files import locked_folder
 from tests.games_for_tests import as_float32, random_heads
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -297,6 +300,21 @@ def slow(*args, **kwargs):
 explain.explain_batch, explain._TOGETHER, explain._SAVE_EVERY = slow, 1, 0.0
 sys.exit(main(sys.argv[1:]))
 """
+
+
+def test_two_runs_in_one_folder_and_leftovers_of_a_killed_one(folder, capsys):
+    writing = folder / "r" / command.WRITING
+    writing.parent.mkdir()
+    with locked_folder(writing, "out", "nobody else"):
+        assert explain(folder, "r", "--limit", "2") == 2
+        assert "a folder that no other explain is writing to" in capsys.readouterr().err
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    writing.mkdir()
+    host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
+    (writing / f"{host}.{ended.pid}.0123abcd.nc").write_bytes(b"half")
+    assert explain(folder, "r", "--limit", "2") == 0
+    assert not writing.exists()
 
 
 @pytest.mark.slow

@@ -17,9 +17,10 @@ import tyro
 
 from esv_jax.checks import expect
 from esv_jax.cli.chosen_estimator import EstimatorName, choose_by_name
-from esv_jax.cli.chosen_model import choose_model
+from esv_jax.cli.chosen_model import ChosenModel, choose_model
 from esv_jax.cli.explained import (
     WAY_OUT,
+    WRITING,
     Explained,
     choose,
     draw,
@@ -34,7 +35,7 @@ from esv_jax.data.classes import class_index
 from esv_jax.data.inputs import Inputs, is_video, open_inputs, open_videos
 from esv_jax.estimators import Constructive, Surrogate
 from esv_jax.explanations import explain_batch
-from esv_jax.files import make_folder
+from esv_jax.files import locked_folder, make_folder, remove_leftovers
 from esv_jax.games import make_game
 from esv_jax.maps import element_values
 from esv_jax.models import TrainedModel
@@ -144,8 +145,19 @@ class Explain:
         for name in (self.target, *(self.contrast or ())):
             if name not in ("gt", "pred"):
                 class_index(name, names)  # a wrong name should not cost the whole run
-        store = self.out / "results.nc"
         make_folder(self.out)
+        writing = self.out / WRITING
+        with locked_folder(writing, "out", "a folder that no other explain is writing to"):
+            remove_leftovers(writing)
+            return self._explain(chosen_model, inputs, chosen, names)
+
+    def _explain(
+        self, chosen_model: ChosenModel, inputs: Inputs, chosen: list[int], names: tuple[str, ...]
+    ) -> int:
+        """Explain what is missing in the output folder, and show everything."""
+        model = chosen_model.trained
+        frames = None if self.frames == "all" else self.frames
+        store = self.out / "results.nc"
         settings = settings_of("explain", self, chosen_model.digest)
         done = self._explained_before(store, inputs, chosen, names, settings)
         before = list(done)

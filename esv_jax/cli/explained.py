@@ -32,6 +32,7 @@ _FREE = (
 )
 """Settings in which a run that goes on may differ from the one before."""
 
+WRITING = ".writing"  # folder within --out of the lock and of temporary files
 WAY_OUT = "Choose another folder, or add --overwrite."
 
 
@@ -72,7 +73,7 @@ def save_explained(
     """
     warnings = tuple(sorted({text for one in found for text in one.attribution.warnings}))
     methods = found[0].methods
-    with atomic_path(path) as temporary:
+    with atomic_path(path, within=path.parent / WRITING) as temporary:
         results.save(
             temporary,
             [dataclasses.replace(one.attribution, warnings=warnings) for one in found],
