@@ -130,7 +130,7 @@ class Attribution:
 
     @property
     def is_batch(self) -> bool:
-        """Whether there is a leading batch axis."""
+        """Return whether there is a leading batch axis."""
         return jnp.ndim(self.values) == 3
 
     def __bool__(self) -> bool:

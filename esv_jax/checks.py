@@ -31,7 +31,7 @@ def message(name: str, expected: str, got: object, way_out: str = "") -> str:
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether the values of an array are available (not while tracing)."""
+    """Return whether the values of an array are available (not while tracing)."""
     return not isinstance(value, jax.core.Tracer)
 
 

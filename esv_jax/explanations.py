@@ -298,7 +298,7 @@ def _check_plan(plan: SubsequencePlan, result: Attribution) -> None:
 
 
 def _first_not_finite(game: Game, x: Any) -> str:
-    """Where the scores of beginnings of x cease to be finite, in words."""
+    """Describe the shortest beginning of x whose score is not finite."""
     n = x.shape[0]
     if isinstance(game, ScaleGame) or not is_concrete(x):
         return "in the values"
@@ -397,7 +397,7 @@ def _within(
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether a device or the host ran out of memory."""
+    """Return whether a device or the host ran out of memory."""
     return isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     )

@@ -187,7 +187,7 @@ def _host() -> str:
 
 
 def _runs(process: int) -> bool:
-    """Whether another process of this number runs here."""
+    """Return whether another process of this number runs here."""
     if process == os.getpid() or os.name != "posix":
         return process != os.getpid()
     try:

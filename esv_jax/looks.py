@@ -1,4 +1,4 @@
-"""What every picture of values shares, on paper and on screen: colours, and how numbers read."""
+"""Colours and number formats shared by all figures, reports and pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a notebook shows a record: a page of HTML without scripts, files or libraries."""
+"""Notebook view of a record: HTML without scripts, files or libraries."""
 
 from __future__ import annotations
 

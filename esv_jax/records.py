@@ -45,7 +45,7 @@ def register_record(cls: T) -> T:
 
 
 def same_records(one: Any, other: Any) -> bool:
-    """Whether two records have one structure and equal arrays (NaN equals NaN)."""
+    """Return whether two records have one structure and equal arrays (NaN equals NaN)."""
     leaves, structure = jax.tree.flatten(one)
     others, other_structure = jax.tree.flatten(other)
     same: Any = structure

@@ -49,7 +49,7 @@ _CALLS = ("jit", "pjit")  # by name in versions of JAX
 
 
 def _has_strides(jaxpr: Any) -> bool:
-    """Whether there is a convolution that should be split."""
+    """Return whether there is a convolution that should be split."""
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
         if name in _CALLS and _has_strides(eqn.params["jaxpr"].jaxpr):
@@ -96,7 +96,7 @@ def _alone(jaxpr: Any, eqn: Any) -> Callable[..., list[Any]]:
 
 
 def is_better_split(params: Mapping[str, Any]) -> bool:
-    """Whether a convolution with these parameters should be `split_convolution` here."""
+    """Return whether a convolution with these parameters should be `split_convolution` here."""
     ones = (*params["lhs_dilation"], *params["rhs_dilation"], params["batch_group_count"])
     strided = any(stride > 1 for stride in params["window_strides"])
     return strided and all(one == 1 for one in ones) and jax.default_backend() == "cpu"

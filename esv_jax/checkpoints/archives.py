@@ -77,7 +77,7 @@ def open_archive(path: str | PathLike[str]) -> Iterator[Archive]:
 
 @dataclass(frozen=True)
 class _Member:
-    """Where the bytes of a member of a zip archive are."""
+    """Position of a member's bytes in a zip archive."""
 
     start: int
     size: int

@@ -1,4 +1,4 @@
-"""What a foreign file may become besides plain values: records that do nothing, and the error."""
+"""Inert records for objects of a foreign file, and the error of damaged files."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Buffer(Protocol):
     def __getitem__(self, index: Any, /) -> Any: ...
 
     def find(self, sub: bytes, start: int, end: int, /) -> int:
-        """Where `sub` begins, or -1."""
+        """Return the index at which `sub` begins, or -1."""
 
 
 class Budget:
@@ -75,7 +75,7 @@ PersistentLoad: TypeAlias = Callable[[Any], Any]
 
 @dataclass
 class Machine:
-    """Where an interpretation stands: what is left to read, and what is on the stack."""
+    """State of an interpretation: the bytes left to read, and the stack."""
 
     data: Buffer
     name: str

@@ -17,7 +17,7 @@ _MAX_UNFOLDED = 100_000_000
 
 
 def load_pickle(path: str | PathLike[str]) -> Any:
-    """What a pickle describes, without running anything it asks for.
+    """Read a pickle without running any code of it.
 
     The results of play-fair are such files: a dict of arrays, or of lists of arrays.
 
@@ -76,5 +76,5 @@ def expect_modest(name: str, value: Any) -> None:
 
 
 def _held(container: Any) -> Any:
-    """What a container holds; keys of a dict hold nothing themselves."""
+    """Return the items of a container; of a dict its values."""
     return container.values() if isinstance(container, dict) else container

@@ -52,7 +52,7 @@ class ArrayDraft(Draft):
 
 
 def is_shape(shape: Any) -> bool:
-    """Whether a value is a tuple of sizes that some array could have."""
+    """Return whether a value is a tuple of sizes that some array could have."""
     return (
         isinstance(shape, tuple)
         and len(shape) <= MAX_DIMENSIONS

@@ -143,7 +143,7 @@ def _scales(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
 
 
 def _found(features: Path) -> str:
-    """What there is to choose from, for messages."""
+    """List the candidates, for messages."""
     names = [path.name for path in sorted(features.glob("*.pth"))]
     return ", ".join(names) or "no checkpoints"
 

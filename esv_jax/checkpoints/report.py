@@ -1,4 +1,4 @@
-"""What an import read, and how close the model is to what was read."""
+"""Report of an import: the files that were read, and the error of the model's logits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What was read for a model, and how close its logits are to the file's.
+    """Files read for a model, and the error of its logits.
 
     Attributes:
       model: "mtrn" or "tsn".
@@ -59,7 +59,7 @@ class ImportReport:
 
     @property
     def faithful(self) -> bool:
-        """Whether all differences are within the tolerance of single precision, 1e-5."""
+        """Return whether all differences are within the tolerance of single precision, 1e-5."""
         return all(error <= TOLERANCE for error in self.parity.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def digest_of(path: Path) -> str:
 def parity_of(
     heads: models.HeadStack | models.TsnHead, layers: Mapping[int, Layers]
 ) -> dict[str, float]:
-    """How far the logits of a model are from those of the layers it was made of.
+    """Return the largest difference between a model's logits and those of its source layers.
 
     Args:
       heads: the model.

@@ -21,7 +21,7 @@ _ALWAYS = 2**24  # bytes of arrays that any file may become
 
 @dataclass(frozen=True, eq=False)
 class TorchCheckpoint:
-    """What was read of a torch checkpoint.
+    """Content of a torch checkpoint.
 
     Attributes:
       arrays: the state dict, names as stored.

@@ -20,7 +20,7 @@ from esv_jax.checkpoints.plain import PLAIN, is_shape, make_table, to_tuple
 
 @dataclass(frozen=True)
 class ElementType:
-    """What the elements of a storage are.
+    """Type of the elements of a storage.
 
     Attributes:
       name: torch's, e.g. "bfloat16"; "untyped" for bare bytes.

@@ -37,7 +37,7 @@ _FREE = ("data", "model", "classes", "n_clips", "limit", "out", "overwrite")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Clip:
-    """What is judged: a clip as the network takes it, its class where known, its evidence."""
+    """Input of the evaluation: a prepared clip, its class if known, its evidence."""
 
     clip: jax.Array
     label: str | None = None
@@ -77,20 +77,20 @@ class Evaluate:
     target: Annotated[str, tyro.conf.arg(name="class")] = "pred"
     """Class to explain: pred, a name or an id; of synthetic clips also label, the true one."""
     n_clips: int = 8
-    """Of synthetic: how many clips."""
+    """Number of synthetic clips."""
     limit: int | None = None
     """Judge the first so many."""
     steps: int = 16
-    """Of insertion and deletion: steps in which voxels are switched."""
+    """Number of steps of the insertion and deletion curves."""
     remove: Literal["blur", "fade"] = "blur"
-    """Of insertion and deletion: what stands where voxels are removed."""
+    """Content of removed voxels in insertion and deletion."""
     units: Literal["pixels", "patches", "supervoxels"] = "pixels"
     """Of insertion and deletion: what is switched as one; 8 x 8 patches in a frame, or some 200
     supervoxels in a clip."""
     iterations: int = 800
-    """Of step: updates of its masks."""
+    """Number of updates of the masks of step."""
     seed: int = 0
-    """Of methods that draw, and of the intervals."""
+    """Seed of random methods and of the intervals."""
     out: Path = Path("results")
     """Folder for evaluation.csv, evaluation.json and the scores of each clip."""
     overwrite: bool = False

@@ -1,4 +1,4 @@
-"""What `esv-jax evaluate` leaves behind: a long table, a summary, two tables on screen."""
+"""Outputs of `esv-jax evaluate`: a long table, a summary, and two tables on screen."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ class Explain:
         names: tuple[str, ...],
         settings: dict[str, Any],
     ) -> Done:
-        """What an earlier run left in the results file, checked before any work is done.
+        """Read the results of an earlier run, checked before any work is done.
 
         Raises:
           FileExistsError: results of other settings or inputs. OSError: no place to write to.

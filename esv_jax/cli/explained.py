@@ -139,7 +139,7 @@ def _identity(
     versions: Mapping[str, Any],
     platform: str,
 ) -> dict[str, Any]:
-    """What must be the same for results to be continued."""
+    """Return the settings that must be equal for results to be continued."""
     kept = {name: value for name, value in settings.items() if name not in _FREE}
     classes = hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:16]
     whole = {**kept, "classes": f"{len(names)} ({classes})", **versions, "platform": platform}
@@ -262,7 +262,7 @@ def _row(one: Explained, shown: Shown, names: tuple[str, ...]) -> tuple[object, 
 
 
 def _how(att: Attribution) -> str:
-    """How values came about."""
+    """Describe the estimator of the values."""
     if att.exact:
         return "exact"
     wide = att.within_tolerance is not None and not bool(att.within_tolerance)

@@ -103,7 +103,7 @@ class Extract:
         return {uid: {"action": known[uid]} for uid in videos}
 
     def _settings(self, name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """What makes features comparable, kept with them."""
+        """Return the settings that make features comparable, which are stored with them."""
         return {
             "backbone": name,
             "digest": backbones.backbone_digest(variables),

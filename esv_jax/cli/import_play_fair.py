@@ -33,7 +33,7 @@ class ImportPlayFair:
     folder: tyro.conf.Positional[Path]
     """The project of play-fair, or a folder with checkpoints, class-priors.csv and classes.csv."""
     out: Path = Path("model.safetensors")
-    """Where the weights go, with priors and class names."""
+    """File to write the weights, priors and class names to."""
     model: Literal["auto", "mtrn", "tsn"] = "auto"
     """Heads of all scales, or the average-consensus head; auto prefers mtrn where there is one."""
     n_max: int | None = None
@@ -45,7 +45,7 @@ class ImportPlayFair:
     backbone: Path | None = None
     """Weights of the frames' features, .pth or .safetensors: the model then takes videos."""
     report: Path | None = None
-    """Where the report goes as JSON; default only printed."""
+    """File to write the report to, as JSON; default only printed."""
     results: Path | None = None
     """Result pickle of play-fair to compare with: its values are computed again from --features."""
     features: Path | None = None

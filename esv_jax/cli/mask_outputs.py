@@ -1,4 +1,4 @@
-"""What `esv-jax perturb` leaves of each video: masks and their trace as files, pictures, videos."""
+"""Outputs of `esv-jax perturb` per video: masks and their trace as files, pictures, videos."""
 
 from __future__ import annotations
 

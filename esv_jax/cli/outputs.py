@@ -49,6 +49,6 @@ def expect_free(path: Path, *, overwrite: bool) -> None:
 
 
 def settings_of(name: str, command: Any, digest: str) -> dict[str, Any]:
-    """What results are stored with: the command and its options, as JSON; the model's digest."""
+    """Return the settings stored with results: command, options and model digest."""
     options = json.loads(json.dumps(dataclasses.asdict(command), default=str))
     return {"command": name, **options, "model_digest": digest}

@@ -53,7 +53,7 @@ class Perturb:
     areas: tuple[float, ...] = (0.05, 0.1, 0.2)
     """Shares of the clip's volume that masks have, each in (0, 1)."""
     mode: Mode = "preserve"
-    """What masks are to do to the prediction."""
+    """Objective of the masks: preserve or delete the prediction, or both."""
     model: Path | None = None
     """A clip model (.safetensors), or PyTorch weights of R(2+1)D-18 or C3D (.pth); default the
     small one that comes with the package."""
@@ -77,9 +77,9 @@ class Perturb:
     per_frame: bool = False
     """Give every frame the area, rather than the clip."""
     perturbation: Perturbation = Masking().perturbation
-    """What stands in the place of what masks take: a blurred clip, or zeros."""
+    """Content that replaces masked regions: a blurred clip, or zeros."""
     edge: Edge = Masking().edge
-    """What a blur takes from beyond the border: zeros, or the pixels next to it."""
+    """Padding of the blur at the border: zeros, or the nearest pixels."""
     mask_step: int | None = Masking().step
     """Pixels between the cells of a mask; default by the size of frames."""
     dropout: float | None = None
@@ -123,7 +123,7 @@ class Perturb:
         return exit_code([*said, *warned])
 
     def _options(self) -> dict[str, Any]:
-        """What `step` takes of all this; what cannot be, is refused before any work is done."""
+        """Return the options of `step`, checked before any work is done."""
         expect(len(self.areas) > 0, "areas", "at least one", "none")
         for area in self.areas:
             expect(0 < area < 1, "areas", "shares of the volume in (0, 1)", area)

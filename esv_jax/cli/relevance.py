@@ -54,7 +54,7 @@ Parts = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What was found of one video: relevance by name, (t, h, w, 3), and what it is of."""
+    """Relevance of one video by name, (t, h, w, 3), with the class it explains."""
 
     index: np.ndarray
     parts: Parts
@@ -63,7 +63,7 @@ class Found:
 
     @property
     def probability(self) -> float:
-        """Of the class, by a softmax over the logits."""
+        """Probability of the class, the softmax of the logits."""
         return float(jax.nn.softmax(self.logits)[self.c])
 
 
@@ -88,7 +88,7 @@ class Relevance:
     data: tyro.conf.Positional[Path]
     """A video, a folder of them, or a list (.txt, .csv)."""
     method: Literal["lrp", "selective", "discriminative"] = "lrp"
-    """What to show."""
+    """Method to apply."""
     model: Path | None = None
     """A clip model (.safetensors), or PyTorch weights of R(2+1)D-18 or C3D (.pth); default the
     small one that comes with the package."""
@@ -99,7 +99,7 @@ class Relevance:
     composite: Composite = "epsilon_plus"
     """Which rules the layers have; the first has the z-box rule, by the bounds of pixels."""
     sigma: float | None = None
-    """Of selective: how many standard deviations a change has to exceed; default 2."""
+    """Threshold of selective, in standard deviations of the change; default 2."""
     edge: Literal["replicate", "zero"] | None = None
     """Of selective: what lies beyond the clip; zero counts its first and last frame as changes.
     Default replicate."""

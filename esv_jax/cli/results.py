@@ -80,7 +80,7 @@ class Results:
 
 
 def _verified(path: Path) -> int:
-    """How many parts of a sweep are damaged, told one by one; the data are compared, too."""
+    """Count the damaged parts of a sweep, printing each; the data are compared too."""
     expect(store.is_sweep(path), str(path), "a sweep, whose shards have checksums", "another file")
     records = store.read_records(path)
     wrong = [f"shard {index} is damaged" for index in store.damaged(path, records)]

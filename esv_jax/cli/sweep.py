@@ -90,7 +90,7 @@ class Sweep:
     coordinator: str | None = None
     """Without a cluster: ADDRESS:PORT of the first of several hosts, for all the same."""
     hosts: int | None = None
-    """How many hosts there are."""
+    """Number of hosts."""
     host: int | None = None
     """Which one this is, 0 to hosts - 1. All must see --out, and the data, under the same path."""
 

@@ -29,7 +29,7 @@ class Train:
     data: tyro.conf.Positional[Path]
     """Labelled sequences: .ts, .hdf, .hdf5 or .h5."""
     out: Path = Path("model.safetensors")
-    """Where the weights go, with prior, class names and settings."""
+    """File to write the weights, prior, class names and settings to."""
     test: Path | None = None
     """Further labelled sequences, to report the accuracy on."""
     validation: Path | None = None

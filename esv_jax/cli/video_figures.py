@@ -1,4 +1,4 @@
-"""What `explain` draws of a video: a strip of frames, and the video with its values under it."""
+"""Figures of `explain` for a video: a strip of frames, and the video with its values under it."""
 
 from __future__ import annotations
 

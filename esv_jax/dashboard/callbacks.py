@@ -1,4 +1,4 @@
-"""What happens when somebody clicks: controls to address, address to page.
+"""Callbacks of the page: controls to address, address to page.
 
 The address says everything. `navigate` alone writes it, and sets the controls by it; the others
 read it.
@@ -113,20 +113,20 @@ class Pages:
         return views.matches(pick(self.sources, state), state)
 
     def listed(self, query: str) -> str:
-        """What the list depends on: the same for videos of one part of it."""
+        """Return the state that the list depends on, equal for all videos of one part of it."""
         state = parse(query)
         start = views.list_start(pick(self.sources, state), state)
         return f"{start} {format_query(dataclasses.replace(state, uid=''))}"
 
     def menus(self, query: str) -> str:
-        """What the menus of classes depend on: results, and the video where classes are chosen."""
+        """Return the state of the menus of classes: results, and the video if classes differ."""
         state = parse(query)
         source = pick(self.sources, state)
         chosen = source.browser.choices is not None
         return f"{source.label} {views.uid_of(source, state)}" if chosen else source.label
 
     def video(self, query: str) -> tuple[Any, ...]:
-        """What `VIDEO` is filled with; nothing changes while the other page is looked at."""
+        """Return the content of `VIDEO`; unchanged while the other page is shown."""
         keep = require("dash", "dashboard").no_update
         state = parse(query)
         if state.page != "video":

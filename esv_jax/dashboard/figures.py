@@ -193,7 +193,7 @@ def positions(means: np.ndarray, errors: np.ndarray, title: str) -> Figure:
 
 
 def pairs(shares: np.ndarray, title: str) -> Figure:
-    """How often one place has a larger ESV than another: (n, n) shares in 0..1.
+    """Share of videos in which one position has a larger ESV than another: (n, n) in 0..1.
 
     Args:
       shares: those of i, down, against j, to the right. title: what places are called.

@@ -85,7 +85,7 @@ def _video() -> list[Any]:
 
 
 def _filters() -> Any:
-    """What says which videos are listed."""
+    """Controls that choose the listed videos."""
     dcc, html = _parts()
     text = dcc.Input(
         id="search", type="text", placeholder="part of the name", debounce=0.4, maxLength=500
@@ -106,7 +106,7 @@ def _filters() -> Any:
 
 
 def _choices(sources: Sequence[Source]) -> Any:
-    """What says which values of a video are shown."""
+    """Controls that choose the shown values of a video."""
     dcc, html = _parts()
     last = len(sources) - 1
     slider = dcc.Slider(

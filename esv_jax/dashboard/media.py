@@ -20,7 +20,7 @@ _STILL_SIZE = 160  # short side of a frame, in pixels
 
 
 class Clip(NamedTuple):
-    """How one video is shown.
+    """Presentation of one video.
 
     Attributes:
       address: where the browser gets it. frame_address: where it gets single frames, by number.

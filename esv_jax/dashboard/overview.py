@@ -23,7 +23,7 @@ class Confusion(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """What the overview page shows.
+    """Numbers of the overview page.
 
     Attributes:
       evidence: evidential scores of the predicted class, of videos "correct", "wrong" or "all".
@@ -130,7 +130,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def _standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean of each column; 0 where fewer than two rows have a value."""
+    """Standard error of the mean of each column; 0 where fewer than two rows have a value."""
     counts = (~np.isnan(values)).sum(0)
     squares = np.nansum((values - _mean(values)) ** 2, 0)
     return np.sqrt(squares / np.maximum(counts - 1, 1) / np.maximum(counts, 1)) * (counts > 1)

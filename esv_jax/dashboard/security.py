@@ -1,4 +1,4 @@
-"""What the server refuses, and the headers of everything that it sends.
+"""Requests that the server refuses, and the headers of its responses.
 
 The dashboard reads one person's results on that person's machine. Other pages that are open in the
 same browser must not read them: hence the check of the Host header, against names that are made to
@@ -108,7 +108,7 @@ def host_name(header: str) -> str:
 
 
 def is_same(given: str, token: str) -> bool:
-    """Whether two secrets are equal, in constant time."""
+    """Return whether two secrets are equal, in constant time."""
     return hmac.compare_digest(given.encode(), token.encode())
 
 
@@ -121,7 +121,7 @@ def _json(request: Any) -> Any:
 
 
 def is_callback(body: Any, callbacks: Mapping[str, Any]) -> bool:
-    """Whether the body of a request is a well-formed call of one of the page's callbacks.
+    """Return whether the body of a request is a well-formed call of one of the page's callbacks.
 
     It has to name the callback's outputs, inputs and states in their order, with values that a
     control can have: text, numbers, and lists of these.

@@ -40,7 +40,7 @@ class Explained(NamedTuple):
     methods: dict[str, np.ndarray]
 
     def column(self, c: int) -> int | None:
-        """Where the values of a class are, or None where they were not kept."""
+        """Return the index of a class among the stored values, or None if it is not stored."""
         return self.classes.index(c) if c in self.classes else None
 
 
@@ -133,7 +133,7 @@ def open_sources(given: Any) -> tuple[Source, ...]:
 
 
 def _within(item: Any) -> list[Any]:
-    """What is to be opened of one thing given: a folder's own results and those of its folders."""
+    """List the results to open for one input: a folder's own and those of its subfolders."""
     if isinstance(item, Browser) or not Path(item).is_dir():
         return [item]
     folders = [Path(item), *sorted(path for path in Path(item).iterdir() if path.is_dir())]

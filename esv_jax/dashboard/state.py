@@ -1,4 +1,4 @@
-"""What is looked at, and the query string that says so: any string gives a state."""
+"""State of the page as a query string: any string gives a state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the places of the page are filled with, for a state: components, no callbacks."""
+"""Content of the page for a state: components, no callbacks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shown_classes(source: Source, state: State, row: VideoRow) -> tuple[int, ...
 
 
 def list_start(source: Source, state: State) -> int:
-    """Where the part of the list begins that holds the video looked at."""
+    """Return the start of the part of the list that holds the shown video."""
     uids, here = source.matches(state), uid_of(source, state)
     place = uids.index(here) if here in uids else 0
     return place // SHOWN * SHOWN
@@ -66,7 +66,7 @@ def matches(source: Source, state: State) -> Any:
 
 
 class VideoView(NamedTuple):
-    """What the places of one video are filled with.
+    """Content of the page of one video.
 
     Attributes:
       head: its name, facts and neighbours; or why there is nothing.

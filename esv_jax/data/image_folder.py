@@ -34,7 +34,7 @@ class ImageFolder:
 
     @property
     def name(self) -> str:
-        """How messages call what is read."""
+        """Name of the input, for messages."""
         return f"{self.path.name}/"
 
     def __len__(self) -> int:

@@ -74,7 +74,7 @@ class Inputs:
         return len(self.uids)
 
     def read_many(self, positions: Sequence[int], most: int | None) -> list[Read | Exception]:
-        """What `read` gives at each position, or the error that it raises there.
+        """Yield the result of `read` at each position, or the error it raises.
 
         Consecutive positions are read together where there is a way to.
         """
@@ -129,7 +129,7 @@ class Inputs:
         return ["" if isinstance(read, Exception) else _digest_of_array(read[0]) for read in reads]
 
     def positions(self, uids: tuple[str, ...], limit: int | None) -> list[int]:
-        """Where the asked sequences are: those named, or the first `limit`, or all."""
+        """Return the positions of the named sequences, of the first `limit`, or of all."""
         if not uids:
             return list(range(len(self)))[:limit]
         known = {uid: i for i, uid in enumerate(self.uids)}
@@ -176,7 +176,7 @@ def _digest_of_array(x: np.ndarray) -> str:
 
 
 def is_video(path: Path) -> bool:
-    """Whether a path holds videos (a file, a folder or a list of them) rather than features.
+    """Return whether a path holds videos (a file, a folder or a list of them) rather than features.
 
     Raises:
       ValueError: no such path, or a kind of file that is neither.

@@ -13,7 +13,7 @@ from esv_jax.extras import require
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How a network wants its frames.
+    """Preprocessing of the frames of a network.
 
     Attributes:
       short_side: pixels of the shorter side after resizing.

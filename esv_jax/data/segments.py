@@ -1,4 +1,4 @@
-"""Where one shot ends and the next begins: contiguous segments of like elements."""
+"""Shot boundaries: contiguous segments of similar elements."""
 
 from __future__ import annotations
 

@@ -58,12 +58,12 @@ class SyntheticSequences:
 
     @property
     def informative(self) -> np.ndarray:
-        """Whether an element carries evidence of the class, (V, n) bool."""
+        """Return whether an element carries evidence of the class, (V, n) bool."""
         return self.events >= 0
 
     @property
     def mask(self) -> np.ndarray:
-        """Whether an element is there, (V, n) bool; False on padding."""
+        """Return whether an element is there, (V, n) bool; False on padding."""
         return np.arange(self.events.shape[1])[None] < self.lengths[:, None]
 
 

@@ -135,7 +135,7 @@ def synthetic_videos(
 
 
 class _Film(NamedTuple):
-    """How a clip is taken: its length, the frames to render, the picture."""
+    """Recording settings of a clip: its length, the frames to render, the picture size."""
 
     n_frames: int
     at: np.ndarray
@@ -189,7 +189,7 @@ def _render(
 
 
 def _timeline(film: _Film, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """What each frame shows, and how far what happens has come in it, both (t,)."""
+    """Return the shot of each frame and the progress of its action, both (t,)."""
     time = (film.at + 0.5) / film.n_frames
     width = rng.uniform(0.4, 0.65)
     start = rng.uniform(0.01, 0.99 - width)
@@ -213,7 +213,7 @@ def _timeline(film: _Film, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
 
 
 def _sway(film: _Film, margin: int, rng: np.random.Generator) -> np.ndarray:
-    """How far a hand-held camera is off in every frame of the clip, (n_frames, 2) whole pixels."""
+    """Return the shift of a hand-held camera in each frame, (n_frames, 2) whole pixels."""
     time = (np.arange(film.n_frames)[:, None] + 0.5) / film.n_frames
     phase, cycles = rng.random(2), rng.uniform(0.5, 2, 2)
     drift = np.abs((cycles * time + phase) % 1 - 0.5) * 4 - 1  # a triangle, -1..1

@@ -1,4 +1,4 @@
-"""What happens in synthetic clips: scripts that turn progress into strokes.
+"""Actions of synthetic clips: scripts that turn progress into strokes.
 
 A script belongs to a pair of classes. It is written for the first; the second is the same film
 run backwards. Each takes the pair's random draws and the progress of the change in every frame,
@@ -218,7 +218,7 @@ def bystander(rng: np.random.Generator) -> list[Stroke]:
 
 
 def decoys(rng: np.random.Generator) -> list[Stroke]:
-    """What another shot shows, at rest: a bystander, and an object or a hand that does nothing."""
+    """Return the strokes of another shot, at rest: a bystander, and an idle object or hand."""
     if rng.random() < 0.5:
         centre, radius = rng.uniform(0.25, 0.75, (1, 2)), rng.uniform(0.08, 0.18, 1)
         shown = [_object(rng, centre, radius, _colours(rng)[0])]

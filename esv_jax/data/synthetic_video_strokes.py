@@ -74,7 +74,7 @@ def _span(low: np.ndarray, high: np.ndarray, size: int) -> tuple[int, int]:
 
 
 def _depth(stroke: Stroke, columns: np.ndarray, rows: np.ndarray, size: int) -> np.ndarray:
-    """How many pixels the centres of pixels lie within the stroke's edge, (t, rows, columns)."""
+    """Return the depth of pixel centres inside the stroke's edge, (t, rows, columns), pixels."""
     start = (stroke.start * size).astype(np.float32)
     along = ((stroke.end - stroke.start) * size).astype(np.float32)
     length = np.sqrt((along**2).sum(1))  # (t,)
@@ -144,7 +144,7 @@ def grain(corners: np.ndarray, size: int) -> np.ndarray:
 
 
 def grain_corners(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Where on the sheet each of n frames takes its grain, (n, 2)."""
+    """Return the offset of the grain of each of n frames, (n, 2)."""
     return rng.integers(0, _GRAIN_SIDE + 1, (n, 2))
 
 

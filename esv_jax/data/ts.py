@@ -115,7 +115,7 @@ def read_ts(path: str | PathLike[str], *, missing: str = "interpolate") -> Seque
 
 @dataclass(frozen=True)
 class _Header:
-    """What the lines up to and including `@data` say; None where they are silent."""
+    """Read the header up to `@data`; None for fields that are absent."""
 
     n_lines: int
     problem: str
@@ -197,7 +197,7 @@ def _expect_channels(
 
 
 def _class_index(where: str, label: str, class_names: tuple[str, ...]) -> int:
-    """Where `label` stands among the names of the header."""
+    """Return the index of `label` among the names of the header."""
     if label not in class_names:
         expected = "one of the classes of the header at the end of the row"
         raise ValueError(message(where, expected, repr(label), nearest(label, class_names)))

@@ -67,7 +67,7 @@ def decode_frames(
 
 
 def probe_video(path: str | PathLike[str]) -> VideoInfo:
-    """What `decode_frames` would find in a video file or a folder of images.
+    """Return the properties of a video file or a folder of images.
 
     Args:
       path: as for `decode_frames`.

@@ -1,4 +1,4 @@
-"""Whether a file is all there, as far as its first and last bytes tell.
+"""Completeness of a video file, as far as its first and last bytes show.
 
 Most containers let the library notice where data is missing. Matroska, AVI and GIF may just end.
 """
@@ -39,13 +39,13 @@ def expect_complete(path: Path, container_name: str) -> None:
 
 
 def _riff_end(head: bytes) -> int | None:
-    """Where the first chunk of a RIFF file ends, or None where it does not say."""
+    """Return the end of the first chunk of a RIFF file, or None if it is not stated."""
     length = int.from_bytes(head[4:8], "little")
     return 8 + length if head.startswith(b"RIFF") and 0 < length < 2**32 - 1 else None
 
 
 def _segment_end(head: bytes) -> int | None:
-    """Where the segment of a Matroska file ends, or None where it does not say."""
+    """Return the end of the segment of a Matroska file, or None if it is not stated."""
     if not head.startswith(_EBML):
         return None
     length, start = _variable_int(head, len(_EBML))

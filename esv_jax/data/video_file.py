@@ -33,7 +33,7 @@ class VideoFile:
 
     @property
     def name(self) -> str:
-        """How messages call what is read."""
+        """Name of the input, for messages."""
         return self.path.name
 
     def __len__(self) -> int:

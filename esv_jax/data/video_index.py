@@ -1,4 +1,4 @@
-"""How many frames a video has, and when each is shown."""
+"""Number of frames of a video, and their timestamps."""
 
 from __future__ import annotations
 

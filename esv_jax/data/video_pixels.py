@@ -38,7 +38,7 @@ class RgbConverter:
 
 
 def orientation_of(frame: Any) -> Orientation:
-    """How stored pixels have to be turned, from the display matrix that came with a frame.
+    """Return the rotation of stored pixels, from the display matrix of a frame.
 
     The matrix [[a, b, u], [c, d, v], [x, y, w]] sends column p and row q to column
     a p + c q + x and row b p + d q + y. Of its rotation the nearest quarter turn is taken.

@@ -1,4 +1,4 @@
-"""What a reader of frames offers, whether the frames lie in one file or in many."""
+"""Interface of readers of frames, of one video file or of many images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What there is to decode.
+    """Properties of a video.
 
     Attributes:
       frames: how many frames come out, n >= 1; counted, not taken from a header.
@@ -40,10 +40,10 @@ class FrameReader(Protocol):
 
     @property
     def name(self) -> str:
-        """How messages call what is read."""
+        """Name of the input, for messages."""
 
     def __len__(self) -> int:
-        """How many frames there are."""
+        """Number of frames."""
 
     def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """The frames asked for, one at a time, each (h, w, 3) uint8, RGB and upright.

@@ -26,7 +26,7 @@ _SOUND = ("wav", "w64", "aiff", "au", "caf", "mp3", "flac", "aac", "ac3", "amr")
 
 _SECONDS = 20.0  # at most, for opening a file and for each of its packets
 MAX_PIXELS = 2**27
-"""Of a picture: above 16K video; what is decoded of larger ones takes gigabytes."""
+"""Largest number of pixels of a frame: above 16K video; larger ones take gigabytes."""
 
 
 def open_container(file: Path | io.BytesIO, name: str, what: str = "a video") -> Any:

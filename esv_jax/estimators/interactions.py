@@ -180,7 +180,7 @@ def k_sii(values: Array, interactions: Array) -> tuple[Array, Array]:
 
 
 def _row_weights(share: np.ndarray, lattice: Lattice) -> np.ndarray:
-    """What the lows of a tile weigh, by level of its tops: (n_top + 1, 3 + 2 n_low, R).
+    """Weights of the lows of a tile by level of its tops: (n_top + 1, 3 + 2 n_low, R).
 
     Rows 0..2 are for pairs of tops, of which the top holds 0..2. Then come, for mixed pairs whose
     top is not in and those whose top is, one row per low.

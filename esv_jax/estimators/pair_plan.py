@@ -39,7 +39,7 @@ class PairPlan:
 
     @property
     def enumerated(self) -> np.ndarray:
-        """Whether all pairs of each size are in, (floor(n / 2),) bool."""
+        """Return whether all pairs of each size are in, (floor(n / 2),) bool."""
         return np.array(self.counts, np.int64) == np.array(self.totals, np.int64)
 
     @property

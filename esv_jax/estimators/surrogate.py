@@ -212,7 +212,7 @@ def _left_out(plan: SurrogatePlan, beyond: Array) -> Array:
 
 
 def _open_shares(plan: SurrogatePlan) -> list[float]:
-    """Of each scale, the share of its subsequences that the pool does not hold."""
+    """Return per scale the share of its subsequences that are not in the pool."""
     pool = plan.member.shape[1]
     return [
         0.0 if enumerated else 1 - pool / math.comb(plan.n, k)

@@ -96,7 +96,7 @@ def mix_of_scale(n_scales: int, s: Array, dtype: jnp.dtype) -> tuple[Array, Arra
 
 
 def residuals(plan: SurrogatePlan, fit: Fit, logits: Array) -> Array:
-    """What the pool's logits have beyond the fit, (K, m, C); 0 in padding."""
+    """Residuals of the pool's logits, (K, m, C); 0 in padding."""
     one_head = jnp.eye(plan.n_scales, dtype=logits.dtype)
     fitted = [polynomial(fit, (one_head[k],) * 3, plan.member[k]) for k in range(plan.n_scales)]
     return (logits - jnp.stack(fitted)) * plan.pool_valid.astype(logits.dtype)[..., None]

@@ -1,4 +1,4 @@
-"""What the surrogate estimator fixes before it sees a sequence: subsequences, weights, inverses."""
+"""Plan of the surrogate estimator, fixed before any sequence: subsequences, weights, inverses."""
 
 from __future__ import annotations
 

@@ -277,7 +277,7 @@ class HostScores:
 
 
 def _is_held(buffer: bytearray) -> bool:
-    """Whether an array refers to this memory, which locks its size."""
+    """Return whether an array refers to this memory, which locks its size."""
     try:
         buffer.append(buffer.pop())
     except BufferError:

@@ -79,7 +79,7 @@ class Game(Protocol):
 
     @property
     def on_host(self) -> bool:
-        """Whether scores come from a Python function rather than from a JAX program."""
+        """Return whether scores come from a Python function rather than from a JAX program."""
 
     @property
     def owner(self) -> Any:

@@ -52,7 +52,7 @@ Scores: TypeAlias = Array | tuple[Array, Array] | list[Array] | Fold[Any]
 
 
 class GameInfo(NamedTuple):
-    """What an estimator is told of a game and a sequence.
+    """Facts about a game and a sequence that an estimator may use.
 
     Attributes:
       n: elements, padding included.
@@ -358,7 +358,7 @@ class Found(NamedTuple):
 
 
 def _find_rows(member: np.ndarray) -> Found:
-    """Where each sequence's subsequences (V, m, n) are in the lattice.
+    """Return the lattice indices of each sequence's subsequences (V, m, n).
 
     Cost: sorting of m integers; K is a power of two, so that like requests share a program.
     """
@@ -419,7 +419,7 @@ _programs: dict[int, dict[Hashable, Any]] = {}
 
 
 def memory_of(game: Game) -> dict[Hashable, Any]:
-    """What is kept for a game's model, such as its compiled programs: freed with the model."""
+    """Cache of a game's model, such as its compiled programs; freed with the model."""
     owner = game.owner
     name = 0 if owner is None else id(owner)
     if name not in _programs:

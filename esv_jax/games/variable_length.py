@@ -84,7 +84,7 @@ class VariableLength(SubsetGame):
         return kept[name]
 
     def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
-        """What a probe of the mask finds, once per model and shape."""
+        """Return the warnings of a probe of the mask, made once per model and shape."""
         n = x.shape[0]
         if n < 2:
             return ()

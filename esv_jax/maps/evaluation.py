@@ -42,7 +42,7 @@ def evaluate(
     on_map: Callable[[str, int, np.ndarray], Any] | None = None,
     known: Mapping[int, ClipScores] | None = None,
 ) -> Evaluation:
-    """How well the maps of each method do by each metric, on each of V clips.
+    """Scores of the maps of each method by each metric on each of V clips.
 
     Maps are made once for each clip and method, and all metrics taken of them:
 

@@ -27,7 +27,7 @@ YARDSTICK = "random"
 
 
 class ClipScores(NamedTuple):
-    """What metrics say of the maps of one clip.
+    """Scores of the maps of one clip.
 
     Attributes:
       scores: (metrics, methods) float64, NaN where undefined.
@@ -112,7 +112,7 @@ class Evaluation:
 
     @property
     def higher_is_better(self) -> tuple[bool, ...]:
-        """Of each metric, whether high scores are good."""
+        """Return per metric whether higher scores are better."""
         return tuple(METRICS[name].higher_is_better for name in self.metrics)
 
     def summary(
@@ -168,7 +168,7 @@ def gathered(
     clips: Sequence[ClipScores],
     names: Sequence[str] | None = None,
 ) -> Evaluation:
-    """What a `Judge` said of single clips, as an `Evaluation`.
+    """Combine the scores of single clips by a `Judge` into an `Evaluation`.
 
     Args:
       methods, metrics: of the judge. clips: V. names: of clips, for warnings; default "clip 0" on.

@@ -24,7 +24,7 @@ _NUMBERS_AT_ONCE = 2**24  # of clips that gradients are taken of together
 
 
 class Question(NamedTuple):
-    """What a map is to be made of.
+    """Input of a map function.
 
     Attributes:
       network: see `Network`. clip: (t, h, w, c), floating point. target: a class, ().
@@ -53,7 +53,7 @@ def lrp_map(q: Question) -> Array:
 
 
 def selective_map(q: Question) -> Array:
-    """What of the layer-wise relevance changes over time."""
+    """Part of the layer-wise relevance that changes over time."""
     return selective(_relevance(q), q.settings.sigma).sum(-1)
 
 

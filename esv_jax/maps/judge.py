@@ -34,7 +34,7 @@ OnMap: TypeAlias = Callable[[str, np.ndarray], Any]
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """What is asked of every clip; see `make_judge`.
+    """Methods and metrics applied to every clip; see `make_judge`.
 
     Attributes:
       network: see `Network`.

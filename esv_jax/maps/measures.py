@@ -55,7 +55,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Switching:
-    """How voxels are switched for curves.
+    """Settings of the switching of voxels for curves.
 
     Attributes:
       steps, remove: see `metrics.insertion`.
@@ -89,7 +89,7 @@ class Switching:
 
 
 class Evidence(NamedTuple):
-    """Where the evidence in a clip lies: voxels (t, h, w) and frames (t,), bool, or None."""
+    """Evidence of a clip: voxels (t, h, w) and frames (t,), bool, or None."""
 
     voxels: np.ndarray | None
     frames: np.ndarray | None

@@ -64,7 +64,7 @@ def clip_map(
     key: Array | None = None,
     settings: MapSettings | None = None,
 ) -> Array:
-    """Where in a clip a class's score comes from, by the method of this name.
+    """Return the map of a class's score over a clip by the named method.
 
     Signed where the method is, in the method's own units: what all have in common is that higher
     is more for the class. Of attributions of every number the sum over channels is taken. Logits

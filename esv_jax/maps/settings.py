@@ -1,4 +1,4 @@
-"""What can be chosen of the methods, and what they ask of a network."""
+"""Settings of the methods, and their requirements on a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from esv_jax.relevance.composites import PRESETS
 
 
 class Network(Protocol):
-    """What a map is made of: a `ClipModel`, or anything else with logits.
+    """Protocol of models for maps: a `ClipModel`, or any object with logits.
 
     Where it has `bounds`, the lowest and the highest value of its clips by channel, relevance uses
     them. Grad-CAM also asks for its Linen `module` and `variables`.

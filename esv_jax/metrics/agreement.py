@@ -1,4 +1,4 @@
-"""How well approximate Element Shapley Values agree with exact ones."""
+"""Agreement of approximate Element Shapley Values with exact ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a mean over sequences would move if other sequences of their kind had been drawn."""
+"""Percentile bootstrap of a mean over sequences."""
 
 from __future__ import annotations
 

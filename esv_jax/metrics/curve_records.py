@@ -30,7 +30,7 @@ class PerturbationCurve:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the curve."""
+        """Shape of the curve."""
         return self.curve.shape
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What becomes of a prediction as voxels of a clip appear, or vanish, in the order of a map.
+"""Insertion and deletion curves: a score as voxels appear or vanish in the order of a map.
 
     f = lambda clips: jax.nn.softmax(model(clips))  # (B, t, h, w, c) -> (B, C)
     insertion(f, clip, saliency, target).auc  # high where the map is right
@@ -202,7 +202,7 @@ class _Case(NamedTuple):
 
     @property
     def of_map(self) -> str:
-        """What the caller calls saliencies."""
+        """The caller's name of the saliencies, for messages."""
         return "saliencies" if self.batched else "saliency"
 
 

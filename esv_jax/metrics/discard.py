@@ -172,7 +172,7 @@ def discard_curve(
 
 
 def kept_elements(values: np.ndarray, order: Order) -> np.ndarray:
-    """What is left of n elements with these values (n,) after 0..n - 1 drops, (n, n) bool."""
+    """Return the elements kept after 0..n - 1 drops by values (n,), as (n, n) bool."""
     n = len(values)
     rank = np.empty(n, int)
     rank[np.argsort(values if order == "ascending" else -values, kind="stable")] = np.arange(n)

@@ -1,4 +1,4 @@
-"""Where the evidence in a clip is known to lie: as masks or boxes, and with a margin around it."""
+"""Known evidence in a clip: masks or boxes, with a margin around them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether attributions find the frames in which the evidence is."""
+"""Temporal grounding: how well attributions find the frames that hold the evidence."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _ratings(table: Any, missing: Any) -> np.ndarray:
 
 
 def _counts(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How often each unit has each rating, (units, R), of units rated twice; the ratings (R,)."""
+    """Count the ratings of each unit rated twice or more, (units, R); also the ratings (R,)."""
     table = table[:, (~np.isnan(table)).sum(0) >= 2]
     expect(table.size > 0, "table", "a unit with two ratings", "none")
     known = ~np.isnan(table)

@@ -1,4 +1,4 @@
-"""How far two methods agree, and one method with itself when the frames move a little."""
+"""Agreement between two methods, and of one method with itself under a jitter of the frames."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MethodAgreement(NamedTuple):
 
 
 class Smoothness(NamedTuple):
-    """How like the values before and after a jitter are, (...) each.
+    """Similarity of the values before and after a jitter, (...) each.
 
     Attributes:
       pearson: correlation over elements, in -1..1; 1 where only scale and offset changed. NaN

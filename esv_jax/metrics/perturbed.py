@@ -25,7 +25,7 @@ _AT_ONCE = 2**25  # numbers put to fn at once, where no batch size is given
 
 
 def fills_of(clips: Array, remove: Any, blur_sigma: float, edge: Edge) -> Array:
-    """What clips (V, t, h, w, c) are where their voxels are removed; see `insertion`."""
+    """Return the content of clips (V, t, h, w, c) where voxels are removed; see `insertion`."""
     if isinstance(remove, str):
         known = remove in ("blur", "fade")
         expect(known, "remove", "'blur', 'fade' or an array like the clip", repr(remove))

@@ -1,4 +1,4 @@
-"""Whether attributions point at the evidence: their highest place, or most of their mass."""
+"""Pointing metrics: the highest position, or the mass, of an attribution within the evidence."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def pointing_game(
 
 
 def pointing_hits(maps: Any, masks: Any, tolerance: int = 0, frame_tolerance: int = 0) -> Array:
-    """Whether the highest voxel of each map lies on the evidence, or close by.
+    """Return whether the highest voxel of each map lies on the evidence, or close by.
 
     The pointing game in space and time. Of equal voxels the first counts, by frame, row and
     column.

@@ -1,4 +1,4 @@
-"""Where in a sequence the most supporting and the most distracting elements lie."""
+"""Positions of the most supporting and the most distracting elements."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PositionStatistics(NamedTuple):
 
 
 class Positions(NamedTuple):
-    """What `position_statistics` found.
+    """Result of `position_statistics`.
 
     Attributes:
       overall: of all sequences.

@@ -1,4 +1,4 @@
-"""How reliable a metric of attribution methods is: whether it ranks them alike on every input.
+"""Reliability of a metric of attribution methods: agreement of its rankings over inputs.
 
 Source: Li et al. (2021), who weigh inputs by how low the metric ranks a random attribution.
 Runs on the host, in NumPy and double precision.
@@ -65,7 +65,7 @@ def method_ranks(scores: Any, lower_is_better: bool = False) -> np.ndarray:
 
 
 def input_weights(ranks: Any, random_column: int = 0) -> np.ndarray:
-    """What each input counts, (inputs,): 1 where random comes last, 0 where it comes first.
+    """Return a score per input, (inputs,): 1 where random ranks last, 0 where it ranks first.
 
     Args:
       ranks: (inputs, methods) from `method_ranks`.

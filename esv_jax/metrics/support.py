@@ -1,4 +1,4 @@
-"""How many elements speak for a class, and how much."""
+"""Number of elements that support a class, and their share of the values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from esv_jax.checks import expect, expect_array, expect_finite, expect_floating,
 
 
 class SupportStatistics(NamedTuple):
-    """Of each sequence (and class), arrays of one shape.
+    """Statistics per sequence (and class), arrays of one shape.
 
     Attributes:
       supporting: share of its elements whose value is positive.

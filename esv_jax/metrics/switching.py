@@ -17,7 +17,7 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 class Units(NamedTuple):
-    """What is switched as one in each of V clips; V is 1 where all clips have the same.
+    """Units that are switched together in each of V clips; V is 1 where all clips share them.
 
     Attributes:
       ids: (V, t, h, w) int32, the unit of each voxel, from 0; None where each voxel is one.

@@ -26,7 +26,7 @@ _KEPT = 2
 
 
 class TrainingCheckpoints:
-    """Where and how often a run is saved; without a folder, nowhere.
+    """Folder and interval of a run's saved states; without a folder none are saved.
 
     Args:
       folder: made if absent; None saves nothing.

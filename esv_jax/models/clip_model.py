@@ -114,7 +114,7 @@ class ClipModel:
 
     @property
     def _preprocessing(self) -> Preprocessing | None:
-        """What a published network wants; a `ClipCNN` takes `prepare_frames`."""
+        """Preprocessing of a published network; a `ClipCNN` uses `prepare_frames`."""
         known = CLIP_NETWORKS.get(self.network)
         return None if known is None else known.preprocessing
 
@@ -203,7 +203,7 @@ def load_clip_model(path: str | os.PathLike[str]) -> ClipModel:
 
 
 def holds_clip_model(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a model of `save_clip_model`, by its header."""
+    """Return whether a file is a model of `save_clip_model`, by its header."""
     return has_header(path, _HEADER)
 
 

@@ -1,4 +1,4 @@
-"""How well a model classifies whole sequences, with f^ms estimated from sampled subsequences."""
+"""Accuracy of a model on whole sequences, with f^ms estimated from sampled subsequences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_ALIVE = 2**24
 
 
 class Evaluation(NamedTuple):
-    """What `evaluate` gives.
+    """Result of `evaluate`.
 
     Attributes:
       accuracy: share of sequences whose largest logit is the label's, ().

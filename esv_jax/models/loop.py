@@ -41,7 +41,7 @@ def make_keys(config: TrainConfig) -> Keys:
 
 
 class Learned(NamedTuple):
-    """What a step changes: parameters, running moments, the optimiser's memory."""
+    """State that a training step changes: parameters, running moments, optimiser state."""
 
     params: Any
     batch_stats: Any
@@ -209,7 +209,7 @@ def _validate(
     held: Examples,
     key: jax.Array,
 ) -> Evaluation:
-    """How the head, as it would be written down now, does on raw features."""
+    """Evaluate the heads, as they would be saved now, on raw features."""
     heads = module.fold(variables, mean, std)
     return evaluate_examples(heads, held, n_subsequences, key=key)
 

@@ -47,7 +47,7 @@ def read_model(
     build: Callable[[dict[str, Any], dict[str, np.ndarray]], tuple[Model, str]],
     version: Callable[[dict[str, Any]], tuple[bool, str]],
 ) -> Model:
-    """What a file of `write_tensors` holds, whole; nothing in the file is executed.
+    """Read a file of `write_tensors`; nothing in the file is executed.
 
     Args:
       path: the file. name: of the header. writer: the function that writes such files, for people.
@@ -80,7 +80,7 @@ def has_version(number: int) -> Callable[[dict[str, Any]], tuple[bool, str]]:
 
 
 def has_header(path: str | os.PathLike[str], name: str) -> bool:
-    """Whether a file is of safetensors and has a header of this name."""
+    """Return whether a file is of safetensors and has a header of this name."""
     safetensors = extras.require("safetensors", "files")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -154,5 +154,5 @@ def read_header(text: str) -> dict[str, Any] | None:
 
 
 def _foreign(path: str | os.PathLike[str], writer: str, got: str, way_out: str = "") -> ValueError:
-    """What to raise for a file that `writer` did not write."""
+    """Return the error for a file that `writer` did not write."""
     return ValueError(checks.message(str(path), f"a model written by {writer}", got, way_out))

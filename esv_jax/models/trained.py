@@ -1,4 +1,4 @@
-"""What training gives: a model with its class prior, and how it came about."""
+"""Trained models: parameters, class prior and training history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from esv_jax.models.tsn import TsnHead
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """What happened in each epoch; row k - 1 is the k-th epoch.
+    """Training history; row k - 1 is the k-th epoch.
 
     Attributes:
       train_loss: mean cross-entropy of each scale, (epochs, n_scales); one "scale" for TSN.

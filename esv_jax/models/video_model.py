@@ -120,7 +120,7 @@ def load_video_model(path: str | os.PathLike[str]) -> VideoModel:
 
 
 def holds_encoder(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a model of `save_video_model`, by its header."""
+    """Return whether a file is a model of `save_video_model`, by its header."""
     return has_header(path, _HEADER)
 
 

@@ -1,4 +1,4 @@
-"""What a mask of a clip is worth: the prediction that it keeps or destroys, and its price."""
+"""Objective of a mask: the prediction that it keeps or destroys, plus regularisers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ClipFunction: TypeAlias = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Masking:
-    """How masks are made and what they put in the place of what they take.
+    """Construction of masks and the content that replaces masked regions.
 
     Attributes:
       perturbation: "blur" or "fade", see `pyramid`.
@@ -43,7 +43,7 @@ class Masking:
     sigma: int | None = None
 
     def generator(self, shape: tuple[int, int]) -> MaskGenerator:
-        """Of masks of frames (h, w)."""
+        """Return the generator of masks of frames (h, w)."""
         step = max(1, round(min(shape) / 16)) if self.step is None else self.step
         sigma = max(1, round(step * 11 / 7)) if self.sigma is None else self.sigma
         return MaskGenerator(shape, step, sigma)
@@ -51,7 +51,7 @@ class Masking:
 
 @dataclass(frozen=True)
 class Weights:
-    """What the regularisers count beside the prediction, by iteration i = 0, 1, ...
+    """Weights of the regularisers by iteration i = 0, 1, ...
 
     Attributes:
       area: of the area (and difference) loss at first; min(limit, area * growth ** i) later.
@@ -123,7 +123,7 @@ class Objective:
 
 
 class Energy(NamedTuple):
-    """Of N clips and A areas, (N, A) each.
+    """Terms of the energy of N clips and A areas, (N, A) each.
 
     Attributes:
       total: reward and regularisers, these with the weights that they have in the end, where there

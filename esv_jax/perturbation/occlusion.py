@@ -26,7 +26,7 @@ from esv_jax.metrics.probabilities import scores_of_targets
 BatchFunction: TypeAlias = Callable[[Array], Array]
 """Clips (B, t, h, w, c) -> scores (B, C), in JAX."""
 Remove: TypeAlias = Literal["blur", "fade"] | Any
-"""What lies under a window: "blur", "fade", or an array that broadcasts to the clip."""
+"""Content under a window: "blur", "fade", or an array that broadcasts to the clip."""
 
 BLUR_SIGMA = 20.0  # pixels; of 112 x 112 nothing but broad colours is left
 _NUMBERS_AT_ONCE = 2**24  # of occluded clips held together, where no batch size is given
@@ -42,7 +42,7 @@ def occlusion(
     remove: Remove = "blur",
     batch_size: int | None = None,
 ) -> Array:
-    """How much a class's score drops, on average, when a window that covers the voxel is removed.
+    """Mean drop of a class's score over the windows that cover each voxel.
 
         map[v] = mean over windows W that cover v of fn(clip)[target] - fn(clip without W)[target]
 
@@ -108,14 +108,14 @@ def n_windows(
     window: tuple[int, int, int],
     stride: tuple[int, int, int] | None = None,
 ) -> int:
-    """How many windows `occlusion` puts over a clip of shape (t, h, w, ...)."""
+    """Number of windows of `occlusion` over a clip of shape (t, h, w, ...)."""
     return math.prod(len(axis) for axis in axis_windows(tuple(shape)[:3], window, stride))
 
 
 def axis_windows(
     shape: tuple[int, ...], window: Any, stride: Any = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What windows cover, axis by axis: (N_t, t), (N_h, h) and (N_w, w) bool.
+    """Return the coverage of windows per axis: (N_t, t), (N_h, h) and (N_w, w) bool.
 
     Raises:
       As `occlusion`.

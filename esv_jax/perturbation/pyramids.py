@@ -63,7 +63,7 @@ def pyramid(
 
 
 def perturb(levels: Any, mask: Any) -> Array:
-    """What a mask leaves of a clip: between its levels, linearly, 1 the clip and 0 nothing of it.
+    """Apply a mask to a clip: linear between the levels, 1 keeps the clip and 0 removes it.
 
     Args:
       levels: (L, ..., t, h, w, c), as `pyramid` gives them.

@@ -1,4 +1,4 @@
-"""What keeps masks small and smooth: their area, their changes over time, and the core of a region.
+"""Regularisers of masks: area, change over time, and the core of a region.
 
 Masks are (..., t, h, w) in 0..1; every loss is a mean, not yet weighted, of shape (...).
 Source: Li et al. (2021), section III; the area also Fong et al. (2019), section 3.1.
@@ -25,7 +25,7 @@ _FULL = 0.5236  # pi / 6, the share of an ellipsoid in its box
 def area_loss(
     masks: Array, area: Array | float, *, per_frame: bool = False, ties: Ties = "share"
 ) -> Array:
-    """How far masks are from being 1 in a share of all places and 0 in the others.
+    """Distance of masks from a binary mask of the given area.
 
     The mean of (sorted mask - reference)^2, where the reference has int(n (1 - area)) zeros and
     then ones.
@@ -61,7 +61,7 @@ def zeros_of(n: int, area: Array | float) -> Array:
 
 
 def difference_loss(masks: Array) -> Array:
-    """How much masks change over time: the mean of first, second and third differences' squares.
+    """Change of masks over time: the mean square of their first, second and third differences.
 
     Of fewer than four frames, those differences that there are.
     """
@@ -142,7 +142,7 @@ def _squares(n: int) -> np.ndarray:
 
 
 def core_filled(masks: Array, core: Core) -> Array:
-    """How full the core is at every place, in 0..1: (..., t', h', w').
+    """Return the share of the core that is filled at each position, in 0..1: (..., t', h', w').
 
     Places are one frame and `size` pixels apart; none reaches beyond the mask.
     """
@@ -163,7 +163,7 @@ def core_filled(masks: Array, core: Core) -> Array:
 def core_loss(
     masks: Array, area: Array | float, core: Core, *, nominal: bool = False, ties: Ties = "share"
 ) -> Array:
-    """How far masks are from filling the core wholly at a few places and nowhere else.
+    """Distance of masks from filling the core wholly at a few positions and nowhere else.
 
     Of what `core_filled` finds, the K fullest places should be 1 and the others 0, K the number
     of cores in the area: the mean of (v - 1)^2 over the former and the mean of v^2 over the others.

@@ -96,7 +96,7 @@ class StepResult:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user should know of these masks, in sentences."""
+        """Return warnings about these masks, as sentences."""
         failed = np.asarray(self.failed_at)
         places = np.argwhere(failed >= 0)
         return tuple(
@@ -256,7 +256,7 @@ class _Run:
     stopping: Stopping
 
     def gradient(self, levels: Array, targets: Array, small: Array) -> Array:
-        """Of the energy at the start; to be traced alone."""
+        """Return the gradient of the energy at the start; to be traced alone."""
         zero = jnp.zeros((), jnp.int32)
         key = jax.random.key(0)
         return value_and_gradient(self.objective, levels, targets, small, zero, key)[1]

@@ -1,4 +1,4 @@
-"""How far approximations are from exact values, over two settings."""
+"""Error of approximate values over two settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What figures of Element Shapley Values share: bars, their limits, and the words above them."""
+"""Parts shared by figures of Element Shapley Values: bars, their limits, and headings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from esv_jax.plots import style
 
 
 def esv_label(units: str | None, what: str = "ESV") -> str:
-    """What a y axis says of Element Shapley Values, or of what is made of them."""
+    """Label of a y axis of Element Shapley Values or of values derived from them."""
     share = "share of\nscore - prior"
     return f"{what} ({share if units is None else units})"
 

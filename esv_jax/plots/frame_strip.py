@@ -130,7 +130,7 @@ def _rows(n: int, max_columns: int) -> tuple[list[range], int, list[int]]:
 
 
 def _name_labels(ax: Any, kind: str) -> None:
-    """What the labels under the frames are, on their left."""
+    """Write the meaning of the labels under the frames to their left."""
     ax.annotate(
         kind,
         (0, 0),

@@ -33,7 +33,7 @@ def reach(values: np.ndarray) -> float:
 
 
 def square_inches(labels: Sequence[str]) -> float:
-    """How wide a figure of a cell for each pair of labels, with a colour bar, should be."""
+    """Width of a figure with one cell per pair of labels and a colour bar, in inches."""
     return float(np.clip(1.5 + 0.42 * len(labels), 3.9, 7.3)) + names_inches(labels)
 
 

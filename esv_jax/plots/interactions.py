@@ -1,4 +1,4 @@
-"""What pairs of elements add together: as a matrix, and as arcs over the sequence."""
+"""Pairwise interactions, as a matrix and as arcs over the sequence."""
 
 from __future__ import annotations
 

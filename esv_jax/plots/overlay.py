@@ -94,7 +94,7 @@ def render_overlay(
 
 
 class Drawing(NamedTuple):
-    """What is drawn under a video.
+    """Values drawn under a video.
 
     Attributes:
       heading, lines: above the bars. label: of their axis.
@@ -194,7 +194,7 @@ def _draw(drawing: Drawing, numbers: np.ndarray, width: int, parity: int) -> _Pa
 
 
 def _legend_below(ax: Any, meanings: tuple[str, str]) -> None:
-    """What the colours say, on the right beside the label of the x axis, or below it."""
+    """Draw the legend of the colours to the right of the label of the x axis, or below it."""
     transforms = require("matplotlib.transforms", "plots")
     for points in (15, 28):
         down = transforms.ScaledTranslation(0, -points / 72, ax.figure.dpi_scale_trans)
@@ -224,7 +224,7 @@ def _increasing(name: str, numbers: Any) -> np.ndarray:
 
 
 def _count(pictures: Any, known: int | None) -> int:
-    """How many frames there will be."""
+    """Number of frames of the overlay."""
     if hasattr(pictures, "__len__"):
         return len(pictures)
     way_out = "Give shown=range(t) for t frames."

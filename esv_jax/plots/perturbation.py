@@ -25,7 +25,7 @@ WANTED = {
     "delete": "1 - p left",
     "dual": "p kept x (1 - p left)",
 }
-"""What exp(-reward) is, by mode."""
+"""Meaning of exp(-reward), by mode."""
 
 _BARS_INCHES = 0.9
 _PALEST = 0.65  # the same of the last of several colours
@@ -136,7 +136,7 @@ def plot_descent(
     mode: str = "preserve",
     title: str | None = None,
 ) -> Figure:
-    """What masks cost, and what they are worth, by iteration: a line each.
+    """Energy of masks and its parts by iteration, one line each.
 
     It makes a figure of its own: two panels, the names of the masks between them.
 
@@ -201,7 +201,7 @@ def _draw_shares(ax: Any, volumes: Mapping[str, np.ndarray]) -> None:
 
 
 def _name_masks(ax: Any, names: Sequence[str]) -> None:
-    """What the shades of the bars are, above them, in as many columns as there is room for."""
+    """Draw the legend of the bars' shades above them, in as many columns as fit."""
     inches = ax.get_window_extent().width / ax.figure.dpi
     columns = inches / (0.4 + style.text_inches(max(map(len, names))))
     drawn = ax.legend(

@@ -114,7 +114,7 @@ class Columns:
         label_pictures(ax, self.places, self.labels, self._slot_inches(ax))
 
     def inches(self) -> float:
-        """How wide a figure of them should be."""
+        """Width of a figure of the pictures, in inches."""
         return float(np.clip(1.2 + _SLOT_INCHES * self.slots, 5.6, 14))
 
     def tall(self, ax: Any, frames: np.ndarray) -> float:

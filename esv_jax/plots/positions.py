@@ -1,4 +1,4 @@
-"""Where in the sequences of a set the supporting and the distracting elements lie."""
+"""Positions of supporting and distracting elements over a set of sequences."""
 
 from __future__ import annotations
 

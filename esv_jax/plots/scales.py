@@ -1,4 +1,4 @@
-"""What each element adds on joining, by the length of what it joins."""
+"""Marginal contribution of each element by scale."""
 
 from __future__ import annotations
 

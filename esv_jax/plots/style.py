@@ -1,4 +1,4 @@
-"""How the figures look: colours, type sizes, spines, ticks, headings and legends."""
+"""Style of all figures: colours, type sizes, spines, ticks, headings and legends."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def write_above(ax: Any, text: str) -> None:
 
 
 def legend(ax: Any, meanings: tuple[str, str], **where: Any) -> None:
-    """What the two colours say; `where` and in how many columns, as `Axes.legend` takes it."""
+    """Draw the legend of the two colours; `where` and the columns as in `Axes.legend`."""
     patch = require("matplotlib.patches", "plots").Patch
     ax.legend(
         handles=[patch(color=SUPPORTING), patch(color=DISTRACTING)],

@@ -188,7 +188,7 @@ def _with_first(composite: Composite, rule: Rule) -> Composite:
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """Whether a pattern is a layer's name, the names of some module around it, or fits them."""
+    """Return whether a pattern equals or matches a layer's name or that of a module around it."""
     parts = name.split("/")
     return any(
         fnmatch.fnmatchcase("/".join(parts[start:stop]), pattern)
@@ -198,7 +198,7 @@ def _fits(name: str, pattern: str) -> bool:
 
 
 def _takes(function: Any, n: int) -> bool:
-    """Whether something can be called with n arguments; not a class, which would be made."""
+    """Return whether something can be called with n arguments; not a class, which would be made."""
     if not callable(function) or isinstance(function, type):
         return False
     try:

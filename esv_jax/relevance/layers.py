@@ -21,7 +21,7 @@ _RESHAPES = KEEPS_ORDER - {"convert_element_type", "copy"}
 
 @dataclasses.dataclass(frozen=True)
 class LayerInfo:
-    """What a composite knows of a layer when it chooses its rule.
+    """Description of a layer from which a composite chooses its rule.
 
     Attributes:
       index: its place in forward order, from 0. n_layers: how many there are.
@@ -149,7 +149,7 @@ def _follow(
 
 
 def _keeps_order(operation: Operation) -> bool:
-    """Whether an operation moves numbers about, each to one place."""
+    """Return whether an operation moves numbers about, each to one place."""
     if operation.primitive == "broadcast_in_dim":  # new axes, but no copies
         return math.prod(operation.shapes[0].shape) == math.prod(operation.input_shapes[0])
     return operation.primitive in KEEPS_ORDER
@@ -177,7 +177,7 @@ def _channels(first: Operation, weight_is_first: bool, n_axes: int) -> tuple[int
 def _is_per_channel(
     operand: Operand, first: Operation, weight: Operand, makers: dict[int, Operation]
 ) -> bool:
-    """Whether a factor is one number per channel of the outputs, so that weights can take it."""
+    """Return whether a factor has one number per output channel, so that weights can take it."""
     places: list[int] | None = None  # of the operand's axes among those of the outputs
     while True:
         sizes = _sizes(operand, makers)
@@ -293,5 +293,5 @@ def _scaled(weight: Array, factor: Array, group: Group) -> Array:
 
 
 def layers_of(groups: dict[int, Group]) -> list[LayerInfo]:
-    """What composites are told of, in forward order."""
+    """Return the descriptions of the layers, in forward order."""
     return [group.info for group in groups.values() if group.info is not None]

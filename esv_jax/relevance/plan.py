@@ -32,7 +32,7 @@ How = Literal["function", "sum", "move", "same", "linear", "taylor", "unknown"]
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """How relevance passes an operation that is no layer.
+    """Propagation of relevance through an operation that is no layer.
 
     Attributes:
       how: "function": by a rule of its own. "sum": by the share of each of two addends. "move":
@@ -179,7 +179,7 @@ def _adds_constants(operation: Operation, sources: set[int]) -> bool:
 
 
 def _find_passages(plan: Plan, attention: Attention | None, unknown: Unknown) -> dict[int, Passage]:
-    """How relevance passes the operations that it can reach."""
+    """Return the propagation through each operation that relevance reaches."""
     operations = plan.trace.operations
     in_group = {id(op) for group in plan.groups.values() for op in (group.first, *group.after)}
     passages: dict[int, Passage] = {}
@@ -210,7 +210,7 @@ def _find_passages(plan: Plan, attention: Attention | None, unknown: Unknown) ->
 def _passage(
     plan: Plan, operation: Operation, attention: Attention | None, unknown: Unknown
 ) -> Passage:
-    """How relevance passes one operation."""
+    """Return the propagation through one operation."""
     primitive, inputs, makers = operation.primitive, operation.inputs, plan.makers
     places = tuple(
         n

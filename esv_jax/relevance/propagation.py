@@ -28,7 +28,7 @@ _PRODUCTS = {"mul", "div", *PRODUCTS}
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How relevance is passed on, beside the rules of the layers; see `lrp`."""
+    """Options of the propagation beside the layers' rules; see `lrp`."""
 
     use_bias: bool = False
     stabilizer: float = 1e-6

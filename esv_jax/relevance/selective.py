@@ -15,7 +15,7 @@ _MODES = {"replicate": "edge", "zero": "constant"}
 
 
 class Selected(NamedTuple):
-    """What is motion in a relevance volume.
+    """Motion part of a relevance volume.
 
     Attributes:
       relevance: the volume where the mask holds, zero elsewhere; signs and sizes are kept.

@@ -1,4 +1,4 @@
-"""What a card of the page says of one video: its numbers, and its values for a few classes."""
+"""Content of the card of one video: its numbers, and its values for a few classes."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def as_json(card: Card) -> dict[str, Any]:
 
 
 def _place(card: Card, tag: str) -> int | None:
-    """Where among the classes of a card the predicted, or the true one is; None if it is not."""
+    """Return the index of the predicted or true class among a card's classes, or None."""
     return next((k for k, c in enumerate(card.classes) if tag in c.tags), None)
 
 

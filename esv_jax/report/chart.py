@@ -22,7 +22,7 @@ UNKNOWN = "\u2013"
 
 
 class Chart(NamedTuple):
-    """What is drawn for one class.
+    """Bars of one class.
 
     Attributes:
       supporting, distracting: paths of the bars above and below zero.

@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What stands above the gallery.
+    """Content above the gallery.
 
     Attributes:
       title: of the page. summary: lines "name: text". attributes: of the dataset.

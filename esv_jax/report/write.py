@@ -20,7 +20,7 @@ LIMIT = 50
 
 
 class Report(NamedTuple):
-    """What was written.
+    """Summary of a written report.
 
     Attributes:
       path: the file. n_shown: videos on the page. n_matching: that met the conditions.
@@ -117,7 +117,7 @@ def _entry(browser: Browser, uid: str, shown: str, files: dict[str, Path] | None
 
 
 def _name(path: Path) -> str:
-    """What results are called: their folder, or the file without its suffix."""
+    """Return the name of results: their folder, or the file without its suffix."""
     path = path.absolute()
     return path.parent.name if path.name == "results.nc" else path.name.removesuffix(".nc")
 

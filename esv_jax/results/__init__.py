@@ -1,4 +1,4 @@
-"""What explanations become on disk: self-describing files, complete or not at all.
+"""Results on disk: self-describing files, written completely or not at all.
 
 save, open, is_results, load_attribution    values of the elements of many sequences; of sweeps, too
 summary, to_dataframe, collate              the same in few lines, as a table, several side by side

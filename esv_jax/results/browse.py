@@ -41,7 +41,7 @@ class VideoRow(NamedTuple):
 
     @property
     def correct(self) -> bool | None:
-        """Whether the prediction is right; None where that is not known."""
+        """Return whether the prediction is right; None where that is not known."""
         known = self.label >= 0 and self.prediction >= 0
         return self.prediction == self.label if known else None
 
@@ -83,7 +83,7 @@ class Browser:
         return len(self._uids)
 
     def __contains__(self, uid: object) -> bool:
-        """Whether there is a video of that name."""
+        """Return whether there is a video of that name."""
         return uid in self._place
 
     def find(
@@ -138,7 +138,7 @@ class Browser:
         return [str(uid) for uid in self._uids[places[order]]]
 
     def row(self, uid: str) -> VideoRow:
-        """What a list says of one video.
+        """Return the row of a list for one video.
 
         Raises:
           ValueError: no such video.

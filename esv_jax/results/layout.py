@@ -114,7 +114,7 @@ def unreadable(dataset: xarray.Dataset, got: str) -> ValueError:
 
 
 def _holds(text: object, kind: type) -> bool:
-    """Whether a text is JSON of this kind."""
+    """Return whether a text is JSON of this kind."""
     try:
         return isinstance(text, str) and isinstance(json.loads(text), kind)
     except ValueError:

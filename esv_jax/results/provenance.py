@@ -1,4 +1,4 @@
-"""What every file of results says of itself, and how it is opened by that."""
+"""Provenance attributes of files of results, and the check of them on opening."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def open_format(path: str | os.PathLike[str], kind: str, writer: str) -> xarray.
 
 
 def open_dataset(path: str | os.PathLike[str], expected: str) -> xarray.Dataset:
-    """What xarray makes of a netCDF-4 file that was inspected or checked before.
+    """Open a netCDF-4 file that was inspected or checked before, by xarray.
 
     Raises:
       ValueError: naming the file, where it is damaged.

@@ -129,7 +129,7 @@ def open(path: str | os.PathLike[str]) -> xarray.Dataset:
 
 
 def is_results(path: str | os.PathLike[str]) -> bool:
-    """Whether there is something for `open` in the place of a file or folder."""
+    """Return whether there is something for `open` in the place of a file or folder."""
     return is_sweep(path) or Path(path).is_file() or (Path(path) / VIEW).is_file()
 
 
@@ -214,7 +214,7 @@ def _notes(records: Sequence[Attribution]) -> dict[str, str]:
 def _coordinates(
     records: Sequence[Attribution], uids: Sequence[str], class_names: Sequence[str] | None
 ) -> dict[str, Any]:
-    """What the places along the dimensions are called."""
+    """Coordinates of the dimensions."""
     names = [str(uid) for uid in uids]
     expect(len(names) == len(records), "uids", f"{len(records)} names", len(names))
     name, times = Counter(names).most_common(1)[0]

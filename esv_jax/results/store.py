@@ -64,7 +64,7 @@ _TYPES = {  # of stored variables, and what stands where no shard is
 
 
 class ShardPlace(NamedTuple):
-    """Where a shard's values lie in the whole.
+    """Position of a shard's values in the whole.
 
     Attributes:
       start: first row. rows: videos. n: elements that it is padded to.
@@ -78,7 +78,7 @@ class ShardPlace(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What is known of all videos before the first is explained.
+    """Facts about all videos that are known before the first is explained.
 
     Attributes:
       uids, lengths, labels: of V videos, in the order of rows; labels -1 where unknown.
@@ -99,12 +99,12 @@ class Header(NamedTuple):
 
 
 def is_sweep(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is the folder of a sweep, or the view in it."""
+    """Return whether a path is the folder of a sweep, or the view in it."""
     return (_folder(path) / MANIFEST).is_file()
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `sweep.json` says.
+    """Content of `sweep.json`.
 
     Raises:
       ValueError: no such file, one that cannot be read, or that says something else.
@@ -273,7 +273,7 @@ def read_records(path: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
 
 
 def damaged(path: str | os.PathLike[str], records: Mapping[int, Mapping[str, Any]]) -> list[int]:
-    """Of recorded shards, those whose bytes are not those that were written. Reads them all."""
+    """List the recorded shards whose bytes have changed since they were written. Reads all."""
     folder, wrong = _folder(path), []
     for index, record in records.items():
         try:
@@ -344,7 +344,7 @@ def _coordinates(header: Header, uids: Sequence[str], n: int) -> dict[str, Varia
 
 
 def view_is_whole(folder: Path) -> bool:
-    """Whether the view is there with the bytes that were written. Reads it."""
+    """Return whether the view is there with the bytes that were written. Reads it."""
     known = read_manifest(folder).get("view")
     try:
         with open(folder / VIEW, "rb") as file:

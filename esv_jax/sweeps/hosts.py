@@ -64,7 +64,7 @@ def expect_agreement(identity: dict[str, Any], describe: Callable[[Any, Any], st
 
 
 def from_first(work: Callable[[], Any]) -> Any:
-    """What `work` gives on the first host, as JSON allows, on every host; so are its errors.
+    """Return the result of `work` on the first host, as JSON, on every host; likewise its errors.
 
     Raises:
       ValueError, OSError: as `work` raised there.

@@ -1,4 +1,4 @@
-"""What a sweep explains and with which model, and what identifies it."""
+"""Job of a sweep: data, model and identity."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from esv_jax.sweeps.planning import Shard
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is explained, and with which model.
+    """Data and model of a sweep.
 
     Attributes:
       inputs: the data; `rows`: positions in it of the videos to explain.
@@ -122,7 +122,7 @@ class Job:
 
 
 def data_of(job: Job) -> dict[str, Any]:
-    """Where the data of a sweep are, with a digest of the sizes and times of their files.
+    """Return the paths of a sweep's data, with a digest of the files' sizes and times.
 
     What changes here without the content is no other sweep: see `changed_videos`.
     """
@@ -205,7 +205,7 @@ def _first_readable(inputs: sources.Inputs, rows: np.ndarray, frames: int | None
 
 
 def _digest_of_game(game: Any) -> str:
-    """Of the arrays of a game and its settings; games of functions have to be named."""
+    """Digest of a game's arrays and settings; games of functions must be named."""
     leaves, structure = jax.tree.flatten(game)
     if not leaves or not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
         got = f"{type(game).__name__}, whose weights are not its own"
@@ -217,7 +217,7 @@ def _digest_of_game(game: Any) -> str:
 def identity_of(
     job: Job, lengths: np.ndarray, shards: list[Shard], asked: dict[str, Any]
 ) -> dict[str, Any]:
-    """What must be the same for a sweep to be continued, and on all hosts."""
+    """Return the settings that must be equal on all hosts and for a sweep to be continued."""
     plan = hashlib.sha256()
     for shard in shards:
         rows = ",".join(map(str, shard.positions.tolist()))
@@ -240,6 +240,6 @@ def identity_of(
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """What differs between two identities, in words."""
+    """Describe the differences between two identities."""
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     return "; ".join(f"{name}: {there.get(name)} there, {here.get(name)} here" for name in names)

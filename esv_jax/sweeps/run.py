@@ -37,7 +37,7 @@ _POLL = 0.5  # seconds between looks for the shards of other hosts
 
 
 class Progress(NamedTuple):
-    """Where a sweep is.
+    """Progress of a sweep.
 
     Attributes:
       done: videos of this host's share that are written, failed ones included.
@@ -54,7 +54,7 @@ class Progress(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SweepReport:
-    """How a sweep went.
+    """Summary of a finished sweep.
 
     Attributes:
       path: folder of the results; `results.open` takes it.
@@ -268,7 +268,7 @@ def _shards(
 
 
 def _expect_ours(out: Path, identity: dict[str, Any], overwrite: bool) -> bool:
-    """Whether a folder has this sweep's results; refuses those of another, unless `overwrite`."""
+    """Return whether a folder has this sweep's results; others are refused without `overwrite`."""
     if not store.is_sweep(out):
         taken = (out / store.VIEW).exists()
         got = f"{out / store.VIEW}, which no sweep wrote"
@@ -330,7 +330,7 @@ def _same_data(
     whole: dict[int, dict[str, Any]],
     overwrite: bool,
 ) -> bool:
-    """Whether finished shards were made of these data; refuses others, unless `overwrite`.
+    """Return whether finished shards were made of these data; refuses others, unless `overwrite`.
 
     Files of the same size and time are the same; of others, and of data without files, the content
     that each finished shard was made of is compared.

@@ -77,7 +77,7 @@ def make_header(
 
 
 def place_of(shard: Shard) -> store.ShardPlace:
-    """Where a shard lies in the store."""
+    """Position of a shard in the store."""
     sampled = shard.estimator is not None and shard.estimator.needs_key
     return store.ShardPlace(shard.start, len(shard.positions), shard.n, sampled)
 
@@ -142,7 +142,7 @@ def _reason(x: np.ndarray, n: int, least: int, width: tuple[int, ...]) -> str:
 
 
 def explained(task: Task, loaded: Loaded) -> tuple[Loaded, dict[str, Any]]:
-    """What the engine finds for the videos that could be read; nothing where there are none.
+    """Run the engine on the videos that could be read; nothing if there are none.
 
     Videos that raise ValueError, or do not fit the memory, join those that failed.
     """
@@ -183,7 +183,7 @@ def explained(task: Task, loaded: Loaded) -> tuple[Loaded, dict[str, Any]]:
 
 
 def variables_of(task: Task, loaded: Loaded, found: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What is stored of a shard, over all its rows: missing where a video failed."""
+    """Arrays to store for a shard, over all its rows: missing where a video failed."""
     shard, header = task.shards[loaded.shard], task.header
     n_rows, n, c = len(shard.positions), shard.n, len(header.class_names)
     empty = {"esv": (n_rows, n, c), "scores": (n_rows, c)}
