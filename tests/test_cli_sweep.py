@@ -180,7 +180,7 @@ def test_a_damaged_shard_is_found(swept, capsys):
     assert main(["results", str(swept / "out"), "--verify"]) == 2
     assert "shard 1 is damaged" in error_of(capsys)
     assert main(["results", str(swept / "out")]) == 2
-    assert "expected readable values, got damage" in error_of(capsys)
+    assert "a sweep's results, got damage in shards/00001.nc. The sweep's" in error_of(capsys)
     assert run(swept) == 0
     assert "damaged, made again: 1 shards" in capsys.readouterr().out
     assert path.read_bytes() == whole

@@ -542,6 +542,13 @@ def test_malformed_callbacks_are_refused_or_taken_for_the_default(client, capfd)
     )
     body = question("") | {"output": clientside}
     assert client.post("/_dash-update-component", json=body, headers=LOCAL).status_code == 400
+    for number in (-1, 1.5, True):
+        for body in questions(client):
+            where = {"id": "url", "property": "search"}
+            inputs = [x | {"value": number} if x == where else x for x in body["inputs"]]
+            sent = body | {"inputs": inputs}
+            status = client.post("/_dash-update-component", json=sent, headers=LOCAL).status_code
+            assert status == 400 or where not in body["inputs"]
     deep = "[" * 450_000 + "]" * 450_000
     headers = LOCAL | {"Content-Type": "application/json"}
     answer = client.post("/_dash-update-component", data=deep, headers=headers)

@@ -1,6 +1,8 @@
 """Training of all scales at once: what is learned, kept, resumed and refused."""
 
 import contextlib
+import errno
+import os
 import shutil
 import signal
 from dataclasses import replace
@@ -160,6 +162,24 @@ def test_a_damaged_state_is_noticed_and_the_one_before_it_taken(stopped, tmp_pat
         same_heads(models.train_tsn(*data, C, SMALL, checkpoint_dir=folder), whole)  # no warning
     for folder in damaged_copies(stopped, tmp_path, damage, "2", most):  # of no use any more
         same_heads(models.train_tsn(*data, C, SMALL, checkpoint_dir=folder), whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
+def test_a_full_disk_is_refused_before_a_state_is_written(stopped, tmp_path, monkeypatch):
+    folder = tmp_path / "state"
+    shutil.copytree(stopped, folder)
+    before = sorted(folder.rglob("*"))
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match=r"free space, got a full disk at .*state \(No space"):
+            models.train_tsn(*order_task(), C, SMALL, checkpoint_dir=folder)
+    assert sorted(folder.rglob("*")) == before
+    whole = models.train_tsn(*order_task(), C, SMALL)
+    same_heads(models.train_tsn(*order_task(), C, SMALL, checkpoint_dir=folder), whole)
 
 
 def test_a_run_with_damaged_states_alone_is_refused(stopped, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 
 import hypothesis.strategies as st
 import jax
@@ -453,10 +454,25 @@ def test_lost_and_damaged_shards_are_made_again(swept, harm):
                 dataset
             )
             assert not np.isnan(dataset["esv"].values[:, 0]).any()
+    else:
+        with pytest.raises(ValueError, match=r"got damage in shards/00002.nc. The sweep's command"):
+            ej.results.open(folder / "out")
     again = run_sweep(folder, marginals=True, shard_size=3)
     assert again.n_explained == len(lost)
     assert again.recomputed == (0 if harm == "record lost" else 1)
     assert shards_of(folder / "out") == whole
+
+
+@pytest.mark.parametrize("name", [store.VIEW, "shards/00000.nc"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(swept, tmp_path, name):
+    shutil.copytree(swept[0] / "out", tmp_path / "out")
+    (tmp_path / "out" / name).unlink()
+    os.mkfifo(tmp_path / "out" / name)
+    if name == store.VIEW:
+        with pytest.raises(ValueError, match=r"got a missing or damaged results\.nc"):
+            ej.results.open(tmp_path / "out")
+    else:
+        assert store.damaged(tmp_path / "out", store.read_records(swept[0] / "out")) == [0]
 
 
 @pytest.mark.parametrize("harm", ["lost", "cut", "foreign"])

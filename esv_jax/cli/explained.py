@@ -23,6 +23,7 @@ from esv_jax.data.classes import class_index
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
 from esv_jax.results.layout import reading
+from esv_jax.results.sequences import dataset_of, write_sequences
 from esv_jax.sweeps.job import differences
 
 _SHOWN = 20  # rows of the printed table
@@ -73,26 +74,21 @@ def save_explained(
     """
     warnings = tuple(sorted({text for one in found for text in one.attribution.warnings}))
     methods = found[0].methods
+    dataset = dataset_of(
+        [dataclasses.replace(one.attribution, warnings=warnings) for one in found],
+        uids=[one.uid for one in found],
+        class_names=names,
+        labels=[one.label for one in found],
+        element_index=[one.elements.tolist() for one in found],
+        settings=settings,
+        marginals=False,
+        methods={name: [one.methods[name] for one in found] for name in methods},
+    )
+    contents = np.array([one.content for one in found], object)
+    stamps = np.array([one.stamp for one in found], object)
+    dataset = dataset.assign(content=("video", contents), stamp=("video", stamps))
     with atomic_path(path, within=path.parent / WRITING) as temporary:
-        results.save(
-            temporary,
-            [dataclasses.replace(one.attribution, warnings=warnings) for one in found],
-            uids=[one.uid for one in found],
-            class_names=names,
-            labels=[one.label for one in found],
-            element_index=[one.elements.tolist() for one in found],
-            settings=settings,
-            methods={name: [one.methods[name] for one in found] for name in methods},
-            overwrite=True,
-        )
-        digests = {
-            "content": [one.content for one in found],
-            "stamp": [one.stamp for one in found],
-        }
-        dataset = require("xarray", "files").Dataset(
-            {name: ("video", np.array(texts, object)) for name, texts in digests.items()}
-        )
-        dataset.to_netcdf(temporary, mode="a", engine="h5netcdf")
+        write_sequences(temporary, dataset)
 
 
 def read_explained(

@@ -143,8 +143,15 @@ def is_callback(body: Any, callbacks: Mapping[str, Any]) -> bool:
         and _names(body.get("state", [])) == states
         and isinstance(changed, list)
         and all(isinstance(name, str) and name in (inputs or ()) for name in changed)
-        and all(_is_value(each.get("value")) for each in [*body["inputs"], *body.get("state", [])])
+        and all(map(_has_value, [*body["inputs"], *body.get("state", [])]))
     )
+
+
+def _has_value(place: dict[str, Any]) -> bool:
+    """Return whether a property has a value that its control can have; an address is text."""
+    value = place.get("value")
+    is_address = place["property"] == "search"
+    return _is_value(value) and (not is_address or value is None or isinstance(value, str))
 
 
 def _names(places: Any) -> list[str] | None:

@@ -43,13 +43,13 @@ class State:
     descending: bool = False
 
 
-def parse(query: str) -> State:
+def parse(query: str | None) -> State:
     """The state that a query string says; what it does not say, or says wrongly, is the default.
 
     Args:
-      query: any text; of `format_query`, with or without "?", it gives the same state back.
+      query: any text or None; of `format_query`, with or without "?", it gives the same state back.
     """
-    text = query.encode("utf-8", "replace").decode("utf-8").removeprefix("?")
+    text = (query or "").encode("utf-8", "replace").decode("utf-8").removeprefix("?")
     said = dict(parse_qsl(text if len(text) <= _MAX_QUERY else ""))
     a, b = _number(said.get("a", "")), _number(said.get("b", ""))
     return State(

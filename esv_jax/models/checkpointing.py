@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import signal
 import threading
 import warnings
@@ -23,6 +25,7 @@ from esv_jax.files import atomic_path
 T = TypeVar("T")
 
 _KEPT = 2
+_MORE = 2**18  # bytes that a saved state has beside its arrays, at most
 
 
 class TrainingCheckpoints:
@@ -135,6 +138,7 @@ class SavedRun:
             state=ocp.args.StandardSave(leaves), settings=ocp.args.JsonSave(self._settings)
         )
         with _ctrl_c_waits():
+            _expect_space(self._folder, 2 * sum(leaf.nbytes for leaf in leaves.values()) + _MORE)
             self._manager.save(step, args=args, force=True)
             with atomic_path(_digest_path(self._folder, step), overwrite=True) as path:
                 path.write_text(_digest(self._folder, step))
@@ -156,6 +160,29 @@ class SavedRun:
         got = ", ".join(f"{name}={self._settings.get(name)!r}" for name in differing)
         way_out = "Use another folder, or what the run began with."
         raise ValueError(checks.message("checkpoint_dir", f"a run with {expected}", got, way_out))
+
+
+def _expect_space(folder: Path, n_bytes: int) -> None:
+    """Refuse to save where the disk is full: threads of Orbax would print tracebacks.
+
+    Raises:
+      OSError: less space, as far as the system can reserve it.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    path = folder / f".{os.getpid()}.space"
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return  # a disk that cannot reserve
+        got = f"a full disk at {folder} ({error.strerror})"
+        way_out = "Free some space there, or choose another folder."
+        expected = f"{n_bytes:,} bytes of free space"
+        raise OSError(checks.message("checkpoint_dir", expected, got, way_out)) from error
+    finally:
+        path.unlink(missing_ok=True)
 
 
 class _Damaged(Exception):

@@ -76,6 +76,18 @@ def open_format(path: str | os.PathLike[str], kind: str, writer: str) -> xarray.
     return open_dataset(path, expected)
 
 
+def write_dataset(
+    path: Path, dataset: xarray.Dataset, encoding: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Write a netCDF-4 file, made in memory: on a full disk HDF5 itself may crash the process.
+
+    Raises:
+      OSError: a file that cannot be written, a full disk.
+    """
+    require("h5netcdf", "files")
+    path.write_bytes(dataset.to_netcdf(engine="h5netcdf", encoding=encoding))
+
+
 def open_dataset(path: str | os.PathLike[str], expected: str) -> xarray.Dataset:
     """Open a netCDF-4 file that was inspected or checked before, by xarray.
 

@@ -31,7 +31,7 @@ from esv_jax.results.layout import (
     reading,
     unreadable,
 )
-from esv_jax.results.provenance import compressed, open_format, provenance
+from esv_jax.results.provenance import compressed, open_format, provenance, write_dataset
 from esv_jax.results.store import VIEW, is_sweep, open_sweep
 
 if TYPE_CHECKING:
@@ -80,24 +80,42 @@ def save(
       FileExistsError, FileNotFoundError, OSError: a path that is taken, whose folder is missing,
         or that cannot be written.
     """
-    xarray = require("xarray", "files")
-    require("h5netcdf", "files")
     with atomic_path(path, overwrite=overwrite) as temporary:
-        records = _expect_records(attributions, marginals)
-        coords = _coordinates(records, uids, class_names)
-        variables = {}
-        for name, array in (_of_records(records) | _given(records, labels, element_index)).items():
-            dims, text = LAYOUT[name]
-            variables[name] = (dims[-array.ndim :], array, {"long_name": text, "units": "1"})
-        for name, array in _of_methods(methods or {}, records).items():
-            text = f"values by {name.replace('_', ' ')}"
-            variables[name] = (ELEMENT, array, {"long_name": text, OTHER_METHOD: name})
-        attrs = provenance("Element Shapley Values", FORMAT, attributions[0].values, settings)
-        attrs |= _notes(records)
-        dataset = xarray.Dataset(variables, coords, attrs)
-        encoding = {name: _encoding(dataset[name].values) for name in variables}
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        arguments = (uids, class_names, labels, element_index, settings, marginals, methods)
+        write_sequences(temporary, dataset_of(attributions, *arguments))
     return Path(path)
+
+
+def dataset_of(
+    attributions: Sequence[Attribution],
+    uids: Sequence[str],
+    class_names: Sequence[str] | None,
+    labels: Sequence[int] | None,
+    element_index: Sequence[Sequence[int]] | None,
+    settings: Mapping[str, Any] | None,
+    marginals: bool,
+    methods: Mapping[str, Sequence[Any]] | None,
+) -> xarray.Dataset:
+    """The dataset that `save` writes; arguments and errors as of `save`."""
+    records = _expect_records(attributions, marginals)
+    coords = _coordinates(records, uids, class_names)
+    variables = {}
+    for name, array in (_of_records(records) | _given(records, labels, element_index)).items():
+        dims, text = LAYOUT[name]
+        variables[name] = (dims[-array.ndim :], array, {"long_name": text, "units": "1"})
+    for name, array in _of_methods(methods or {}, records).items():
+        text = f"values by {name.replace('_', ' ')}"
+        variables[name] = (ELEMENT, array, {"long_name": text, OTHER_METHOD: name})
+    attrs = provenance("Element Shapley Values", FORMAT, attributions[0].values, settings)
+    attrs |= _notes(records)
+    dataset: xarray.Dataset = require("xarray", "files").Dataset(variables, coords, attrs)
+    return dataset
+
+
+def write_sequences(path: Path, dataset: xarray.Dataset) -> None:
+    """Write the dataset of `dataset_of`, with further variables of strings if there are any."""
+    numbers = [name for name, array in dataset.items() if array.dtype != object]
+    write_dataset(path, dataset, {str(name): _encoding(dataset[name].values) for name in numbers})
 
 
 def open(path: str | os.PathLike[str]) -> xarray.Dataset:

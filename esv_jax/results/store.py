@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 FORMAT = "esv_jax sweep, version 1"
 VIEW, MANIFEST, SHARDS = "results.nc", "sweep.json", "shards"
+_CHECKED_BYTES = 2**28  # of shards whose checksums are compared when a sweep is opened
 _WRITING = ".writing"
 _RECORD = {"bytes": int, "sweep": str, "failures": dict, "warnings": list, "device": str}
 _OURS = re.compile(r"\d{5,}\.(nc|json)")  # files of shards
@@ -276,21 +277,28 @@ def damaged(path: str | os.PathLike[str], records: Mapping[int, Mapping[str, Any
     """List the recorded shards whose bytes have changed since they were written. Reads all."""
     folder, wrong = _folder(path), []
     for index, record in records.items():
-        try:
-            with open(shard_path(folder, index), "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            digest = ""
-        if digest != record.get("sha256"):
+        if _digest_of_file(shard_path(folder, index)) != record.get("sha256"):
             wrong.append(index)
     return wrong
+
+
+def _digest_of_file(path: Path) -> str:
+    """SHA-256 of a file's content; "" of one that is missing, unreadable or no plain file."""
+    try:
+        if path.is_file():  # a pipe would wait for ever
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        pass
+    return ""
 
 
 def open_sweep(path: str | os.PathLike[str]) -> xarray.Dataset:
     """The dataset of a sweep's folder: the videos of all shards that are complete, lazily.
 
     Raises:
-      ValueError: a manifest or view that is missing or damaged, or leads to other files.
+      ValueError: a manifest or view that is missing or damaged, or leads to other files; shards
+        that are damaged, of sweeps up to 256 MB. For larger ones see `damaged`.
     """
     folder = _folder(path)
     manifest, records = read_manifest(folder), read_records(folder)
@@ -299,6 +307,13 @@ def open_sweep(path: str | os.PathLike[str]) -> xarray.Dataset:
     known = "view" in manifest  # earlier versions wrote no checksum
     is_whole = view_is_whole(folder) if known else (folder / VIEW).is_file()
     expect(is_whole, str(folder), expected, got, way_out)
+    if sum(record.get("bytes", 0) for record in records.values()) <= _CHECKED_BYTES:
+        # HDF5 shows fill values in place of what it cannot find in a damaged shard.
+        kept = {index: record for index, record in records.items() if "sha256" in record}
+        wrong = [i for i in damaged(folder, kept) if shard_path(folder, i).is_file()]
+        names = ", ".join(f"{SHARDS}/{shard_path(folder, i).name}" for i in wrong[:3])
+        names += f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        expect(not wrong, str(folder), expected, f"damage in {names}", way_out)
     open_hdf5(folder / VIEW, expected, views=True).close()
     dataset = open_dataset(folder / VIEW, expected)
     rows = sum(place["rows"] for place in manifest["shards"])
@@ -345,12 +360,7 @@ def _coordinates(header: Header, uids: Sequence[str], n: int) -> dict[str, Varia
 
 def view_is_whole(folder: Path) -> bool:
     """Return whether the view is there with the bytes that were written. Reads it."""
-    known = read_manifest(folder).get("view")
-    try:
-        with open(folder / VIEW, "rb") as file:
-            return bool(hashlib.file_digest(file, "sha256").hexdigest() == known)
-    except OSError:
-        return False
+    return _digest_of_file(folder / VIEW) == read_manifest(folder).get("view")
 
 
 def _view_of(header: Header, places: Sequence[ShardPlace]) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 from esv_jax.checks import expect, expect_finite
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
-from esv_jax.results.provenance import compressed, open_format, provenance
+from esv_jax.results.provenance import compressed, open_format, provenance, write_dataset
 
 if TYPE_CHECKING:
     import xarray
@@ -54,7 +54,6 @@ def save_volumes(
         or that cannot be written.
     """
     xarray = require("xarray", "files")
-    require("h5netcdf", "files")
     expect(len(parts) > 0, "parts", "at least one volume", "none")
     volumes: list[np.ndarray] = []
     for name, part in parts.items():
@@ -83,7 +82,7 @@ def save_volumes(
             provenance("Relevance of pixels", FORMAT, next(iter(parts.values())), settings) | about,
         )
         encoding = {"relevance": compressed((1, 1, *array.shape[2:]))}
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        write_dataset(temporary, dataset, encoding)
     return Path(path)
 
 

@@ -9,33 +9,25 @@ runs in a process of its own, with a limit of memory; an input that takes longer
 a hang. What Python opens, runs or connects to beyond the input itself is counted by an audit hook
 (what C libraries open is not seen).
 
-An error that the command line prints as one line is right (`REFUSED`).
+An error that the command line prints as one line is right (`attempts.REFUSED`).
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
-import multiprocessing
-import os
-import resource
-import sys
 import tempfile
-import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
 import esv_jax as ej
+from experiments.attack.attempts import attempt_all
 
-REFUSED = (ValueError, TypeError, KeyError, OSError, ImportError, MemoryError)
-_FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "socket.connect", "pty.spawn")
-_MEMORY = 6 * 2**30  # bytes of address space
 _SMALL = np.float32(0.5)
 
 
@@ -62,7 +54,7 @@ class Reader(NamedTuple):
     read: Callable[[Path], Any]
 
 
-def _sequences(path: Path) -> None:
+def read_sequences(path: Path) -> None:
     inputs = ej.data.open_inputs(path)
     for i in range(min(len(inputs), 20)):
         inputs.read(i, None)
@@ -118,17 +110,17 @@ def _make_model(path: Path) -> None:
 
 def _make_results(path: Path) -> None:
     att = ej.Attribution(
-        values=np.full((3, 2), _SMALL),
-        scores=np.full(2, _SMALL),
-        prior=np.full(2, _SMALL),
-        marginals=np.full((3, 3, 2), _SMALL),
+        values=jnp.full((3, 2), _SMALL),
+        scores=jnp.full(2, _SMALL),
+        prior=jnp.full(2, _SMALL),
+        marginals=jnp.full((3, 3, 2), _SMALL),
         n_evaluations=7,
         exact=True,
     )
     ej.results.save(path, [att, att], uids=["a", "b"], class_names=["x", "y"], labels=[0, 1])
 
 
-def _read_results(path: Path) -> None:
+def read_results(path: Path) -> None:
     dataset = ej.results.open(path)
     for uid in list(dataset["video"].values)[:20]:
         ej.results.load_attribution(dataset, str(uid))
@@ -142,15 +134,15 @@ def _make_pickle(path: Path) -> None:
 
 
 READERS = {
-    "HDF5 features": Reader(".hdf", _make_hdf, _sequences),
-    "npy features": Reader(".npy", _make_npy, _sequences),
-    "ts sequences": Reader(".ts", _make_ts, _sequences),
+    "HDF5 features": Reader(".hdf", _make_hdf, read_sequences),
+    "npy features": Reader(".npy", _make_npy, read_sequences),
+    "ts sequences": Reader(".ts", _make_ts, read_sequences),
     "MP4 video": Reader(".mp4", _make_video, _read_video),
     "GIF video": Reader(".gif", _make_video, _read_video),
     "class names": Reader(".csv", _make_classes, ej.data.read_classes),
     "class priors": Reader(".csv", _make_priors, ej.data.read_class_priors),
     "model file": Reader(".safetensors", _make_model, ej.models.load_model),
-    "netCDF results": Reader(".nc", _make_results, _read_results),
+    "netCDF results": Reader(".nc", _make_results, read_results),
     "pickle": Reader(".pkl", _make_pickle, ej.checkpoints.load_pickle),
 }
 
@@ -195,112 +187,54 @@ def input_of(content: bytes, seed: int, name: str, k: int) -> bytes:
     return mutated(content, np.random.default_rng([seed, k, *name.encode()]))
 
 
-def _work(
-    name: str,
-    content: bytes,
-    folder: Path,
-    seed: int,
-    span: tuple[int, int],
-    progress: Any,
-    pipe: Any,
-) -> None:
-    """Try the inputs of a span, in a process of its own."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    reader, path = READERS[name], folder / f"input{READERS[name].suffix}"
-    path.write_bytes(content)
-    reader.read(path)  # imports what it needs
-    beyond: list[str] = []
-    is_on = True
+@dataclasses.dataclass(frozen=True)
+class Mutations:
+    """The inputs of one reader; see `Attempts`."""
 
-    def audit(event: str, args: tuple[Any, ...]) -> None:
-        if not is_on:
-            return
-        ours = event == "subprocess.Popen" and "hdf5_inspection" in str(args[1])
-        if event in _FORBIDDEN and not ours:  # the package's own reader of doubtful HDF5 files
-            beyond.append(f"{event} {args[:1]}"[:200])
-        elif event == "open" and isinstance(args[0], str | bytes | os.PathLike):
-            opened = os.fsdecode(args[0])
-            known = (str(folder), sys.prefix, sys.base_prefix, "/proc/", "/sys/", "/dev/null")
-            inside = opened.startswith((*known, str(Path(ej.__file__).parent)))
-            if not inside and os.path.isabs(opened):
-                beyond.append(f"open {opened}"[:200])
+    name: str
+    content: bytes
+    folder: Path
+    seed: int
+    seconds: float
 
-    sys.addaudithook(audit)
-    warnings.simplefilter("ignore")
-    for k in range(*span):
-        is_on = False
-        path.write_bytes(input_of(content, seed, name, k))
-        beyond.clear()
-        with progress.get_lock():
-            progress.value = k
-        is_on = True
-        outcome, text = "read", ""
-        try:
-            reader.read(path)
-        except REFUSED as error:
-            outcome = "refused"
-            if "\n" in str(error).strip() or not str(error).strip():
-                outcome, text = "unclear", f"{type(error).__name__}: {error}"[:300]
-        except Exception as error:
-            outcome, text = "traceback", f"{type(error).__name__}: {error}"[:300]
-        if beyond:
-            outcome, text = "reached outside", beyond[0]
-        pipe.send((k, outcome, text))
-    pipe.send(None)
+    @property
+    def own(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    def begin(self) -> None:
+        """Read the valid file, which imports what that needs."""
+        self._path.write_bytes(self.content)
+        READERS[self.name].read(self._path)
+
+    def make(self, k: int) -> None:
+        """Write input k."""
+        self._path.write_bytes(input_of(self.content, self.seed, self.name, k))
+
+    def read(self, k: int) -> None:
+        """Read it."""
+        READERS[self.name].read(self._path)
+
+    def reached(self) -> list[str]:
+        """Nothing that the audit hook does not see."""
+        return []
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"input{READERS[self.name].suffix}"
 
 
 def attack(name: str, n: int, settings: Settings, folder: Path) -> dict[str, Any]:
     """Counts of outcomes of one reader, and the first few inputs that went wrong."""
-    reader = READERS[name]
-    path = folder / f"valid{reader.suffix}"
-    reader.make(path)
+    path = folder / f"valid{READERS[name].suffix}"
+    READERS[name].make(path)
     content = path.read_bytes()
     path.unlink()
-    counts: collections.Counter[str] = collections.Counter()
-    wrong: list[dict[str, Any]] = []
-    context = multiprocessing.get_context("spawn")
-    start, began = 0, time.monotonic()
-    while start < n:
-        progress = context.Value("q", -1)
-        ours, theirs = context.Pipe(duplex=False)
-        given = (name, content, folder, settings.seed, (start, n), progress, theirs)
-        process = context.Process(target=_work, args=given)
-        process.start()
-        theirs.close()
-        done = False
-        while True:
-            try:
-                if not ours.poll(settings.seconds + (60 if progress.value < start else 0)):
-                    end = "hang"
-                    break
-                message = ours.recv()
-            except EOFError:
-                process.join()
-                end = f"crash ({process.exitcode})"
-                break
-            if message is None:
-                done = True
-                break
-            k, outcome, text = message
-            counts[outcome] += 1
-            start = k + 1
-            if outcome not in ("read", "refused"):
-                wrong.append({"input": k, "outcome": outcome, "text": text})
-        process.kill()
-        process.join()
-        if done:
-            break
-        if progress.value < start:
-            raise RuntimeError(f"{name}: the worker did not begin ({end}).")
-        counts[end.split()[0]] += 1
-        wrong.append({"input": int(progress.value), "outcome": end, "text": ""})
-        start = int(progress.value) + 1
-    seconds = time.monotonic() - began
-    return {"inputs": n, **counts, "seconds": round(seconds, 1), "wrong": wrong[:20]}
+    return attempt_all(Mutations(name, content, folder, settings.seed, settings.seconds), n)
 
 
-def main(settings: Settings) -> int:
-    """Attack all readers and print a table; 1 where anything went wrong."""
+def attack_all(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What `attack` gives of every reader, printed as it comes."""
     names = settings.readers or tuple(READERS)
     results = {}
     for name in names:
@@ -310,6 +244,12 @@ def main(settings: Settings) -> int:
         print(f"{name:16}", ", ".join(f"{k} {v}" for k, v in counts.items()), flush=True)
         for each in results[name]["wrong"][:5]:
             print("   ", each)
+    return results
+
+
+def main(settings: Settings) -> int:
+    """Attack all readers and print a table; 1 where anything went wrong."""
+    results = attack_all(settings)
     if settings.out:
         settings.out.write_text(json.dumps(results, indent=1))
     return int(any(result["wrong"] for result in results.values()))

@@ -20,13 +20,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 
 import esv_jax as ej
+from experiments.attack.harness import COMMAND
 
-_COMMAND = (sys.executable, "-X", "faulthandler", "-c", "from esv_jax.cli import run; run()")
 _LONGEST = 60.0  # seconds that an interrupted command may take to end
 
 
@@ -54,11 +55,11 @@ def commands(folder: Path) -> dict[str, list[str]]:
     ej.data.write_features(features, items, 16)
     model = folder / "model.safetensors"
     subprocess.run(
-        [*_COMMAND, "train", str(features), "--out", str(model)], check=True, capture_output=True
+        [*COMMAND, "train", str(features), "--out", str(model)], check=True, capture_output=True
     )
     results = folder / "results"
     explain = ["explain", str(clips), "--frames", "8"]
-    subprocess.run([*_COMMAND, *explain, "--out", str(results)], check=True, capture_output=True)
+    subprocess.run([*COMMAND, *explain, "--out", str(results)], check=True, capture_output=True)
     return {
         "explain": [*explain, "--out", "OUT"],
         "train": ["train", str(features), "--out", "OUT/model.safetensors"],
@@ -76,7 +77,7 @@ def run_once(words: list[str], out: Path, delay: float | None) -> tuple[str, flo
     given = [word.replace("OUT", str(out)) for word in words]
     began = time.monotonic()
     process = subprocess.Popen(
-        [*_COMMAND, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     if delay is not None:
         time.sleep(delay)
@@ -99,9 +100,9 @@ def run_once(words: list[str], out: Path, delay: float | None) -> tuple[str, flo
     return f"code {code}", seconds, said[-3000:]
 
 
-def main(settings: Settings) -> int:
-    """Interrupt all commands and print a table; 1 where anything went wrong."""
-    rng, results, wrong = np.random.default_rng(settings.seed), {}, 0
+def attack_all(settings: Settings) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Counts of outcomes by command, printed as they come, and what went wrong."""
+    rng, results, wrong = np.random.default_rng(settings.seed), {}, []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         known = commands(folder)
@@ -115,13 +116,19 @@ def main(settings: Settings) -> int:
                 outcome, _, said = run_once(known[command], folder / f"{command}-{k}", delay)
                 counts[outcome] += 1
                 if outcome not in ("interrupted", "finished", "early"):
-                    wrong += 1
-                    print(f"{command} after {delay:.2f} s: {outcome}\n{said}", file=sys.stderr)
+                    wrong.append(f"{command} after {delay:.2f} s: {outcome}\n{said}")
             results[command] = {"seconds": round(duration, 2), **counts}
             print(f"{command:10}", results[command], flush=True)
+    return results, wrong
+
+
+def main(settings: Settings) -> int:
+    """Interrupt all commands and print a table; 1 where anything went wrong."""
+    results, wrong = attack_all(settings)
+    print(*wrong, sep="\n", file=sys.stderr)
     if settings.out:
         settings.out.write_text(json.dumps(results, indent=1))
-    return int(wrong > 0)
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,158 @@
+"""Files made to harm: none may open another file, run code, hang, take the memory, or crash.
+
+File k depends on the seed and k alone. Beside it lie files that nobody may open: the system tells
+of each that is (inotify, on Linux), whichever library it was. One of them is a pipe, on which
+opening would wait for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import functools
+import os
+import resource
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+import esv_jax as ej
+from experiments.attack import fuzz
+from experiments.attack.attempts import REFUSED, attempt_all
+from experiments.attack.harness import Outcome, outcome_of
+from experiments.attack.hostile_files import KINDS, valid, zeros
+
+_IN_OPEN = 0x20
+_MOST = 2**30  # bytes of memory that a file may take
+
+
+def _read_video(path: Path) -> None:
+    ej.data.probe_video(path)
+    ej.data.decode_frames(path, n=8)
+
+
+def _read_all(path: Path) -> None:
+    """Read a file by every reader that takes its suffix; what the last one refuses is raised."""
+    models = (ej.models.load_model, ej.models.backbones.load_backbone)
+    checkpoints = (ej.checkpoints.load_torch, ej.checkpoints.load_pickle)
+    readers: dict[str, tuple[Callable[[Path], Any], ...]] = {
+        **dict.fromkeys((".hdf", ".h5", ".npy", ".ts"), (fuzz.read_sequences,)),
+        **dict.fromkeys((".nc", ".sweep"), (fuzz.read_results,)),
+        **dict.fromkeys((".pth", ".pt", ".pkl", ".npz"), checkpoints),
+        ".safetensors": models,
+        ".csv": (ej.data.read_classes, ej.data.read_class_priors),
+    }
+    refused: Exception | None = None
+    for read in readers.get(path.suffix, (_read_video,)):
+        try:
+            read(path)
+        except REFUSED as error:
+            refused = error
+            if "\n" in str(error):
+                break
+    if refused is not None:
+        raise refused
+
+
+@dataclasses.dataclass(frozen=True)
+class Hostile:
+    """Files of all kinds in turn; see `attempts.Attempts`."""
+
+    folder: Path
+    seed: int
+    seconds: float = 10.0
+
+    @property
+    def own(self) -> str:
+        """The file itself."""
+        return str(self.folder / "input")
+
+    def begin(self) -> None:
+        """Lay the bait, and import what is needed."""
+        shutil.copy(self._written("a.mp4", "MP4 video"), self.folder / "bait.mp4")
+        (self.folder / "bait.raw").write_bytes(b"secret\n" * 99)
+        with h5py.File(self.folder / "bait.h5", "w") as file:
+            file["x"] = np.ones(4, np.float32)
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(self.folder / "pipe")
+        for name, reader in fuzz.READERS.items():
+            reader.read(self._written(f"input{reader.suffix}", name))
+        zeros()
+        _ = self._opened, self._peak
+
+    def make(self, k: int) -> None:
+        """Write file k."""
+        for path in self.folder.glob("input*"):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        (self.folder / "ran").unlink(missing_ok=True)
+        kind = list(KINDS.values())[k % len(KINDS)]
+        kind(np.random.default_rng([self.seed, k]), self.folder)
+        self._names_opened()
+
+    def read(self, k: int) -> None:
+        """Read it."""
+        (path,) = self.folder.glob("input*")
+        _read_all(path)
+
+    def reached(self) -> list[str]:
+        """Bait that was opened, code that ran, memory that was taken."""
+        found = [f"opened {name}" for name in self._names_opened() if not name.startswith("input")]
+        found += ["code ran"] if (self.folder / "ran").exists() else []
+        peak = _peak()
+        if peak - self._peak[0] > _MOST:
+            found.append(f"took {(peak - self._peak[0]) >> 20} MiB")
+        self._peak[0] = max(peak, self._peak[0])
+        return found
+
+    @functools.cached_property
+    def _peak(self) -> list[int]:
+        return [_peak()]
+
+    @functools.cached_property
+    def _opened(self) -> int:
+        """Where the system tells of files in the folder that are opened; -1 where it cannot."""
+        library = ctypes.CDLL(None)
+        if not hasattr(library, "inotify_init1"):
+            return -1
+        told = int(library.inotify_init1(os.O_NONBLOCK))
+        library.inotify_add_watch(told, os.fsencode(self.folder), _IN_OPEN)
+        return told
+
+    def _names_opened(self) -> list[str]:
+        """Of files in the folder that were opened since the last call."""
+        content, names = b"", []
+        with contextlib.suppress(BlockingIOError):
+            while self._opened >= 0 and (more := os.read(self._opened, 2**16)):
+                content += more
+        while content:
+            size = struct.unpack_from("<iIII", content)[3]
+            name, content = content[16 : 16 + size].rstrip(b"\0"), content[16 + size :]
+            names += [name.decode()] if name else []  # the folder itself has none
+        return names
+
+    def _written(self, name: str, reader: str) -> Path:
+        (self.folder / name).write_bytes(valid(reader))
+        return self.folder / name
+
+
+def _peak() -> int:
+    """Bytes of memory that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
+
+
+def hostile(folder: Path, seed: int, n: int) -> Outcome:
+    """n files, of all kinds in turn."""
+    outcome = outcome_of(attempt_all(Hostile(folder, seed), n))
+    names = list(KINDS)
+    named = [
+        f"{names[int(text.split(':')[0].split()[1]) % len(names)]}, {text}"
+        for text in outcome.faults
+        if text.startswith("input ")
+    ]
+    return outcome._replace(faults=(*named, *outcome.faults[len(named) :]))

@@ -1,0 +1,158 @@
+"""Requests to the dashboard's own server: many ordinary ones, malformed ones, odd addresses."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import http.client
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import esv_jax as ej
+from experiments.attack.harness import COMMAND, Outcome, finish, make_set, start, sweep_words
+from experiments.browsing import free_port
+
+_THREADS, _SEQUENCES = 16, 60
+_UPDATE = "/_dash-update-component"
+_SECRET = "nobody may read this"
+
+
+@contextlib.contextmanager
+def _dashboard(*words: Any, log: Path) -> Iterator[int]:
+    """The port at which `esv-jax dashboard` serves; what it prints goes to `log`."""
+    port = free_port()
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*COMMAND, "dashboard", *map(str, words), "--port", str(port), "--token", ""],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        end = time.monotonic() + 120
+        while "Results at" not in log.read_text():
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"the dashboard did not start: {log.read_text()}")
+            time.sleep(0.1)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _ask(port: int, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """The status of an answer, and the answer; 0 where none comes."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"Content-Type": "application/json"} if body is not None else {}
+    try:
+        connection.request("GET" if body is None else "POST", path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        return 0, repr(error).encode()
+    finally:
+        connection.close()
+
+
+def _questions(port: int) -> list[dict[str, Any]]:
+    """The body of a call of every callback of the page."""
+    found = []
+    for callback in json.loads(_ask(port, "/_dash-dependencies")[1]):
+        if callback["clientside_function"]:
+            continue
+        names = callback["output"].strip(".").split("...")
+        pairs = (name.rsplit(".", 1) for name in names)
+        outputs = [dict(zip(("id", "property"), pair, strict=True)) for pair in pairs]
+        body = {"output": callback["output"], "changedPropIds": []}
+        body["outputs"] = outputs if callback["output"].startswith("..") else outputs[0]
+        found.append(body | {"inputs": callback["inputs"], "state": callback["state"]})
+    return found
+
+
+def _asking(body: dict[str, Any], query: str) -> dict[str, Any]:
+    """The same of another address of the page."""
+    inputs = [
+        each | {"value": query} if (each["id"], each["property"]) == ("url", "search") else each
+        for each in body["inputs"]
+    ]
+    return body | {"inputs": inputs}
+
+
+def _malformed(rng: np.random.Generator, body: dict[str, Any]) -> dict[str, Any]:
+    """A body of which one part, at any depth, is lost or something else."""
+    junk: list[Any] = [None, 0, -1, 2**60, 1.5, True, "", "x" * 20_000, "?uid=\0", [], {}, [[]]]
+    junk += [[{}], "a.b", "[" * 9000, {"id": "url"}]
+    junk += [[{"id": "url", "property": "search", "value": {"a": [1]}}]]
+    body = at = json.loads(json.dumps(body))
+    while True:
+        names = list(at) if isinstance(at, dict) else list(range(len(at)))
+        name = names[rng.integers(len(names))]
+        if isinstance(at[name], dict | list) and at[name] and rng.random() < 0.7:
+            at = at[name]
+            continue
+        if isinstance(at, dict) and rng.random() < 0.2:
+            del at[name]
+        else:
+            at[name] = junk[rng.integers(len(junk))]
+        return body
+
+
+def _odd_paths(secret: Path) -> list[str]:
+    up = ("../" * 12, "..%2f" * 12, "%2e%2e/" * 12, "..%5c" * 12, "/", "%2f", "//", "....//" * 12)
+    roots = ("/video/", "/frame/", "/frame/0/", "/assets/", "/_dash-component-suites/", "/")
+    names = (str(secret)[1:], "etc/passwd", "%00", "a" * 5000, "%ff%fe", "9" * 400, "-1")
+    odd = [f"{root}{step}{name}" for root in roots for step in up for name in names]
+    odd += [f"{root}{name}" for root in roots for name in names]
+    return [*odd, "/video/0%00", "/_reload-hash/x", "/sweep.json", "/results.nc", "/" + "x" * 9000]
+
+
+def requests(folder: Path, seed: int, n: int, n_malformed: int) -> Outcome:
+    """n ordinary requests by 16 threads, malformed callbacks, and some 400 odd addresses."""
+    make_set(folder, _SEQUENCES, seed)
+    results, rng = folder / "whole", np.random.default_rng(seed)
+    if finish(start(*sweep_words(folder, results))).code:
+        raise RuntimeError("a sweep that nobody disturbs fails")
+    (folder / "clips").mkdir()
+    for k in range(2):
+        frames = rng.integers(0, 255, (6, 32, 32, 3), np.uint8)
+        ej.data.write_video(folder / "clips" / f"v{k}.mp4", frames, fps=6)
+    secret, log = folder / "secret", folder / "log"
+    secret.write_text(_SECRET)
+    faults, statuses = [], collections.Counter[str]()
+    with _dashboard(results, "--videos", folder / "clips", log=log) as port:
+        questions = _questions(port)
+        pages = ["/", "/_dash-layout", "/_dash-dependencies", "/assets/dashboard.js"]
+        pages += ["/video/0", "/video/1", "/frame/0/3", "/frame/1/0"]
+        asked: list[tuple[str, str, bytes | None, tuple[int, ...]]] = []
+        for k in range(n):
+            if k % 4 == 0:
+                asked.append(("ordinary", pages[k // 4 % len(pages)], None, (200,)))
+                continue
+            query = f"?uid=v{rng.integers(_SEQUENCES)}&classes={rng.integers(3)}"
+            body = _asking(questions[k % len(questions)], query)
+            asked.append(("ordinary", _UPDATE, json.dumps(body).encode(), (200, 204)))
+        for k in range(n_malformed):
+            body = _malformed(rng, _asking(questions[k % len(questions)], "?uid=v3"))
+            asked.append(("malformed", _UPDATE, json.dumps(body).encode(), (200, 204, 400)))
+        deep = b"[" * 450_000 + b"]" * 450_000
+        asked += [("malformed", _UPDATE, text, (400, 413)) for text in (deep, b"{", b"\xff", b"")]
+        asked += [("odd", path, None, (400, 404)) for path in _odd_paths(secret)]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            answers = list(pool.map(lambda one: _ask(port, *one[1:3]), asked))
+    for (kind, path, sent, right), (status, answer) in zip(asked, answers, strict=True):
+        statuses[f"{kind} {status}"] += 1
+        served = kind == "odd" and (_SECRET.encode() in answer or b"root:" in answer)
+        if status not in right or served:
+            given = "" if sent is None else f" with {sent[:300]!r}"
+            what = "a file outside is served" if served else f"status {status}"
+            faults.append(f"{kind}: {path[:300]}{given}: {what} {answer[:200]!r}")
+    if "Traceback" in log.read_text():
+        faults.append(f"the log has a traceback: {log.read_text()[-1500:]}")
+    detail = ", ".join(f"{count} {name}" for name, count in sorted(statuses.items()))
+    return Outcome(len(asked), tuple(faults), detail)

@@ -1,0 +1,266 @@
+"""Sweeps that are killed, disturbed, damaged or out of space: what is stored stays right."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import esv_jax as ej
+from esv_jax.cli import main as esv_jax
+from experiments.attack.attempts import attempt_all
+from experiments.attack.harness import (
+    Outcome,
+    files_in,
+    finish,
+    loaded,
+    make_set,
+    outcome_of,
+    refusal,
+    same_values,
+    start,
+    sweep_differs,
+    sweep_words,
+)
+
+
+def _swept(folder: Path, n: int, seed: int) -> tuple[Path, float]:
+    """A set of n sequences in a folder with its sweep in `whole`, and the seconds that took."""
+    make_set(folder, n, seed)
+    began = time.monotonic()
+    ended = finish(start(*sweep_words(folder, folder / "whole")))
+    if ended.code:
+        raise RuntimeError(f"a sweep that nobody disturbs fails: {ended.said}")
+    return folder / "whole", time.monotonic() - began
+
+
+def kills(folder: Path, seed: int, n: int) -> Outcome:
+    """SIGKILL at n random moments of a sweep that is continued until it ends, then begun again."""
+    whole, seconds = _swept(folder, 240, seed)
+    rng, faults, killed, ends, out = np.random.default_rng(seed), [], 0, 0, folder / "out"
+    while killed < n or not ends or out.exists():
+        delay = float(rng.uniform(0.2, 0.8 * seconds))
+        process = start(*sweep_words(folder, out))
+        if killed < n:
+            time.sleep(delay)
+            process.kill()
+        ended = finish(process)
+        if ended.code == -9:
+            killed += 1
+            continue
+        ends += 1
+        wrong = refusal(ended) if ended.code else sweep_differs(out, whole)
+        if wrong:
+            faults.append(f"after {killed} kills, the last delay {delay:.3f} s: {wrong}")
+        shutil.rmtree(out, ignore_errors=True)
+    return Outcome(killed, tuple(faults), f"{ends} sweeps ended")
+
+
+def two_at_once(folder: Path, seed: int, n: int) -> Outcome:
+    """Two sweeps into one folder, the second up to half a second later: one of them writes."""
+    whole, _ = _swept(folder, 60, seed)
+    rng, faults, refused = np.random.default_rng(seed), [], 0
+    for k in range(n):
+        out = folder / f"out-{k}"
+        first = start(*sweep_words(folder, out))
+        delay = float(rng.uniform(0, 0.5))
+        time.sleep(delay)
+        ends = [finish(process) for process in (start(*sweep_words(folder, out)), first)]
+        codes = [ended.code for ended in ends]
+        refused += codes.count(2)
+        wrong = "".join(refusal(ended) for ended in ends)
+        said = [ended.said for ended in ends if ended.code]
+        if not wrong and (0 not in codes or not all("that no other sweep" in t for t in said)):
+            wrong = f"codes {codes}: {said}"
+        wrong = wrong or sweep_differs(out, whole)
+        if wrong:
+            faults.append(f"the second {delay:.3f} s after the first: {wrong}")
+    return Outcome(n, tuple(faults), f"{refused} refused")
+
+
+# No space left
+
+
+def disk_full(folder: Path, seed: int, n: int) -> Outcome:
+    """Commands of which no file may grow beyond a random size, n times each, then continued.
+
+    In the output folder are results of an earlier run: half of the shards of the sweep, other
+    values of explain, another model of train and its state after 2 epochs.
+    """
+    rng, faults, refused = np.random.default_rng(seed), [], 0
+    whole, _ = _swept(folder, 24, seed)
+    features, model = folder / "features.hdf", folder / "model.safetensors"
+    explain = ("explain", features, "--model", model, "--figures", 1, "--overwrite", "--out")
+    train = ("train", features, "--overwrite", "--n-max", 3, "--max-epochs", 5)
+
+    def words_of(name: str, out: Path) -> tuple[Any, ...]:
+        if name == "sweep":
+            return sweep_words(folder, out)
+        if name == "explain":
+            return (*explain, out)
+        return (*train, "--checkpoint-dir", out / "state", "--out", out / "model.safetensors")
+
+    def earlier(name: str, out: Path) -> None:
+        if name == "sweep":
+            shutil.copytree(whole, out)
+            for path in sorted((out / "shards").iterdir())[12:]:
+                path.unlink()
+            return
+        more = ("--limit", 12) if name == "explain" else ("--seed", 1, "--batch-size", 4)
+        words = words_of(name, out)
+        if name == "train":  # its state is of other settings, and stays elsewhere
+            words = (*train, "--out", out / "model.safetensors")
+        out.mkdir()
+        if finish(start(*words, *more)).code:
+            raise RuntimeError(f"{name} fails without a limit.")
+
+    for name in ("sweep", "explain", "train"):
+        before, after = folder / f"{name}-before", folder / f"{name}-after"
+        earlier(name, before)
+        shutil.copytree(before, after)
+        if (ended := finish(start(*words_of(name, after)))).code:
+            raise RuntimeError(f"{name} fails without a limit: {ended.said}")
+        largest = max(map(len, files_in(after).values()))
+        for k in range(n):
+            out = folder / f"{name}-{k}"
+            shutil.copytree(before, out)
+            size = int(largest * rng.uniform(0, 1.05) ** 2)
+            ended = finish(start(*words_of(name, out), file_size=size))
+            refused += ended.code == 2
+            wrong = [refusal(ended), _lost(name, out, before, after)]
+            again = finish(start(*words_of(name, out)))
+            wrong += [f"not continued: {again}" if again.code else _unlike(name, out, after)]
+            if any(wrong):
+                told = "; ".join(filter(None, wrong))
+                faults.append(f"{name}, no file beyond {size} bytes: {told}")
+            shutil.rmtree(out)
+    return Outcome(3 * n, tuple(faults), f"{refused} ended with code 2")
+
+
+def _value(path: str, content: bytes, folder: Path) -> Any:
+    """What a file says beside times."""
+    if path.endswith(".nc"):
+        return str(loaded(folder / path).to_dict()["data_vars"])
+    if path.endswith(".safetensors"):
+        return ej.models.model_digest(ej.models.load_model(folder / path))
+    return content
+
+
+def _lost(name: str, out: Path, before: Path, after: Path) -> str:
+    """Files that are neither those of the earlier run nor those of the whole one."""
+    found, old, new = files_in(out), files_in(before), files_in(after)
+    if name == "sweep":
+        lost = [path for path in old if found.get(path) != old[path] and path.startswith("shards")]
+        return f"changed: {lost}" if lost else ""
+    for path in old | found:
+        if path.startswith("state/") and path not in old:
+            continue  # read when it is continued
+        if path not in found:
+            return f"{path} is lost"
+        held = [(folder, own[path]) for folder, own in ((before, old), (after, new)) if path in own]
+        if not held:
+            return f"{path} is left behind"
+        value = _value(path, found[path], out)
+        if value not in [_value(path, content, place) for place, content in held]:
+            return f"{path} is neither the earlier nor the new one"
+    return ""
+
+
+def _unlike(name: str, out: Path, after: Path) -> str:
+    """How results differ from those with room."""
+    if name == "sweep":
+        return sweep_differs(out, after)
+    found, new = files_in(out), files_in(after)
+    for path, content in new.items():
+        if path.startswith("state/"):
+            continue
+        if path not in found or _value(path, found[path], out) != _value(path, content, after):
+            return f"{path} differs"
+    return ""
+
+
+# Flipped bits
+
+
+@dataclasses.dataclass(frozen=True)
+class Flips:
+    """Bits of every file of a sweep, one at a time; see `attempts.Attempts`."""
+
+    folder: Path
+    seed: int
+    files: tuple[str, ...]
+    seconds: float = 60.0
+    own: str = "/"
+
+    def begin(self) -> None:
+        """Import what is needed."""
+        self.make(0)
+        self._command("sweep")
+
+    def make(self, k: int) -> None:
+        """Flip a bit in file k, counted round and round."""
+        shutil.rmtree(self._out, ignore_errors=True)
+        shutil.copytree(self.folder / "whole", self._out)
+        path = self._out / self._file(k)
+        content, rng = bytearray(path.read_bytes()), np.random.default_rng([self.seed, k])
+        content[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+
+    def read(self, k: int) -> None:
+        """Open the sweep, verify it, continue it.
+
+        Raises:
+          ValueError: the damage was noticed, and mended or refused.
+          RuntimeError: it was not, and does harm.
+        """
+        whole, noticed = loaded(self.folder / "whole"), ""
+        try:
+            found = loaded(self._out)
+        except (ValueError, OSError) as error:
+            noticed = f"opening: {error}"
+        else:
+            if not same_values(found, whole.sel(video=found["video"])):
+                raise RuntimeError(f"{self._file(k)}: other values are shown as the truth")
+            if found.sizes["video"] < whole.sizes["video"]:
+                noticed = "some are not shown"
+        if self._command("results"):
+            noticed = noticed or "verifying"
+        elif self._file(k).endswith(".nc"):
+            raise RuntimeError(f"{self._file(k)}: not noticed by --verify")
+        if self._command("sweep"):
+            noticed = noticed or "continuing"
+        elif not same_values(loaded(self._out), whole):
+            raise RuntimeError(f"{self._file(k)}: other values after continuing")
+        if noticed:
+            raise ValueError(noticed.replace("\n", " "))
+
+    def reached(self) -> list[str]:
+        """Nothing that the audit hook does not see."""
+        return []
+
+    def _command(self, name: str) -> int:
+        """The code of a command, which says nothing."""
+        words = sweep_words(self.folder, self._out)
+        cache = ("--compilation-cache", self.folder / "programs")
+        words = (*words, *cache) if name == "sweep" else (name, self._out, "--verify")
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return esv_jax([str(word) for word in words])
+
+    def _file(self, k: int) -> str:
+        return self.files[k % len(self.files)]
+
+    @property
+    def _out(self) -> Path:
+        return self.folder / "out"
+
+
+def flips(folder: Path, seed: int, n: int) -> Outcome:
+    """n bits, one at a time, in turn in every file of a sweep."""
+    whole, _ = _swept(folder, 10, seed)
+    return outcome_of(attempt_all(Flips(folder, seed, tuple(files_in(whole))), n))
