@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -77,10 +78,11 @@ def as_players(
         return Grouped(game, x), players, estimator
     if estimator == "auto" and x.shape[0] > _MAX_ENUMERATED:
         estimator = Surrogate()
-    if isinstance(estimator, Surrogate):  # whose settings `UnionSampling` has
+    sample_unions = _UNION_SAMPLERS.get(type(estimator))
+    if sample_unions is not None:
         way_out = "Join groups (data.propose_segments takes their number)."
         expect(g <= MAX_GROUPS, "groups", f"at most {MAX_GROUPS} beside a surrogate", g, way_out)
-        return game, x, UnionSampling(estimator, tuple(labels.tolist()))
+        return game, x, sample_unions(estimator, tuple(labels.tolist()))
     check_enumerable(game, x, max_bytes, FEWER_ELEMENTS)
     unions = membership(np.arange(2**g), g)[:, labels]  # (2**g, n)
     table = score(game, x, unions, prior)
@@ -392,6 +394,12 @@ class UnionSampling:
         return Request(
             "heads", one.m + rows, per_class=per_class, others=one.others + rows * info.n
         )
+
+
+_UNION_SAMPLERS: dict[type, Callable[[Any, tuple[int, ...]], UnionSampling]] = {
+    Surrogate: UnionSampling
+}
+"""How scores of unions of groups are sampled, by the estimator that sets how many."""
 
 
 @functools.lru_cache(maxsize=8)
