@@ -39,15 +39,15 @@ def inspect(path: str, views: bool) -> None:
     """
     import h5py
 
-    whole = os.path.getsize(path) <= _READ
+    whole, folder = os.path.getsize(path) <= _READ, os.path.dirname(path)
     with h5py.File(path, "r") as file:
         _expect_attributes(file)
         for name, item in _objects(h5py, file, {_address(h5py, file)}):
-            _expect_attributes(item)
+            _attempt(lambda item=item: _expect_attributes(item))
             if isinstance(item, h5py.Dataset):
-                _expect_dataset(h5py, name, item, os.path.dirname(path), views)
-                if not item.is_virtual:
-                    _read(h5py, item, whole)
+                # Each on its own: an error in one must not keep the next from being tried.
+                _attempt(lambda n=name, i=item: _expect_dataset(h5py, n, i, folder, views))
+                _attempt(lambda i=item: _read(h5py, i, whole) if not i.is_virtual else None)
 
 
 def _address(h5py: Any, item: Any) -> Any:
@@ -66,8 +66,14 @@ def _objects(h5py: Any, group: Any, known: set[Any]) -> Iterator[tuple[str, Any]
             raise Refused(f"a link to another file ({path!r} to {link.filename!r})")
         if not isinstance(link, h5py.HardLink):
             continue  # to a name in this file, which is met by itself
-        item = group[name]
-        address = _address(h5py, item)
+        try:
+            item = group[name]
+        except Exception:  # nobody can open it
+            continue
+        try:
+            address = _address(h5py, item)
+        except Exception:  # damaged, but it may open all the same
+            address = path
         if address not in known:
             known.add(address)
             yield path, item
@@ -125,9 +131,11 @@ def _read(h5py: Any, item: Any, whole: bool) -> None:
 
 
 def _attempt(read: Any) -> None:
-    """Read what may be damaged; only a want of memory is told."""
+    """Read what may be damaged; only refusals and a want of memory are told."""
     try:
         read()
+    except Refused:
+        raise
     except Exception as error:
         if isinstance(error, MemoryError) or "alloc" in str(error).lower():
             raise Refused("a part that takes more memory than the file can fill") from None

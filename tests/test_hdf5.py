@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from esv_jax import hdf5
+from esv_jax import hdf5, hdf5_inspection
 from esv_jax.data import FeatureStore, open_inputs, write_features
 from esv_jax.hdf5 import open_hdf5
 
@@ -189,3 +189,19 @@ def test_many_names_that_are_all_alike_are_refused_at_the_first(path):
         file.create_dataset("a/uids", data=np.zeros(n, "S8"), compression="gzip")
     with pytest.raises(ValueError, match=r"uids: expected distinct uids, got '' twice\.$"):
         open_inputs(path)
+
+
+def test_what_follows_a_damaged_object_is_inspected(path, monkeypatch):
+    with h5py.File(path, "w") as file:
+        file["a"] = np.arange(3)
+        file.create_dataset("b", (4,), "u1", external=[("/etc/hostname", 0, 4)])
+    address = hdf5_inspection._address
+
+    def failing(h5py, item):
+        if item.name == "/a":
+            raise RuntimeError("Can't get deprecated info for object")
+        return address(h5py, item)
+
+    monkeypatch.setattr(hdf5_inspection, "_address", failing)
+    with pytest.raises(hdf5_inspection.Refused, match="values in another file"):
+        hdf5_inspection.inspect(str(path), False)
