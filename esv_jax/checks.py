@@ -225,6 +225,13 @@ def expect_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
         )
 
 
+def first_few(names: Iterable[str], most: int = 3) -> str:
+    """The first names, and the number of the others, for a message."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def nearest(value: str, choices: Iterable[str]) -> str:
     """`Did you mean 'this'?`, or an empty string where nothing is near."""
     choices = list(choices)

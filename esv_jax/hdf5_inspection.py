@@ -41,7 +41,7 @@ def inspect(path: str, views: bool) -> None:
 
     whole, folder = os.path.getsize(path) <= _READ, os.path.dirname(path)
     with h5py.File(path, "r") as file:
-        _expect_attributes(file)
+        _attempt(lambda: _expect_attributes(file))
         for name, item in _objects(h5py, file, {_address(h5py, file)}):
             _attempt(lambda item=item: _expect_attributes(item))
             if isinstance(item, h5py.Dataset):
@@ -56,11 +56,15 @@ def _address(h5py: Any, item: Any) -> Any:
 
 def _objects(h5py: Any, group: Any, known: set[Any]) -> Iterator[tuple[str, Any]]:
     """Groups and datasets below a group, each once; links that lead elsewhere are refused first."""
-    for name in list(group):
+    try:
+        names = list(group)
+    except Exception:
+        raise Refused(f"damage ({group.name!r} cannot be listed)") from None
+    for name in names:
         path = f"{group.name.rstrip('/')}/{name}"
         try:
             link = group.get(name, getlink=True)
-        except (TypeError, ValueError):
+        except Exception:
             raise Refused(f"a link of an unknown kind ({path!r})") from None
         if isinstance(link, h5py.ExternalLink):
             raise Refused(f"a link to another file ({path!r} to {link.filename!r})")
@@ -68,11 +72,13 @@ def _objects(h5py: Any, group: Any, known: set[Any]) -> Iterator[tuple[str, Any]
             continue  # to a name in this file, which is met by itself
         try:
             item = group[name]
-        except Exception:  # nobody can open it
+        except Exception:  # readers cannot open it either
             continue
         try:
             address = _address(h5py, item)
-        except Exception:  # damaged, but it may open all the same
+        except Exception:
+            if isinstance(item, h5py.Group):  # which may contain itself
+                raise Refused(f"damage ({path!r} has no address)") from None
             address = path
         if address not in known:
             known.add(address)
@@ -131,7 +137,7 @@ def _read(h5py: Any, item: Any, whole: bool) -> None:
 
 
 def _attempt(read: Any) -> None:
-    """Read what may be damaged; only refusals and a want of memory are told."""
+    """Call a reader of possibly damaged data; report refusals and exhausted memory alone."""
     try:
         read()
     except Refused:

@@ -47,8 +47,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def dashboard(*words: str) -> Iterator[str]:
-    """`esv-jax dashboard` with some words as a process of its own; its address."""
+def dashboard(*words: str, said: list[str] | None = None) -> Iterator[str]:
+    """`esv-jax dashboard` with some words as a process of its own; its address.
+
+    Args:
+      said: receives the lines that it prints.
+    """
+    said = [] if said is None else said
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", "from esv_jax.cli import run; run()"]
@@ -57,7 +62,6 @@ def dashboard(*words: str) -> Iterator[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    said: list[str] = []
     is_ready = threading.Event()
 
     def listen() -> None:

@@ -5,7 +5,10 @@ FOLDER once, as `run_sweep` does.
 """
 
 import json
+import os
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import jax
@@ -15,6 +18,20 @@ import esv_jax as ej
 
 N_CLASSES, WIDTH = 4, 3
 LENGTHS = (3, 5, 2, 5, 6, 3, 5, 2, 6, 5, 3, 3, 5, 2, 6, 5, 5, 3, 2, 5)
+
+
+def run_killer(code, folder, n_kills, timeout):
+    """What a program that kills its children prints last, as JSON; its words are FOLDER 0 N."""
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(folder), "0", str(n_kills)],
+        cwd=Path(__file__).resolve().parent.parent,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def make_model(seed=0, n_classes=N_CLASSES, width=WIDTH):

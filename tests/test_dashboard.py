@@ -21,6 +21,7 @@ from esv_jax.dashboard.media import Media
 from esv_jax.dashboard.sources import open_sources, pick
 from esv_jax.dashboard.state import OUTCOMES, PAGES, SORTS, State, format_query, parse
 from esv_jax.dashboard.views import SHOWN
+from experiments.attack.server import malformed, questions
 from experiments.browsing import dashboard as run_dashboard
 from tests.sweeps_for_tests import LENGTHS, N_CLASSES, run_sweep, write_set
 
@@ -487,47 +488,13 @@ def test_only_what_a_page_needs_may_be_asked(client):
     assert large.status_code in (400, 413)
 
 
-def malformed(rng, good):
-    """A callback's body with one part of it replaced by something else."""
-    junk = [None, 0, -1, 2**60, 1.5, True, "", "x" * 20_000, "?uid=\0", [], {}, [[]], [{}], [None]]
-    junk += [{"id": "url"}, [{"id": "url", "property": "search", "value": {"a": [1]}}], "a.b"]
-    body = json.loads(json.dumps(good))
-    at = body
-    while True:
-        names = list(at) if isinstance(at, dict) else list(range(len(at)))
-        name = names[rng.integers(len(names))]
-        if isinstance(at[name], dict | list) and at[name] and rng.random() < 0.7:
-            at = at[name]
-            continue
-        if isinstance(at, dict) and rng.random() < 0.2:
-            del at[name]
-        else:
-            at[name] = junk[rng.integers(len(junk))]
-        return body
-
-
-def questions(client):
-    """The body of a call of every callback of the page, without values."""
-    for callback in client.get("/_dash-dependencies", headers=LOCAL).json:
-        if callback["clientside_function"]:
-            continue
-        many = callback["output"].startswith("..")
-        outputs = [
-            dict(zip(("id", "property"), name.rsplit(".", 1), strict=True))
-            for name in callback["output"].strip(".").split("...")
-        ]
-        yield {
-            "output": callback["output"],
-            "outputs": outputs if many else outputs[0],
-            "inputs": callback["inputs"],
-            "state": callback["state"],
-            "changedPropIds": [],
-        }
+def questions_of(client):
+    return questions(client.get("/_dash-dependencies", headers=LOCAL).json)
 
 
 def test_malformed_callbacks_are_refused_or_taken_for_the_default(client, capfd):
     rng = np.random.default_rng(0)
-    good = [*questions(client), question("?uid=video-3&classes=1")]
+    good = [*questions_of(client), question("?uid=video-3&classes=1")]
     found = set()
     for k in range(300):
         body = malformed(rng, good[k % len(good)])
@@ -543,7 +510,7 @@ def test_malformed_callbacks_are_refused_or_taken_for_the_default(client, capfd)
     body = question("") | {"output": clientside}
     assert client.post("/_dash-update-component", json=body, headers=LOCAL).status_code == 400
     for number in (-1, 1.5, True):
-        for body in questions(client):
+        for body in questions_of(client):
             where = {"id": "url", "property": "search"}
             inputs = [x | {"value": number} if x == where else x for x in body["inputs"]]
             sent = body | {"inputs": inputs}
@@ -673,7 +640,7 @@ def test_how_a_video_is_shown(clips, tmp_path):
 
 def test_every_question_of_the_page_is_answered(client):
     known = {}
-    for body in questions(client):
+    for body in questions_of(client):
         answer = client.post("/_dash-update-component", json=body, headers=LOCAL)
         assert answer.status_code == 200
         known |= answer.json["response"]

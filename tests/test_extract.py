@@ -1,11 +1,6 @@
 """`esv-jax extract` as a user meets it: videos to a feature store, resumed, and what goes wrong."""
 
-import json
 import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +13,7 @@ from esv_jax.data.video import decode_frames
 from esv_jax.data.video_lists import find_videos, read_labels
 from esv_jax.data.video_writer import write_video
 from esv_jax.models import backbones
+from tests.sweeps_for_tests import run_killer
 from tests.test_backbones import rule_state
 
 pytest.importorskip("av")
@@ -242,16 +238,7 @@ def test_killed_at_random_moments(folder, tmp_path):
     (tmp_path / "films").mkdir()
     for seed in range(40):
         write_video(tmp_path / "films" / f"{seed:02}.mp4", film(1 + seed % 5, seed))
-    process = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLER), str(tmp_path), "0", "10"],
-        cwd=Path(__file__).resolve().parent.parent,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr
-    kinds = json.loads(process.stdout.splitlines()[-1])
+    kinds = run_killer(KILLER, tmp_path, 10, timeout=300)
     assert len(kinds) == 10 and set(kinds) == {"time", "write", "replace", "unlink"}
     whole, killed = tmp_path / "whole.hdf", tmp_path / "killed.hdf"
     with ej.data.FeatureStore(whole) as one, ej.data.FeatureStore(killed) as other:

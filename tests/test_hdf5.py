@@ -191,6 +191,27 @@ def test_many_names_that_are_all_alike_are_refused_at_the_first(path):
         open_inputs(path)
 
 
+def test_a_group_that_cannot_be_listed_or_told_apart_is_refused(path, monkeypatch):
+    with h5py.File(path, "w") as file:
+        file["a/b"] = np.arange(3)
+
+    def failing(*args):
+        raise RuntimeError("addr overflow")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(h5py.Group, "__iter__", failing)
+        with pytest.raises(hdf5_inspection.Refused, match=r"damage .'/' cannot be listed"):
+            hdf5_inspection.inspect(str(path), False)
+    address = hdf5_inspection._address
+    monkeypatch.setattr(
+        hdf5_inspection,
+        "_address",
+        lambda h5py, item: failing() if item.name == "/a" else address(h5py, item),
+    )
+    with pytest.raises(hdf5_inspection.Refused, match=r"damage .'/a' has no address"):
+        hdf5_inspection.inspect(str(path), False)
+
+
 def test_what_follows_a_damaged_object_is_inspected(path, monkeypatch):
     with h5py.File(path, "w") as file:
         file["a"] = np.arange(3)

@@ -164,6 +164,20 @@ def test_a_damaged_state_is_noticed_and_the_one_before_it_taken(stopped, tmp_pat
         same_heads(models.train_tsn(*data, C, SMALL, checkpoint_dir=folder), whole)
 
 
+def test_an_error_of_reading_whole_files_deletes_no_state(stopped, tmp_path, monkeypatch):
+    folder = tmp_path / "state"
+    shutil.copytree(stopped, folder)
+    before = sorted(folder.rglob("*"))
+
+    def failing(*args, **kwargs):
+        raise OSError("the disk does not answer")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", failing)
+    with pytest.raises(OSError, match="the disk does not answer"):
+        models.train_tsn(*order_task(), C, SMALL, checkpoint_dir=folder)
+    assert sorted(folder.rglob("*")) == before
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
 def test_a_full_disk_is_refused_before_a_state_is_written(stopped, tmp_path, monkeypatch):
     folder = tmp_path / "state"

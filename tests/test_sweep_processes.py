@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import esv_jax as ej
-from tests.sweeps_for_tests import make_sequences, run_sweep, shards_of, write_set
+from tests.sweeps_for_tests import make_sequences, run_killer, run_sweep, shards_of, write_set
 
 pytestmark = pytest.mark.slow
 
@@ -236,16 +236,7 @@ def test_killed_at_random_moments(tmp_path):
     """Twenty times and more: what is there in the end is what an undisturbed sweep gives."""
     write_set(tmp_path, make_sequences([3] * 9))
     run_sweep(tmp_path, shard_size=1)
-    process = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLER), str(tmp_path), "0", "22"],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert process.returncode == 0, process.stderr
-    found = json.loads(process.stdout.splitlines()[-1])
+    found = run_killer(KILLER, tmp_path, 22, timeout=600)
     assert found["kills"] >= 22
     assert found["finished"] >= 1
     assert found["wrong"] == 0

@@ -36,7 +36,7 @@ class Dashboard:
     """Videos to show beside the bars: files, folders, or lists of paths (.txt, .csv). Default the
     folder "videos" within the first of the results, where there is one."""
     port: int = 8050
-    """Address to listen at."""
+    """Port to listen at."""
     host: str = "127.0.0.1"
     """Address to listen at; others than this machine's own let other machines read the results
     and these videos."""

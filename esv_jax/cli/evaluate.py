@@ -79,7 +79,7 @@ class Evaluate:
     n_clips: int = 8
     """Number of synthetic clips."""
     limit: int | None = None
-    """Judge the first so many."""
+    """Evaluate on the first N clips."""
     steps: int = 16
     """Number of steps of the insertion and deletion curves."""
     remove: Literal["blur", "fade"] = "blur"

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import tyro
 
-from esv_jax.checks import expect
+from esv_jax.checks import expect, first_few
 from esv_jax.cli.chosen_estimator import EstimatorName, choose_by_name
 from esv_jax.cli.chosen_model import ChosenModel, choose_model
 from esv_jax.cli.explained import (
@@ -69,8 +69,7 @@ class _Sequence(NamedTuple):
 class Explain:
     """Explain videos or sequences of features: what did each frame contribute?
 
-    Finished results are written every half minute; the same command again goes on where it was
-    stopped.
+    Finished results are written every half minute; the same command again continues them.
     Examples: esv-jax explain clip.mp4 --frames 8; esv-jax explain clip.mp4 --frames all;
     esv-jax explain JapaneseVowels_TEST.ts --model m.safetensors --frames 16
     """
@@ -105,9 +104,9 @@ class Explain:
     uids: tuple[str, ...] = ()
     """Sequences to explain; default all."""
     limit: int | None = None
-    """Explain the first so many."""
+    """Explain the first N sequences."""
     figures: int = 5
-    """Draw the first so many; of videos also a strip of frames and an overlay."""
+    """Number of sequences to draw; of videos also a strip of frames and an overlay."""
     overlay: Literal["mp4", "gif", "none"] = "mp4"
     """Format of the overlay: the video with the values moving under it."""
     label: str | None = None
@@ -217,12 +216,12 @@ class Explain:
         found = read_explained(store, names, settings)
         expected, kind = f"the inputs that {store} was made of", FileExistsError
         others = [one.uid for one in found if one.uid not in place]
-        got = f"inputs without {_named(others)}"
+        got = f"inputs without {first_few(map(repr, others))}"
         expect(not others, "data", expected, got, WAY_OUT, kind=kind)
         positions = [place[one.uid] for one in found]
         labels = [-1 if inputs.labels is None else int(inputs.labels[i]) for i in positions]
         relabelled = [one.uid for one, c in zip(found, labels, strict=True) if one.label != c]
-        got = f"others, with new classes of {_named(relabelled)}"
+        got = f"others, with new classes of {first_few(map(repr, relabelled))}"
         expect(not relabelled, "data", expected, got, WAY_OUT, kind=kind)
         frames = None if self.frames == "all" else self.frames
         stamps = _stamps(inputs, positions)
@@ -233,7 +232,7 @@ class Explain:
             for k, content in zip(moved, contents, strict=True)
             if found[k].content != content
         ]
-        got = f"others, with new content of {_named(changed)}"
+        got = f"others, with new content of {first_few(map(repr, changed))}"
         expect(not changed, "data", expected, got, WAY_OUT, kind=kind)
         kinds = "sequences" if inputs.videos is None else "videos"
         say(f"{len(found)} of {len(chosen)} {kinds} were explained before")
@@ -318,11 +317,6 @@ def _stamps(inputs: Inputs, positions: list[int]) -> list[str]:
     """Digests of the size and time of the files of some sequences."""
     texts = inputs.stamps_when_opened(positions) or [""] * len(positions)
     return [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]
-
-
-def _named(uids: Sequence[str]) -> str:
-    """Some uids for a message."""
-    return ", ".join(map(repr, uids[:3])) + (f" and {len(uids) - 3} more" if uids[3:] else "")
 
 
 def _tried(inputs: Inputs, i: int, read: Callable[[int], T], skipped: dict[int, str]) -> T | None:

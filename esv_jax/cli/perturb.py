@@ -92,7 +92,7 @@ class Perturb:
     overlay: Literal["mp4", "gif", "none"] = "mp4"
     """Format of two videos: frames beside their masks, and the perturbed clips of all areas."""
     limit: int | None = None
-    """Explain the first so many."""
+    """Explain the first N videos."""
     overwrite: bool = False
     """Replace results of these videos in the output folder."""
 

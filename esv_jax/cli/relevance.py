@@ -111,7 +111,7 @@ class Relevance:
     overlay: Literal["mp4", "gif", "none"] = "mp4"
     """Format of the overlay: the frames beside their relevance."""
     limit: int | None = None
-    """Explain the first so many."""
+    """Explain the first N videos."""
     overwrite: bool = False
     """Replace results of these videos in the output folder."""
 

@@ -67,7 +67,7 @@ class Sweep:
     uids: tuple[str, ...] = ()
     """Videos to explain; default all."""
     limit: int | None = None
-    """Explain the first so many."""
+    """Explain the first N videos."""
     min_elements: int = 1
     """Shorter sequences are recorded as failed."""
     batch_size: int | None = None

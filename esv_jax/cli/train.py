@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from esv_jax import models
-from esv_jax.checks import expect
+from esv_jax.checks import expect, first_few
 from esv_jax.cli.outputs import expect_free
 from esv_jax.cli.printing import say, table
 from esv_jax.data.inputs import Inputs, open_inputs
@@ -106,7 +106,7 @@ def _report_single(labels: np.ndarray, names: tuple[str, ...]) -> None:
     counts = np.bincount(labels, minlength=len(names))
     single = [name for name, count in zip(names, counts, strict=True) if count == 1]
     if single and counts.max() > 1:
-        listed = ", ".join(single[:5]) + ", ..." * (len(single) > 5)
+        listed = first_few(single, 5)
         say(f"None held out of {len(single)} classes that have one sequence: {listed}")
 
 

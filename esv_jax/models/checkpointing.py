@@ -79,9 +79,15 @@ class SavedRun:
             return state
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
+            known = _digest_path(self._folder, step)
+            if known.is_file() and known.read_text(errors="replace") != _digest(self._folder, step):
+                damaged.append(step)  # before Orbax reads it, whose threads print their own errors
+                continue
             try:
                 settings, restored = self._read(step, state)
-            except _Damaged:
+            except (ValueError, KeyError, OSError):
+                if known.is_file():  # whole: the error is no damage, and nothing may be deleted
+                    raise
                 damaged.append(step)
                 continue
             self._expect_same(settings)
@@ -100,25 +106,16 @@ class SavedRun:
         """Settings and state after `step` epochs."""
         import orbax.checkpoint as ocp
 
-        known = _digest_path(self._folder, step)
-        if known.is_file() and known.read_text(errors="replace") != _digest(self._folder, step):
-            raise _Damaged  # before Orbax reads it, whose threads would print their own errors
-        try:
-            settings = self._manager.restore(
-                step, args=ocp.args.Composite(settings=ocp.args.JsonRestore())
-            )["settings"]
-        except (ValueError, KeyError, OSError) as error:
-            raise _Damaged from error
+        settings = self._manager.restore(
+            step, args=ocp.args.Composite(settings=ocp.args.JsonRestore())
+        )["settings"]
         if self._differing(settings):
             return settings, state
         leaves, structure = _named_leaves(state)
         wanted = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-        try:
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
-            )["state"]
-        except (ValueError, KeyError, OSError) as error:
-            raise _Damaged from error
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        )["state"]
         found = [
             jnp.asarray(restored[name]) if isinstance(leaf, jax.Array) else restored[name]
             for name, leaf in leaves.items()
@@ -140,7 +137,7 @@ class SavedRun:
         with _ctrl_c_waits():
             _expect_space(self._folder, 2 * sum(leaf.nbytes for leaf in leaves.values()) + _MORE)
             self._manager.save(step, args=args, force=True)
-            with atomic_path(_digest_path(self._folder, step), overwrite=True) as path:
+            with atomic_path(_digest_path(self._folder, step)) as path:
                 path.write_text(_digest(self._folder, step))
             for path in self._folder.glob("*.sha256"):
                 if path.stem.isdigit() and not (self._folder / path.stem).is_dir():
@@ -183,10 +180,6 @@ def _expect_space(folder: Path, n_bytes: int) -> None:
         raise OSError(checks.message("checkpoint_dir", expected, got, way_out)) from error
     finally:
         path.unlink(missing_ok=True)
-
-
-class _Damaged(Exception):
-    """A saved state that cannot be read, or whose files have changed."""
 
 
 def _digest_path(folder: Path, step: int) -> Path:

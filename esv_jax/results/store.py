@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from esv_jax.checks import expect, message
+from esv_jax.checks import expect, first_few, message
 from esv_jax.extras import require
 from esv_jax.files import atomic_path, locked_folder, remove_leftovers
 from esv_jax.hdf5 import open_hdf5
@@ -311,8 +311,7 @@ def open_sweep(path: str | os.PathLike[str]) -> xarray.Dataset:
         # HDF5 shows fill values in place of what it cannot find in a damaged shard.
         kept = {index: record for index, record in records.items() if "sha256" in record}
         wrong = [i for i in damaged(folder, kept) if shard_path(folder, i).is_file()]
-        names = ", ".join(f"{SHARDS}/{shard_path(folder, i).name}" for i in wrong[:3])
-        names += f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        names = first_few(f"{SHARDS}/{shard_path(folder, i).name}" for i in wrong)
         expect(not wrong, str(folder), expected, f"damage in {names}", way_out)
     open_hdf5(folder / VIEW, expected, views=True).close()
     dataset = open_dataset(folder / VIEW, expected)

@@ -55,8 +55,8 @@ class Settings:
 
 
 def _interrupts(settings: Settings, _: Path) -> Outcome:
-    asked = interrupts.Settings(settings.interrupts, seed=settings.seed)
-    results, faults = interrupts.attack_all(asked)
+    chosen = interrupts.Settings(settings.interrupts, seed=settings.seed)
+    results, faults = interrupts.attack_all(chosen)
     tried = sum(sum(v for k, v in counts.items() if k != "seconds") for counts in results.values())
     early = sum(counts.get("early", 0) for counts in results.values())
     detail = f"{len(results)} commands, {early} before the first line of the package"
@@ -72,15 +72,17 @@ def _fuzz(settings: Settings, _: Path) -> Outcome:
 
 
 SECTIONS: dict[str, Callable[[Settings, Path], Outcome]] = {
-    "kills": lambda asked, folder: stores.kills(folder, asked.seed, asked.kills),
-    "disk_full": lambda asked, folder: stores.disk_full(folder, asked.seed, asked.disk_full),
-    "flips": lambda asked, folder: stores.flips(folder, asked.seed, asked.flips),
-    "two_at_once": lambda asked, folder: stores.two_at_once(folder, asked.seed, asked.two_at_once),
+    "kills": lambda chosen, folder: stores.kills(folder, chosen.seed, chosen.kills),
+    "disk_full": lambda chosen, folder: stores.disk_full(folder, chosen.seed, chosen.disk_full),
+    "flips": lambda chosen, folder: stores.flips(folder, chosen.seed, chosen.flips),
+    "two_at_once": lambda chosen, folder: stores.two_at_once(
+        folder, chosen.seed, chosen.two_at_once
+    ),
     "interrupts": _interrupts,
     "fuzz": _fuzz,
-    "hostile": lambda asked, folder: hostile.hostile(folder, asked.seed, asked.hostile),
-    "requests": lambda asked, folder: server.requests(
-        folder, asked.seed, asked.requests, asked.malformed
+    "hostile": lambda chosen, folder: hostile.hostile(folder, chosen.seed, chosen.hostile),
+    "requests": lambda chosen, folder: server.requests(
+        folder, chosen.seed, chosen.requests, chosen.malformed
     ),
 }
 

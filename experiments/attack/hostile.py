@@ -1,8 +1,8 @@
 """Files made to harm: none may open another file, run code, hang, take the memory, or crash.
 
-File k depends on the seed and k alone. Beside it lie files that nobody may open: the system tells
-of each that is (inotify, on Linux), whichever library it was. One of them is a pipe, on which
-opening would wait for ever.
+File k depends on the seed and k alone. Beside it are files that must not be opened: inotify (on
+Linux) reports each that is, by whichever library. One of them is a pipe, on which opening would
+wait for ever.
 """
 
 from __future__ import annotations

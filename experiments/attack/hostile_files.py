@@ -34,7 +34,7 @@ def _any(rng: Rng, options: Any) -> Any:
 
 
 def _bait(rng: Rng, folder: Path) -> str:
-    """The name of a file that nobody may open, in one of the ways to write it."""
+    """The name of a file that must not be opened, in one of the ways to write it."""
     name = _any(rng, BAIT)
     ways = (name, f"./{name}", f"{folder}/{name}", f"file:{name}", f"file://{folder}/{name}")
     return str(_any(rng, ways))

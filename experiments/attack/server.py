@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import http.client
 import json
-import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,34 +13,12 @@ from typing import Any
 import numpy as np
 
 import esv_jax as ej
-from experiments.attack.harness import COMMAND, Outcome, finish, make_set, start, sweep_words
-from experiments.browsing import free_port
+from experiments.attack.harness import Outcome, finish, make_set, start, sweep_words
+from experiments.browsing import dashboard
 
 _THREADS, _SEQUENCES = 16, 60
 _UPDATE = "/_dash-update-component"
-_SECRET = "nobody may read this"
-
-
-@contextlib.contextmanager
-def _dashboard(*words: Any, log: Path) -> Iterator[int]:
-    """The port at which `esv-jax dashboard` serves; what it prints goes to `log`."""
-    port = free_port()
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [*COMMAND, "dashboard", *map(str, words), "--port", str(port), "--token", ""],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        end = time.monotonic() + 120
-        while "Results at" not in log.read_text():
-            if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"the dashboard did not start: {log.read_text()}")
-            time.sleep(0.1)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(30)
+_SECRET = "content outside the served folders"
 
 
 def _ask(port: int, path: str, body: bytes | None = None) -> tuple[int, bytes]:
@@ -60,10 +35,14 @@ def _ask(port: int, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         connection.close()
 
 
-def _questions(port: int) -> list[dict[str, Any]]:
-    """The body of a call of every callback of the page."""
+def questions(callbacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The body of a call, without values, of every callback that the server answers.
+
+    Args:
+      callbacks: as "/_dash-dependencies" lists them.
+    """
     found = []
-    for callback in json.loads(_ask(port, "/_dash-dependencies")[1]):
+    for callback in callbacks:
         if callback["clientside_function"]:
             continue
         names = callback["output"].strip(".").split("...")
@@ -84,8 +63,8 @@ def _asking(body: dict[str, Any], query: str) -> dict[str, Any]:
     return body | {"inputs": inputs}
 
 
-def _malformed(rng: np.random.Generator, body: dict[str, Any]) -> dict[str, Any]:
-    """A body of which one part, at any depth, is lost or something else."""
+def malformed(rng: np.random.Generator, body: dict[str, Any]) -> dict[str, Any]:
+    """A body with one part, at any depth, removed or replaced."""
     junk: list[Any] = [None, 0, -1, 2**60, 1.5, True, "", "x" * 20_000, "?uid=\0", [], {}, [[]]]
     junk += [[{}], "a.b", "[" * 9000, {"id": "url"}]
     junk += [[{"id": "url", "property": "search", "value": {"a": [1]}}]]
@@ -117,42 +96,44 @@ def requests(folder: Path, seed: int, n: int, n_malformed: int) -> Outcome:
     make_set(folder, _SEQUENCES, seed)
     results, rng = folder / "whole", np.random.default_rng(seed)
     if finish(start(*sweep_words(folder, results))).code:
-        raise RuntimeError("a sweep that nobody disturbs fails")
+        raise RuntimeError("an undisturbed sweep fails")
     (folder / "clips").mkdir()
     for k in range(2):
         frames = rng.integers(0, 255, (6, 32, 32, 3), np.uint8)
         ej.data.write_video(folder / "clips" / f"v{k}.mp4", frames, fps=6)
-    secret, log = folder / "secret", folder / "log"
+    secret = folder / "secret"
     secret.write_text(_SECRET)
     faults, statuses = [], collections.Counter[str]()
-    with _dashboard(results, "--videos", folder / "clips", log=log) as port:
-        questions = _questions(port)
+    log: list[str] = []
+    with dashboard(str(results), "--videos", str(folder / "clips"), said=log) as address:
+        port = int(address.rpartition(":")[2])
+        bodies = questions(json.loads(_ask(port, "/_dash-dependencies")[1]))
         pages = ["/", "/_dash-layout", "/_dash-dependencies", "/assets/dashboard.js"]
         pages += ["/video/0", "/video/1", "/frame/0/3", "/frame/1/0"]
-        asked: list[tuple[str, str, bytes | None, tuple[int, ...]]] = []
+        cases: list[tuple[str, str, bytes | None, tuple[int, ...]]] = []
         for k in range(n):
             if k % 4 == 0:
-                asked.append(("ordinary", pages[k // 4 % len(pages)], None, (200,)))
+                cases.append(("ordinary", pages[k // 4 % len(pages)], None, (200,)))
                 continue
             query = f"?uid=v{rng.integers(_SEQUENCES)}&classes={rng.integers(3)}"
-            body = _asking(questions[k % len(questions)], query)
-            asked.append(("ordinary", _UPDATE, json.dumps(body).encode(), (200, 204)))
+            body = _asking(bodies[k % len(bodies)], query)
+            cases.append(("ordinary", _UPDATE, json.dumps(body).encode(), (200, 204)))
         for k in range(n_malformed):
-            body = _malformed(rng, _asking(questions[k % len(questions)], "?uid=v3"))
-            asked.append(("malformed", _UPDATE, json.dumps(body).encode(), (200, 204, 400)))
+            body = malformed(rng, _asking(bodies[k % len(bodies)], "?uid=v3"))
+            cases.append(("malformed", _UPDATE, json.dumps(body).encode(), (200, 204, 400)))
         deep = b"[" * 450_000 + b"]" * 450_000
-        asked += [("malformed", _UPDATE, text, (400, 413)) for text in (deep, b"{", b"\xff", b"")]
-        asked += [("odd", path, None, (400, 404)) for path in _odd_paths(secret)]
+        cases += [("malformed", _UPDATE, text, (400, 413)) for text in (deep, b"{", b"\xff", b"")]
+        cases += [("odd", path, None, (400, 404)) for path in _odd_paths(secret)]
         with ThreadPoolExecutor(_THREADS) as pool:
-            answers = list(pool.map(lambda one: _ask(port, *one[1:3]), asked))
-    for (kind, path, sent, right), (status, answer) in zip(asked, answers, strict=True):
+            answers = list(pool.map(lambda one: _ask(port, *one[1:3]), cases))
+    for (kind, path, sent, right), (status, answer) in zip(cases, answers, strict=True):
         statuses[f"{kind} {status}"] += 1
         served = kind == "odd" and (_SECRET.encode() in answer or b"root:" in answer)
         if status not in right or served:
             given = "" if sent is None else f" with {sent[:300]!r}"
             what = "a file outside is served" if served else f"status {status}"
             faults.append(f"{kind}: {path[:300]}{given}: {what} {answer[:200]!r}")
-    if "Traceback" in log.read_text():
-        faults.append(f"the log has a traceback: {log.read_text()[-1500:]}")
+    if "Traceback" in (text := "".join(log)):
+        faults.append(f"the log has a traceback: {text[-1500:]}")
     detail = ", ".join(f"{count} {name}" for name, count in sorted(statuses.items()))
-    return Outcome(len(asked), tuple(faults), detail)
+    return Outcome(len(cases), tuple(faults), detail)

@@ -36,7 +36,7 @@ def _swept(folder: Path, n: int, seed: int) -> tuple[Path, float]:
     began = time.monotonic()
     ended = finish(start(*sweep_words(folder, folder / "whole")))
     if ended.code:
-        raise RuntimeError(f"a sweep that nobody disturbs fails: {ended.said}")
+        raise RuntimeError(f"an undisturbed sweep fails: {ended.said}")
     return folder / "whole", time.monotonic() - began
 
 

@@ -8,7 +8,7 @@ kernel`. Kernels (out, in, ...) turn to (..., in, out), last layers (out, in) to
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esv_jax.checks import expect, message
+from esv_jax.checks import expect, first_few, message
 
 Variables = Mapping[str, Any]
 Path = tuple[str, ...]
@@ -94,16 +94,18 @@ def variables_from_state(
     wanted = {name_of(path): path for path in leaves}
     missing = [name for name in wanted if name not in state]
     unknown = [name for name in state if name not in wanted]
-    expect(not missing, "state dict", "an entry for every layer", f"no {_listed(missing)}")
+    expect(
+        not missing, "state dict", "an entry for every layer", f"no {first_few(missing, _SHOWN)}"
+    )
     way_out = "Leave out what is no part of it."
-    expect(not unknown, "state dict", "names of this model", _listed(unknown), way_out)
+    expect(not unknown, "state dict", "names of this model", first_few(unknown, _SHOWN), way_out)
     found = {path: _to_linen(state[name]) for name, path in wanted.items()}
     wrong = [
         f"{name} {np.shape(state[name])} for {_torch_shape(leaves[path].shape)}"
         for name, path in wanted.items()
         if found[path].shape != leaves[path].shape
     ]
-    expect(not wrong, "state dict", "the shapes of this model", _listed(wrong))
+    expect(not wrong, "state dict", "the shapes of this model", first_few(wrong, _SHOWN))
     for name, path in wanted.items():
         if not np.issubdtype(found[path].dtype, np.floating):
             raise TypeError(message(name, "floating-point weights", f"dtype {found[path].dtype}"))
@@ -135,9 +137,3 @@ def _to_torch(array: np.ndarray) -> np.ndarray:
 
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:-3:-1], *shape[:-2])
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
