@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -223,6 +223,16 @@ def expect_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
         raise ValueError(
             message(name, "one of " + ", ".join(map(repr, choices)), repr(value), way_out)
         )
+
+
+class NominalFirst(type(Protocol)):  # type: ignore[misc]
+    """Metaclass of protocols for which subclasses are instances at once.
+
+    Python 3.11 compares all members of a protocol first, which takes 20 microseconds.
+    """
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return cls in type(instance).__mro__ or super().__instancecheck__(instance)
 
 
 def first_few(names: Iterable[str], most: int = 3) -> str:

@@ -155,17 +155,20 @@ def attribute(
     key: Array | None,
     plan: Any,
     length: Array | None = None,
+    marginals: bool = True,
 ) -> Attribution:
     """The three steps for one sequence x (n, ...), without checks; pure for games in JAX.
 
     Args:
       plan: a plan to replay, or None to draw with `key`.
       length: elements that are there, the rest being padding; default all.
+      marginals: whether the result has them.
     """
     info = GameInfo.of(game, x.shape[0])
     drawn = estimator.draw(key, info, length) if plan is None else estimator.replay(plan)
     scores = score_rows(game, x, drawn)
-    return estimator.estimate(drawn, scores, prior, info, length)
+    result = estimator.estimate(drawn, scores, prior, info, length)
+    return result if marginals else dataclasses.replace(result, marginals=None)
 
 
 def _explained(
@@ -187,28 +190,21 @@ def _explained(
     else:
         if key is not None and estimator.draws_on_host:
             plan, key = estimator.draw(key, GameInfo.of(game, x.shape[0])), None
-        name = (estimator, marginals)
-        run = compiled(game, name, lambda: functools.partial(_run, estimator, marginals))
+        run = compiled(
+            game,
+            (estimator, marginals),
+            lambda: (
+                lambda game, x, prior, key, plan: attribute(
+                    game, estimator, x, prior, key, plan, marginals=marginals
+                )
+            ),
+        )
         result = run(game, x, prior, key, plan)
     found = result.values, result.scores
     is_traced = isinstance(result.values, jax.core.Tracer)
     if not is_traced and not all(np.isfinite(np.asarray(leaf)).all() for leaf in found):
         raise _not_finite(game, x, result, plan)
     return result
-
-
-def _run(
-    estimator: Estimator,
-    marginals: bool,
-    game: Game,
-    x: Array,
-    prior: Array,
-    key: Array | None,
-    plan: Any,
-) -> Attribution:
-    """The three steps of an estimator, to be compiled."""
-    result = attribute(game, estimator, x, prior, key, plan)
-    return result if marginals else dataclasses.replace(result, marginals=None)
 
 
 def _on_host(

@@ -46,7 +46,7 @@ def checked_inputs(game: Game, x: Any, prior: Any, name: str = "x") -> Inputs:
         differ, and what the game itself refuses.
       TypeError: no game; x that is no array of numbers of a dtype that the game takes.
     """
-    if not isinstance(game, SubsetGame | ScaleGame):
+    if not isinstance(game, ScaleGame | SubsetGame):
         way_out = "Wrap the model, e.g. VariableLength(apply_fn) or BlackBox(fn)."
         raise TypeError(message("game", "a game", type(game).__name__, way_out))
     x = as_taken(game, name, x)

@@ -242,3 +242,14 @@ def test_input_relu_of_heads(rng):
     without = ej.MultiScale(ej.models.stack_heads(heads))
     expected = ej.explain(without, np.maximum(x, 0), prior=prior).values
     np.testing.assert_allclose(ej.explain(with_relu, x, prior=prior).values, expected, atol=1e-14)
+
+
+def test_a_class_with_all_members_is_a_game_without_deriving():
+    game, *_ = multi_scale_case(np.random.default_rng(0), 3, 2)
+    names = [name for name in dir(game) if not name.startswith("__")]
+    like = type("Like", (), {name: getattr(game, name) for name in names})()
+    assert isinstance(game, ej.games.ScaleGame) and isinstance(like, ej.games.ScaleGame)
+    assert not isinstance(game, ej.games.SubsetGame) and not isinstance(like, ej.games.SubsetGame)
+    del type(like).n_scales
+    assert not isinstance(like, ej.games.ScaleGame)
+    assert not isinstance(object(), ej.games.ScaleGame)

@@ -51,7 +51,7 @@ class Constructive:
     max_subsequences: int = 1024
     iterations: int = 4
     unseen: Unseen = "skip"
-    takes: ClassVar[tuple[type, ...]] = (SubsetGame, ScaleGame)
+    takes: ClassVar[tuple[type, ...]] = (ScaleGame, SubsetGame)
     needs_key: ClassVar[bool] = True
     plan_type: ClassVar[type | None] = SubsequencePlan
     pads: ClassVar[bool] = True

@@ -31,7 +31,7 @@ class Exact:
     elements of heads by scale take milliseconds, and each further element doubles the time.
     """
 
-    takes: ClassVar[tuple[type, ...]] = (SubsetGame, ScaleGame)
+    takes: ClassVar[tuple[type, ...]] = (ScaleGame, SubsetGame)
     needs_key: ClassVar[bool] = False
     plan_type: ClassVar[type | None] = None
     pads: ClassVar[bool] = False

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import jax
 from jax import Array
 
+from esv_jax.checks import NominalFirst
 from esv_jax.links import Link
 from esv_jax.subsequences import Lattice, Samples
 
@@ -114,7 +115,7 @@ class Game(Protocol):
 
 
 @runtime_checkable
-class SubsetGame(Game, Protocol):
+class SubsetGame(Game, Protocol, metaclass=NominalFirst):
     """A model that scores each subsequence on its own."""
 
     def subset_logits(self, x: Any, member: Any) -> Any:
@@ -128,7 +129,7 @@ class SubsetGame(Game, Protocol):
 
 
 @runtime_checkable
-class ScaleGame(Game, Protocol):
+class ScaleGame(Game, Protocol, metaclass=NominalFirst):
     """A model with one head per scale, combined by the recurrence of Eq. (9)."""
 
     @property
