@@ -112,16 +112,17 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def locked_folder(folder: Path, name: str, expected: str) -> Iterator[None]:
-    """Hold a folder of ours while its owner writes: made on entering, removed if empty in the end.
+    """Lock a folder while this process writes to it; made on entering, removed at the end if empty.
 
-    The system ends the lock with the process, however that ends. Where the disk has no locks,
-    nothing is refused.
+    The system releases the lock when the process ends, in whatever way. On a disk without file
+    locks the lock file itself is the lock: it is stale where it names a process of this host that
+    no longer runs; one of another host has to be removed by hand, as the error says.
 
     Args:
-      folder: holds nothing but temporary files and the lock.
+      folder: holds only temporary files and the lock file.
       name, expected: for the message.
     Raises:
-      FileExistsError: another process holds it; says which.
+      FileExistsError: another process holds the lock; names it.
       OSError: a folder that cannot be made.
     """
     file = None
@@ -129,7 +130,7 @@ def locked_folder(folder: Path, name: str, expected: str) -> Iterator[None]:
         make_folder(folder)
         file = _locked_file(folder / _LOCK, name, expected)
     try:
-        with suppress(OSError):  # a full disk: the lock holds without saying whose it is
+        with suppress(OSError):  # a full disk: the lock holds without naming its holder
             os.write(file, json.dumps({"host": _host(), "process": os.getpid()}).encode())
         yield
     finally:
@@ -141,23 +142,31 @@ def locked_folder(folder: Path, name: str, expected: str) -> Iterator[None]:
 
 
 def _locked_file(path: Path, name: str, expected: str) -> int | None:
-    """A locked file, open for writing; None where it was removed before it was locked."""
+    """Open and lock a file; None where it was removed meanwhile, for the caller to try again."""
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except FileNotFoundError:  # the folder was removed by one that ended meanwhile
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        made = True
+    except FileExistsError:
+        made = False
+    except FileNotFoundError:  # the folder was removed by a process that ended meanwhile
         return None
     try:
-        _lock(file)
+        file = file if made else os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        if not _lock(file) and not made:
+            holder = _holder(file)
+            if holder is None or not _is_stale(holder):
+                raise BlockingIOError
+            path.unlink()
         same = os.path.samestat(os.fstat(file), path.stat())
     except BlockingIOError:
-        try:
-            about = json.loads(os.read(file, 1000))
-            holder = f"process {about['process']} on {about['host']}"
-        except (ValueError, KeyError, TypeError):
-            holder = "another process"
+        holder = _holder(file)
         os.close(file)
-        way_out = "Wait until it ends, or choose another folder."
-        text = message(name, expected, f"{holder}, which is writing to it", way_out)
+        got = f"process {holder[1]} on {holder[0]}" if holder else "another process"
+        way_out = f"Wait until it ends, or choose another folder; if it has ended, remove {path}."
+        text = message(name, expected, f"{got}, which is writing to it", way_out)
         raise FileExistsError(text) from None
     except FileNotFoundError:
         same = False
@@ -165,21 +174,40 @@ def _locked_file(path: Path, name: str, expected: str) -> int | None:
         os.close(file)
         return None
     os.ftruncate(file, 0)
+    os.lseek(file, 0, os.SEEK_SET)
     return file
 
 
-def _lock(file: int) -> None:
-    """Lock a file for this open alone, where the system and the disk can."""
+def _lock(file: int) -> bool:
+    """Lock an open file; False where the system or the disk has no locks.
+
+    Raises:
+      BlockingIOError: another open of the file holds the lock.
+    """
     try:
         import fcntl
-    except ImportError:
-        return
-    try:
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:  # no locks on this disk
-        return
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _holder(file: int) -> tuple[str, int] | None:
+    """Host and process in a lock file; None where it names none."""
+    try:
+        os.lseek(file, 0, os.SEEK_SET)
+        about = json.loads(os.read(file, 1000))
+        return str(about["host"]), int(about["process"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+
+
+def _is_stale(holder: tuple[str, int]) -> bool:
+    """Return whether the process that wrote a lock file has ended, as far as this host can tell."""
+    return holder[0] == _host() and not _runs(holder[1])
 
 
 def _host() -> str:

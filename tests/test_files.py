@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import resource
 import stat
@@ -220,13 +221,35 @@ def test_a_lock_ends_with_its_process(tmp_path):
         assert (tmp_path / "ours" / "lock").exists()
 
 
-def test_where_there_are_no_locks_nothing_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "no locks"), ImportError("no fcntl")])
+def test_a_disk_without_locks_has_one_writer(tmp_path, monkeypatch, error):
     def none(*_):
-        raise OSError(errno.ENOLCK, "no locks")
+        raise error
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with locked_folder(tmp_path / "ours", "out", "free"):
-        assert (tmp_path / "ours").is_dir()
+    folder, lock = tmp_path / "ours", tmp_path / "ours" / "lock"
+
+    def enter(holder):
+        folder.mkdir(exist_ok=True)
+        lock.write_text(holder)
+        with locked_folder(folder, "out", "free"):
+            assert json.loads(lock.read_text()) == {"host": files._host(), "process": os.getpid()}
+        assert not folder.exists()
+
+    here = {"host": files._host()}
+    enter(json.dumps(here | {"process": ended_process()}))  # stale
+    enter(json.dumps(here | {"process": os.getpid()}))  # a former process of this number
+    runs, elsewhere = here | {"process": os.getppid()}, {"host": "elsewhere", "process": 7}
+    for holder, got in (
+        (json.dumps(runs), f"process {os.getppid()} on {files._host()}"),
+        (json.dumps(elsewhere), "process 7 on elsewhere"),
+        ("", "another process"),
+        ("[]", "another process"),
+    ):
+        way_out = rf"if it has ended, remove {lock}\.$"
+        with pytest.raises(FileExistsError, match=rf"got {got}, which is writing.*{way_out}"):
+            enter(holder)
+        assert lock.read_text() == holder
 
 
 # Refusals
