@@ -31,7 +31,6 @@ if TYPE_CHECKING:
         PermutationSampling,
         SizeRegression,
         Surrogate,
-        k_sii,
     )
     from esv_jax.explanations import explain, explain_batch, video_key
     from esv_jax.games import (
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     )
     from esv_jax.groups import owen_values
     from esv_jax.inputs import plan_cost
-    from esv_jax.interactions import pairwise_interactions
+    from esv_jax.interactions import k_sii, pairwise_interactions
     from esv_jax.subsequences import SubsequencePlan
     from esv_jax.sweeps import sweep
 
@@ -67,7 +66,7 @@ _NAMES = {
     "VariableLength": "games",
     "explain": "explanations",
     "explain_batch": "explanations",
-    "k_sii": "estimators",
+    "k_sii": "interactions",
     "owen_values": "groups",
     "pairwise_interactions": "interactions",
     "plan_cost": "inputs",

@@ -15,13 +15,15 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esv_jax.links import LINKS
+Link = Literal["softmax", "sigmoid", "identity"]
+LINKS: tuple[Link, ...] = get_args(Link)
+"""Functions from logits to scores by name; Shapley differences are taken of the scores."""
 
 
 def message(name: str, expected: str, got: object, way_out: str = "") -> str:
@@ -43,7 +45,7 @@ def expect(
     way_out: str = "",
     kind: Callable[[str], Exception] = ValueError,
 ) -> None:
-    """Raise `kind` with the house message unless `condition` holds."""
+    """Raise `kind` with a `message` unless `condition` holds."""
     if not condition:
         raise kind(message(name, expected, got, way_out))
 

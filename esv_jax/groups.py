@@ -14,11 +14,11 @@ import numpy as np
 from jax import Array, lax
 
 from esv_jax.attribution import Attribution
-from esv_jax.checks import expect, expect_finite, expect_int, expect_key, is_concrete, message
+from esv_jax.checks import Link, expect, expect_finite, expect_int, expect_key, is_concrete, message
 from esv_jax.estimators import Exact, PermutationSampling, Surrogate
 from esv_jax.estimators.exact import scale_marginals
 from esv_jax.estimators.permutation import order_rows
-from esv_jax.estimators.surrogate_fit import Fit, fit_heads, mix_of_scale, polynomial
+from esv_jax.estimators.surrogate_models import Fit, fit_heads, mix_of_scale, polynomial
 from esv_jax.estimators.surrogate_plan import (
     SurrogatePlan,
     draw_subsets,
@@ -46,7 +46,6 @@ from esv_jax.inputs import (
     checked_inputs,
     free_bytes,
 )
-from esv_jax.links import Link
 from esv_jax.records import register_record
 from esv_jax.subsequences import membership, scale_ordered_codes
 from esv_jax.subsequences.samples import random_orders

@@ -1,9 +1,10 @@
-"""`pairwise_interactions`: what two elements of one sequence contribute only together."""
+"""Pairwise Shapley interactions, exact and sampled."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +13,15 @@ from jax import Array
 
 from esv_jax.checks import expect, expect_choice, expect_int, expect_key, is_concrete, message
 from esv_jax.estimators import Exact, PermutationSampling, Surrogate
-from esv_jax.estimators.interactions import (
-    INDICES,
-    Index,
-    adjacent_rows,
-    interaction_index,
-    pair_covers,
-)
-from esv_jax.estimators.surrogate_interactions import draw_members, sampled_interactions
-from esv_jax.games.protocol import Game, SubsetGame
+from esv_jax.estimators.surrogate_models import draw_members, sampled_interactions
+from esv_jax.games.protocol import Game, SubsetGame, Tile
 from esv_jax.games.scoring import GameInfo, Request, compiled, request_cost, score, score_rows
 from esv_jax.inputs import check_enumerable, check_kind, checked_inputs
-from esv_jax.subsequences import MAX_ELEMENTS, make_lattice
+from esv_jax.subsequences import MAX_ELEMENTS, Lattice, make_lattice
+from esv_jax.subsequences.samples import random_orders
+
+Index = Literal["sii", "sti"]
+INDICES: tuple[Index, ...] = get_args(Index)
 
 _ROWS_TOGETHER = 2**16  # subsequences scored in one call
 
@@ -179,3 +177,190 @@ def _checked(found: Array) -> Array:
     if is_concrete(found) and not np.isfinite(np.asarray(found)).all():
         raise ValueError(message("game", "finite scores of every subsequence", "NaN or infinity"))
     return found
+
+
+def interaction_index(lattice: Lattice, scores: Any, prior: Array, index: Index = "sii") -> Array:
+    """Interaction of every pair of elements, exactly: (n, n, C), symmetric, zero diagonal.
+
+        I[i, j] = sum over X without i and j of w(|X|) d(X),
+        d(X) = f(X + i + j) - f(X + i) - f(X + j) + f(X)
+
+    with w(k) = k! (n - k - 2)! / (n - 1)! for the Shapley interaction index ("sii") and
+    w(k) = 2 / (n binomial(n - 1, k)) for the Shapley-Taylor index of order 2 ("sti"). f(X) is the
+    score after the link, f of the empty subsequence the prior. One element has no pair: zero.
+
+    Seen from a subsequence of s elements, its weight for a pair depends on s and on how many of
+    the pair it holds (`pair_share`). So, as for ESVs, sums over a tile factor: pairs of lows need
+    sums over tops, pairs of tops weighted sums over lows, mixed pairs sums over lows that hold
+    the low and that do not. No difference is taken between large sums.
+
+    Source: Grabisch & Roubens (1999), "sii"; Sundararajan, Dhamdhere & Agarwal (2020), "sti".
+
+    Args:
+      lattice: of n elements, n >= 1.
+      scores: by scale or a fold over tiles, as `score_rows` returns them.
+      prior: (C,), in the dtype of the scores.
+      index: "sii" or "sti".
+    Returns:
+      (n, n, C), in the units of the scores.
+    Cost: the game's own pass, and 2 (3 + 2 n_low) + 3 n_top**2 / R operations per subsequence and
+      class (R = 2**n_low; 35 at n = 16). Up to 10 elements all are lows: n**2 operations.
+      Memory beyond the pass: (n_top + 1) R C numbers, as for ESVs.
+    """
+    n, c, dtype = lattice.n, prior.shape[0], prior.dtype
+    if n == 1:
+        return jnp.zeros((1, 1, c), dtype)
+    n_top, n_low, n_lows = lattice.n_top, lattice.n_low, lattice.n_lows
+    share = pair_share(n, index)
+    empty, share[0] = share[0, 0], 0  # the prior is added at the end
+    first, second = np.triu_indices(n_top, 1)  # pairs of tops
+    weights = jnp.asarray(_row_weights(share, lattice), dtype)  # (n_top + 1, 3 + 2 n_low, R)
+
+    def visit(sums: tuple[Array, Array, Array], tile: Tile) -> tuple[Array, Array, Array]:
+        by_low, top_pairs, mixed_pairs = sums
+        scores = tile.table * tile.valid.astype(dtype)[None, :, None]
+        by_low = by_low.at[tile.level].add(scores.sum(1))
+        if n_top:
+            width = scores.shape[1]
+            flat = scores.reshape(n_lows, width * c)
+            over_lows = jnp.matmul(weights[tile.level], flat, precision="highest")
+            over_lows = over_lows.reshape(-1, width, c)
+            one, other = tile.member[:, first].T, tile.member[:, second].T  # (pairs, B)
+            held = jnp.stack([~(one | other), one ^ other, one & other], axis=1).astype(dtype)
+            top_pairs = top_pairs + jnp.einsum(
+                "qkb,kbc->qc", held, over_lows[:3], precision="highest"
+            )
+            sides = jnp.stack([~tile.member, tile.member]).astype(dtype)  # (2, B, n_top)
+            by_side = over_lows[3:].reshape(2, n_low, width, c)
+            mixed_pairs = mixed_pairs + jnp.einsum(
+                "kbj,kibc->jic", sides, by_side, precision="highest"
+            )
+        return by_low, top_pairs, mixed_pairs
+
+    nothing = (
+        jnp.zeros((n_top + 1, n_lows, c), dtype),
+        jnp.zeros((len(first), c), dtype),
+        jnp.zeros((n_top, n_low, c), dtype),
+    )
+    if callable(scores):
+        by_low, top_pairs, mixed_pairs = scores(visit, nothing)
+    else:
+        table = jnp.concatenate(scores)[:, None]
+        whole = Tile(table, 0, jnp.zeros((1, 0), bool), jnp.ones(1, bool))
+        by_low, top_pairs, mixed_pairs = visit(nothing, whole)
+
+    low_weights, first_low, second_low = _low_pair_weights(share, lattice)
+    low_pairs = jnp.matmul(
+        jnp.asarray(low_weights, dtype), by_low.reshape(-1, c), precision="highest"
+    )
+    pairs = jnp.concatenate([top_pairs, mixed_pairs.reshape(-1, c), low_pairs])
+    pairs = pairs + empty.astype(dtype) * prior[None, :]
+
+    # Where each pair of elements is found; the diagonal finds the row of zeros.
+    found = np.full((n, n), len(pairs))
+    tops, lows = np.arange(n_top), n_top + np.arange(n_low)
+    ends = np.concatenate([first, np.repeat(tops, n_low), n_top + first_low])
+    others = np.concatenate([second, np.tile(lows, n_top), n_top + second_low])
+    found[ends, others] = found[others, ends] = np.arange(len(pairs))
+    return jnp.concatenate([pairs, jnp.zeros((1, c), dtype)])[found]
+
+
+def pair_covers(key: Array, n: int, covers: int) -> Array:
+    """Orders of arrival in which every pair of elements is adjacent once per cover.
+
+    A complete graph of an even number m of vertices is m / 2 Hamiltonian paths, the zigzags k,
+    k + 1, k - 1, k + 2, ...; each cover relabels them at random. For odd n one vertex is empty:
+    the entry n. What arrives before an adjacent pair has uniform size 0..n - 2 and is uniform
+    within each, as the weights of the Shapley interaction index are.
+
+    Returns:
+      (covers, m / 2, m) int, m = n or n + 1.
+    """
+    m = n + n % 2
+    step = np.arange(m)
+    zigzag = np.where(step % 2 == 1, (step + 1) // 2, -(step // 2))
+    paths = (np.arange(m // 2)[:, None] + zigzag[None]) % m
+    return random_orders(key, covers, m)[:, paths]
+
+
+def adjacent_rows(orders: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The four subsequences behind each adjacent pair of orders (P, m), as `pair_covers` gives.
+
+    Returns:
+      member (Q, 4, n) bool, X, X + i, X + j and X + i + j of each pair, X what arrived before;
+      i and j (Q,).
+    """
+    m = orders.shape[1]
+    arrival = np.argsort(orders, axis=1)[:, :n]  # when each element arrives, (P, n)
+    before = arrival[:, None, :] < np.arange(m - 1)[None, :, None]  # (P, m - 1, n)
+    first, second = orders[:, :-1], orders[:, 1:]
+    real = (first < n) & (second < n)
+    before, first, second = before[real], first[real], second[real]
+    member = np.repeat(before[:, None], 4, axis=1)
+    at = np.arange(len(first))
+    member[at, 1, first] = member[at, 3, first] = True
+    member[at, 2, second] = member[at, 3, second] = True
+    return member, first, second
+
+
+def pair_share(n: int, index: Index = "sii") -> np.ndarray:
+    """Weight of one subsequence in the interaction of a pair, (n + 1, 3), float64.
+
+    Row s, column k: of s elements, k of the pair among them. It is +w(s - 2), -w(s - 1), +w(s)
+    for k = 2, 1, 0, and 0 where no such subsequence exists; w as in `interaction_index`.
+    """
+    if index == "sii":
+        w = np.array([1 / ((n - 1) * math.comb(n - 2, k)) for k in range(n - 1)])
+    else:
+        w = np.array([2 / (n * math.comb(n - 1, k)) for k in range(n - 1)])
+    share = np.zeros((n + 1, 3))
+    for held, sign in enumerate((1, -1, 1)):
+        share[held : held + n - 1, held] = sign * w
+    return share
+
+
+def k_sii(values: Array, interactions: Array) -> tuple[Array, Array]:
+    """Main effects and pairs that add up to the score: k-SII of order 2, or 2-Shapley values.
+
+        main[i] = esv[i] - 1/2 * sum over j of I[i, j]        pairs = I
+
+    The general definition adds Bernoulli numbers times interactions of higher order; at order 2
+    it needs only B_1 = -1/2. So an ESV is a main effect and half of each of its pairs, and
+
+        sum of main + sum over i < j of pairs = scores - prior.
+
+    Source: Bordt & von Luxburg (2023), n-Shapley values, where the pairs are Shapley interactions
+    ("sii"); "sti" has its own main effects, f({i}) - prior.
+
+    Args:
+      values: ESVs (..., n, C).
+      interactions: (..., n, n, C), from `pairwise_interactions`.
+    Returns:
+      main (..., n, C) and pairs (..., n, n, C), in the units of the scores.
+    """
+    return values - interactions.sum(-2) / 2, interactions
+
+
+def _row_weights(share: np.ndarray, lattice: Lattice) -> np.ndarray:
+    """Weights of the lows of a tile by level of its tops: (n_top + 1, 3 + 2 n_low, R).
+
+    Rows 0..2 are for pairs of tops, of which the top holds 0..2. Then come, for mixed pairs whose
+    top is not in and those whose top is, one row per low.
+    """
+    scale = np.arange(lattice.n_top + 1)[:, None] + lattice.low_scale[None, :]  # (levels, R)
+    at_scale = share[scale]  # (levels, R, 3)
+    low_in = lattice.low_member.T.astype(int)  # (n_low, R)
+    lows = np.arange(lattice.n_lows)[None, :]
+    mixed = [at_scale[:, lows, low_in + side] for side in (0, 1)]  # each (levels, n_low, R)
+    return np.concatenate([at_scale.transpose(0, 2, 1), *mixed], axis=1)
+
+
+def _low_pair_weights(
+    share: np.ndarray, lattice: Lattice
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights (pairs, (n_top + 1) R) of sums over tops for pairs of lows, and the two lows."""
+    first, second = np.triu_indices(lattice.n_low, 1)
+    member = lattice.low_member.astype(int)
+    held = (member[:, first] + member[:, second]).T  # (pairs, R)
+    scale = np.arange(lattice.n_top + 1)[:, None] + lattice.low_scale[None, :]  # (levels, R)
+    return share[scale[None], held[:, None, :]].reshape(len(first), scale.size), first, second

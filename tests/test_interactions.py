@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.estimators.interactions import (
+from esv_jax.estimators.surrogate_models import draw_members, sampled_interactions
+from esv_jax.estimators.surrogate_plan import make_plan
+from esv_jax.games.scoring import score_rows
+from esv_jax.interactions import (
     adjacent_rows,
     interaction_index,
     k_sii,
     pair_covers,
     pair_share,
+    pairwise_interactions,
 )
-from esv_jax.estimators.surrogate_interactions import draw_members, sampled_interactions
-from esv_jax.estimators.surrogate_plan import make_plan
-from esv_jax.games.scoring import score_rows
-from esv_jax.interactions import pairwise_interactions
 from esv_jax.subsequences import make_lattice
 from tests.games_for_tests import SEED, TableGame, multi_scale_case, n_programs, random_prior
 from tests.reference import interactions as twin

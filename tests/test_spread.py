@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.estimators.spread import spread_error
+from esv_jax.estimators.permutation import spread_error
 from tests.games_for_tests import multi_scale_case
 
 

@@ -31,7 +31,7 @@ LAYERS = (
     ("games",),
     ("checkpoints", "models", "data"),
     ("attribution", "notebook", "subsequences", "blur", "strided"),
-    ("records", "files", "hdf5", "hdf5_inspection", "extras", "checks", "looks", "links"),
+    ("records", "files", "hdf5", "hdf5_inspection", "extras", "checks", "looks"),
 )
 SUBPACKAGES = [subpackage for layer in LAYERS for subpackage in layer]
 
@@ -41,7 +41,7 @@ EXCEPTIONS = {("esv_jax.attribution", "esv_jax.plots")}
 # Functions of their arguments alone: no files, plots, network, clock, logging or hidden state.
 PURE = {
     *("estimators", "perturbation", "relevance", "gradients", "metrics", "games"),
-    *("baselines", "attribution", "notebook", "subsequences", "links", "blur", "strided"),
+    *("baselines", "attribution", "notebook", "subsequences", "blur", "strided"),
     *("records", "checks", "looks"),
 }
 OUTSIDE_PURE = {

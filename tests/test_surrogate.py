@@ -9,7 +9,7 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.estimators import GameInfo
-from esv_jax.estimators.surrogate_fit import fit_heads, mix_of_scale, polynomial, residuals
+from esv_jax.estimators.surrogate_models import fit_heads, mix_of_scale, polynomial, residuals
 from esv_jax.estimators.surrogate_plan import (
     CORRELATION,
     NOISE,

@@ -2,7 +2,6 @@
 
 from esv_jax.estimators.constructive import Constructive
 from esv_jax.estimators.exact import Exact, scale_sums
-from esv_jax.estimators.interactions import interaction_index, k_sii
 from esv_jax.estimators.permutation import PermutationSampling
 from esv_jax.estimators.protocol import Estimator
 from esv_jax.estimators.size_regression import SizeRegression
@@ -19,7 +18,5 @@ __all__ = [
     "SizeRegression",
     "Surrogate",
     "SurrogatePlan",
-    "interaction_index",
-    "k_sii",
     "scale_sums",
 ]

@@ -13,8 +13,8 @@ from jax.scipy.special import gammaln
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect_choice, expect_int
-from esv_jax.estimators.scale_means import ScaleSums, coverage_of, marginals_of, values_of
-from esv_jax.estimators.spread import spread_error
+from esv_jax.estimators.exact import ScaleSums, coverage_of, marginals_of, values_of
+from esv_jax.estimators.permutation import spread_error
 from esv_jax.games.protocol import ScaleGame, SubsetGame
 from esv_jax.games.scoring import GameInfo, Request
 from esv_jax.subsequences import Samples, SubsequencePlan, Unseen, grow_samples

@@ -17,7 +17,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect_int
 from esv_jax.estimators.pair_plan import PairPlan, default_budget, draw_pairs, make_pair_plan
-from esv_jax.estimators.spread import only_whole
+from esv_jax.estimators.permutation import only_whole
 from esv_jax.games.protocol import SubsetGame
 from esv_jax.games.scoring import GameInfo, Request
 

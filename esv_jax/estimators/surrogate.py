@@ -12,12 +12,11 @@ import numpy as np
 from jax import Array, lax
 
 from esv_jax.attribution import Attribution
-from esv_jax.checks import expect, expect_int
-from esv_jax.estimators.surrogate_fit import Fit, fit_heads, mix_of_scale, polynomial, residuals
+from esv_jax.checks import Link, expect, expect_int
+from esv_jax.estimators.surrogate_models import Fit, fit_heads, mix_of_scale, polynomial, residuals
 from esv_jax.estimators.surrogate_plan import Base, SurrogatePlan, make_plan, words_of
 from esv_jax.games.protocol import ScaleGame
 from esv_jax.games.scoring import GameInfo, Request, apply_link
-from esv_jax.links import Link
 
 _MIN_ELEMENTS = 3
 _MIN_POOL = 16

@@ -3,8 +3,7 @@
 from esv_jax.games.average_consensus import AverageConsensus
 from esv_jax.games.black_box import BlackBox, Sensitivity, probe_sensitivity
 from esv_jax.games.grouped import Grouped, ScoreTable
-from esv_jax.games.multi_scale import MultiScale, direct_logits
-from esv_jax.games.of_heads import make_game
+from esv_jax.games.multi_scale import MultiScale, direct_logits, make_game
 from esv_jax.games.protocol import Cost, Game, ScaleGame, SubsetGame, Tile
 from esv_jax.games.scoring import score
 from esv_jax.games.variable_length import VariableLength

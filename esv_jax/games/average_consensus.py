@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.checks import check_link, expect, expect_floating, expect_shape, wider
+from esv_jax.checks import Link, check_link, expect, expect_floating, expect_shape, wider
 from esv_jax.games.protocol import Cost, SubsetGame
-from esv_jax.links import Link
 from esv_jax.records import register_record, static_field
 
 

@@ -12,11 +12,10 @@ import jax
 import numpy as np
 from jax import Array
 
-from esv_jax.checks import expect, expect_choice, expect_int, is_concrete, message
+from esv_jax.checks import Link, expect, expect_choice, expect_int, is_concrete, message
 from esv_jax.games.host_scores import HostCounts, HostScores
 from esv_jax.games.protocol import Cost, SubsetGame
 from esv_jax.games.removal import LAYOUTS, Layout, Removal, check_removal, removal_name
-from esv_jax.links import Link
 from esv_jax.subsequences.samples import flat_bits
 
 Units = Literal["probabilities", "any"]

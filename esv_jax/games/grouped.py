@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.checks import expect, message
+from esv_jax.checks import Link, expect, message
 from esv_jax.games.protocol import Cost, SubsetGame
-from esv_jax.links import Link
 from esv_jax.records import register_record, static_field
 
 Groups = Sequence[int] | Sequence[Sequence[int]] | np.ndarray

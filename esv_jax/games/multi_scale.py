@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import check_link, expect, is_concrete, message, wider
+from esv_jax.checks import Link, check_link, expect, is_concrete, message, wider
+from esv_jax.games.average_consensus import AverageConsensus
 from esv_jax.games.lattice_pass import fold_multi_scale
 from esv_jax.games.protocol import Carry, Cost, ScaleGame, Tile
-from esv_jax.links import Link
 from esv_jax.models.heads import HeadStack
+from esv_jax.models.tsn import TsnHead
 from esv_jax.records import register_record, static_field
 from esv_jax.subsequences import Lattice, Samples
 from esv_jax.subsequences.lattice import low_incidence, recurrence_shares
@@ -307,3 +308,17 @@ def direct_logits(heads: HeadStack, x: Array) -> Array:
         head = jax.tree.map(lambda leaf, s=s: leaf[s - 1], heads)
         means.append(_sampled_head(head, x, jnp.asarray(member)).mean(0))
     return jnp.stack(means).mean(0)
+
+
+def make_game(heads: HeadStack | TsnHead, link: Link = "softmax") -> MultiScale | AverageConsensus:
+    """`MultiScale` of a stack of heads, `AverageConsensus` of a TSN head.
+
+    Args:
+      heads: e.g. `load_model(path).heads`.
+      link: "softmax" (default) or "identity".
+    Raises:
+      TypeError: for anything else. ValueError: on another link.
+    """
+    if isinstance(heads, TsnHead):
+        return AverageConsensus(heads.w, heads.b, input_relu=heads.input_relu, link=link)
+    return MultiScale(heads, link)

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import jax
 from jax import Array
 
-from esv_jax.checks import NominalFirst
-from esv_jax.links import Link
+from esv_jax.checks import Link, NominalFirst
 from esv_jax.subsequences import Lattice, Samples
 
 Carry = TypeVar("Carry")

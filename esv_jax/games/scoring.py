@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import expect
+from esv_jax.checks import Link, expect
 from esv_jax.games.protocol import Carry, Cost, Game, ScaleGame, SubsetGame, Tile
-from esv_jax.links import Link
 from esv_jax.records import register_record
 from esv_jax.subsequences import (
     Lattice,

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import check_link, class_scores, expect_int, message, wider
+from esv_jax.checks import Link, check_link, class_scores, expect_int, message, wider
 from esv_jax.games.protocol import Cost, SubsetGame
 from esv_jax.games.scoring import compiled, memory_of
-from esv_jax.links import Link
 from esv_jax.records import Function, register_record, static_field
 
 _LEAK = 1e-4  # share of the largest logit by which rounding may move it

@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.checks import expect, expect_choice, expect_int, message
+from esv_jax.checks import LINKS, Link, expect, expect_choice, expect_int, message
 from esv_jax.games.grouped import Grouped, ScoreTable
 from esv_jax.games.multi_scale import MultiScale, direct_logits
 from esv_jax.games.protocol import Game, SubsetGame
 from esv_jax.games.scoring import apply_link
 from esv_jax.gradients.derivatives import ScoreFunction
-from esv_jax.links import LINKS, Link
 
 
 def score_function(

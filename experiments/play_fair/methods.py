@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import esv_jax as ej
-from esv_jax.links import Link
+from esv_jax.checks import Link
 from experiments.play_fair.subjects import Elements, Subject, explain_true
 
 METHODS = (
