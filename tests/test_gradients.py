@@ -1,4 +1,4 @@
-"""Gradient methods: another program's numbers, identities, plain twins, and their questions."""
+"""Gradient methods: parity with captum, identities, plain twins, errors."""
 
 import functools
 import types
@@ -14,22 +14,27 @@ import pytest
 import esv_jax as ej
 from esv_jax.games import Grouped, direct_logits, score
 from esv_jax.gradients import (
-    RULES,
+    completeness_gap,
     grad_cam,
     grad_cam_at,
     gradient,
     gradient_x_input,
     integrated_gradients,
-    integration_rule,
-    mean_baseline,
     per_element,
     score_function,
     smooth_grad,
 )
+from esv_jax.gradients.input_gradients import RULES, integration_rule
 from tests.conftest import FIXTURES, SHARED, drawn_variables
 from tests.games_for_tests import multi_scale_case
 
 N, D, C = 5, 4, 3
+
+
+def with_gap(fn, x, target=None, *, baseline=None, **options):
+    """Integrated Gradients, and the change of the score that they do not account for."""
+    a = integrated_gradients(fn, x, target, baseline=baseline, **options)
+    return a, completeness_gap(fn, x, a, target, baseline=baseline)
 
 
 def rel_max(a, b):
@@ -55,7 +60,7 @@ def compiled(method, fn, x, *args, **options):
     return jax.jit(lambda x: method(fn, x, *args, **options))(x)
 
 
-# Another program's numbers
+# Parity with captum
 
 
 def ig_cases():
@@ -70,7 +75,7 @@ def ig_cases():
     ]
 
 
-def test_the_larger_case_is_there():
+def test_the_largest_fixture_is_compared_where_present():
     """It is compared below where it is."""
     name = "integrated_gradients_multiscale_03.npz"
     if not (SHARED / "fixtures" / "integrated_gradients" / name).is_file():
@@ -90,7 +95,7 @@ def game_of(file, dtype, link):
 
 @pytest.mark.parametrize("is_double", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("path", ig_cases())
-def test_integrated_gradients_agree_with_another_program(path, is_double):
+def test_integrated_gradients_agree_with_captum(path, is_double):
     dtype, tolerance = (np.float64, 1e-10) if is_double else (np.float32, 1e-5)
     rules = {
         "gausslegendre": 50,
@@ -112,11 +117,9 @@ def test_integrated_gradients_agree_with_another_program(path, is_double):
 
         @jax.jit
         def explain(x):
-            both_of = functools.partial(
-                integrated_gradients, both, x, [target, c + target], baseline=baseline
-            )
+            both_of = functools.partial(with_gap, both, x, [target, c + target], baseline=baseline)
             return both(x), {
-                method: both_of(steps=steps, rule=method.removesuffix("200"), return_gap=True)
+                method: both_of(steps=steps, rule=method.removesuffix("200"))
                 for method, steps in rules.items()
             }
 
@@ -139,12 +142,12 @@ def test_integrated_gradients_agree_with_another_program(path, is_double):
 # Identities
 
 
-def test_gap_vanishes_with_steps_and_gauss_legendre_is_the_fastest(rng, x64):
+def test_gap_vanishes_with_steps_and_gauss_legendre_converges_fastest(rng, x64):
     fn, x = smooth_fn(rng, np.float64)
 
     @jax.jit
     def largest_gaps(x):
-        explain = functools.partial(integrated_gradients, fn, x, return_gap=True)
+        explain = functools.partial(with_gap, fn, x)
         return {
             rule: [
                 jnp.abs(explain(rule=integration_rule(rule, k, exact=True))[1]).max()
@@ -163,19 +166,11 @@ def test_gap_vanishes_with_steps_and_gauss_legendre_is_the_fastest(rng, x64):
 
 
 @pytest.mark.parametrize("target", [2, [0, 2], None])
-def test_gap_is_what_the_sum_does_not_account_for(rng, x64, target):
+def test_completeness_gap_is_change_of_score_minus_sum(rng, x64, target):
     fn, x = smooth_fn(rng, np.float64)
     baseline = rng.normal(size=(D,))
-    a, gap = compiled(
-        integrated_gradients,
-        fn,
-        x,
-        target,
-        baseline=baseline,
-        steps=2,
-        rule="riemann_left",
-        return_gap=True,
-    )
+    options = {"baseline": baseline, "steps": 2, "rule": "riemann_left"}
+    a, gap = compiled(with_gap, fn, x, target, **options)
     start = np.broadcast_to(baseline, x.shape)
     chosen = np.arange(C) if target is None else np.asarray(target)
     change = np.asarray(fn(x) - fn(start))[chosen]
@@ -191,18 +186,18 @@ def test_a_linear_model_is_explained_exactly_by_one_step(rng, x64):
         return x.reshape(-1) @ jnp.asarray(w) + jnp.asarray(b)
 
     expected = (x - baseline)[..., None] * w.reshape(N, D, C)
-    explain = functools.partial(compiled, integrated_gradients, fn, x, baseline=baseline)
+    explain = functools.partial(compiled, with_gap, fn, x, baseline=baseline)
     for rule in ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle"):
-        got, gap = explain(steps=1, rule=rule, return_gap=True)
+        got, gap = explain(steps=1, rule=rule)
         np.testing.assert_allclose(got, expected, atol=1e-14)
         np.testing.assert_allclose(gap, 0, atol=1e-13)
-    np.testing.assert_allclose(explain(steps=2, rule="trapezoid"), expected)
+    np.testing.assert_allclose(explain(steps=2, rule="trapezoid")[0], expected)
     np.testing.assert_allclose(compiled(gradient, fn, x), w.reshape(N, D, C))
     alone = compiled(gradient_x_input, fn, x)
     np.testing.assert_allclose(alone, x[..., None] * w.reshape(N, D, C))
 
 
-def test_without_biases_relu_networks_make_it_gradient_x_input(rng, x64):
+def test_equals_gradient_x_input_for_relu_networks_without_biases(rng, x64):
     w, v = rng.normal(size=(N * D, 8)), rng.normal(size=(8, C))
 
     def fn(x):
@@ -216,7 +211,7 @@ def test_without_biases_relu_networks_make_it_gradient_x_input(rng, x64):
     np.testing.assert_allclose(alone.sum((0, 1)), np.maximum(x.reshape(-1) @ w, 0) @ v)
 
 
-def test_integration_rules_integrate():
+def test_integration_rules_integrate_polynomials():
     rule_of = functools.partial(integration_rule, exact=True)
     for rule in RULES:
         points, weights = rule_of(rule, 8)
@@ -248,7 +243,7 @@ def test_batches_of_steps_change_nothing(rng, x64, batch_size):
             np.testing.assert_allclose(part, whole, atol=1e-15)
 
 
-def test_repeated_points_that_fill_a_batch_put_nothing_new_to_the_function():
+def test_padding_of_a_batch_repeats_known_points():
     """Where the function has no finite gradient beyond the last point, the sum is still finite."""
 
     def fn(x):
@@ -259,7 +254,7 @@ def test_repeated_points_that_fill_a_batch_put_nothing_new_to_the_function():
     assert np.isfinite(got).all()
 
 
-def test_gradient_is_that_of_finite_differences(rng, x64):
+def test_gradient_equals_finite_differences(rng, x64):
     fn, x = smooth_fn(rng, np.float64)
     x, step, expected = np.asarray(x), 1e-6, np.zeros((N, D, C))
     for i in range(N):
@@ -314,7 +309,7 @@ def plain_cam(a, gradients, over):
 
 @pytest.mark.parametrize("over", ["sequence", "element"])
 @pytest.mark.parametrize("shape", [(N, D), (2, 3, 2, D)])
-def test_grad_cam_is_its_plain_twin(rng, x64, shape, over):
+def test_grad_cam_equals_plain_loops(rng, x64, shape, over):
     w, x = rng.normal(size=(np.prod(shape), C)), rng.normal(size=shape)
 
     def fn(x):
@@ -446,7 +441,7 @@ def test_grad_cam_at_other_methods_and_behind_a_head(rng, x64):
     np.testing.assert_allclose(explain(layer="__call__"), compiled(grad_cam, head, features))
 
 
-def test_grad_cam_at_says_what_is_wrong(clip_net):
+def test_errors_of_grad_cam_at(clip_net):
     model, variables, clip = clip_net
     explain = functools.partial(grad_cam_at, model, variables, clip, 0)
     with pytest.raises(
@@ -506,7 +501,7 @@ def test_score_function_is_the_whole_sequences_score(rng, x64):
         np.testing.assert_allclose(score_function(other)(x), scores, atol=1e-14)
 
 
-def test_gradients_of_the_definition_are_those_of_the_recurrence(rng, x64):
+def test_gradients_of_definition_and_recurrence_are_equal(rng, x64):
     """Eq. (8) and Eq. (9) agree, and so do their gradients."""
     game, x, _, _ = multi_scale_case(rng, 5, 3)
     logits = ej.MultiScale(game.heads, link="identity")
@@ -524,7 +519,7 @@ def test_float32_heads_take_double_features_and_the_other_way_round(rng, x64):
     assert compiled(gradient, score_function(game), x).dtype == jnp.float32
 
 
-def test_games_that_have_no_gradient_are_refused(rng):
+def test_games_without_gradient_are_refused(rng):
     x = rng.normal(size=(4, D)).astype(np.float32)
     box = ej.BlackBox(lambda clips: np.ones((len(clips), C)))
     with pytest.raises(TypeError, match=r"game: expected a game that JAX can diff.* got BlackBox"):
@@ -558,13 +553,7 @@ def test_pixels_are_explained_through_a_network(rng):
     encode = functools.partial(world.encoder.apply, world.encoder.variables)
     clip = rng.uniform(size=(3, 64, 64, 3)).astype(np.float32)
     explain = jax.jit(
-        functools.partial(
-            integrated_gradients,
-            lambda clip: fn(encode(clip)),
-            baseline=0.5,
-            return_gap=True,
-            steps=32,
-        )
+        functools.partial(with_gap, lambda clip: fn(encode(clip)), baseline=0.5, steps=32)
     )
     pixels, gap = explain(clip, 0)
     assert pixels.shape == clip.shape
@@ -648,7 +637,7 @@ def test_per_element_averages_over_the_rest(rng):
         per_element(a, "max")
 
 
-def test_per_element_averages_over_classes_only_where_told(rng):
+def test_per_element_needs_class_axis_for_ambiguous_shapes(rng):
     """Attributions (n, D, C) of all classes and (n, h, w) of one have the same rank."""
     fn, x = smooth_fn(rng)
     of_all = gradient(fn, x)
@@ -662,23 +651,9 @@ def test_per_element_averages_over_classes_only_where_told(rng):
     np.testing.assert_allclose(per_element(of_all, class_axis=True), each, atol=1e-7)
 
 
-def test_mean_baseline_counts_every_frame_once(rng):
-    short, long = (rng.normal(size=(n, D)).astype(np.float32) for n in (2, 7))
-    expected = np.concatenate([short, long]).mean(0)
-    np.testing.assert_allclose(mean_baseline([short, long]), expected, rtol=1e-5)
-    bank = rng.normal(size=(3, 5, D)).astype(np.float32)
-    np.testing.assert_allclose(mean_baseline(bank), bank.mean((0, 1)), rtol=1e-4)
-    with pytest.raises(ValueError, match="features: expected at least one frame"):
-        mean_baseline([])
-    with pytest.raises(ValueError, match=r"features: expected one width D, got \[3, 4\]"):
-        mean_baseline([short, short[:, :3]])
-    with pytest.raises(ValueError, match="features: expected shape"):
-        mean_baseline(np.zeros((0, D), np.float32))
-
-
 def test_baselines_broadcast_like_the_input(rng):
     fn, x = smooth_fn(rng)
-    mean = mean_baseline(x)
+    mean = x.mean(0)
     whole = integrated_gradients(fn, x, 0, baseline=jnp.broadcast_to(mean[None], x.shape))
     np.testing.assert_array_equal(integrated_gradients(fn, x, 0, baseline=mean), whole)
     zeros = integrated_gradients(fn, x, 0)
@@ -688,10 +663,10 @@ def test_baselines_broadcast_like_the_input(rng):
     np.testing.assert_array_equal(same, np.zeros_like(x))
 
 
-# What is refused
+# Errors
 
 
-def test_questions_of_integrated_gradients(rng):
+def test_errors_of_integrated_gradients(rng):
     fn, x = smooth_fn(rng)
     explain = functools.partial(integrated_gradients, fn, x, 0)
     with pytest.raises(
@@ -719,9 +694,11 @@ def test_questions_of_integrated_gradients(rng):
         explain(baseline=np.zeros(D, np.uint8))
     with pytest.raises(ValueError, match="batch_size: expected an integer >= 1"):
         explain(batch_size=0)
+    with pytest.raises(ValueError, match=r"attributions: expected shape \(5, 4\), got \(5, 4, 3\)"):
+        completeness_gap(fn, x, integrated_gradients(fn, x), 0)
 
 
-def test_questions_of_smooth_grad(rng):
+def test_errors_of_smooth_grad(rng):
     fn, x = smooth_fn(rng)
     explain = functools.partial(smooth_grad, fn, x, 0)
     with pytest.raises(ValueError, match="samples: expected an integer >= 1, got 0"):
@@ -733,7 +710,7 @@ def test_questions_of_smooth_grad(rng):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_questions_of_all(rng, name):
+def test_errors_of_all_methods(rng, name):
     fn, x = smooth_fn(rng)
     method = METHODS[name]
     with pytest.raises(ValueError, match=r"fn: expected scores of shape \(C,\), got shape \(\)"):
@@ -765,7 +742,7 @@ def test_questions_of_all(rng, name):
     assert np.isnan(traced).all()
 
 
-def test_questions_of_grad_cam(rng):
+def test_errors_of_grad_cam(rng):
     fn, x = smooth_fn(rng)
     with pytest.raises(ValueError, match=r"over: expected one of 'sequence', 'element', got 'elem"):
         grad_cam(fn, x, over="elements")
@@ -773,7 +750,7 @@ def test_questions_of_grad_cam(rng):
         grad_cam(lambda x: fn(x.reshape(N, D)), x.reshape(-1))
 
 
-def test_the_names_that_other_peoples_scripts_rely_on():
+def test_names_of_the_contract_are_exported():
     assert ej.gradients.integrated_gradients is integrated_gradients
     assert set(ej.gradients.__all__) >= {"grad_cam", "grad_cam_at", "smooth_grad", "per_element"}
 
@@ -807,7 +784,7 @@ class Tensor:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_outputs_with_logits_are_taken(rng, name):
+def test_outputs_with_logits_are_accepted(rng, name):
     x = rng.normal(size=(N, D)).astype(np.float32)
     method, expected = METHODS[name], METHODS[name](linear, x, 1)
     record = types.SimpleNamespace  # registered nowhere, like the outputs of some libraries
@@ -837,7 +814,7 @@ def test_outputs_with_logits_are_taken(rng, name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_targets_that_are_no_classes_are_refused(rng, name):
+def test_invalid_targets_are_refused(rng, name):
     x, method = rng.normal(size=(N, D)).astype(np.float32), METHODS[name]
     for wrong in (np.bool_(True), [True, False], 1.5, jnp.asarray(1.0), "1", {0: 1}):
         with pytest.raises(TypeError, match="target: expected a class, classes or None, got "):
@@ -878,10 +855,8 @@ def test_other_results_that_are_not_finite_are_refused(rng):
     x = rng.normal(size=(N, D)).astype(np.float32)
     with pytest.raises(ValueError, match="smooth_grad: expected finite values, got nan"):
         smooth_grad(lambda x: jnp.sqrt(x[0]), x, 0, key=jax.random.key(0), sigma=1.0)
-    with pytest.raises(ValueError, match=r"integrated_gradients, gap: expected finite values, got"):
-        integrated_gradients(lambda x: jnp.log(x[0]), np.abs(x), 0, return_gap=True)
-    with pytest.raises(ValueError, match="features: expected finite values"):
-        mean_baseline([x, x * np.nan])
+    with pytest.raises(ValueError, match=r"completeness_gap: expected finite values, got"):
+        with_gap(lambda x: jnp.log(x[0]), np.abs(x), 0)
     with pytest.raises(ValueError, match="rule: expected finite values"):
         integrated_gradients(linear, x, 0, rule=([0.5], [np.nan]))
 
@@ -906,7 +881,7 @@ def test_grad_cam_at_takes_outputs_with_logits_and_refuses_what_is_not_finite():
         grad_cam_at(Root(), variables, x.at[0].set(0), 1, layer="first")
 
 
-def test_gradients_finish_where_jax_looks_for_nan(rng):
+def test_gradients_work_with_debug_nans(rng):
     x = rng.normal(size=(N, D)).astype(np.float32)
     for name, method in METHODS.items():
         expected = method(linear, x, [0, 2])

@@ -1,22 +1,23 @@
-"""Derivatives of chosen class scores: shared by all methods of this subpackage."""
+"""Derivatives of class scores with respect to an input."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from esv_jax.checks import (
     ScoresOf,
-    expect,
     expect_classes,
     expect_finite,
     expect_floating,
     expect_int,
+    message,
     wider,
 )
 
@@ -25,52 +26,67 @@ ScoreFunction: TypeAlias = Callable[[Array], Array]
 Target: TypeAlias = int | Sequence[int] | Array | np.ndarray | None
 """A class, K classes, or None for all C."""
 
-_INPUTS_AT_ONCE = 2**20  # numbers put to the model at once, where no batch size is given
-_GRADIENTS_AT_ONCE = 2**24  # numbers that come back
+_INPUTS_AT_ONCE = 2**20  # numbers in one batch of inputs, where no batch size is given
+_GRADIENTS_AT_ONCE = 2**24  # numbers in the gradients of one batch
 
 
-def expect_input(x: Any) -> Array:
-    """x as a floating-point array; refuses integers, emptiness, NaN and infinity."""
+def expect_input(x: ArrayLike) -> Array:
+    """Return x as a floating-point array; refuse integers, empty arrays, NaN and infinity."""
     x = expect_floating("x", x, "Convert it, e.g. frames.astype(jnp.float32).")
-    expect(x.size > 0, "x", "at least one number", f"shape {x.shape}")
+    if x.size == 0:
+        raise ValueError(message("x", "at least one number", f"shape {x.shape}"))
     expect_finite("x", x)
     return x
 
 
-def expect_scores(fn: Any, x: Array) -> jax.ShapeDtypeStruct:
-    """Shape (C,) and dtype of fn(x), found by tracing; refuses all but an array of scores."""
+def expect_scores(fn: ScoreFunction, x: Array) -> jax.ShapeDtypeStruct:
+    """Shape (C,) and dtype of fn(x), by tracing; refuses records of which scores are a part."""
     run = ScoresOf(fn).fn
 
-    def plain(x: Array) -> Any:
+    def scores(x: Array) -> Array:
         out = run(x)
-        got, way_out = type(out).__name__, "Return its logits alone."
-        expect(hasattr(out, "shape"), "fn", "scores of shape (C,)", got, way_out)
+        if not hasattr(out, "shape"):
+            way_out = "Return its logits alone."
+            raise ValueError(message("fn", "scores of shape (C,)", type(out).__name__, way_out))
         return out
 
-    return ScoresOf(plain).traced(x)
+    return ScoresOf(scores).traced(x)
 
 
 def class_weights(target: Target, scores: jax.ShapeDtypeStruct) -> Array:
-    """Rows that pick the chosen classes out of scores: (C,) of one class, (K, C) of K.
+    """One-hot rows that select the target classes: (C,) for one class, (K, C) for K classes.
 
     Args:
-      target: see `Target`. Classes that are traced cannot be refused: a wrong one is NaN.
+      target: see `Target`. A traced class cannot be refused: where it is out of range, the row
+        is NaN.
       scores: of shape (C,).
     """
     (c,), dtype = scores.shape, scores.dtype
     if target is None:
         return jnp.eye(c, dtype=dtype)
-    classes = expect_classes("target", target, c, "a class, classes or None", "classes")
-    fits = classes.ndim <= 1
-    expect(fits, "target", "one class or shape (K,)", f"shape {classes.shape}")
-    classes = jnp.asarray(classes)
+    classes = jnp.asarray(
+        expect_classes("target", target, c, "a class, classes or None", "classes")
+    )
+    if classes.ndim > 1:
+        raise ValueError(message("target", "one class or shape (K,)", f"shape {classes.shape}"))
     rows = jax.nn.one_hot(classes, c, dtype=dtype)
     is_class = (classes >= 0) & (classes < c)
     return jnp.where(is_class[..., None], rows, jnp.nan)
 
 
+def prepare(fn: ScoreFunction, x: ArrayLike, target: Target) -> tuple[ScoresOf, Array, Array]:
+    """The checked arguments of a gradient method: fn, x and the `class_weights` of the target."""
+    x, scores = expect_input(x), ScoresOf(fn)
+    return scores, x, class_weights(target, scores.traced(x))
+
+
+def classes_last(values: Array, weights: Array) -> Array:
+    """Move the axis of K classes from first to last; one class has no such axis."""
+    return values if weights.ndim == 1 else jnp.moveaxis(values, 0, -1)
+
+
 def expect_finite_result(method: str, values: Array) -> Array:
-    """Return what a method found; refuse NaN and infinity. Skipped while tracing."""
+    """Return the result of a method; refuse NaN and infinity. Skipped while tracing."""
     way_out = (
         "A norm or a root has no gradient at 0: add a small number inside it, or select the"
         " input before it with jnp.where and the result after it."
@@ -80,12 +96,12 @@ def expect_finite_result(method: str, values: Array) -> Array:
 
 
 def weighted_gradient(fn: ScoreFunction, x: Array, weights: Array) -> Array:
-    """Derivative of weights @ fn(x) by x: like x for weights (C,), (K, *x.shape) for (K, C)."""
+    """Gradient of weights @ fn(x): like x for weights (C,), (K, *x.shape) for (K, C)."""
     return pull_rows(jax.vjp(fn, x)[1], weights)
 
 
 def pull_rows(pull: Callable[[Array], tuple[Array]], weights: Array) -> Array:
-    """A pullback of `jax.vjp` applied to weights (C,), or to each row of (K, C)."""
+    """Apply a pullback of `jax.vjp` to weights (C,), or to each row of (K, C)."""
     if weights.ndim == 1:
         return pull(weights)[0]
     return jax.vmap(lambda row: pull(row)[0])(weights)
@@ -105,9 +121,9 @@ def summed_gradients(
     Args:
       points: (S,) numbers or keys. shares: (S,).
       make_input: a point -> an input like x.
-      batch_size: inputs put to fn at once. Default: as many as make a million numbers, or 16
-        million numbers of gradients, but one at least.
-    Cost: S forward and S (times K classes) backward passes; memory for `batch_size` of them.
+      batch_size: inputs per batch. Default: 2**20 numbers of inputs or 2**24 numbers of
+        gradients, at least one input.
+    Cost: S forward and S (times K classes) backward passes; memory for one batch.
     """
     n_points = len(shares)
     if batch_size is None:
@@ -115,10 +131,10 @@ def summed_gradients(
         batch_size = max(1, min(_INPUTS_AT_ONCE, of_gradients) // x.size)
     n_batches = -(-n_points // expect_int("batch_size", batch_size, 1))
     width = -(-n_points // n_batches)
-    place = np.arange(n_batches * width).reshape(n_batches, width)
+    index = np.arange(n_batches * width).reshape(n_batches, width)
     dtype = wider(x.dtype)
-    share = jnp.asarray(np.where(place < n_points, shares[np.minimum(place, n_points - 1)], 0))
-    batches = (points[np.minimum(place, n_points - 1)], share.astype(dtype))  # repeats count 0
+    share = jnp.asarray(np.where(index < n_points, shares[np.minimum(index, n_points - 1)], 0))
+    batches = (points[np.minimum(index, n_points - 1)], share.astype(dtype))  # repeats count 0
 
     def add(total: Array, batch: tuple[Array, Array]) -> tuple[Array, None]:
         at, share = batch
@@ -129,8 +145,3 @@ def summed_gradients(
     if n_batches == 1:
         return add(total, jax.tree.map(lambda leaf: leaf[0], batches))[0]
     return lax.scan(add, total, batches)[0]
-
-
-def classes_last(values: Array, weights: Array) -> Array:
-    """(K, ...) to (..., K), the classes where results have them; of one class, as it is."""
-    return values if weights.ndim == 1 else jnp.moveaxis(values, 0, -1)

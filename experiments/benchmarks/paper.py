@@ -33,6 +33,7 @@ import numpy as np
 import tyro
 
 import esv_jax as ej
+from esv_jax.gradients.input_gradients import integration_rule
 from experiments.benchmarks.core import N_MAX, C, D, H, model
 from experiments.records import write_cases
 
@@ -67,7 +68,7 @@ def gradient_cases(n: int) -> dict[str, Callable[[], Any]]:
     xs = jnp.asarray(rng.normal(size=(n, N_MAX, D)), jnp.float32)
     classes = jnp.asarray(rng.integers(C, size=n))
     baseline = jnp.asarray(rng.normal(size=D), jnp.float32)
-    rule = ej.gradients.integration_rule("gausslegendre", STEPS)
+    rule = integration_rule("gausslegendre", STEPS)
     points, shares = (jnp.asarray(part, jnp.float32) for part in rule)
 
     def gradient(x: Any, c: Any, t: Any) -> Any:

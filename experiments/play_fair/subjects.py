@@ -280,7 +280,7 @@ def _features(choice: Choice) -> Subject:
         sequences=sequences,
         labels=np.array([labels[label] for _, labels in found]),
         uids=uids,
-        baseline=np.asarray(ej.gradients.mean_baseline(sequences)),
+        baseline=np.asarray(jax.numpy.concatenate(sequences).mean(0)),
         about={
             "data": {choice.features.name: sha256(choice.features)},
             "trn_digest": ej.models.model_digest(trn),
