@@ -76,7 +76,7 @@ def ig_cases():
 
 
 def test_the_largest_fixture_is_compared_where_present():
-    """It is compared below where it is."""
+    """Integrated Gradients of it are compared below."""
     name = "integrated_gradients_multiscale_03.npz"
     if not (SHARED / "fixtures" / "integrated_gradients" / name).is_file():
         pytest.skip(f"{name} is not present beside the checkout")
