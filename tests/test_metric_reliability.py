@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import esv_jax as ej
-from esv_jax.metrics.reliability import spearman
+from esv_jax.metrics.reliability import input_weights, spearman
 
 metrics = ej.metrics
 
@@ -24,7 +24,7 @@ def test_reliability_is_that_of_the_public_code(published):
     z, lower = published, bool(published["rank_descending"])
     ranks = metrics.method_ranks(z["scores"], lower)
     np.testing.assert_array_equal(ranks, z["ranks"])
-    np.testing.assert_array_equal(metrics.input_weights(ranks), z["row_weights"])
+    np.testing.assert_array_equal(input_weights(ranks), z["row_weights"])
     np.testing.assert_allclose(spearman(z["scores"]), z["spearman"], atol=1e-12)
     got = metrics.metric_reliability(z["scores"], random_column=0, lower_is_better=lower)
     assert isinstance(got, float)
@@ -56,7 +56,7 @@ def test_reliability_is_what_loops_give_and_only_orders_matter(seed, n, m, lower
         scores[:, -1] = scores[:, 0]
         scores[:, 1] = scores[:, 0] + 1
     column = int(rng.integers(m))
-    weights = metrics.input_weights(metrics.method_ranks(scores, lower), column)
+    weights = input_weights(metrics.method_ranks(scores, lower), column)
     if np.count_nonzero(weights) < 2:
         with pytest.raises(ValueError, match="two inputs of weight above 0"):
             metrics.metric_reliability(scores, column, lower)
@@ -85,7 +85,7 @@ def test_equal_scores_share_the_lowest_place():
     assert metrics.method_ranks(scores).tolist() == [[2, 0, 2, 1], [0, 0, 0, 0]]
     lower = metrics.method_ranks(scores, lower_is_better=True)
     assert lower.tolist() == [[0, 3, 0, 2], [0, 0, 0, 0]]
-    assert metrics.input_weights(lower, 3).tolist() == [1 / 3, 1]
+    assert input_weights(lower, 3).tolist() == [1 / 3, 1]
 
 
 def test_tables_that_say_nothing_are_refused():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 import esv_jax as ej
 from tests.games_for_tests import multi_scale_case
@@ -116,16 +117,17 @@ def test_subsequences_in_many_tiles_stack(rng):
         np.testing.assert_array_equal(curve.scores[i], one.scores[0])
 
 
-def test_ties_drop_the_earlier_first():
-    kept = metrics.discard.kept_elements
-    for order in ("ascending", "descending"):
-        expected = [[1, 1, 1], [0, 1, 1], [0, 0, 1]]
-        assert kept(np.zeros(3), order).astype(int).tolist() == expected
-    assert kept(np.array([2.0, 1, 3]), "ascending").astype(int).tolist() == [
-        [1, 1, 1],
-        [1, 0, 1],
-        [0, 0, 1],
-    ]
+@pytest.mark.parametrize(
+    ("order", "by_index"), [("ascending", [1, 2, 3, 4]), ("descending", [4, 3, 2, 1])]
+)
+def test_ties_drop_the_earlier_first(rng, order, by_index):
+    game, xs, _, labels, prior = discard_case(rng, "multi scale", [4])
+    tied = metrics.discard_curve(game, xs, [np.zeros(4)], labels, prior=prior, order=order)
+    expected = metrics.discard_curve(game, xs, [by_index], labels, prior=prior, order=order)
+    np.testing.assert_array_equal(tied.scores, expected.scores)
+    partly = metrics.discard_curve(game, xs, [[2, 1, 1, 3]], labels, prior=prior)
+    expected = metrics.discard_curve(game, xs, [[3, 1, 2, 4]], labels, prior=prior)
+    np.testing.assert_array_equal(partly.scores, expected.scores)
 
 
 def test_better_attributions_have_better_curves(rng):
@@ -197,6 +199,16 @@ def test_bootstrap_interval_is_the_normal_one_for_many_sequences(rng):
     np.testing.assert_allclose((high + low) / 2, values.mean(0), atol=0.02)
     paired = metrics.bootstrap_interval(values - values, key=KEY)
     assert (paired.low == 0).all() and (paired.high == 0).all()
+
+
+def test_bootstrap_interval_agrees_with_scipy(rng):
+    values = rng.gamma(1.5, size=(25, 2))  # skewed, so that the interval is not symmetric
+    options = {"confidence_level": 0.9, "n_resamples": 20_000, "method": "percentile"}
+    expected = stats.bootstrap((values,), np.mean, axis=0, rng=rng, **options).confidence_interval
+    found = metrics.bootstrap_interval(values, key=KEY, confidence=0.9, resamples=20_000)
+    error = 0.02 * values.std(0)  # of percentiles of 20,000 means
+    assert (np.abs(found.low - expected.low) < error).all()
+    assert (np.abs(found.high - expected.high) < error).all()
 
 
 def test_bootstrap_leaves_out_what_is_missing():

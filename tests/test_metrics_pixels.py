@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import esv_jax as ej
+from esv_jax.metrics.curves import PerturbationCurve
 from esv_jax.metrics.voxels import smoothing_weights
 
 metrics = ej.metrics
@@ -271,7 +272,7 @@ def test_compiled_mapped_and_in_batches_the_curves_are_the_same():
     each = [one(*case) for case in zip(clips, maps, targets, strict=True)]
     expected = np.stack([np.asarray(curve) for curve in each])
     mapped = jax.jit(jax.vmap(one))(clips, maps, targets)
-    assert isinstance(mapped, metrics.PerturbationCurve) and mapped.shape == (3, 6)
+    assert isinstance(mapped, PerturbationCurve) and mapped.shape == (3, 6)
     np.testing.assert_allclose(mapped, expected, atol=1e-6)
     np.testing.assert_allclose(mapped.auc, [float(curve.auc) for curve in each], atol=1e-6)
     both = functools.partial(
@@ -298,7 +299,7 @@ def test_each_clip_of_a_set_may_have_its_own_segments():
 
 
 def test_a_curve_reads_as_its_numbers():
-    curve = metrics.PerturbationCurve(jnp.asarray([0.0, 0.5, 1.0, 1.0]))
+    curve = PerturbationCurve(jnp.asarray([0.0, 0.5, 1.0, 1.0]))
     assert len(curve) == 4 and curve.shape == (4,) and float(curve[2]) == 1
     assert np.asarray(curve, np.float64).dtype == np.float64
     assert [float(p) for p in curve] == [0.0, 0.5, 1.0, 1.0]
@@ -393,7 +394,7 @@ def test_what_gives_no_probabilities_is_refused_where_values_are_known():
     def logits(clips):
         return clips.mean((2, 3)).sum(-1)
 
-    softmax = "Wrap what gives logits: lambda clips: jax.nn.softmax"
+    softmax = "Wrap a function that returns logits: lambda clips: jax.nn.softmax"
     refused(ValueError, rf"fn: expected probabilities, .*{softmax}", fn=logits)
     refused(ValueError, softmax, fn=lambda clips: small(clips) + 1)
     refused(ValueError, r"or jax.nn.sigmoid\(model\(clips\)\) for independent", fn=logits)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import esv_jax as ej
 from esv_jax.blur import blur_levels, blur_matrices, gaussian_blur
-from esv_jax.metrics.perturbed import fills_of
+from esv_jax.metrics.voxels import replacement
 from esv_jax.perturbation import (
     Core,
     MaskGenerator,
@@ -335,7 +335,7 @@ def test_everything_that_blurs_has_one_default():
     for name in ("perturbation", "levels", "max_blur"):
         assert parameters[name].default == getattr(defaults, name)
     clip = jnp.ones((1, 4, 4, 1))
-    np.testing.assert_allclose(fills_of(clip[None], "blur", 20.0, defaults.edge)[0], clip)
+    np.testing.assert_allclose(replacement(clip[None], "blur", 20.0, defaults.edge)[0], clip)
     np.testing.assert_allclose(pyramid(clip)[0], clip, atol=1e-6)
 
 

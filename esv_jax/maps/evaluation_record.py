@@ -16,11 +16,11 @@ from esv_jax.checks import expect
 from esv_jax.maps.measures import METRICS
 from esv_jax.metrics import (
     bootstrap_interval,
-    input_weights,
     krippendorff_alpha,
     method_ranks,
     metric_reliability,
 )
+from esv_jax.metrics.reliability import input_weights
 
 YARDSTICK = "random"
 """The method that the reliability of a metric is measured with."""

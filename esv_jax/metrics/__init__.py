@@ -1,52 +1,39 @@
-"""Measures of attributions: agreement, elements discarded, voxels switched, evidence found.
+"""Evaluation of attributions: agreement, discarding, insertion and deletion, localisation.
 
-Of elements: `relative_error`, `discard_curve`, `position_statistics` and others. Of voxels:
-`insertion`, `deletion`, `pointing_hits`, `mass_inside`, `temporal_grounding`. Of measures
+For element values: `relative_error`, `discard_curve`, `position_statistics` and others. For voxel
+maps: `insertion`, `deletion`, `pointing_hits`, `mass_inside`, `temporal_grounding`. For metrics
 themselves: `metric_reliability`, `krippendorff_alpha`.
 """
 
-from esv_jax.metrics.agreement import lad_slope, pearson, relative_error
-from esv_jax.metrics.bootstrap import Interval, bootstrap_interval
-from esv_jax.metrics.curve_records import InsertionDeletion, PerturbationCurve
-from esv_jax.metrics.curves import deletion, insertion, insertion_deletion
-from esv_jax.metrics.discard import (
-    DiscardAreas,
-    DiscardCurve,
-    DiscardIntervals,
-    discard_curve,
+from esv_jax.metrics.accuracy import (
+    lad_slope,
+    method_agreement,
+    pearson,
+    relative_error,
+    smoothness,
 )
-from esv_jax.metrics.grounding import temporal_grounding
-from esv_jax.metrics.krippendorff import krippendorff_alpha
-from esv_jax.metrics.methods import MethodAgreement, Smoothness, method_agreement, smoothness
+from esv_jax.metrics.curves import deletion, insertion, insertion_deletion
+from esv_jax.metrics.discard import DiscardCurve, discard_curve
 from esv_jax.metrics.pointing import (
-    PointingGame,
     mask_coverage,
     mass_inside,
     pointing_game,
     pointing_hits,
+    temporal_grounding,
 )
-from esv_jax.metrics.positions import Positions, PositionStatistics, position_statistics
-from esv_jax.metrics.reliability import input_weights, method_ranks, metric_reliability
-from esv_jax.metrics.support import SupportStatistics, support_statistics
+from esv_jax.metrics.reliability import krippendorff_alpha, method_ranks, metric_reliability
+from esv_jax.metrics.statistics import (
+    bootstrap_interval,
+    position_statistics,
+    support_statistics,
+)
 from esv_jax.metrics.voxels import per_voxel
 
 __all__ = [
-    "DiscardAreas",
     "DiscardCurve",
-    "DiscardIntervals",
-    "InsertionDeletion",
-    "Interval",
-    "MethodAgreement",
-    "PerturbationCurve",
-    "PointingGame",
-    "PositionStatistics",
-    "Positions",
-    "Smoothness",
-    "SupportStatistics",
     "bootstrap_interval",
     "deletion",
     "discard_curve",
-    "input_weights",
     "insertion",
     "insertion_deletion",
     "krippendorff_alpha",

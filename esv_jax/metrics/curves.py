@@ -1,23 +1,26 @@
-"""Insertion and deletion curves: a score as voxels appear or vanish in the order of a map.
+"""Insertion and deletion curves: a probability as voxels appear or vanish in the order of a map.
 
     f = lambda clips: jax.nn.softmax(model(clips))  # (B, t, h, w, c) -> (B, C)
-    insertion(f, clip, saliency, target).auc  # high where the map is right
+    insertion(f, clip, saliency, target).auc  # high for a good map
     deletion(f, clip, saliency, target).auc  # low
     jax.jit(functools.partial(insertion_deletion, f))(clips, saliencies, targets).difference
 
-Source: Petsiuk et al. (2018), insertion and deletion; over the voxels of a whole clip, and with
-the least important first, as Li et al. (2021) have them.
+Source: Petsiuk et al. (2018); over the voxels of a whole clip and with the least important
+voxels first, Li et al. (2021).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from esv_jax.blur import EDGE, Edge
 from esv_jax.checks import (
@@ -30,21 +33,80 @@ from esv_jax.checks import (
     expect_int,
     expect_shape,
 )
-from esv_jax.metrics.curve_records import InsertionDeletion, PerturbationCurve
-from esv_jax.metrics.perturbed import fills_of, target_probabilities
-from esv_jax.metrics.probabilities import ProbabilityFunction
-from esv_jax.metrics.switching import ORDERS, Order, step_ends, switching_order, units_of
-from esv_jax.metrics.voxels import smoothed, voxel_map
+from esv_jax.metrics.voxels import (
+    ORDERS,
+    Order,
+    ProbabilityFunction,
+    Remove,
+    make_units,
+    replacement,
+    smoothed,
+    step_ends,
+    switching_rank,
+    target_probabilities,
+    voxel_map,
+)
+from esv_jax.records import register_record
 
 
-class _Ways(NamedTuple):
-    """The options of the three measures."""
+@register_record
+@dataclasses.dataclass(frozen=True, eq=False)
+class PerturbationCurve:
+    """Probabilities of a target as voxels are switched; behaves as the array of its curve.
 
+    Attributes:
+      curve: (..., steps + 1); point 0 is the start, at the last all voxels are switched.
+    """
+
+    curve: Array
+
+    @property
+    def auc(self) -> Array:
+        """Area under the curve over the share of voxels switched, by trapezoids, (...)."""
+        return (self.curve[..., 1:] + self.curve[..., :-1]).mean(-1) / 2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the curve."""
+        return self.curve.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.curve, dtype=dtype, copy=copy)
+
+    def __len__(self) -> int:
+        return len(self.curve)
+
+    def __getitem__(self, index: Any) -> Array:
+        return self.curve[index]
+
+    def __iter__(self) -> Iterator[Array]:
+        return iter(self.curve)
+
+
+@register_record
+@dataclasses.dataclass(frozen=True, eq=False)
+class InsertionDeletion:
+    """Both curves of V clips.
+
+    Attributes:
+      insertion, deletion: curves (V, steps + 1), areas (V,).
+    """
+
+    insertion: PerturbationCurve
+    deletion: PerturbationCurve
+
+    @property
+    def difference(self) -> Array:
+        """(V,) area of insertion minus area of deletion; high for good maps."""
+        return self.insertion.auc - self.deletion.auc
+
+
+class _Options(NamedTuple):
     steps: int
-    remove: Any
+    remove: Remove
     order: Order
     grid: int | None
-    segments: Any
+    segments: ArrayLike | None
     supervoxels: bool
     smooth: int | None
     blur_sigma: float
@@ -54,15 +116,15 @@ class _Ways(NamedTuple):
 
 def insertion(
     fn: ProbabilityFunction,
-    clip: Any,
-    saliency: Any,
-    target: Any,
+    clip: ArrayLike,
+    saliency: ArrayLike,
+    target: ArrayLike,
     steps: int = 16,
-    remove: Any = "blur",
+    remove: Remove = "blur",
     *,
     order: Order = "most_first",
     grid: int | None = None,
-    segments: Any = None,
+    segments: ArrayLike | None = None,
     supervoxels: bool = False,
     smooth: int | None = None,
     blur_sigma: float = 20.0,
@@ -71,62 +133,56 @@ def insertion(
 ) -> PerturbationCurve:
     """Probability of the target as the voxels of a clip appear, from none to all.
 
-    Voxels are ordered over the whole clip, time, rows and columns together; step t of T shows
-    those up to place t / T of the order. Its end is fn(clip), its start what is left of a clip
-    with everything removed.
-
-    Compiles under `jit` and batches under `vmap`, options being static; values are questioned
-    where they are known.
+    Voxels are ordered over the whole clip; step t of T reveals the first t / T of them. The
+    curve starts at the clip with everything removed and ends at fn(clip). Compiles under `jit`
+    and batches under `vmap` with static options; values are checked on concrete arrays.
 
     Args:
-      fn: clips (B, t, h, w, c) -> probabilities (B, C), by softmax or by independent sigmoids; (B,)
-        is one column. In JAX, and compiled where the call is not; without `jit` or `vmap` any
-        function of arrays will do.
-      clip: (t, h, w, c), floating point, in the units that fn takes.
+      fn: clips (B, t, h, w, c) -> probabilities (B, C), by softmax or independent sigmoids; (B,)
+        is one column. Without `jit` and `vmap` any function of arrays, e.g. of another framework.
+      clip: (t, h, w, c), floating point, in the units of fn.
       saliency: attribution of the target: (t, h, w), (t, h, w, c), coarser (t', h', w'), or
-        (t,) per frame; see `per_voxel`. Equal values appear by frame, row and column.
-      target: class whose probability is followed; a traced one that is no class gives NaN.
+        (t,) per frame; see `per_voxel`. Ties are ordered by frame, row and column.
+      target: the class; a traced one out of range gives NaN.
       steps: T, >= 1.
-      remove: what stands where voxels are removed: "blur", the clip under `gaussian_blur`; "fade",
-        zeros; or values that broadcast to the clip, e.g. (t, h, w, c).
+      remove: content of removed voxels: "blur", the clip under `gaussian_blur`; "fade", zeros; or
+        an array that broadcasts to the clip.
       order: "most_first" in descending order of the map, or "least_first".
-      grid: G: the unit is a cell of a G x G grid in a frame, its importance the mean of the map
-        there, instead of a voxel.
-      segments: (t, h, w) int, known ids: the unit is a segment, its importance the sum of the map
-        over it. Segments of all frames are ordered together. Ids count within their frame,
-        as published: the same id in two frames is two segments.
-      supervoxels: whether the same id in several frames is one segment, switched in all of them.
-      smooth: K: the map is smoothed first in each frame, by a kernel of 2 K + 1 pixels a side,
-        sigma K, zero beyond the border.
+      grid: G: units are the cells of a G x G grid in each frame instead of voxels; their
+        importance is the mean of the map.
+      segments: (t, h, w) int, static ids: units are segments; their importance is the sum of the
+        map. As published, the same id in two frames is two segments.
+      supervoxels: the same id in several frames is one segment.
+      smooth: K: smooths the map in each frame first, with a Gaussian of sigma K on 2 K + 1 pixels,
+        zero-padded.
       blur_sigma, edge: of "blur", see `gaussian_blur`. Published curves have the edge "zero".
-      batch_size: clips put to fn at once; default all, or as many as make 33 million numbers.
-        Fewer than all run in a compiled loop under `jit`, which may cost speed on CPUs.
+      batch_size: clips in one call of fn; default all, or as many as make 33 million numbers.
+        Several batches run in a compiled loop under `jit`, which may be slower on CPUs.
     Returns:
       `PerturbationCurve`: curve (T + 1,), auc ().
     Raises:
       ValueError: shapes, a map or clip not finite, fewer units than steps, a target out of range,
-      values of fn that are not finite or no probabilities (wrap logits in `jax.nn.softmax` or
-      `jax.nn.sigmoid`), an unknown option.
-      TypeError: arguments of another kind.
+      an unknown option, values of fn that are not probabilities (wrap logits in `jax.nn.softmax`
+      or `jax.nn.sigmoid`). TypeError: arguments of another kind.
     Cost: a sort of the units and T + 1 evaluations.
     """
-    ways = _Ways(
+    options = _Options(
         steps, remove, order, grid, segments, supervoxels, smooth, blur_sigma, edge, batch_size
     )
-    return _of_clip(True, fn, clip, saliency, target, ways)
+    return _single_curve(True, fn, clip, saliency, target, options)
 
 
 def deletion(
     fn: ProbabilityFunction,
-    clip: Any,
-    saliency: Any,
-    target: Any,
+    clip: ArrayLike,
+    saliency: ArrayLike,
+    target: ArrayLike,
     steps: int = 16,
-    remove: Any = "blur",
+    remove: Remove = "blur",
     *,
     order: Order = "most_first",
     grid: int | None = None,
-    segments: Any = None,
+    segments: ArrayLike | None = None,
     supervoxels: bool = False,
     smooth: int | None = None,
     blur_sigma: float = 20.0,
@@ -135,131 +191,126 @@ def deletion(
 ) -> PerturbationCurve:
     """Probability of the target as the voxels of a clip vanish, from all to none.
 
-    The start is fn(clip), the end what is left of a clip with everything removed.
+    The curve starts at fn(clip) and ends at the clip with everything removed.
 
     Args, returns, raises and cost: see `insertion`.
     """
-    ways = _Ways(
+    options = _Options(
         steps, remove, order, grid, segments, supervoxels, smooth, blur_sigma, edge, batch_size
     )
-    return _of_clip(False, fn, clip, saliency, target, ways)
+    return _single_curve(False, fn, clip, saliency, target, options)
 
 
 def insertion_deletion(
     fn: ProbabilityFunction,
-    clips: Any,
-    saliencies: Any,
-    targets: Any,
+    clips: ArrayLike,
+    saliencies: ArrayLike,
+    targets: ArrayLike | Sequence[int],
     steps: int = 16,
-    remove: Any = "blur",
+    remove: Remove = "blur",
     *,
     order: Order = "most_first",
     grid: int | None = None,
-    segments: Any = None,
+    segments: ArrayLike | None = None,
     supervoxels: bool = False,
     smooth: int | None = None,
     blur_sigma: float = 20.0,
     edge: Edge = EDGE,
     batch_size: int | None = None,
 ) -> InsertionDeletion:
-    """`insertion` and `deletion` of V clips, from one order each.
+    """`insertion` and `deletion` of V clips, sharing the order and the ends of the curves.
 
-    Under `jax.jit` one program for all clips and both curves. Without, batches are put to fn one
-    after the other: give it compiled.
+    Under `jax.jit` one program for all clips and both curves. Otherwise fn is called batch by
+    batch: pass a compiled one.
 
     Args:
       clips: (V, t, h, w, c). saliencies: (V, ...) maps as for `insertion`. targets: (V,) int.
-      remove: also (V, t, h, w, c). segments: (t, h, w) of all clips, or (V, t, h, w).
+      remove: also (V, t, h, w, c). segments: (t, h, w) for all clips, or (V, t, h, w).
       Others: see `insertion`.
-    Returns:
-      `InsertionDeletion`: curves (V, steps + 1), areas and their difference (V,).
-    Raises:
-      As `insertion`.
-    Cost: per clip a sort and 2 * steps evaluations, the ends of the curves being the same two.
+    Raises: as `insertion`.
+    Cost: per clip a sort and 2 * steps evaluations.
     """
-    ways = _Ways(
+    options = _Options(
         steps, remove, order, grid, segments, supervoxels, smooth, blur_sigma, edge, batch_size
     )
-    case = _checked(clips, saliencies, targets, batched=True)
+    batch = _checked(clips, saliencies, targets, batched=True)
     steps = expect_int("steps", steps, 1)
     at = np.concatenate([np.arange(steps + 1), np.arange(1, steps)])
-    found = _probabilities(fn, case, at, np.arange(len(at)) <= steps, ways)
+    found = _probabilities(fn, batch, at, np.arange(len(at)) <= steps, options)
     insertions, inner = found[:, : steps + 1], found[:, steps + 1 :]
     deletions = jnp.concatenate([insertions[:, -1:], inner, insertions[:, :1]], axis=1)
     return InsertionDeletion(PerturbationCurve(insertions), PerturbationCurve(deletions))
 
 
-class _Case(NamedTuple):
-    """V clips (V, t, h, w, c), saliencies (V, ...) and targets (V,), checked.
-
-    `batched` says whether they came as a set or as one clip.
-    """
+class _Batch(NamedTuple):
+    """Clips (V, t, h, w, c), saliencies (V, ...) and targets (V,); `batched` as passed by users."""
 
     clips: Array
     saliencies: Array
     targets: Array
     batched: bool
 
-    @property
-    def of_map(self) -> str:
-        """The caller's name of the saliencies, for messages."""
-        return "saliencies" if self.batched else "saliency"
 
-
-def _of_clip(
-    reveal: bool, fn: ProbabilityFunction, clip: Any, saliency: Any, target: Any, ways: _Ways
+def _single_curve(
+    reveal: bool,
+    fn: ProbabilityFunction,
+    clip: ArrayLike,
+    saliency: ArrayLike,
+    target: ArrayLike,
+    options: _Options,
 ) -> PerturbationCurve:
-    """The curve of one clip that reveals voxels, or removes them."""
-    case = _checked(clip, saliency, target, batched=False)
-    at = np.arange(expect_int("steps", ways.steps, 1) + 1)
-    return PerturbationCurve(_probabilities(fn, case, at, np.full(len(at), reveal), ways)[0])
+    batch = _checked(clip, saliency, target, batched=False)
+    at = np.arange(expect_int("steps", options.steps, 1) + 1)
+    return PerturbationCurve(_probabilities(fn, batch, at, np.full(len(at), reveal), options)[0])
 
 
-def _checked(clips: Any, saliencies: Any, targets: Any, batched: bool) -> _Case:
-    name, of_map, of_target = (
+def _checked(
+    clips: ArrayLike, saliencies: ArrayLike, targets: ArrayLike | Sequence[int], batched: bool
+) -> _Batch:
+    name, map_name, target_name = (
         ("clips", "saliencies", "targets") if batched else ("clip", "saliency", "target")
     )
     clips = expect_floating(name, clips, "Convert it, e.g. clip.astype(jnp.float32).")
     letters = "(V, t, h, w, c)" if batched else "(t, h, w, c)"
-    is_set = clips.ndim == 5 and not batched
-    way_out = "For a set, use insertion_deletion or jax.vmap." if is_set else ""
+    way_out = "" if batched or clips.ndim != 5 else "For a set, use insertion_deletion or jax.vmap."
     expect_shape(name, clips, (None,) * (5 if batched else 4), letters, way_out)
     expect(clips.size > 0, name, "at least one number", f"shape {clips.shape}")
     expect_finite(name, clips)
-    saliencies = expect_floating(of_map, saliencies)
-    expect_finite(of_map, saliencies)
-    targets = expect_classes(of_target, targets)
+    saliencies = expect_floating(map_name, saliencies)
+    expect_finite(map_name, saliencies)
+    targets = expect_classes(target_name, targets)
     if not batched:
-        expect_shape(of_target, targets, (), "()", "For several, use jax.vmap.")
-        return _Case(clips[None], saliencies[None], jnp.asarray(targets[None]), batched)
+        expect_shape(target_name, targets, (), "()", "For several, use jax.vmap.")
+        return _Batch(clips[None], saliencies[None], jnp.asarray(targets[None]), batched)
     shape = (len(clips),)
-    expect_shape(of_target, targets, shape, f"(V,) = {shape}")
+    expect_shape(target_name, targets, shape, f"(V,) = {shape}")
     fits = saliencies.ndim >= 1 and len(saliencies) == len(clips)
-    expect(fits, of_map, f"{len(clips)} maps, one per clip", f"shape {saliencies.shape}")
-    return _Case(clips, saliencies, jnp.asarray(targets), batched)
+    expect(fits, map_name, f"{len(clips)} maps, one per clip", f"shape {saliencies.shape}")
+    return _Batch(clips, saliencies, jnp.asarray(targets), batched)
 
 
 def _probabilities(
-    fn: ProbabilityFunction, case: _Case, at: np.ndarray, reveals: np.ndarray, ways: _Ways
+    fn: ProbabilityFunction, batch: _Batch, at: np.ndarray, reveals: np.ndarray, options: _Options
 ) -> Array:
-    """`target_probabilities` of clips whose voxels are switched as the options have it, (V, K)."""
+    """Probabilities (V, K) at steps `at` (K,), voxels being revealed or removed."""
     scores = ScoresOf(fn, "clips", "probabilities")
-    smooth = None if ways.smooth is None else expect_int("smooth", ways.smooth, 1)
-    shape = case.clips.shape[:-1]
-    units = units_of(shape, ways.grid, ways.segments, ways.supervoxels, case.batched)
-    ends = step_ends(units, ways.steps)[:, at]
-    expect_choice("order", ways.order, ORDERS)
-    maps = _maps_of(case.saliencies, case.clips.shape, case.of_map, smooth)
-    order = switching_order(maps, units, int(units.counts.max()), ways.order == "most_first")
-    fills = fills_of(case.clips, ways.remove, float(ways.blur_sigma), ways.edge)
+    smooth = None if options.smooth is None else expect_int("smooth", options.smooth, 1)
+    shape = batch.clips.shape[:-1]
+    units = make_units(shape, options.grid, options.segments, options.supervoxels, batch.batched)
+    ends = step_ends(units, options.steps)[:, at]
+    expect_choice("order", options.order, ORDERS)
+    name = "saliencies" if batch.batched else "saliency"
+    maps = _voxel_maps(batch.saliencies, batch.clips.shape, name, smooth)
+    rank = switching_rank(maps, units, int(units.counts.max()), options.order == "most_first")
+    fills = replacement(batch.clips, options.remove, float(options.blur_sigma), options.edge)
     switched = np.broadcast_to(ends, (shape[0], len(at)))
     return target_probabilities(
-        scores, case.clips, fills, order, case.targets, switched, reveals, ways.batch_size
+        scores, batch.clips, fills, rank, batch.targets, switched, reveals, options.batch_size
     )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _maps_of(saliencies: Array, shape: tuple[int, ...], name: str, smooth: int | None) -> Array:
-    """Maps (V, t, h, w) of clips of a shape, smoothed."""
+def _voxel_maps(saliencies: Array, shape: tuple[int, ...], name: str, smooth: int | None) -> Array:
+    """Maps (V, t, h, w) for clips of `shape`, smoothed."""
     maps = jax.vmap(lambda value: voxel_map(name, value, shape[1:4], shape[4]))(saliencies)
     return maps if smooth is None else smoothed(maps, smooth)

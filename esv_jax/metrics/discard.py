@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from esv_jax.checks import expect, expect_choice, expect_finite, message
 from esv_jax.games import Game
@@ -22,18 +24,28 @@ from esv_jax.games.scoring import (
     score_together,
 )
 from esv_jax.inputs import checked_inputs
-from esv_jax.metrics.bootstrap import Interval, bootstrap_interval
-from esv_jax.metrics.labelled import checked_labels, sequences_of, values_of
+from esv_jax.metrics.statistics import (
+    Integers,
+    Interval,
+    Rows,
+    bootstrap_interval,
+    checked_labels,
+    class_values,
+    split_sequences,
+)
 
 Order = Literal["ascending", "descending"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 
 
-class DiscardAreas(NamedTuple):
-    """Areas under the two curves: floats of a set, (V,) of each sequence."""
+T = TypeVar("T", float, np.ndarray)
 
-    accuracy: Any
-    class_score: Any
+
+class DiscardAreas(NamedTuple, Generic[T]):
+    """Areas under the two curves: (V,) per sequence, or floats over the set."""
+
+    accuracy: T
+    class_score: T
 
 
 class DiscardIntervals(NamedTuple):
@@ -50,8 +62,7 @@ class DiscardCurve:
     """Curves over the number of elements dropped, 0..N - 1, N being the longest length.
 
     Attributes:
-      right: (V, N) 1 where the model still predicts the label, else 0; NaN where a sequence has
-        no elements left.
+      right: (V, N) 1 where the model predicts the label, else 0; NaN where no elements are left.
       scores: (V, N) scores of the label's class, after the link; NaN likewise.
       lengths: (V,) elements per sequence.
       order: "ascending" or "descending".
@@ -64,31 +75,31 @@ class DiscardCurve:
 
     @property
     def n_sequences(self) -> np.ndarray:
-        """(N,) sequences behind each point: those of more elements than were dropped."""
+        """(N,) sequences at each point: those with more elements than were dropped."""
         return (~np.isnan(self.right)).sum(0)
 
     @property
     def accuracy(self) -> np.ndarray:
-        """(N,) share of the sequences behind each point that are predicted right."""
+        """(N,) share of correct predictions over the sequences at each point."""
         return np.nanmean(self.right, axis=0)
 
     @property
     def class_score(self) -> np.ndarray:
-        """(N,) mean score of the label's class over the sequences behind each point."""
+        """(N,) mean score of the label's class over the sequences at each point."""
         return np.nanmean(self.scores, axis=0)
 
     @property
-    def areas(self) -> DiscardAreas:
-        """Per sequence, (V,) each: the mean over its own points, 0..n_i - 1 dropped.
+    def areas(self) -> DiscardAreas[np.ndarray]:
+        """Per sequence, (V,) each: the mean over its n_i points.
 
-        The area under the curve drawn as steps over the share dropped, so that sequences of
-        different lengths weigh the same.
+        This is the area under a step curve over the share dropped, so sequences of all lengths
+        weigh the same.
         """
         return DiscardAreas(np.nanmean(self.right, axis=1), np.nanmean(self.scores, axis=1))
 
     @property
-    def auc(self) -> DiscardAreas:
-        """Means of `areas`, floats. Of sequences of one length, the means of the two curves."""
+    def auc(self) -> DiscardAreas[float]:
+        """Means of `areas`. For sequences of one length, the means of the two curves."""
         return DiscardAreas(*(float(area.mean()) for area in self.areas))
 
     def interval(
@@ -96,91 +107,89 @@ class DiscardCurve:
     ) -> DiscardIntervals:
         """Bootstrap intervals over sequences; see `bootstrap_interval`.
 
-        For the difference of two curves of the same sequences take `bootstrap_interval` of the
-        differences of `areas` (or `scores`): it is paired.
+        To compare two curves of the same sequences, use `bootstrap_interval` of the differences
+        of `areas` (or `scores`), which is paired.
         """
-        draw = functools.partial(
+        interval = functools.partial(
             bootstrap_interval, key=key, confidence=confidence, resamples=resamples
         )
-        return DiscardIntervals(*map(draw, (self.right, self.scores, *self.areas)))
+        return DiscardIntervals(*map(interval, (self.right, self.scores, *self.areas)))
 
 
 def discard_curve(
     game: Game,
-    xs: Any,
-    values: Any,
-    labels: Any,
+    xs: Rows,
+    values: Rows,
+    labels: Integers,
     *,
-    prior: Any,
+    prior: ArrayLike | Sequence[float],
     order: Order = "ascending",
-    lengths: Any = None,
+    lengths: Integers | None = None,
 ) -> DiscardCurve:
-    """Accuracy and class score as elements are dropped one by one, from the model itself.
+    """Accuracy and class score as elements are dropped one by one.
 
-    After each drop the model scores what is left, in its temporal order: the last point of a
-    sequence is one element. Good attributions keep the curve up in ascending order (what matters
-    least goes first) and bring it down in descending order.
-    Source: Price & Damen (2020), who discard frames by their ESVs.
+    After each drop the model scores the remaining elements in temporal order, down to a single
+    one. Good attributions keep the curve high in ascending order (the least important elements
+    go first) and lower it in descending order. Source: Price & Damen (2020).
 
     Args:
-      game: what was explained, e.g. `MultiScale(heads)`.
-      xs: (V, N, ...) sequences padded at their ends, or a list of V arrays (n_i, ...). At most 20
-        elements each for a `MultiScale` game, whose scores are built from those of all parts.
-      values: (V, N) or a list of (n_i,), attributions of the label's class; or of every class,
-        (V, N, C) or (n_i, C). Of any method; see also `baselines`. Ties drop the earlier first.
-      labels: (V,) int, true classes (or any whose score is followed).
+      game: the model explained, e.g. `MultiScale(heads)`.
+      xs: (V, N, ...) sequences padded at the end, or a list of V arrays (n_i, ...). At most 20
+        elements each for a `MultiScale` game, whose scores need those of all subsequences.
+      values: (V, N) or a list of (n_i,), attributions of the label's class by any method; or of
+        every class, (V, N, C) or (n_i, C). Ties drop the earlier element first.
+      labels: (V,) int, true classes (or any others to follow).
       prior: scores of the empty sequence, (C,).
       order: "ascending" drops the lowest value first, "descending" the highest.
       lengths: (V,) elements in each sequence; default N.
     Returns:
       `DiscardCurve`, on the host.
     Raises:
-      ValueError: shapes that disagree, a sequence too long (take fewer elements), values that are
-        not finite, another order. TypeError: labels that are no integers; xs as in `explain`.
-    Cost: per sequence n evaluations of a game that scores each subsequence on its own, otherwise
+      ValueError: shapes that disagree, a sequence too long, non-finite values, another order.
+      TypeError: labels that are not integers; xs as in `explain`.
+    Cost: per sequence n evaluations of a game that scores subsequences independently, otherwise
       one pass over its 2**n subsequences; one compilation per length.
     """
     expect_choice("order", order, ORDERS)
-    sequences = sequences_of("xs", xs, lengths)
+    sequences = split_sequences("xs", xs, lengths)
     v = len(sequences)
     labels = checked_labels("labels", labels, v)
-    rows = values_of(values, labels, lengths if not isinstance(values, list | tuple) else None)
+    rows = class_values(values, labels, None if isinstance(values, list | tuple) else lengths)
     expect(len(rows) == v, "values", f"as many sequences as xs, {v}", len(rows))
     for i, (x, row) in enumerate(zip(sequences, rows, strict=True)):
         expect(len(x) == len(row), f"values[{i}]", f"{len(x)} elements as in xs[{i}]", len(row))
-        expect(
-            x.shape[1:] == sequences[0].shape[1:], f"xs[{i}]", "elements like the first's", x.shape
-        )
+        same = x.shape[1:] == sequences[0].shape[1:]
+        expect(same, f"xs[{i}]", "elements like the first's", x.shape)
         expect_finite(f"xs[{i}]", x, "Drop or fill such elements first.")
         expect_scorable(game, len(x), f"xs[{i}]")
-    first, prior, _ = checked_inputs(game, sequences[0], prior, "xs[0]")
+    first, checked_prior, _ = checked_inputs(game, sequences[0], prior, "xs[0]")
     sequences = [x.astype(first.dtype) for x in sequences]
-    c = len(prior)
+    c = len(checked_prior)
     expect(bool(labels.max() < c), "labels", f"classes in 0..{c - 1}", labels.max())
-    members = [kept_elements(row, order) for row in rows]
+    members = [_kept_elements(row, order) for row in rows]
     with game.progress_bar(sum(map(len, members))):
-        scores = _scores_by_length(game, sequences, members, prior)
+        tables = _score_tables(game, sequences, members, checked_prior)
     sizes = np.array([len(x) for x in sequences])
-    right, of_label = np.full((2, v, sizes.max()), np.nan)
-    for i, table in enumerate(scores):
+    right, scores = np.full((2, v, sizes.max()), np.nan)
+    for i, table in enumerate(tables):
         if not np.isfinite(table).all():
             expected = "finite scores of every subsequence"
             raise ValueError(message(f"xs[{i}]", expected, "NaN or infinity"))
         right[i, : sizes[i]] = table.argmax(-1) == labels[i]
-        of_label[i, : sizes[i]] = table[:, labels[i]]
-    return DiscardCurve(right, of_label, sizes, order)
+        scores[i, : sizes[i]] = table[:, labels[i]]
+    return DiscardCurve(right, scores, sizes, order)
 
 
-def kept_elements(values: np.ndarray, order: Order) -> np.ndarray:
-    """Return the elements kept after 0..n - 1 drops by values (n,), as (n, n) bool."""
+def _kept_elements(values: np.ndarray, order: Order) -> np.ndarray:
+    """Membership (n, n) of the elements kept after 0..n - 1 drops by values (n,)."""
     n = len(values)
     rank = np.empty(n, int)
     rank[np.argsort(values if order == "ascending" else -values, kind="stable")] = np.arange(n)
     return rank[None, :] >= np.arange(n)[:, None]
 
 
-def _scores_by_length(
-    game: Game, sequences: list[np.ndarray], members: list[np.ndarray], prior: Any
+def _score_tables(
+    game: Game, sequences: list[np.ndarray], members: list[np.ndarray], prior: Array
 ) -> list[np.ndarray]:
     """Scores (n_i, C) of each sequence's subsequences, in blocks of one fixed shape per length."""
     if game.on_host:
@@ -191,20 +200,19 @@ def _scores_by_length(
     sizes = np.array([len(x) for x in sequences])
     scores: dict[int, np.ndarray] = {}
     for n in np.unique(sizes).tolist():
-        which = np.flatnonzero(sizes == n).tolist()
-        together = block_sequences(_bytes(game, sequences[which[0]]))
-        for start in range(0, len(which), together):
-            rows = which[start : start + together]
-            block = rows + rows[:1] * (together - len(rows))  # padding is computed, not kept
+        same_length = np.flatnonzero(sizes == n).tolist()
+        width = block_sequences(_n_bytes(game, sequences[same_length[0]]))
+        for start in range(0, len(same_length), width):
+            rows = same_length[start : start + width]
+            block = rows + rows[:1] * (width - len(rows))  # padding, dropped below
             xs = np.stack([sequences[i] for i in block])
             table = score_together(game, xs, np.stack([members[i] for i in block]), prior)
             scores |= dict(zip(rows, np.asarray(table), strict=False))
     return [scores[i] for i in range(len(sequences))]
 
 
-def _bytes(game: Game, x: np.ndarray) -> int:
-    """Working memory of one sequence's n subsequences, from its shape alone."""
+def _n_bytes(game: Game, x: np.ndarray) -> int:
+    """Working memory for the n subsequences of one sequence."""
     if isinstance(game, ScaleGame):
         return picked_cost(game, x, len(x))
-    request = Request("subsets", len(x))
-    return request_cost(game, x, request).n_bytes
+    return request_cost(game, x, Request("subsets", len(x))).n_bytes

@@ -1,27 +1,36 @@
-"""Pointing metrics: the highest position, or the mass, of an attribution within the evidence."""
+"""Localisation of known evidence by attribution maps, in space and time."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
+from jax.typing import ArrayLike
 
-from esv_jax.checks import expect, expect_finite, expect_int, expect_numbers
-from esv_jax.metrics.evidence import grown, maps_and_masks
-from esv_jax.metrics.labelled import checked_labels
+from esv_jax.checks import (
+    expect,
+    expect_array,
+    expect_finite,
+    expect_floating,
+    expect_int,
+    expect_numbers,
+    message,
+    wider,
+)
+from esv_jax.metrics.statistics import Integers, Rows, checked_labels
 
 
 class PointingGame(NamedTuple):
-    """Hits of n points, and their shares.
+    """Result of `pointing_game`.
 
     Attributes:
       hits: (n,) int, 1 for a hit and -1 for a miss.
-      class_accuracies: (C,) share of hits among the points of a class; 0 of none.
-      accuracy: their mean.
+      class_accuracies: (C,) share of hits among the points of each class; 0 without points.
+      accuracy: mean of `class_accuracies`.
     """
 
     hits: np.ndarray
@@ -30,11 +39,11 @@ class PointingGame(NamedTuple):
 
 
 def pointing_game(
-    points: Any, boxes: Any, labels: Any, tolerance: float = 15, n_classes: int | None = None
+    points: Rows, boxes: Rows, labels: Integers, tolerance: float = 15, n_classes: int | None = None
 ) -> PointingGame:
-    """The pointing game: whether each map's highest pixel lies in the box of its object.
+    """The pointing game: a hit if the highest pixel of a map is in the box of its object.
 
-    A box is taken larger by `tolerance` on every side, borders included, and cut at pixel 0.
+    Boxes are enlarged by `tolerance` on every side, borders included, and clipped at pixel 0.
     Source: Zhang et al. (2018). Runs on the host, in NumPy.
 
     Args:
@@ -42,12 +51,10 @@ def pointing_game(
       boxes: (n, 4) as (x0, y0, x1, y1).
       labels: (n,) int, classes >= 0.
       tolerance: in pixels, >= 0; 15 as published.
-      n_classes: C; default up to the highest label. A class without points counts as 0 in the mean.
-    Returns:
-      `PointingGame`.
+      n_classes: C; default highest label + 1. A class without points counts as 0 in the mean.
     Raises:
       ValueError: shapes, no points, NaN, a tolerance < 0, labels >= C. TypeError: not numbers,
-      labels that are no integers.
+      labels that are not integers.
     """
     points, boxes = expect_numbers("points", points), expect_numbers("boxes", boxes)
     n = len(points) if points.ndim else 0
@@ -61,30 +68,30 @@ def pointing_game(
     expect(bool(labels.max() < c), "labels", f"classes in 0..{c - 1}", labels.max())
     low, high = np.maximum(boxes[:, :2] - tolerance, 0), boxes[:, 2:] + tolerance
     inside = ((points >= low) & (points <= high)).all(1)
-    seen = np.bincount(labels, minlength=c)
-    accuracies = np.bincount(labels, inside, minlength=c) / np.maximum(seen, 1)
+    counts = np.bincount(labels, minlength=c)
+    accuracies = np.bincount(labels, inside, minlength=c) / np.maximum(counts, 1)
     return PointingGame(np.where(inside, 1, -1), accuracies, float(accuracies.mean()))
 
 
-def pointing_hits(maps: Any, masks: Any, tolerance: int = 0, frame_tolerance: int = 0) -> Array:
-    """Return whether the highest voxel of each map lies on the evidence, or close by.
+def pointing_hits(
+    maps: ArrayLike, masks: ArrayLike, tolerance: int = 0, frame_tolerance: int = 0
+) -> Array:
+    """The pointing game in space and time: 1 where the highest voxel of a map is on the evidence.
 
-    The pointing game in space and time. Of equal voxels the first counts, by frame, row and
-    column.
+    Ties are ordered by frame, row and column.
 
     Args:
-      maps: (..., t, h, w), e.g. of V clips; see `per_voxel` for others.
+      maps: (..., t, h, w), e.g. of V clips; for others see `per_voxel`.
       masks: bool like maps, the evidence; or its box in each frame, (..., t, 4) as
         (x0, y0, x1, y1) with borders included, NaN in frames without.
-      tolerance: rows and columns, and `frame_tolerance` frames, by which the evidence is taken
-        larger on every side.
+      tolerance, frame_tolerance: rows and columns, and frames, by which the evidence is dilated
+        on every side.
     Returns:
-      (...), 1 or 0; NaN where a clip has no evidence.
+      (...), 1 or 0; NaN for a clip without evidence.
     Raises:
-      ValueError: shapes that differ, maps not finite, a tolerance < 0. TypeError: masks not bool.
+      ValueError: different shapes, non-finite maps, a tolerance < 0. TypeError: masks not bool.
     """
-    maps, masks = maps_and_masks(maps, masks)
-    return _hits(maps, grown(masks, tolerance, frame_tolerance))
+    return _hits(*_evidence(maps, masks, tolerance, frame_tolerance))
 
 
 @jax.jit
@@ -95,15 +102,16 @@ def _hits(maps: Array, inside: Array) -> Array:
     return jnp.where(inside.any(-1), hit.astype(maps.dtype), jnp.nan)
 
 
-def mass_inside(maps: Any, masks: Any, tolerance: int = 0, frame_tolerance: int = 0) -> Array:
-    """Share of the positive attribution that lies on the evidence, or close by.
+def mass_inside(
+    maps: ArrayLike, masks: ArrayLike, tolerance: int = 0, frame_tolerance: int = 0
+) -> Array:
+    """Share of the positive attribution that is on the evidence.
 
     Args and raises: see `pointing_hits`.
     Returns:
-      (...), in 0..1; NaN where a clip has no evidence, or a map nothing positive.
+      (...), in 0..1; NaN for a clip without evidence or a map without positive values.
     """
-    maps, masks = maps_and_masks(maps, masks)
-    return _mass(maps, grown(masks, tolerance, frame_tolerance))
+    return _mass(*_evidence(maps, masks, tolerance, frame_tolerance))
 
 
 @jax.jit
@@ -113,22 +121,22 @@ def _mass(maps: Array, inside: Array) -> Array:
     return jnp.where(inside.any((-3, -2, -1)), share, jnp.nan)
 
 
-def mask_coverage(maps: Any, masks: Any, area: float) -> Array:
-    """Share of the evidence that is found among the highest voxels of each map.
+def mask_coverage(maps: ArrayLike, masks: ArrayLike, area: float) -> Array:
+    """Recall of the evidence among the highest voxels of each map.
 
-    Where `area` is the evidence's own share of the clip, it is also the share of those voxels
-    that are evidence. Of equal voxels the first count, by frame, row and column.
+    If `area` is the evidence's share of the clip, this is the precision too. Ties are ordered by
+    frame, row and column.
 
     Args:
       maps, masks: see `pointing_hits`.
-      area: share of a clip's voxels, in (0, 1]; rounded to whole voxels, one at least.
+      area: share of a clip's voxels, in (0, 1]; rounded to whole voxels, at least one.
     Returns:
-      (...), in 0..1; NaN where a clip has no evidence. A random order gives `area` on average.
+      (...), in 0..1; NaN for a clip without evidence. A random order gives `area` on average.
     Raises:
       As `pointing_hits`; ValueError: an area out of range.
     Cost: one sort per map.
     """
-    maps, masks = maps_and_masks(maps, masks)
+    maps, masks = _evidence(maps, masks)
     expect(0 < area <= 1, "area", "a share in (0, 1]", area)
     n_voxels = int(np.prod(maps.shape[-3:]))
     return _coverage(maps, masks, max(1, round(area * n_voxels)))
@@ -140,3 +148,117 @@ def _coverage(maps: Array, masks: Array, count: int) -> Array:
     order = jnp.argsort(-maps.reshape(masks.shape), axis=-1)
     found = jnp.take_along_axis(masks, order[..., :count], axis=-1).sum(-1)
     return found.astype(maps.dtype) / masks.sum(-1).astype(maps.dtype)
+
+
+def _evidence(
+    maps: ArrayLike, masks: ArrayLike, tolerance: int = 0, frame_tolerance: int = 0
+) -> tuple[Array, Array]:
+    """Maps (..., t, h, w), float32 at least, and their dilated evidence, bool alike."""
+    maps = expect_floating("maps", maps)
+    expect(maps.ndim >= 3 and maps.size > 0, "maps", "shape (..., t, h, w)", maps.shape)
+    expect_finite("maps", maps)
+    inside = jnp.asarray(expect_array("masks", masks))
+    of_boxes = (*maps.shape[:-2], 4)
+    fits = inside.shape in (maps.shape, of_boxes)
+    expect(fits, "masks", f"shape {maps.shape} like maps, or boxes {of_boxes}", inside.shape)
+    if inside.shape == of_boxes:
+        inside = _box_masks(inside, maps.shape[-2:])
+    _expect_bool("masks", inside)
+    reach = (
+        expect_int("frame_tolerance", frame_tolerance, 0),
+        *(expect_int("tolerance", tolerance, 0),) * 2,
+    )
+    return maps.astype(wider(maps.dtype)), _dilated(inside, reach)
+
+
+def _expect_bool(name: str, value: Array) -> None:
+    if value.dtype != jnp.bool_:
+        raise TypeError(message(name, "bool", f"dtype {value.dtype}", "Compare it."))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _box_masks(boxes: Array, size: tuple[int, ...]) -> Array:
+    """Pixels in boxes (..., 4) of (x0, y0, x1, y1), borders included, (..., h, w) bool.
+
+    A box with a NaN is empty. x counts columns, y rows.
+    """
+    x0, y0, x1, y1 = (boxes[..., i, None] for i in range(4))
+    dtype = boxes.dtype
+    y = jnp.arange(size[0]).astype(dtype).reshape((1,) * (boxes.ndim - 1) + (-1,))
+    x = jnp.arange(size[1]).astype(dtype).reshape((1,) * (boxes.ndim - 1) + (-1,))
+    rows, columns = (y0 <= y) & (y <= y1), (x0 <= x) & (x <= x1)
+    return rows[..., :, None] & columns[..., None, :]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _dilated(masks: Array, reach: tuple[int, int, int]) -> Array:
+    """Masks (..., t, h, w) dilated by `reach` frames, rows and columns."""
+    for axis, n in zip((-3, -2, -1), reach, strict=True):
+        if n:
+            window = [1] * masks.ndim
+            window[axis] = 2 * n + 1
+            strides = (1,) * masks.ndim
+            masks = lax.reduce_window(masks, False, lax.bitwise_or, window, strides, "SAME")
+    return masks
+
+
+def temporal_grounding(
+    values: ArrayLike, evidence: ArrayLike, k: int | None = None, *, interval: bool = False
+) -> Array:
+    """Intersection over union of the k highest frames with the frames of the evidence.
+
+    Of equal frames, or intervals, the first is taken.
+
+    Args:
+      values: (..., n), one per frame; or maps (..., n, h, w), whose positive values are summed
+        over each frame.
+      evidence: (..., n) bool, the frames that show the evidence.
+      k: number of frames, 1..n; default the number of evidence frames of each clip.
+      interval: takes the k consecutive frames of the largest sum instead.
+    Returns:
+      (...), in 0..1; NaN for a clip without evidence.
+    Raises:
+      ValueError: different shapes, non-finite values, k out of range. TypeError: values not
+      floating point, evidence not bool.
+    """
+    values = expect_floating("values", values)
+    evidence = jnp.asarray(expect_array("evidence", evidence))
+    _expect_bool("evidence", evidence)
+    expect(evidence.ndim >= 1 and evidence.size > 0, "evidence", "shape (..., n)", evidence.shape)
+    fits = evidence.shape in (values.shape, values.shape[:-2])
+    expect(fits, "values", f"shape {evidence.shape} like evidence, or with (h, w)", values.shape)
+    expect_finite("values", values)
+    n = evidence.shape[-1]
+    if k is not None:
+        expect(expect_int("k", k, 1) <= n, "k", f"1..{n} frames", k)
+    return _grounding(values, evidence, k, bool(interval))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _grounding(values: Array, evidence: Array, k: int | None, interval: bool) -> Array:
+    values = values.astype(wider(values.dtype))
+    if values.shape != evidence.shape:
+        values = jnp.maximum(values, 0).sum((-2, -1))
+    n_evidence = evidence.sum(-1, keepdims=True)
+    n_chosen = n_evidence if k is None else jnp.full_like(n_evidence, k)
+    chosen = (_best_interval if interval else _highest)(values, n_chosen)
+    both = (chosen & evidence).sum(-1).astype(values.dtype)
+    either = (chosen | evidence).sum(-1).astype(values.dtype)
+    return jnp.where(evidence.any(-1), both / jnp.maximum(either, 1), jnp.nan)
+
+
+def _highest(values: Array, k: Array) -> Array:
+    """The k (..., 1) highest of values (..., n), bool."""
+    order = jnp.argsort(-values, axis=-1)
+    return jnp.argsort(order, axis=-1) < k
+
+
+def _best_interval(values: Array, k: Array) -> Array:
+    """The k (..., 1) consecutive frames of largest sum among values (..., n), bool."""
+    index = jnp.arange(values.shape[-1]).reshape((1,) * (values.ndim - 1) + (-1,))
+    start, frame = index[..., :, None], index[..., None, :]
+    within = (frame >= start) & (frame < start + k[..., None])  # (..., starts, n)
+    sums = jnp.where(within, values[..., None, :], 0).sum(-1)
+    sums = jnp.where(index + k <= values.shape[-1], sums, -jnp.inf)
+    first = jnp.argmax(sums, axis=-1, keepdims=True)
+    return (index >= first) & (index < first + k)

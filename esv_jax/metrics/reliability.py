@@ -1,98 +1,196 @@
-"""Reliability of a metric of attribution methods: agreement of its rankings over inputs.
+"""Reliability of metrics of attribution methods: agreement of their rankings over inputs.
 
-Source: Li et al. (2021), who weigh inputs by how low the metric ranks a random attribution.
 Runs on the host, in NumPy and double precision.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
+from jax.typing import ArrayLike
 
-from esv_jax.checks import expect, expect_finite, expect_int, expect_numbers
+from esv_jax.checks import expect, expect_choice, expect_finite, expect_int, expect_numbers, message
+from esv_jax.metrics.statistics import Rows
+
+Level = Literal["nominal", "ordinal", "interval", "ratio"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 _TINY = 1e-10  # added to the sum of weights, as published
 
 
-def metric_reliability(scores: Any, random_column: int = 0, lower_is_better: bool = False) -> float:
-    """Weighted agreement of the orders in which a metric puts methods, input against input.
+def metric_reliability(
+    scores: Rows, random_column: int = 0, lower_is_better: bool = False
+) -> float:
+    """Weighted agreement between inputs of the rankings of methods by a metric.
 
         sum over i < j of w[i] w[j] (rho[i, j] + 1) / sum over i < j of w[i] w[j]  -  1
 
     with rho the Spearman correlation of the scores of inputs i and j, and w the `input_weights`.
-    1 where all inputs that count order the methods alike, around 0 where their orders have nothing
-    in common, never below -1.
+    1 where all inputs of positive weight give one ranking, around 0 for unrelated rankings.
+    Source: Li et al. (2021).
 
     Args:
       scores: (inputs, methods) of one metric, e.g. areas under deletion curves.
-      random_column: the method that is a random attribution.
-      lower_is_better: whether low scores are good, as in deletion with the most important first.
+      random_column: index of the random attribution.
+      lower_is_better: low scores are good, as in deletion with the most important first.
     Returns:
       float in -1..1.
     Raises:
-      ValueError: fewer than 2 inputs or methods, NaN, an input on which all methods score the same
-      (it orders nothing, and its correlation is undefined), weights of which no two are above 0.
-      TypeError: not numbers.
+      ValueError: fewer than 2 inputs or methods, NaN, an input with equal scores for all methods
+      (its correlation is undefined), fewer than two weights above 0. TypeError: not numbers.
     Cost: inputs**2 * methods.
     """
     table = _table(scores)
     expect(len(table) >= 2, "scores", "at least 2 inputs to compare", len(table))
-    for i in np.flatnonzero(np.ptp(table, axis=1) == 0):
-        way_out = "Leave out inputs that order nothing."
-        got = f"{table[i, 0]} for all"
-        expect(False, f"scores[{i}]", "scores in which methods differ", got, way_out)
+    constant = np.flatnonzero(np.ptp(table, axis=1) == 0)
+    if len(constant):
+        i = constant[0]
+        expected, got = "scores in which methods differ", f"{table[i, 0]} for all"
+        way_out = "Leave out inputs without a ranking."
+        raise ValueError(message(f"scores[{i}]", expected, got, way_out))
     weights = input_weights(method_ranks(table, lower_is_better), random_column)
     pairs = np.triu_indices(len(table), 1)
     shares = np.outer(weights, weights)[pairs]
-    way_out = "The metric ranks random attributions best; check lower_is_better and random_column."
-    got = f"{np.count_nonzero(weights)} of {len(weights)}"
-    expect(bool(shares.sum() > 0), "scores", "two inputs of weight above 0", got, way_out)
+    if not shares.sum() > 0:
+        got = f"{np.count_nonzero(weights)} of {len(weights)}"
+        way_out = (
+            "The metric ranks random attributions best; check lower_is_better and random_column."
+        )
+        raise ValueError(message("scores", "two inputs of weight above 0", got, way_out))
     agreement = shares @ (spearman(table)[pairs] + 1) / (shares.sum() + _TINY)
     return float(agreement - 1)
 
 
-def method_ranks(scores: Any, lower_is_better: bool = False) -> np.ndarray:
-    """Places of methods among those of each input, from 0 for the worst, (inputs, methods) int.
+def method_ranks(scores: Rows, lower_is_better: bool = False) -> np.ndarray:
+    """Rank of each method on each input, from 0 for the worst, (inputs, methods) int.
 
-    Equal scores share the lowest of their places.
+    Equal scores share the lowest of their ranks.
 
-    Args and raises: see `metric_reliability`; one input, and equal scores, are fine.
+    Args and raises: see `metric_reliability`; one input, and equal scores, are allowed.
     """
     table = _table(scores)
     signed = -table if lower_is_better else table
     return (signed[:, None, :] < signed[:, :, None]).sum(-1)
 
 
-def input_weights(ranks: Any, random_column: int = 0) -> np.ndarray:
-    """Return a score per input, (inputs,): 1 where random ranks last, 0 where it ranks first.
+def input_weights(ranks: Rows, random_column: int = 0) -> np.ndarray:
+    """Weight of each input, (inputs,): 1 where random ranks last, 0 where it ranks first.
 
     Args:
       ranks: (inputs, methods) from `method_ranks`.
-      random_column: the method that is a random attribution.
+      random_column: index of the random attribution.
     Raises:
-      ValueError: fewer than 2 methods, a column that is none of them.
+      ValueError: fewer than 2 methods, a column out of range.
     """
-    ranks = _table(ranks, "ranks")
-    last = ranks.shape[1] - 1
+    table = _table(ranks, "ranks")
+    last = table.shape[1] - 1
     random_column = expect_int("random_column", random_column, 0)
     expect(random_column <= last, "random_column", f"a method in 0..{last}", random_column)
-    return (last - ranks[:, random_column]) / last
+    return (last - table[:, random_column]) / last
 
 
 def spearman(table: np.ndarray) -> np.ndarray:
     """Rank correlations of the rows of a table (r, m), (r, r); equal values share a mean rank."""
     below = (table[:, None, :] < table[:, :, None]).sum(-1)
     above = (table[:, None, :] > table[:, :, None]).sum(-1)
-    centred = (below - above) / 2.0  # mean ranks, minus their mean
+    centred = (below - above) / 2.0  # mean ranks minus their mean
     products = centred @ centred.T
     length = np.sqrt(np.diag(products))
     return products / np.outer(length, length)
 
 
-def _table(values: Any, name: str = "scores") -> np.ndarray:
+def _table(values: Rows, name: str = "scores") -> np.ndarray:
     table = expect_numbers(name, values)
     fits = table.ndim == 2 and table.shape[0] >= 1 and table.shape[1] >= 2
     expect(fits, name, "shape (inputs, methods) with 2 methods at least", table.shape)
     expect_finite(name, table)
     return table
+
+
+def krippendorff_alpha(
+    table: Rows, level: Level = "nominal", missing: ArrayLike | None = None
+) -> float:
+    """Krippendorff's alpha of a table of ratings.
+
+        alpha = 1 - observed / expected disagreement
+
+    where the observed disagreement is that of ratings of one unit, the expected one that of all
+    ratings, and each pair (a, b) counts by its squared distance:
+
+        nominal   1 if a != b
+        ordinal   (number of ratings from a to b, those equal to either counted half)**2
+        interval  (a - b)**2
+        ratio     ((a - b) / (a + b))**2
+
+    Source: Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability". For the reliability
+    of a metric, inputs are coders and `method_ranks` ratings (Tomsett et al., 2020).
+
+    Args:
+      table: (coders, units) numbers; NaN for no rating. Units rated less than twice are left out.
+      level: of measurement.
+      missing: (coders, units) bool, further ratings to leave out.
+    Returns:
+      float, 1 for full agreement, around 0 for agreement by chance, negative for less.
+    Raises:
+      ValueError: another shape or level, infinity, no unit rated twice, ratings that are all
+      equal (alpha is undefined), negative ones on a ratio scale. TypeError: not numbers.
+    Cost: memory for the square of the number of different ratings.
+    """
+    expect_choice("level", level, LEVELS)
+    counts, ratings = _counts(_ratings(table, missing))
+    if level == "ratio":
+        expect(bool((ratings >= 0).all()), "table", "ratings >= 0 on a ratio scale", ratings.min())
+    distance = _distances(ratings, counts.sum(0), level)
+    per_unit = counts.sum(1)
+    pairs = counts / (per_unit - 1)[:, None]
+    coincidences = counts.T @ pairs - np.diag(pairs.sum(0))
+    n, of_rating = per_unit.sum(), counts.sum(0)
+    observed = (coincidences * distance).sum() / n
+    expected = of_rating @ distance @ of_rating / (n * (n - 1))
+    return float(1 - observed / expected)
+
+
+def _ratings(table: Rows, missing: ArrayLike | None) -> np.ndarray:
+    """Ratings (coders, units) float64, NaN for none."""
+    ratings = expect_numbers("table", table, "Number them.")
+    expect(ratings.ndim == 2, "table", "shape (coders, units)", ratings.shape)
+    expect(not np.isinf(ratings).any(), "table", "finite ratings, or NaN for none", "infinity")
+    if missing is not None:
+        mask = np.asarray(missing)
+        if mask.dtype != np.bool_:
+            raise TypeError(message("missing", "bool", f"dtype {mask.dtype}"))
+        expect(mask.shape == ratings.shape, "missing", f"shape {ratings.shape}", mask.shape)
+        ratings[mask] = np.nan
+    return ratings
+
+
+def _counts(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts (units, R) of the R different ratings in units rated at least twice; ratings (R,)."""
+    table = table[:, (~np.isnan(table)).sum(0) >= 2]
+    expect(table.size > 0, "table", "a unit with two ratings", "none")
+    known = ~np.isnan(table)
+    ratings, index = np.unique(table[known], return_inverse=True)
+    expect(
+        len(ratings) >= 2,
+        "table",
+        "ratings that differ",
+        f"only {ratings[0]}",
+        "Otherwise alpha is undefined.",
+    )
+    counts = np.zeros((table.shape[1], len(ratings)))
+    np.add.at(counts, (np.nonzero(known)[1], index), 1)
+    return counts, ratings
+
+
+def _distances(ratings: np.ndarray, counts: np.ndarray, level: Level) -> np.ndarray:
+    """Squared distances (R, R) of ratings (R,) in ascending order, with their counts."""
+    a, b = ratings[:, None], ratings[None, :]
+    if level == "nominal":
+        return (a != b).astype(np.float64)
+    if level == "ordinal":
+        middle = np.cumsum(counts) - counts / 2
+        return (middle[:, None] - middle[None, :]) ** 2
+    if level == "interval":
+        return (a - b) ** 2
+    return np.where(a == b, 0.0, (a - b) / np.where(a == b, 1.0, a + b)) ** 2

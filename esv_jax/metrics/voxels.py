@@ -1,29 +1,55 @@
-"""Attributions of a clip, of whatever resolution, as one value per voxel."""
+"""Removal of the voxels of a clip in the order of an attribution map."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
+from jax.typing import ArrayLike
 
-from esv_jax.checks import expect, expect_finite, expect_floating, expect_int, wider
+from esv_jax.blur import Edge, gaussian_blur
+from esv_jax.checks import (
+    ScoresOf,
+    expect,
+    expect_classes,
+    expect_finite,
+    expect_floating,
+    expect_int,
+    is_concrete,
+    message,
+    wider,
+)
+
+ProbabilityFunction: TypeAlias = Callable[[Array], Any]
+"""Clips (B, t, h, w, c) -> probabilities (B, C), by softmax or by independent sigmoids."""
+Remove: TypeAlias = Literal["blur", "fade"] | ArrayLike
+"""Content of removed voxels: the blurred clip, zeros, or an array that broadcasts to the clip."""
+Order = Literal["most_first", "least_first"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+_NUMBERS_AT_ONCE = 2**25  # input of fn in one call, by default
+_TOLERANCE = 1e-3  # by which rounding may take a probability out of 0..1
 
 
-def per_voxel(attribution: Any, shape: Sequence[int]) -> Array:
-    """One value per voxel of a clip from whatever a method gives, (t, h, w).
+# Maps
+
+
+def per_voxel(attribution: ArrayLike, shape: Sequence[int]) -> Array:
+    """Attribution of any resolution as one value per voxel of a clip, (t, h, w).
 
     Args:
       attribution: floating point, one of
-        (t, h, w), returned as it is;
+        (t, h, w), unchanged;
         (t, h, w, c) like the clip, summed over channels;
-        (t', h', w') with fewer frames, rows or columns, e.g. of Grad-CAM at a layer: interpolated
-        linearly between the middles of its cells, level beyond the outermost;
-        (t,), a value per frame, e.g. Element Shapley Values: given to all of its voxels.
+        (t', h', w') with fewer frames, rows or columns, e.g. from Grad-CAM: interpolated
+        linearly between the centres of its cells, constant beyond the outermost;
+        (t,), a value per frame, e.g. Element Shapley Values: repeated over the frame.
       shape: of the clip, (t, h, w, c) or (t, h, w).
     Returns:
       (t, h, w), float32 at least.
@@ -38,32 +64,28 @@ def per_voxel(attribution: Any, shape: Sequence[int]) -> Array:
 
 
 def voxel_map(name: str, value: Array, size: tuple[int, ...], channels: int | None) -> Array:
-    """`per_voxel` for callers who have asked about values; `name` is for errors."""
+    """`per_voxel` of finite values; `name` is for errors."""
     value = value.astype(wider(value.dtype))
     if value.shape == size[:1]:
         return jnp.broadcast_to(value[:, None, None], size)
     if value.ndim == 4 and value.shape == (*size, channels):
         return value.sum(-1)
+    if value.shape == size:
+        return value
     coarser = value.ndim == 3 and all(1 <= a <= b for a, b in zip(value.shape, size, strict=True))
-    expect(
-        coarser,
-        name,
-        f"shape (t, h, w) = {size} or coarser, (t, h, w, c) like the clip, or (t,)",
-        value.shape,
-    )
-    return value if value.shape == size else jax.image.resize(value, size, "linear")
+    expected = f"shape (t, h, w) = {size} or coarser, (t, h, w, c) like the clip, or (t,)"
+    expect(coarser, name, expected, value.shape)
+    return jax.image.resize(value, size, "linear")
 
 
 def smoothed(maps: Array, reach: int) -> Array:
-    """Maps (..., h, w) under `smoothing_weights` over rows and columns, zero beyond the border."""
+    """Maps (..., h, w) convolved with `smoothing_weights` by rows and columns, zero-padded."""
     weights = smoothing_weights(reach)
 
     def band(size: int) -> Array:
         away = np.arange(size) - np.arange(size)[:, None]
-        inside = np.abs(away) <= reach
-        return jnp.asarray(
-            np.where(inside, weights[away.clip(-reach, reach) + reach], 0), maps.dtype
-        )
+        kernel = weights[away.clip(-reach, reach) + reach]
+        return jnp.asarray(np.where(np.abs(away) <= reach, kernel, 0), maps.dtype)
 
     rows, columns = (band(size) for size in maps.shape[-2:])
     maps = jnp.einsum("xw,...hw->...hx", columns, maps, precision="highest")
@@ -71,11 +93,235 @@ def smoothed(maps: Array, reach: int) -> Array:
 
 
 def smoothing_weights(reach: int) -> np.ndarray:
-    """A Gaussian of sigma `reach` wrapped around 2 reach + 1 pixels, (2 reach + 1,), of sum 1.
+    """Gaussian of sigma `reach` on 2 reach + 1 pixels, (2 reach + 1,), of sum 1.
 
-    So it is published: weights up to 4 sigma away, those outside of the window folded into it.
+    As published, the weights up to 4 sigma away are wrapped into the window.
     """
     size = 2 * reach + 1
     away = np.arange(-4 * reach, 4 * reach + 1)
     weights = np.exp(-0.5 * (away / reach) ** 2)
     return np.bincount((away + reach) % size, weights / math.fsum(weights), minlength=size)
+
+
+# Order
+
+
+class Units(NamedTuple):
+    """Groups of voxels that are switched together in each of V clips; V is 1 for shared units.
+
+    Attributes:
+      ids: (V, t, h, w) int32, the unit of each voxel, from 0; None if each voxel is a unit.
+      counts: (V,) int32, number of units in each clip.
+      sizes: (U,) voxels in each unit if importance is their mean; None for their sum.
+    """
+
+    ids: np.ndarray | None
+    counts: np.ndarray
+    sizes: np.ndarray | None = None
+
+
+def make_units(
+    shape: tuple[int, ...],
+    grid: int | None,
+    segments: ArrayLike | None,
+    supervoxels: bool,
+    batched: bool,
+) -> Units:
+    """The units selected by the options of `insertion`, for clips of `shape` (V, t, h, w).
+
+    Args:
+      segments: (t, h, w); if `batched`, also (V, t, h, w).
+    """
+    both = grid is not None and segments is not None
+    expect(not both, "segments", "None beside a grid", "both", "Choose one.")
+    expect(segments is not None or not supervoxels, "segments", "ids of supervoxels", "None")
+    if grid is not None:
+        return _grid_cells(shape[1:], grid)
+    if segments is not None:
+        return _segments(shape, segments, supervoxels, batched)
+    return Units(None, np.array([np.prod(shape[1:])], np.int32))
+
+
+def _grid_cells(shape: tuple[int, ...], grid: int) -> Units:
+    """grid x grid cells in each frame; row i is in cell row floor(i * grid / h)."""
+    t, h, w = shape
+    grid = expect_int("grid", grid, 1)
+    expect(grid <= min(h, w), "grid", f"at most {min(h, w)}, the shorter side of a frame", grid)
+    rows, columns = np.arange(h) * grid // h, np.arange(w) * grid // w
+    ids = np.arange(t)[:, None, None] * grid**2 + rows[:, None] * grid + columns
+    counts = np.array([t * grid**2], np.int32)
+    return Units(ids[None].astype(np.int32), counts, np.bincount(ids.ravel()).astype(np.int32))
+
+
+def _segments(
+    shape: tuple[int, ...], segments: ArrayLike, supervoxels: bool, batched: bool
+) -> Units:
+    way_out = "Close over segments instead of passing them through jit or vmap."
+    expect(is_concrete(segments), "segments", "ids that are known", "a traced array", way_out)
+    ids = np.asarray(segments)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise TypeError(message("segments", "integer ids", f"dtype {ids.dtype}"))
+    fits = ids.shape == shape[1:] or (batched and ids.shape == shape)
+    letters = "(V, t, h, w) or (t, h, w)" if batched else "(t, h, w)"
+    expect(fits, "segments", f"shape {letters} like the clip, {shape[1:]}", ids.shape)
+    ids = ids.reshape(-1, *shape[1:])
+    if not supervoxels:
+        _, own = np.unique(ids, return_inverse=True)
+        frame = np.arange(shape[1]).reshape(1, -1, 1, 1)
+        ids = frame * (int(own.max()) + 1) + own.reshape(ids.shape)
+    dense, counts = np.empty(ids.shape, np.int32), np.empty(len(ids), np.int32)
+    for i, clip_ids in enumerate(ids):
+        present, index = np.unique(clip_ids, return_inverse=True)
+        dense[i], counts[i] = index.reshape(clip_ids.shape), len(present)
+    return Units(dense, counts)
+
+
+def step_ends(units: Units, steps: int) -> np.ndarray:
+    """Units switched by the end of each step, floor(step * count / steps), (V, steps + 1) int32."""
+    fewest = int(units.counts.min())
+    expect(steps <= fewest, "steps", f"at most {fewest}, the units to switch", steps)
+    return np.linspace(0, units.counts, steps + 1, axis=-1).astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnames="n_units")
+def switching_rank(maps: Array, units: Units, n_units: int, most_first: bool) -> Array:
+    """Rank, from 0, of each voxel's unit in the order of switching, (V, t, h, w) int32.
+
+    Ties keep the order of units; voxels are ordered by frame, row and column.
+
+    Args:
+      maps: (V, t, h, w).
+      n_units: U, the greatest number of units in a clip.
+      most_first: whether units of high importance come first.
+    Cost: one sort of the units per clip.
+    """
+    values, ids = maps.reshape(len(maps), -1), None
+    if units.ids is not None:
+        ids = jnp.broadcast_to(units.ids, maps.shape).reshape(values.shape)
+        values = jax.vmap(lambda row, own: jax.ops.segment_sum(row, own, n_units))(values, ids)
+    if units.sizes is not None:
+        values = values / jnp.asarray(units.sizes, values.dtype)[None]
+    unit = jnp.arange(n_units, dtype=jnp.int32)[None]
+    present = unit < jnp.asarray(units.counts)[:, None]
+    ascending = jnp.where(present, jnp.where(most_first, -values, values), jnp.inf)
+    order = jnp.argsort(ascending, axis=-1)
+    rank = jnp.zeros(order.shape, jnp.int32).at[jnp.arange(len(maps))[:, None], order].set(unit)
+    if ids is not None:
+        rank = jnp.take_along_axis(rank, ids, axis=-1)
+    return rank.reshape(maps.shape)
+
+
+# Clips with voxels removed
+
+
+def replacement(clips: Array, remove: Remove, blur_sigma: float, edge: Edge) -> Array:
+    """Content of the removed voxels of clips (V, t, h, w, c), of their shape; see `insertion`."""
+    if isinstance(remove, str):
+        if remove not in ("blur", "fade"):
+            raise ValueError(message("remove", "'blur', 'fade' or an array like the clip",
+                                     repr(remove)))  # fmt: skip
+        return jnp.zeros_like(clips) if remove == "fade" else _blurred(clips, blur_sigma, edge)
+    fill = expect_floating("remove", remove, "Choose 'blur' or 'fade', or give an array.")
+    expect_finite("remove", fill)
+    try:
+        fits = np.broadcast_shapes(fill.shape, clips.shape) == clips.shape
+    except ValueError:
+        fits = False
+    expected = f"a shape that broadcasts to that of a clip, {clips.shape[1:]}"
+    expect(fits, "remove", expected, fill.shape)
+    return jnp.broadcast_to(fill.astype(clips.dtype), clips.shape)
+
+
+_blurred = jax.jit(gaussian_blur, static_argnums=(1, 2))
+
+
+def target_probabilities(
+    fn: ScoresOf,
+    clips: Array,
+    fills: Array,
+    rank: Array,
+    targets: Array,
+    switched: np.ndarray,
+    reveals: np.ndarray,
+    batch_size: int | None = None,
+) -> Array:
+    """Probabilities of the targets with voxels revealed or removed in K ways, (V, K).
+
+    Args:
+      clips, fills: (V, t, h, w, c).
+      rank: (V, t, h, w), from `switching_rank`.
+      targets: (V,) int; a traced one out of range gives NaN.
+      switched: (V, K), units switched. reveals: (K,), whether these are revealed, else removed.
+      batch_size: clips in one call of fn; default as many as make 33 million numbers.
+    Cost: V * K evaluations in batches of one size: a loop on the host for concrete arrays, a
+      compiled loop while tracing.
+    """
+    if batch_size is None:
+        batch_size = max(1, _NUMBERS_AT_ONCE * len(clips) // clips.size)
+    n = switched.size
+    n_batches = -(-n // expect_int("batch_size", batch_size, 1))
+    width = -(-n // n_batches)
+    index = np.arange(n_batches * width, dtype=np.int32).reshape(n_batches, width).clip(max=n - 1)
+
+    def evaluate(index: Array | np.ndarray) -> Array:
+        found = fn(_blended(clips, fills, rank, switched, reveals, index))
+        return _of_targets(checked_probabilities(found, targets), targets, index // len(reveals))
+
+    if n_batches == 1:
+        found = evaluate(index[0])
+    elif all(map(is_concrete, (clips, fills, rank, targets))):
+        found = jnp.concatenate(list(map(evaluate, index)))
+    else:
+        found = lax.map(evaluate, index).reshape(-1)
+    return found[:n].reshape(switched.shape)
+
+
+@jax.jit
+def _blended(
+    clips: Array, fills: Array, rank: Array, switched: Array, reveals: Array, index: Array
+) -> Array:
+    """The clips at `index` (B,) among all V * K, (B, t, h, w, c)."""
+    i, way = index // len(reveals), index % len(reveals)
+    n_switched, reveal = (row[:, None, None, None] for row in (switched[i, way], reveals[way]))
+    kept = (rank[i] < n_switched) == reveal
+    return jnp.where(kept[..., None], clips[i], fills[i])
+
+
+@jax.jit
+def _of_targets(found: Array, targets: Array, i: Array) -> Array:
+    """Probabilities (B,) of the targets of clips i (B,), float32 at least."""
+    return scores_of_targets(found.astype(wider(found.dtype)), targets[i])
+
+
+def checked_probabilities(found: ArrayLike, targets: ArrayLike) -> Array:
+    """Class scores (B, C) as an array, checked to be probabilities.
+
+    They need not sum to 1 over classes: independent sigmoids do not. Values are checked where
+    they are concrete.
+
+    Args:
+      found: (B, C). targets: classes, of any shape.
+    Raises:
+      ValueError: values non-finite or outside 0..1 (logits, say), a target out of range.
+    """
+    found = jnp.asarray(found)
+    if is_concrete(found):
+        expect_finite("fn", found, "Probabilities of clips with voxels removed must be finite.")
+        numbers = np.asarray(found, np.float64)
+        low, high = numbers.min(), numbers.max()
+        if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+            way_out = (
+                "Wrap a function that returns logits: lambda clips: jax.nn.softmax(model(clips)),"
+                " or jax.nn.sigmoid(model(clips)) for independent classes."
+            )
+            got = f"{low:.4g} to {high:.4g}"
+            raise ValueError(message("fn", "probabilities, 0..1", got, way_out))
+    expect_classes("target", targets, found.shape[1])
+    return found
+
+
+def scores_of_targets(scores: Array, targets: Array) -> Array:
+    """Scores (...) of the targets (...) among those of all classes (..., C); NaN out of range."""
+    chosen = jnp.take_along_axis(scores, targets[..., None], axis=-1, mode="clip")[..., 0]
+    is_class = (targets >= 0) & (targets < scores.shape[-1])
+    return jnp.where(is_class, chosen, jnp.nan)

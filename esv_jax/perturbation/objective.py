@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from esv_jax.blur import EDGE, Edge
-from esv_jax.metrics.probabilities import scores_of_targets
+from esv_jax.metrics.voxels import scores_of_targets
 from esv_jax.perturbation.masks import MaskGenerator
 from esv_jax.perturbation.pyramids import Perturbation, perturb
 from esv_jax.perturbation.regularisers import Core, area_loss, core_loss, difference_loss

@@ -20,8 +20,7 @@ from esv_jax.checks import (
     expect_int,
     message,
 )
-from esv_jax.metrics.perturbed import fills_of
-from esv_jax.metrics.probabilities import scores_of_targets
+from esv_jax.metrics.voxels import replacement, scores_of_targets
 
 BatchFunction: TypeAlias = Callable[[Array], Array]
 """Clips (B, t, h, w, c) -> scores (B, C), in JAX."""
@@ -80,7 +79,7 @@ def occlusion(
     ).shape[1]
     target = jnp.asarray(expect_classes("target", target, n_classes))
     expect(target.ndim == 0, "target", "one class", f"shape {target.shape}")
-    filled = fills_of(clip[None], remove, BLUR_SIGMA, EDGE)[0]
+    filled = replacement(clip[None], remove, BLUR_SIGMA, EDGE)[0]
     axes = axis_windows(clip.shape[:3], window, stride)
     counts = tuple(len(axis) for axis in axes)
 

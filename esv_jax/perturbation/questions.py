@@ -9,7 +9,7 @@ import jax
 from jax import Array
 
 from esv_jax.checks import ScoresOf, is_concrete, message, traceable
-from esv_jax.metrics.probabilities import checked_probabilities, scores_of_targets
+from esv_jax.metrics.voxels import checked_probabilities, scores_of_targets
 
 FORWARD_ONLY = (
     "Methods that need only forward passes still work: metrics.insertion and deletion, and"

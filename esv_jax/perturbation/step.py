@@ -24,7 +24,7 @@ from esv_jax.checks import (
     expect_numbers,
     is_concrete,
 )
-from esv_jax.metrics.probabilities import scores_of_targets
+from esv_jax.metrics.voxels import scores_of_targets
 from esv_jax.perturbation.descent import (
     Optimizer,
     State,

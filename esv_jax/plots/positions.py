@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esv_jax.checks import expect
-from esv_jax.metrics.positions import Positions, PositionStatistics
+from esv_jax.metrics.statistics import Positions, PositionStatistics
 from esv_jax.plots import style
 from esv_jax.plots.bars import esv_label
 from esv_jax.plots.figures import fit_height, given_or_new

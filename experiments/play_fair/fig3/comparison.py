@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import esv_jax as ej
+from esv_jax.metrics.statistics import Interval
 from experiments.play_fair.figure import Settings, plus_minus
 from experiments.play_fair.subjects import Elements
 
@@ -136,7 +137,7 @@ def _points(curve: ej.metrics.DiscardCurve) -> np.ndarray:
     return np.stack([np.column_stack([points, area]) for points, area in rows], axis=1)
 
 
-def _interval(values: np.ndarray, settings: Settings) -> ej.metrics.Interval:
+def _interval(values: np.ndarray, settings: Settings) -> Interval:
     key = jax.random.key(settings.seed)
     return ej.metrics.bootstrap_interval(values, key=key, resamples=settings.n_resamples)
 

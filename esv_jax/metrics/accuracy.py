@@ -1,0 +1,183 @@
+"""Agreement of attribution values with exact ones and with those of other methods."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from esv_jax.checks import expect, expect_finite, expect_floating, wider
+from esv_jax.metrics.statistics import present_elements
+
+
+def relative_error(approx: ArrayLike, exact: ArrayLike) -> Array:
+    """Mean absolute error relative to the mean magnitude: mean |approx - exact| / mean |exact|.
+
+    Source: Price & Damen (2020), section 3.2, averaged over the elements of each sequence.
+
+    Args:
+      approx, exact: (..., n), ESVs of one class per row.
+    Returns:
+      (...), >= 0; 0.03 is 3 %. Infinite where exact is all zero and approx is not.
+    Raises:
+      ValueError: different shapes, no elements, non-finite values. TypeError: not floating point.
+    """
+    approx, exact = _pair(approx, exact)
+    return jnp.abs(approx - exact).mean(-1) / jnp.abs(exact).mean(-1)
+
+
+def pearson(approx: ArrayLike, exact: ArrayLike) -> Array:
+    """Pearson correlation over elements, (...), in -1..1; NaN where either is constant.
+
+    Args and raises: see `relative_error`.
+    """
+    approx, exact = _pair(approx, exact)
+    a = approx - approx.mean(-1, keepdims=True)
+    b = exact - exact.mean(-1, keepdims=True)
+    return (a * b).sum(-1) / jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+
+
+def lad_slope(approx: ArrayLike, exact: ArrayLike) -> Array:
+    """Slope of the line through the origin, approx = slope * exact, of least absolute deviations.
+
+    The minimum of sum |approx_i - slope * exact_i| is the median of the ratios
+    approx_i / exact_i, weighted by |exact_i|; the lower median where there are two.
+
+    Args and raises: see `relative_error`.
+    Returns:
+      (...); 1 where the approximation is unbiased in scale, NaN where exact is all zero.
+    Cost: one sort of n ratios per row.
+    """
+    approx, exact = _pair(approx, exact)
+    weight = jnp.abs(exact)
+    ratio = jnp.where(weight > 0, approx / jnp.where(weight > 0, exact, 1), jnp.inf)
+    order = jnp.argsort(ratio, axis=-1)
+    cumulative = jnp.cumsum(jnp.take_along_axis(weight, order, axis=-1), axis=-1)
+    half = jnp.argmax(cumulative >= 0.5 * weight.sum(-1, keepdims=True), axis=-1, keepdims=True)
+    ascending = jnp.take_along_axis(ratio, order, axis=-1)
+    slope = jnp.take_along_axis(ascending, half, axis=-1)[..., 0]
+    return jnp.where(weight.sum(-1) > 0, slope, jnp.nan)
+
+
+class MethodAgreement(NamedTuple):
+    """Pearson correlations of two methods' values over the elements of a sequence, in -1..1.
+
+    NaN where either method is constant over the elements; the means skip NaN.
+
+    Attributes:
+      pearson: (V, C), one per sequence and class.
+      by_class: (C,) means over sequences. by_video: (V,) means over classes.
+      mean: () over both.
+    """
+
+    pearson: Array
+    by_class: Array
+    by_video: Array
+    mean: Array
+
+
+def method_agreement(
+    a: ArrayLike, b: ArrayLike, lengths: ArrayLike | None = None
+) -> MethodAgreement:
+    """Pearson correlation of two methods' attributions, per class and video.
+
+    Price & Damen (2020) compare ESVs with other values in this way; scale and offset do not
+    matter. May be called under `jit`.
+
+    Args:
+      a, b: (V, N, C) values of V videos, padded at the end. Of one class, (V, N, 1).
+      lengths: (V,) int, elements in each video; default N.
+    Raises:
+      ValueError: different shapes, no elements, non-finite values, lengths out of range.
+      TypeError: values not floating point, lengths not integers.
+    """
+    a, b = _pair(a, b, ("a", "b"))
+    expect(a.ndim == 3, "a", "shape (V, N, C)", a.shape, "Add axes of one video or one class.")
+    present = present_elements(a.shape[:2], lengths)
+    for name, values in (("a", a), ("b", b)):
+        expect_finite(name, jnp.where(present[..., None], values, 0))
+    by_class = jnp.broadcast_to(present[:, None], (a.shape[0], a.shape[2], a.shape[1]))
+    r = _masked_pearson(a.swapaxes(1, 2), b.swapaxes(1, 2), by_class)
+    return MethodAgreement(r, _nanmean(r, 0), _nanmean(r, 1), _nanmean(r, (0, 1)))
+
+
+class Smoothness(NamedTuple):
+    """Similarity of the values before and after a temporal jitter, (...) each.
+
+    Attributes:
+      pearson: correlation over elements, in -1..1; NaN where either is constant.
+      change: sum |jittered - original| / sum |original|, >= 0. Infinite or NaN where the
+        original is all zero.
+    """
+
+    pearson: Array
+    change: Array
+
+
+def smoothness(
+    values_original: ArrayLike, values_jittered: ArrayLike, lengths: ArrayLike | None = None
+) -> Smoothness:
+    """Temporal smoothness: similarity of values when every frame is replaced by a neighbour.
+
+    Explain a video from frames at some indices, then from frames at these indices shifted by
+    one; `values_jittered[i]` belongs to the frame that replaces frame i. Neighbouring frames
+    are nearly equal, so the values of a smooth method are too. May be called under `jit`.
+
+    Args:
+      values_original, values_jittered: (..., N), values of one class per row.
+      lengths: (...) int, elements in each row; default N.
+    Raises: as `method_agreement`.
+    """
+    names = ("values_original", "values_jittered")
+    original, jittered = _pair(values_original, values_jittered, names)
+    present = present_elements(original.shape, lengths)
+    for name, values in zip(names, (original, jittered), strict=True):
+        expect_finite(name, jnp.where(present, values, 0))
+    change = jnp.where(present, jnp.abs(jittered - original), 0).sum(-1)
+    scale = jnp.where(present, jnp.abs(original), 0).sum(-1)
+    return Smoothness(_masked_pearson(original, jittered, present), change / scale)
+
+
+def _pair(
+    a: ArrayLike, b: ArrayLike, names: tuple[str, str] = ("approx", "exact")
+) -> tuple[Array, Array]:
+    """Two arrays of one shape, in their common dtype; `approx` and `exact` also finite."""
+    first, second = expect_floating(names[0], a), expect_floating(names[1], b)
+    expect(
+        first.shape == second.shape,
+        names[0],
+        f"the shape of {names[1]}, {second.shape}",
+        first.shape,
+    )
+    if names == ("approx", "exact"):  # others may hold anything in their padding
+        fits = first.ndim >= 1 and first.shape[-1] >= 1
+        expect(fits, names[0], "shape (..., n)", first.shape)
+        expect_finite(names[0], first)
+        expect_finite(names[1], second)
+    dtype = wider(first.dtype, second.dtype)
+    return first.astype(dtype), second.astype(dtype)
+
+
+def _masked_pearson(a: Array, b: Array, present: Array) -> Array:
+    """Correlation over the present elements of the last axis; NaN where either is constant."""
+    a, a_varies = _standardised(a, present)
+    b, b_varies = _standardised(b, present)
+    r = (a * b).sum(-1) / jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    return jnp.where(a_varies & b_varies, r, jnp.nan)
+
+
+def _standardised(a: Array, present: Array) -> tuple[Array, Array]:
+    """(a - mean) / range over the present elements, 0 elsewhere, and the flag range > 0."""
+    n = present.sum(-1, keepdims=True).astype(a.dtype)
+    high = jnp.where(present, a, -jnp.inf).max(-1)
+    low = jnp.where(present, a, jnp.inf).min(-1)
+    mean = jnp.where(present, a, 0).sum(-1, keepdims=True) / n
+    scale = jnp.where(high > low, high - low, 1)  # squares of tiny values would underflow
+    return jnp.where(present, (a - mean) / scale[..., None], 0), high > low
+
+
+def _nanmean(r: Array, axis: int | tuple[int, ...]) -> Array:
+    known = ~jnp.isnan(r)
+    return jnp.where(known, r, 0).sum(axis) / known.sum(axis).astype(r.dtype)

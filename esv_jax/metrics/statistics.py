@@ -1,0 +1,333 @@
+"""Statistics of attribution values over a set of sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from esv_jax.checks import (
+    expect,
+    expect_array,
+    expect_finite,
+    expect_floating,
+    expect_int,
+    expect_key,
+    expect_numbers,
+    is_concrete,
+    message,
+)
+
+Rows: TypeAlias = ArrayLike | Sequence[ArrayLike]
+"""(V, N, ...) padded at the end, or a list of V arrays (n_i, ...)."""
+Integers: TypeAlias = ArrayLike | Sequence[int]
+
+_RESAMPLES_AT_ONCE = 64  # drawn from one key
+
+
+class Interval(NamedTuple):
+    """Ends of an interval, arrays of one shape."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+
+def bootstrap_interval(
+    values: Rows, *, key: Array, confidence: float = 0.95, resamples: int = 2000
+) -> Interval:
+    """Percentile bootstrap interval of the mean over sequences, the first axis.
+
+    Equal keys draw the same sequences, so the interval of `a - b` is that of a paired
+    difference. Source: Efron (1979). Runs on the host, in NumPy.
+
+    Args:
+      values: (V, ...); NaN marks a missing value.
+      key: `jax.random.key(seed)`; consumed.
+      confidence: nominal coverage, in (0, 1).
+      resamples: of V sequences each, drawn with replacement.
+    Returns:
+      `Interval` of (...) float64.
+    Raises:
+      ValueError: no sequences, a position where all values are missing, numbers out of range,
+      no key. TypeError: not numbers.
+    Cost: V * resamples draws, and as many multiply-adds per position.
+    """
+    values = expect_numbers("values", values)
+    expect(values.ndim >= 1 and len(values) >= 1, "values", "shape (V, ...)", values.shape)
+    expect(0 < confidence < 1, "confidence", "a share in (0, 1)", confidence)
+    resamples = expect_int("resamples", resamples, 1)
+    v = len(values)
+    flat = values.reshape(v, -1)
+    present = ~np.isnan(flat)
+    expect(bool(present.any(0).all()), "values", "a sequence with a value everywhere", "only NaN")
+    filled, weight = np.where(present, flat, 0), present.astype(np.float64)
+    key = expect_key("key", key)
+    means = np.empty((resamples, flat.shape[1]))
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        rows = min(_RESAMPLES_AT_ONCE, resamples - start)
+        drawn = np.asarray(jax.random.randint(jax.random.fold_in(key, start), (rows, v), 0, v))
+        cell = drawn + v * np.arange(rows)[:, None]
+        times = np.bincount(cell.ravel(), minlength=rows * v).reshape(rows, v).astype(np.float64)
+        total, count = times @ filled, times @ weight
+        means[start : start + rows] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    tail = (1 - confidence) / 2
+    known = ~np.isnan(means).all(0)  # a position with few values may be in no resample
+    low, high = np.full((2, flat.shape[1]), np.nan)
+    low[known], high[known] = np.nanquantile(means[:, known], [tail, 1 - tail], axis=0)
+    return Interval(low.reshape(values.shape[1:]), high.reshape(values.shape[1:]))
+
+
+class SupportStatistics(NamedTuple):
+    """Statistics per sequence (and class), arrays of one shape.
+
+    Attributes:
+      supporting: share of the elements whose value is positive.
+      distracting: share whose value is zero or negative; 1 - supporting.
+      support: sum of the positive values, >= 0.
+      distraction: sum of the others, <= 0. For ESVs, both add up to the evidential score.
+    """
+
+    supporting: Array
+    distracting: Array
+    support: Array
+    distraction: Array
+
+
+def support_statistics(values: ArrayLike, lengths: Integers | None = None) -> SupportStatistics:
+    """Shares and sums of supporting (> 0) and distracting (<= 0) elements of each sequence.
+
+    Source of the terms: Price & Damen (2020). May be called under `jit`.
+
+    Args:
+      values: (..., N), values of one class per row, padded at the end.
+      lengths: (...) int, elements in each row, 1..N; default N.
+    Returns:
+      `SupportStatistics` of (...).
+    Raises:
+      ValueError: no elements, non-finite values, lengths of another shape or out of range.
+      TypeError: values not floating point, lengths not integers.
+    """
+    values = expect_floating("values", values)
+    present = present_elements(values.shape, lengths)
+    expect_finite("values", jnp.where(present, values, 0))
+    positive = (values > 0) & present
+    share = positive.sum(-1).astype(values.dtype) / present.sum(-1).astype(values.dtype)
+    support = jnp.where(positive, values, 0).sum(-1)
+    distraction = jnp.where(present & ~positive, values, 0).sum(-1)
+    return SupportStatistics(share, 1 - share, support, distraction)
+
+
+def present_elements(shape: tuple[int, ...], lengths: Integers | None) -> Array:
+    """Mask (..., N) bool of the first `lengths` (...) elements of each row; None for all."""
+    expect(len(shape) >= 1 and shape[-1] >= 1, "values", "shape (..., N), N >= 1", shape)
+    if lengths is None:
+        return jnp.ones(shape, bool)
+    sizes = jnp.asarray(expect_array("lengths", lengths))
+    if not jnp.issubdtype(sizes.dtype, jnp.integer):
+        raise TypeError(message("lengths", "integers", f"dtype {sizes.dtype}"))
+    expect(sizes.shape == shape[:-1], "lengths", f"shape {shape[:-1]}", sizes.shape)
+    if is_concrete(sizes):
+        fits = bool(((sizes >= 1) & (sizes <= shape[-1])).all())
+        expect(fits, "lengths", f"1..{shape[-1]} elements", sizes)
+    i = jnp.arange(shape[-1]).reshape((1,) * (len(shape) - 1) + (-1,))
+    return i < sizes[..., None]
+
+
+class PositionStatistics(NamedTuple):
+    """Statistics over a set of sequences by position, K positions; by class, (G, ...) each.
+
+    NaN at positions without data.
+
+    Attributes:
+      most_supporting: (K,) sequences whose highest value is here; tied elements share one.
+      most_distracting: (K,) sequences whose lowest value is here.
+      above: (K, K) probability that the value at position i is above the one at j, in a sequence
+        that has both; ties count 1/2. above + its transpose = 1, 1/2 on the diagonal.
+      supporting: (K,) share of the elements here with a value > 0.
+      distracting: (K,) share with a value <= 0.
+      n_sequences: (K,) sequences that have elements here.
+    """
+
+    most_supporting: np.ndarray
+    most_distracting: np.ndarray
+    above: np.ndarray
+    supporting: np.ndarray
+    distracting: np.ndarray
+    n_sequences: np.ndarray
+
+
+class Positions(NamedTuple):
+    """Result of `position_statistics`.
+
+    Attributes:
+      overall: over all sequences.
+      classes: (G,) int, the classes that occur, ascending; empty without classes.
+      by_class: over the sequences of each class, fields with a leading axis G.
+    """
+
+    overall: PositionStatistics
+    classes: np.ndarray
+    by_class: PositionStatistics
+
+
+def position_statistics(
+    values: Rows,
+    classes: Integers | None = None,
+    lengths: Integers | None = None,
+    *,
+    bins: int | None = None,
+) -> Positions:
+    """Positions of the most supporting and distracting elements, overall and per class.
+
+    A position is the index of an element. With `bins` it is relative: element i of n is in bin
+    floor((i + 1/2) bins / n), and where several elements of a sequence share a bin, `above` is
+    the share of their pairs. `above` weighs sequences equally, the shares weigh elements equally.
+
+    Args:
+      values: (V, N) or a list of (n_i,), of one class per sequence (commonly the true one); or of
+        every class, (V, N, C) or (n_i, C), of which `classes` selects one.
+      classes: (V,) int, the class of each sequence; None for one set.
+      lengths: (V,) elements in each; default N.
+      bins: number of relative positions, >= 1; None for indices.
+    Returns:
+      `Positions`, float64, on the host; K is `bins` or the greatest length.
+    Raises:
+      ValueError: shapes that disagree, non-finite values, bins < 1. TypeError: classes or
+      lengths that are not integers.
+    Cost: V n**2 comparisons; G K**2 numbers of memory.
+    """
+    labels = None if classes is None else checked_labels("classes", classes, len(values))  # type: ignore[arg-type]
+    rows = class_values(values, labels, lengths)
+    k = max(map(len, rows)) if bins is None else expect_int("bins", bins, 1)
+    group = np.zeros(len(rows), int) if labels is None else labels
+    sums: dict[int, _Sums] = {}
+    for row, g in zip(rows, group.tolist(), strict=True):
+        own = _sums(row, _one_hot_positions(len(row), bins, k))
+        sums[g] = _Sums(*map(np.add, sums[g], own)) if g in sums else own
+    found = np.array(sorted(sums) if labels is not None else [], int)
+    by_group = _Sums(*map(np.stack, zip(*(sums[g] for g in sorted(sums)), strict=True)))
+    by_class = _Sums(*(field[: len(found)] for field in by_group))
+    return Positions(
+        _normalised(_Sums(*(field.sum(0) for field in by_group))), found, _normalised(by_class)
+    )
+
+
+class _Sums(NamedTuple):
+    """Sums over sequences, (K,) or (K, K) each."""
+
+    highest: np.ndarray
+    lowest: np.ndarray
+    above: np.ndarray
+    pairs: np.ndarray
+    positive: np.ndarray
+    elements: np.ndarray
+    sequences: np.ndarray
+
+
+def _one_hot_positions(n: int, bins: int | None, k: int) -> np.ndarray:
+    """The position of each of n elements among k, one-hot (n, k)."""
+    i = np.arange(n)
+    at = i if bins is None else (2 * i + 1) * k // (2 * n)
+    return (at[:, None] == np.arange(k)).astype(np.float64)
+
+
+def _sums(row: np.ndarray, position: np.ndarray) -> _Sums:
+    """The terms of one sequence, values (n,) at positions (n, K)."""
+    highest, lowest = row == row.max(), row == row.min()
+    above = (row[:, None] > row[None, :]) + 0.5 * (row[:, None] == row[None, :])
+    elements = position.sum(0)
+    pairs = elements[:, None] * elements[None, :]
+    return _Sums(
+        highest=(highest / highest.sum()) @ position,
+        lowest=(lowest / lowest.sum()) @ position,
+        above=(position.T @ above @ position) / np.maximum(pairs, 1),
+        pairs=(pairs > 0).astype(np.float64),
+        positive=(row > 0) @ position,
+        elements=elements,
+        sequences=(elements > 0).astype(np.float64),
+    )
+
+
+def _normalised(sums: _Sums) -> PositionStatistics:
+    def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    supporting = ratio(sums.positive, sums.elements)
+    return PositionStatistics(
+        most_supporting=sums.highest,
+        most_distracting=sums.lowest,
+        above=ratio(sums.above, sums.pairs),
+        supporting=supporting,
+        distracting=1 - supporting,
+        n_sequences=sums.sequences.astype(int),
+    )
+
+
+def checked_labels(name: str, labels: Integers, n_sequences: int) -> np.ndarray:
+    """Labels (V,) as integers >= 0."""
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(message(name, "integers", f"dtype {labels.dtype}"))
+    expect(labels.shape == (n_sequences,), name, f"shape (V,) = ({n_sequences},)", labels.shape)
+    expect(bool((labels >= 0).all()), name, "classes >= 0", labels.min(initial=0))
+    return labels
+
+
+def split_sequences(name: str, rows: Rows, lengths: Integers | None) -> list[np.ndarray]:
+    """V arrays (n_i, ...) without padding.
+
+    Args:
+      name: of `rows` in errors.
+      rows: (V, N, ...) padded at the end, or a list of V arrays (n_i, ...).
+      lengths: (V,) elements in each, 1..N; None for all N, or for a list.
+    """
+    if isinstance(rows, list | tuple):
+        expect(lengths is None, "lengths", f"None beside a list of {name}", "lengths")
+        each = [np.asarray(row) for row in rows]
+    else:
+        array = np.asarray(rows)
+        expect(array.ndim >= 2, name, "shape (V, N, ...)", array.shape)
+        v, n = array.shape[:2]
+        sizes = np.full(v, n) if lengths is None else np.asarray(lengths)
+        expect(sizes.shape == (v,), "lengths", f"shape (V,) = ({v},)", sizes.shape)
+        if not np.issubdtype(sizes.dtype, np.integer):
+            raise TypeError(message("lengths", "integers", f"dtype {sizes.dtype}"))
+        fits = bool(((sizes >= 1) & (sizes <= n)).all())
+        expect(fits, "lengths", f"1..{n}, elements in {name}", sizes)
+        each = [row[:size] for row, size in zip(array, sizes, strict=True)]
+    expect(len(each) >= 1, name, "at least one sequence", "none")
+    for i, row in enumerate(each):
+        fits = row.ndim >= 1 and len(row) >= 1
+        expect(fits, f"{name}[{i}]", "elements (n >= 1) first", f"shape {row.shape}")
+    return each
+
+
+def class_values(
+    values: Rows, labels: np.ndarray | None, lengths: Integers | None
+) -> list[np.ndarray]:
+    """V arrays (n_i,) float64, the values of one class in each sequence.
+
+    Args:
+      values: (V, N) or a list of (n_i,), of one class; or with a last axis of classes, of which
+        `labels` selects one.
+      labels: (V,), or None where values are of one class already.
+      lengths: as for `split_sequences`.
+    """
+    selected = []
+    for i, row in enumerate(split_sequences("values", values, lengths)):
+        name = f"values[{i}]"
+        if row.ndim == 2 and labels is not None:
+            c = row.shape[1]
+            expect(bool(labels[i] < c), f"labels[{i}]", f"a class in 0..{c - 1}", labels[i])
+            row = row[:, labels[i]]
+        way_out = "Choose a class." if labels is None else ""
+        expect(row.ndim == 1, name, "shape (n,), one value per element", row.shape, way_out)
+        row = expect_numbers(name, row)
+        expect_finite(name, row)
+        selected.append(row)
+    return selected
