@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import chex
 import jax.numpy as jnp
@@ -97,7 +98,7 @@ def test_the_same_model_gives_the_same_bytes_and_any_change_another_digest(tmp_p
     digest = models.model_digest(model)
     assert len(digest) == 64
     other = models.TrainedModel(model.heads, np.array([0.9, 0.1]), model.class_names)
-    heads = model.heads.replace(b2=model.heads.b2.at[0, 0].add(1))
+    heads = replace(model.heads, b2=model.heads.b2.at[0, 0].add(1))
     another = models.TrainedModel(heads, model.prior, model.class_names)
     assert len({digest, models.model_digest(other), models.model_digest(another)}) == 3
 

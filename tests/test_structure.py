@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import inspect
 import os
 import subprocess
@@ -275,6 +276,29 @@ def test_the_three_lists_of_public_names_agree():
     assert dir(esv_jax) == sorted(esv_jax.__all__)
 
 
+LAZY_PACKAGES = ["esv_jax.models"]  # those that use `extras.lazy`
+
+
+@pytest.mark.parametrize("package", LAZY_PACKAGES)
+def test_names_imported_lazily_are_those_of_the_type_checkers(package):
+    module = importlib.import_module(package)
+    block = next(node for node in tree_of(Path(module.__file__)).body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    typed = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            assert alias.asname == alias.name  # exports it for type checkers
+            source = f"{package}.{alias.name}" if node.module == package else node.module
+            typed[alias.name] = source
+    assert sorted(typed) == module.__all__ == dir(module)
+    for name, source in typed.items():
+        value, found = getattr(module, name), importlib.import_module(source)
+        assert value is (found if found.__name__.endswith(f".{name}") else getattr(found, name))
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'x'"):
+        _ = module.x
+
+
 def described(name: str, value: object) -> bool:
     """Whether a public function, class or module says what it is, in its own words."""
     if isinstance(value, type):
@@ -329,6 +353,22 @@ def test_importing_the_package_is_light_and_has_no_side_effects(tmp_path):
     loaded = f"loaded = {HEAVY} & {{name.split('.')[0] for name in sys.modules}}"
     run_quietly(f"import sys, esv_jax\n{loaded}\nassert not loaded, loaded", tmp_path)
     run_quietly(QUIET.format(imports="import esv_jax"), tmp_path)
+
+
+EXPLAIN = """
+import sys
+import numpy as np
+import esv_jax as ej
+heads = [{"w1": np.ones((2, 3)), "b1": np.ones(3), "w2": np.ones((3, 2)), "b2": np.ones(2)}]
+game = ej.MultiScale(ej.models.stack_heads(heads))
+ej.explain(game, np.ones((2, 2), "float32"), prior=np.full(2, 0.5))
+loaded = {"flax", "optax", "orbax"} & {*sys.modules}
+assert not loaded, loaded
+"""
+
+
+def test_explaining_heads_imports_no_training_library(tmp_path):
+    run_quietly(EXPLAIN, tmp_path)
 
 
 def test_importing_a_subpackage_has_no_side_effects(tmp_path):

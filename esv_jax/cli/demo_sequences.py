@@ -14,7 +14,7 @@ from esv_jax.cli.printing import say, signed, table
 from esv_jax.estimators import Constructive
 from esv_jax.explanations import explain_batch
 from esv_jax.files import expect_writable, make_folder
-from esv_jax.games import MultiScale
+from esv_jax.games import make_game
 
 _EXPLAINED = 6  # sequences that are sampled as well
 
@@ -52,7 +52,7 @@ def demo_sequences(out: Path, seed: int, n_train: int) -> None:
     models.save_model(out / "model.safetensors", model)
 
     say(f"Explaining {len(test)} test sequences exactly, {_EXPLAINED} of them by sampling too")
-    game = MultiScale(model.heads)
+    game = make_game(model.heads)
     exact = explain_batch(game, test.features, prior=model.prior)
     sampled = explain_batch(
         game,

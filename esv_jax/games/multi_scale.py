@@ -18,8 +18,7 @@ from esv_jax.checks import Link, check_link, expect, is_concrete, message, wider
 from esv_jax.games.average_consensus import AverageConsensus
 from esv_jax.games.lattice_pass import fold_multi_scale
 from esv_jax.games.protocol import Carry, Cost, ScaleGame, Tile
-from esv_jax.models.heads import HeadStack
-from esv_jax.models.tsn import TsnHead
+from esv_jax.models.heads import HeadStack, TsnHead
 from esv_jax.records import register_record, static_field
 from esv_jax.subsequences import Lattice, Samples
 from esv_jax.subsequences.lattice import low_incidence, recurrence_shares

@@ -1,100 +1,113 @@
-"""Models that predict from element features: heads of every scale, average consensus, training.
+"""Models that predict from element features or clips: heads, encoders, training, files.
 
-Nothing here knows of explanations; what is explained are the records `HeadStack` and `TsnHead`.
+Importing this package imports none of its modules; they are imported on first use.
 """
 
-from esv_jax.models import backbones
-from esv_jax.models.clip_model import (
-    ClipModel,
-    clip_model_digest,
-    clip_model_from_state_dict,
-    holds_clip_model,
-    load_clip_model,
-    load_synthetic_clips,
-    save_clip_model,
-)
-from esv_jax.models.clip_networks import (
-    C3D,
-    CLIP_NETWORKS,
-    ClipCNN,
-    ClipNetwork,
-    R2Plus1D18,
-    clip_network_from_state_dict,
-    clip_network_to_state_dict,
-    recognise_clip_network,
-)
-from esv_jax.models.config import TrainConfig
-from esv_jax.models.evaluation import Evaluation, evaluate
-from esv_jax.models.frame_cnn import FrameCNN
-from esv_jax.models.frame_encoder import FrameEncoder, register_frame_encoder
-from esv_jax.models.heads import (
-    HeadStack,
-    HiddenLayer,
-    head_logits,
-    padded_head_logits,
-    scale_logits,
-    stack_heads,
-    unstack_heads,
-)
-from esv_jax.models.multi_scale import MultiScaleHeads
-from esv_jax.models.trained import History, TrainedModel
-from esv_jax.models.training import train_heads, train_tsn
-from esv_jax.models.tsn import Tsn, TsnHead, tsn_logits
-from esv_jax.models.video_model import (
-    VideoModel,
-    holds_encoder,
-    load_synthetic_world,
-    load_video_model,
-    save_video_model,
-    video_model_digest,
-)
-from esv_jax.models.weights import load_model, model_digest, save_model
+from __future__ import annotations
 
-__all__ = [
-    "C3D",
-    "CLIP_NETWORKS",
-    "ClipCNN",
-    "ClipModel",
-    "ClipNetwork",
-    "Evaluation",
-    "FrameCNN",
-    "FrameEncoder",
-    "HeadStack",
-    "HiddenLayer",
-    "History",
-    "MultiScaleHeads",
-    "R2Plus1D18",
-    "TrainConfig",
-    "TrainedModel",
-    "Tsn",
-    "TsnHead",
-    "VideoModel",
-    "backbones",
-    "clip_model_digest",
-    "clip_model_from_state_dict",
-    "clip_network_from_state_dict",
-    "clip_network_to_state_dict",
-    "evaluate",
-    "head_logits",
-    "holds_clip_model",
-    "holds_encoder",
-    "load_clip_model",
-    "load_model",
-    "load_synthetic_clips",
-    "load_synthetic_world",
-    "load_video_model",
-    "model_digest",
-    "padded_head_logits",
-    "recognise_clip_network",
-    "register_frame_encoder",
-    "save_clip_model",
-    "save_model",
-    "save_video_model",
-    "scale_logits",
-    "stack_heads",
-    "train_heads",
-    "train_tsn",
-    "tsn_logits",
-    "unstack_heads",
-    "video_model_digest",
-]
+from typing import TYPE_CHECKING
+
+from esv_jax.extras import lazy
+
+if TYPE_CHECKING:
+    from esv_jax.models import backbones as backbones
+    from esv_jax.models.clip_model import ClipModel as ClipModel
+    from esv_jax.models.clip_model import clip_model_digest as clip_model_digest
+    from esv_jax.models.clip_model import clip_model_from_state_dict as clip_model_from_state_dict
+    from esv_jax.models.clip_model import holds_clip_model as holds_clip_model
+    from esv_jax.models.clip_model import load_clip_model as load_clip_model
+    from esv_jax.models.clip_model import load_synthetic_clips as load_synthetic_clips
+    from esv_jax.models.clip_model import save_clip_model as save_clip_model
+    from esv_jax.models.clip_networks import C3D as C3D
+    from esv_jax.models.clip_networks import CLIP_NETWORKS as CLIP_NETWORKS
+    from esv_jax.models.clip_networks import ClipCNN as ClipCNN
+    from esv_jax.models.clip_networks import ClipNetwork as ClipNetwork
+    from esv_jax.models.clip_networks import R2Plus1D18 as R2Plus1D18
+    from esv_jax.models.clip_networks import (
+        clip_network_from_state_dict as clip_network_from_state_dict,
+    )
+    from esv_jax.models.clip_networks import (
+        clip_network_to_state_dict as clip_network_to_state_dict,
+    )
+    from esv_jax.models.clip_networks import recognise_clip_network as recognise_clip_network
+    from esv_jax.models.config import TrainConfig as TrainConfig
+    from esv_jax.models.evaluation import Evaluation as Evaluation
+    from esv_jax.models.evaluation import evaluate as evaluate
+    from esv_jax.models.frame_cnn import FrameCNN as FrameCNN
+    from esv_jax.models.frame_encoder import FrameEncoder as FrameEncoder
+    from esv_jax.models.frame_encoder import register_frame_encoder as register_frame_encoder
+    from esv_jax.models.heads import HeadStack as HeadStack
+    from esv_jax.models.heads import HiddenLayer as HiddenLayer
+    from esv_jax.models.heads import TsnHead as TsnHead
+    from esv_jax.models.heads import head_logits as head_logits
+    from esv_jax.models.heads import padded_head_logits as padded_head_logits
+    from esv_jax.models.heads import scale_logits as scale_logits
+    from esv_jax.models.heads import stack_heads as stack_heads
+    from esv_jax.models.heads import tsn_logits as tsn_logits
+    from esv_jax.models.heads import unstack_heads as unstack_heads
+    from esv_jax.models.trainable import MultiScaleHeads as MultiScaleHeads
+    from esv_jax.models.trainable import Tsn as Tsn
+    from esv_jax.models.trained import History as History
+    from esv_jax.models.trained import TrainedModel as TrainedModel
+    from esv_jax.models.training import train_heads as train_heads
+    from esv_jax.models.training import train_tsn as train_tsn
+    from esv_jax.models.video_model import VideoModel as VideoModel
+    from esv_jax.models.video_model import holds_encoder as holds_encoder
+    from esv_jax.models.video_model import load_synthetic_world as load_synthetic_world
+    from esv_jax.models.video_model import load_video_model as load_video_model
+    from esv_jax.models.video_model import save_video_model as save_video_model
+    from esv_jax.models.video_model import video_model_digest as video_model_digest
+    from esv_jax.models.weights import load_model as load_model
+    from esv_jax.models.weights import model_digest as model_digest
+    from esv_jax.models.weights import save_model as save_model
+
+_NAMES = {
+    "backbones": (),
+    "clip_model": (
+        "ClipModel",
+        "clip_model_digest",
+        "clip_model_from_state_dict",
+        "holds_clip_model",
+        "load_clip_model",
+        "load_synthetic_clips",
+        "save_clip_model",
+    ),
+    "clip_networks": (
+        "C3D",
+        "CLIP_NETWORKS",
+        "ClipCNN",
+        "ClipNetwork",
+        "R2Plus1D18",
+        "clip_network_from_state_dict",
+        "clip_network_to_state_dict",
+        "recognise_clip_network",
+    ),
+    "config": ("TrainConfig",),
+    "evaluation": ("Evaluation", "evaluate"),
+    "frame_cnn": ("FrameCNN",),
+    "frame_encoder": ("FrameEncoder", "register_frame_encoder"),
+    "heads": (
+        "HeadStack",
+        "HiddenLayer",
+        "TsnHead",
+        "head_logits",
+        "padded_head_logits",
+        "scale_logits",
+        "stack_heads",
+        "tsn_logits",
+        "unstack_heads",
+    ),
+    "trainable": ("MultiScaleHeads", "Tsn"),
+    "trained": ("History", "TrainedModel"),
+    "training": ("train_heads", "train_tsn"),
+    "video_model": (
+        "VideoModel",
+        "holds_encoder",
+        "load_synthetic_world",
+        "load_video_model",
+        "save_video_model",
+        "video_model_digest",
+    ),
+    "weights": ("load_model", "model_digest", "save_model"),
+}
+__getattr__, __dir__, __all__ = lazy(__name__, _NAMES)

@@ -12,8 +12,7 @@ import numpy as np
 
 from esv_jax import checks
 from esv_jax.models.examples import Examples, pad_examples
-from esv_jax.models.heads import HeadStack, scale_logits
-from esv_jax.models.tsn import TsnHead, tsn_logits
+from esv_jax.models.heads import HeadStack, TsnHead, scale_logits, tsn_logits
 
 # Elements x features alive at once while evaluating; 64 MiB in single precision.
 _MAX_ALIVE = 2**24

@@ -1,31 +1,39 @@
-"""Heads of every scale in one padded stack: what it holds, and what it predicts.
+"""Heads that map element features to class logits: one per scale, or average consensus.
 
 The head of scale s maps s elements, concatenated in temporal order, to class logits:
 
     f_s(x_1 .. x_s) = relu(concat(x_1 .. x_s) @ W1_s + b1_s) @ W2_s + b2_s
 
 The product with the concatenation is a sum over positions, so all scales fit in arrays with a
-leading scale axis and zeros where a position does not exist: one `vmap` evaluates them all.
-Source: Price & Damen (2020), Section 3.2; the heads are those of Zhou et al. (2018), TRN.
+leading scale axis, padded with zeros: one `vmap` evaluates them all. Average consensus is
+
+    f(X) = mean over x in X of (x @ w + b)
+
+Source: Price & Damen (2020), Section 3.2; Zhou et al. (2018), TRN; Wang et al. (2016), TSN.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
+from jax import Array
 
 from esv_jax import checks
+from esv_jax.checks import message
+from esv_jax.records import register_record, static_field
 
 _IN_ORDER = "Heads must be given for every scale 1..n_max in order."
 _REQUIRED = ("w1", "b1", "w2", "b2")
 
 
-class HiddenLayer(struct.PyTreeNode):
+@register_record
+@dataclasses.dataclass(frozen=True, eq=False)
+class HiddenLayer:
     """A further hidden layer of every scale, `relu(h @ w + b)`.
 
     Attributes:
@@ -33,11 +41,13 @@ class HiddenLayer(struct.PyTreeNode):
       b: (n_max, H).
     """
 
-    w: jax.Array
-    b: jax.Array
+    w: Array
+    b: Array
 
 
-class HeadStack(struct.PyTreeNode):
+@register_record
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadStack:
     """The heads of scales 1..n_max; row s - 1 of every array belongs to scale s.
 
     Attributes:
@@ -50,12 +60,12 @@ class HeadStack(struct.PyTreeNode):
       input_relu: whether features pass a ReLU before the first layer.
     """
 
-    w1: jax.Array
-    b1: jax.Array
+    w1: Array
+    b1: Array
     hidden: tuple[HiddenLayer, ...]
-    w2: jax.Array
-    b2: jax.Array
-    input_relu: bool = struct.field(pytree_node=False, default=False)
+    w2: Array
+    b2: Array
+    input_relu: bool = static_field(default=False)
 
     @property
     def n_max(self) -> int:
@@ -78,7 +88,50 @@ class HeadStack(struct.PyTreeNode):
         return self.w2.shape[2]
 
 
-def head_logits(stack: HeadStack, s: int, x_sub: jax.Array) -> jax.Array:
+@register_record
+@dataclasses.dataclass(frozen=True, eq=False)
+class TsnHead:
+    """An average-consensus model on features.
+
+    Attributes:
+      w: (D, C).
+      b: (C,).
+      input_relu: whether features pass a ReLU before the layer.
+    """
+
+    w: Array
+    b: Array
+    input_relu: bool = static_field(default=False)
+
+    @property
+    def feature_dim(self) -> int:
+        """Feature width D."""
+        return self.w.shape[0]
+
+    @property
+    def n_classes(self) -> int:
+        """Classes C."""
+        return self.w.shape[1]
+
+
+class LayerArrays(TypedDict):
+    """A further hidden layer of one scale: w (H, H), b (H,)."""
+
+    w: np.ndarray
+    b: np.ndarray
+
+
+class HeadArrays(TypedDict):
+    """The head of scale s: w1 (s*D, H), b1 (H,), w2 (H, C), b2 (C,), further hidden layers."""
+
+    w1: np.ndarray
+    b1: np.ndarray
+    w2: np.ndarray
+    b2: np.ndarray
+    hidden: list[LayerArrays]
+
+
+def head_logits(stack: HeadStack, s: int, x_sub: Array) -> Array:
     """Logits of one subsequence under the head of its length.
 
     Args:
@@ -93,17 +146,15 @@ def head_logits(stack: HeadStack, s: int, x_sub: jax.Array) -> jax.Array:
     x_sub = checks.expect_floating("x_sub", x_sub)
     checks.expect_shape("x_sub", x_sub, (s, stack.feature_dim), f"({s}, {stack.feature_dim})")
     head = jax.tree.map(lambda leaf: leaf[s - 1], stack)
-    return _logits(head.replace(w1=head.w1[:s]), x_sub)
+    return _logits(dataclasses.replace(head, w1=head.w1[:s]), x_sub)
 
 
-def padded_head_logits(
-    stack: HeadStack, scale: jax.Array | int, elements: jax.Array, mask: jax.Array
-) -> jax.Array:
+def padded_head_logits(stack: HeadStack, scale: Array | int, elements: Array, mask: Array) -> Array:
     """Logits of one padded subsequence; `scale` may be traced, so this can be mapped over it.
 
     Args:
       stack: the heads.
-      scale: () int in 1..n_max, the number of elements that are there.
+      scale: () int in 1..n_max, the number of elements.
       elements: (n_max, D), the elements in temporal order, then padding of any value.
       mask: (n_max,) bool, True for the first `scale` rows.
     Returns:
@@ -114,21 +165,37 @@ def padded_head_logits(
     return _logits(head, jnp.where(mask[:, None], elements, 0))
 
 
-def scale_logits(stack: HeadStack, elements: jax.Array, mask: jax.Array) -> jax.Array:
+def scale_logits(stack: HeadStack, elements: Array, mask: Array) -> Array:
     """Logits of one padded subsequence of each scale, all heads at once.
 
     Args:
       stack: the heads.
       elements: (n_max, n_max, D). Row s - 1 is a subsequence of s elements, then padding.
-      mask: (n_max, n_max) bool, True where an element is there.
+      mask: (n_max, n_max) bool, False for padding.
     Returns:
       (n_max, C).
     """
     return jax.vmap(_logits)(stack, jnp.where(mask[:, :, None], elements, 0))
 
 
-def _logits(head: HeadStack, elements: jax.Array) -> jax.Array:
-    """The head of one scale (no scale axis) on its elements (p, D), zeros where none is there."""
+def tsn_logits(head: TsnHead, x: Array, mask: Array) -> Array:
+    """Logits of one sequence, the mean over its elements.
+
+    Args:
+      head: the model.
+      x: (n, D).
+      mask: (n,) bool, False for padding; at least one is True.
+    Returns:
+      (C,).
+    """
+    x = jnp.where(mask[:, None], x, 0)
+    x = jax.nn.relu(x) if head.input_relu else x
+    mean = x.sum(axis=0) / jnp.maximum(mask.sum(), 1).astype(x.dtype)  # linear: average first
+    return jnp.matmul(mean, head.w, precision="highest") + head.b
+
+
+def _logits(head: HeadStack, elements: Array) -> Array:
+    """Logits of the head of one scale (no scale axis) on elements (p, D), padded with zeros."""
     if head.input_relu:
         elements = jax.nn.relu(elements)
     # Accelerators shorten float32 products by default, and differences of scores break first.
@@ -139,9 +206,10 @@ def _logits(head: HeadStack, elements: jax.Array) -> jax.Array:
 
 
 def stack_heads(
-    heads: Sequence[Mapping[str, Any]] | Mapping[int, Mapping[str, Any]], input_relu: bool = False
+    heads: Sequence[Mapping[str, object]] | Mapping[int, Mapping[str, object]],
+    input_relu: bool = False,
 ) -> HeadStack:
-    """Stack per-scale heads, checked, into one `HeadStack`.
+    """Check per-scale heads and stack them into one `HeadStack`.
 
     Args:
       heads: one mapping per scale 1..n_max in order, or a mapping from scale to it: "w1"
@@ -150,22 +218,22 @@ def stack_heads(
       input_relu: whether features pass a ReLU before the first layer.
     Returns:
       The stack, in the precision of the arrays (double precision needs JAX's x64 mode).
+    Raises:
+      ValueError: missing scales or keys, wrong shapes, values that are not finite.
+      TypeError: heads that are not mappings of floating-point arrays.
     """
     named = _in_scale_order(heads)
-    plain = [_checked_arrays(name, head) for name, head in named]
-    rows, hidden_dim = plain[0]["w1"].shape  # scale 1: the rows are D
-    n_classes = plain[0]["w2"].shape[-1]
-    n_hidden = len(plain[0]["hidden"])
+    plain = [_checked_head(name, head) for name, head in named]
     for s, ((name, _), head) in enumerate(zip(named, plain, strict=True), start=1):
-        _expect_sizes(name, head, s, rows, hidden_dim, n_classes, n_hidden)
+        _expect_sizes(name, head, s, plain[0])
 
-    n_max = len(plain)
+    n_max, (d, h) = len(plain), plain[0]["w1"].shape
     dtype = np.result_type(*jax.tree.leaves(plain))  # one for all, so that layers compose
-    w1 = np.zeros((n_max, n_max, rows, hidden_dim), dtype)
+    w1 = np.zeros((n_max, n_max, d, h), dtype)
     for s, head in enumerate(plain, start=1):
-        w1[s - 1, :s] = head["w1"].reshape(s, rows, hidden_dim)
+        w1[s - 1, :s] = head["w1"].reshape(s, d, h)
 
-    def over_scales(arrays: Iterable[np.ndarray]) -> jax.Array:
+    def over_scales(arrays: Iterable[np.ndarray]) -> Array:
         return jax.device_put(np.stack(list(arrays)).astype(dtype))
 
     return HeadStack(
@@ -176,7 +244,7 @@ def stack_heads(
                 w=over_scales(head["hidden"][i]["w"] for head in plain),
                 b=over_scales(head["hidden"][i]["b"] for head in plain),
             )
-            for i in range(n_hidden)
+            for i in range(len(plain[0]["hidden"]))
         ),
         w2=over_scales(head["w2"] for head in plain),
         b2=over_scales(head["b2"] for head in plain),
@@ -184,7 +252,7 @@ def stack_heads(
     )
 
 
-def unstack_heads(stack: HeadStack) -> list[dict[str, Any]]:
+def unstack_heads(stack: HeadStack) -> list[HeadArrays]:
     """The per-scale heads of a stack as NumPy arrays: the inverse of `stack_heads`."""
     arrays = jax.tree.map(np.asarray, stack)
     return [
@@ -199,68 +267,67 @@ def unstack_heads(stack: HeadStack) -> list[dict[str, Any]]:
     ]
 
 
-def _in_scale_order(heads: Any) -> list[tuple[str, Mapping[str, Any]]]:
-    """The heads of scales 1..n_max with the name each has in messages."""
+def _in_scale_order(heads: object) -> list[tuple[str, object]]:
+    """The heads of scales 1..n_max, each with its name in messages."""
     if isinstance(heads, Mapping) and not any(isinstance(key, str) for key in heads):
         for s in range(1, len(heads) + 1):
-            checks.expect(
-                s in heads,
-                "heads",
-                f"a head for every scale 1..{max(heads)}",
-                f"none for scale {s} (scales {sorted(heads)})",
-            )
+            if s not in heads:
+                expected = f"a head for every scale 1..{max(heads)}"
+                got = f"none for scale {s} (scales {sorted(heads)})"
+                raise ValueError(message("heads", expected, got))
         named = [(f"heads[{s}]", heads[s]) for s in range(1, len(heads) + 1)]
     elif isinstance(heads, Sequence) and not isinstance(heads, str):
         named = [(f"heads[{i}]", head) for i, head in enumerate(heads)]
     else:
         got = f"one {type(heads).__name__}"
         way_out = "One head alone is written [head]."
-        raise TypeError(checks.message("heads", "a list with one dict per scale", got, way_out))
+        raise TypeError(message("heads", "a list with one dict per scale", got, way_out))
     checks.expect(bool(named), "heads", "at least the head of scale 1", "none", _IN_ORDER)
     return named
 
 
-def _checked_arrays(name: str, head: Any) -> dict[str, Any]:
+def _checked_head(name: str, head: object) -> HeadArrays:
     """The arrays of one head, each floating-point and finite, under the expected names."""
     if not isinstance(head, Mapping):
-        raise TypeError(checks.message(name, "a dict of arrays", type(head).__name__))
+        raise TypeError(message(name, "a dict of arrays", type(head).__name__))
     for key in head:
         checks.expect_choice(f"{name} key", key, (*_REQUIRED, "hidden"))
-    arrays: dict[str, Any] = _arrays(name, head, _REQUIRED)
-    arrays["hidden"] = [
-        _arrays(f"{name}.hidden[{i}]", layer, ("w", "b"))
-        for i, layer in enumerate(head.get("hidden", ()))
-    ]
-    checks.expect_shape(f"{name}.w1", arrays["w1"], (None, None), "(s*D, H)")
-    checks.expect_shape(f"{name}.w2", arrays["w2"], (None, None), "(H, C)")
-    return arrays
+    w1, b1, w2, b2 = _arrays(name, head, _REQUIRED)
+    hidden: list[LayerArrays] = []
+    for i, layer in enumerate(head.get("hidden", ())):
+        w, b = _arrays(f"{name}.hidden[{i}]", layer, ("w", "b"))
+        hidden.append({"w": w, "b": b})
+    checks.expect_shape(f"{name}.w1", w1, (None, None), "(s*D, H)")
+    checks.expect_shape(f"{name}.w2", w2, (None, None), "(H, C)")
+    return {"w1": w1, "b1": b1, "w2": w2, "b2": b2, "hidden": hidden}
 
 
-def _arrays(name: str, group: Mapping[str, Any], keys: Sequence[str]) -> dict[str, np.ndarray]:
-    arrays = {}
+def _arrays(name: str, group: Mapping[str, object], keys: Sequence[str]) -> list[np.ndarray]:
+    """The arrays under `keys`, in this order."""
+    arrays = []
     for key in keys:
-        expected = "keys " + ", ".join(keys)
-        checks.expect(key in group, name, expected, f"no {key!r} ({', '.join(group)})")
+        if key not in group:
+            got = f"no {key!r} ({', '.join(group)})"
+            raise ValueError(message(name, "keys " + ", ".join(keys), got))
         array = checks.expect_floating(f"{name}.{key}", group[key])
         checks.expect_finite(f"{name}.{key}", array)
-        arrays[key] = np.asarray(array)
+        arrays.append(np.asarray(array))
     return arrays
 
 
-def _expect_sizes(
-    name: str, head: Mapping[str, Any], s: int, d: int, h: int, c: int, n_hidden: int
-) -> None:
-    """Refuse a head whose shapes are not those of scale s with the sizes of scale 1."""
-    of_scale_1 = "H and C are the same at every scale."
+def _expect_sizes(name: str, head: HeadArrays, s: int, first: HeadArrays) -> None:
+    """Refuse a head whose shapes are not those of scale s with the sizes of scale 1, `first`."""
+    (d, h), c = first["w1"].shape, first["w2"].shape[-1]
+    shared = "H and C are the same at every scale."
     letters = f"({s}*D, H) = ({s * d}, {h})"
     checks.expect_shape(f"{name}.w1", head["w1"], (s * d, h), letters, _IN_ORDER)
-    checks.expect_shape(f"{name}.b1", head["b1"], (h,), f"(H,) = ({h},)", of_scale_1)
-    checks.expect_shape(f"{name}.w2", head["w2"], (h, c), f"(H, C) = ({h}, {c})", of_scale_1)
-    checks.expect_shape(f"{name}.b2", head["b2"], (c,), f"(C,) = ({c},)", of_scale_1)
-    expected = f"{n_hidden} further hidden layers, as at scale 1"
-    got = len(head["hidden"])
-    checks.expect(got == n_hidden, f"{name}.hidden", expected, got)
+    checks.expect_shape(f"{name}.b1", head["b1"], (h,), f"(H,) = ({h},)", shared)
+    checks.expect_shape(f"{name}.w2", head["w2"], (h, c), f"(H, C) = ({h}, {c})", shared)
+    checks.expect_shape(f"{name}.b2", head["b2"], (c,), f"(C,) = ({c},)", shared)
+    n, got = len(first["hidden"]), len(head["hidden"])
+    expected = f"{n} further hidden layers, as at scale 1"
+    checks.expect(got == n, f"{name}.hidden", expected, got)
     for i, layer in enumerate(head["hidden"]):
-        place = f"{name}.hidden[{i}]"
-        checks.expect_shape(f"{place}.w", layer["w"], (h, h), f"(H, H) = ({h}, {h})", of_scale_1)
-        checks.expect_shape(f"{place}.b", layer["b"], (h,), f"(H,) = ({h},)", of_scale_1)
+        layer_name = f"{name}.hidden[{i}]"
+        checks.expect_shape(f"{layer_name}.w", layer["w"], (h, h), f"(H, H) = ({h}, {h})", shared)
+        checks.expect_shape(f"{layer_name}.b", layer["b"], (h,), f"(H,) = ({h},)", shared)

@@ -10,8 +10,7 @@ import numpy as np
 
 from esv_jax import checks
 from esv_jax.models.config import TrainConfig
-from esv_jax.models.heads import HeadStack
-from esv_jax.models.tsn import TsnHead
+from esv_jax.models.heads import HeadStack, TsnHead
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,8 @@ from esv_jax.models.checkpointing import TrainingCheckpoints
 from esv_jax.models.config import TrainConfig
 from esv_jax.models.examples import Examples, class_prior, hold_out, pad_examples
 from esv_jax.models.loop import Callback, Run, make_keys, run_epochs, standardisation
-from esv_jax.models.multi_scale import MultiScaleHeads
+from esv_jax.models.trainable import MultiScaleHeads, Tsn
 from esv_jax.models.trained import History, TrainedModel
-from esv_jax.models.tsn import Tsn
 
 Labelled = tuple[Sequence[Any], Any]
 

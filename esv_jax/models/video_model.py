@@ -21,7 +21,7 @@ from flax import traverse_util
 
 from esv_jax.models.config import TrainConfig
 from esv_jax.models.frame_encoder import FrameEncoder
-from esv_jax.models.heads import HeadStack, stack_heads, unstack_heads
+from esv_jax.models.heads import HeadStack, TsnHead, stack_heads, unstack_heads
 from esv_jax.models.tensor_files import (
     digest_of,
     halved,
@@ -32,7 +32,6 @@ from esv_jax.models.tensor_files import (
     write_tensors,
 )
 from esv_jax.models.trained import History, TrainedModel
-from esv_jax.models.tsn import TsnHead
 from esv_jax.models.weights import model_digest
 
 _FORMAT = 1
@@ -142,10 +141,10 @@ def _tensors(model: VideoModel) -> dict[str, np.ndarray]:
     named: dict[str, Any] = {"prior": np.asarray(model.trained.prior, np.float64)}
     if isinstance(heads, HeadStack):
         for s, head in enumerate(unstack_heads(heads), start=1):
-            hidden = head.pop("hidden")
-            named |= {f"heads.{s}.{name}": array for name, array in head.items()}
-            for i, layer in enumerate(hidden):
+            layers: dict[str, Any] = {**head}
+            for i, layer in enumerate(layers.pop("hidden")):
                 named |= {f"heads.{s}.hidden.{i}.{name}": layer[name] for name in ("w", "b")}
+            named |= {f"heads.{s}.{name}": array for name, array in layers.items()}
     else:
         named |= {"heads.w": heads.w, "heads.b": heads.b}
     arrays = {name: np.ascontiguousarray(array) for name, array in named.items()}

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from esv_jax.models.config import TrainConfig
-from esv_jax.models.heads import HeadStack, HiddenLayer
+from esv_jax.models.heads import HeadStack, HiddenLayer, TsnHead
 from esv_jax.models.tensor_files import digest_of, read_model, write_tensors
 from esv_jax.models.trained import History, TrainedModel
-from esv_jax.models.tsn import TsnHead
 
 _FORMAT = 1
 _HEADER = "esv_jax"
