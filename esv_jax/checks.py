@@ -309,32 +309,66 @@ _UNTRACEABLE = (
 
 @dataclasses.dataclass(frozen=True)
 class ScoresOf:
-    """A model as a function from an input, or a batch, to its `class_scores`.
+    """A model as a function from an input, or from a batch of them, to its `class_scores`.
 
-    Equal where the models are the same, so that programs are compiled once for each model.
+    A model is a function of one input to logits (C,), a function of a batch to probabilities
+    (B, C), or an object with a method `logits` of the first kind. A function of the kind that is
+    not called for is used where the other fails: a batch function on a batch of one; a function of
+    one input by `jax.vmap`, with a softmax. Records of one model are equal, so that programs are
+    compiled once per model.
 
     Attributes:
-      fn: the model. inputs: what it takes, "x" for one input and "clips" for a batch.
-      what: of which kind its scores are, for messages.
+      fn: the model. inputs: argument of `__call__`, "x" for one input and "clips" for a batch.
+      what: kind of the scores, for messages.
     Raises:
-      TypeError: fn is no function.
+      TypeError: fn is neither a function nor an object with `logits`.
     """
 
     fn: Callable[[Any], Any]
     inputs: str = "x"
     what: str = "scores"
+    is_single: bool = dataclasses.field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        way_out = ""
         if callable(getattr(self.fn, "logits", None)):
-            logits = "model.logits" if self.inputs == "x" else "jax.vmap(model.logits)"
-            way_out = f"Give the function of its logits, {logits}."
-        expected, got = f"a function of {self.inputs}", type(self.fn).__name__
-        expect(callable(self.fn), "fn", expected, got, way_out, TypeError)
+            object.__setattr__(self, "fn", getattr(self.fn, "logits"))  # noqa: B009
+            object.__setattr__(self, "is_single", True)
+        if not callable(self.fn):
+            expected = f"a function of {self.inputs}, or an object with .logits"
+            raise TypeError(message("fn", expected, type(self.fn).__name__))
 
     def __call__(self, x: Any) -> Any:
         """Scores (C,), or (B, C) of a batch."""
-        return class_scores(self.fn(x), None if self.inputs == "x" else len(x), self.what)
+        if self.inputs == "x":
+            first, second = self._of_one, None if self.is_single else self._of_batch_of_one
+        elif self.is_single:
+            first, second = self._of_each, None
+        else:
+            first, second = self._of_batch, self._of_each
+        try:
+            return first(x)
+        except FloatingPointError:  # of jax_debug_nans
+            raise
+        except Exception as error:
+            if second is None:
+                raise
+            with contextlib.suppress(Exception):
+                return second(x)
+            raise error
+
+    def _of_one(self, x: Any) -> Any:
+        return class_scores(self.fn(x), None, self.what)
+
+    def _of_batch(self, x: Any) -> Any:
+        return class_scores(self.fn(x), len(x), self.what)
+
+    def _of_batch_of_one(self, x: Any) -> Any:
+        return class_scores(self.fn(x[None]), 1, self.what)[0]
+
+    def _of_each(self, x: Any) -> Any:
+        logits = jax.vmap(lambda one: class_scores(self.fn(one), None, "logits"))(jnp.asarray(x))
+        expect(logits.shape[1] > 1, "fn", "logits of two classes or more", "one class")
+        return jax.nn.softmax(logits, axis=-1)
 
     def traced(self, x: Any, way_out: str = "") -> jax.ShapeDtypeStruct:
         """Shape and dtype of the scores of x, an array or a `jax.ShapeDtypeStruct`, by tracing.

@@ -1,6 +1,7 @@
 """Black boxes: removal policies, batches, the cache, errors that arrive as they are."""
 
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -383,6 +384,21 @@ def test_only_so_many_sequences_are_remembered(rng, monkeypatch):
 
 
 # Errors
+
+
+def test_an_object_with_logits_is_a_model(rng):
+    x, w = sequence(rng, 4), np.asarray(rng.normal(size=(D, 5)), np.float32)
+
+    def logits(clip):
+        return clip.mean(0) @ w
+
+    model = types.SimpleNamespace(logits=logits)
+    prior = np.full(5, 0.2, np.float32)
+    found = ej.explain(BlackBox(model), x, prior=prior)
+    each = ej.explain(
+        BlackBox(lambda clips: jax.nn.softmax(jax.vmap(logits)(clips))), x, prior=prior
+    )
+    np.testing.assert_allclose(found.values, each.values, atol=1e-6)
 
 
 @pytest.mark.parametrize("error", [KeyError("no such clip"), KeyboardInterrupt(), OSError(5)])

@@ -715,13 +715,13 @@ def test_errors_of_all_methods(rng, name):
     method = METHODS[name]
     with pytest.raises(ValueError, match=r"fn: expected scores of shape \(C,\), got shape \(\)"):
         method(lambda x: fn(x)[0], x, 0)
-    with pytest.raises(ValueError, match=r"got shape \(1, 3\). fn takes one input"):
-        method(lambda x: fn(x)[None], x, 0)
+    with pytest.raises(ValueError, match=r"got shape \(2, 3\). fn takes one input"):
+        method(lambda x: jnp.stack([fn(x), fn(x)]), x, 0)
     with pytest.raises(ValueError, match=r"fn: expected scores of shape .*, got tuple"):
         method(lambda x: (fn(x), fn(x)), x, 0)
     with pytest.raises(TypeError, match="fn: expected floating-point scores, got dtype int32"):
         method(lambda x: jnp.arange(3, dtype=jnp.int32), x, 0)
-    with pytest.raises(TypeError, match="fn: expected a function of x, got ndarray"):
+    with pytest.raises(TypeError, match="fn: expected a function of x, or .*, got ndarray"):
         method(np.ones(3), x, 0)
     for target, wrong in ((C, "3"), (-1, "-1"), ([0, 5, -2], "5, -2")):
         with pytest.raises(ValueError, match=rf"target: expected classes in 0..2, got {wrong}"):
@@ -791,6 +791,8 @@ def test_outputs_with_logits_are_accepted(rng, name):
     np.testing.assert_allclose(method(lambda x: {"logits": linear(x), "x": x}, x, 1), expected)
     np.testing.assert_allclose(method(lambda x: record(logits=linear(x)), x, 1), expected)
     np.testing.assert_allclose(method(linear, Tensor(x), 1), expected)
+    np.testing.assert_allclose(method(record(logits=linear), x, 1), expected)
+    np.testing.assert_allclose(method(jax.vmap(linear), x, 1), expected, rtol=1e-6)
     with pytest.raises(
         ValueError, match=r"fn: .*\(C,\), got dict with 'a', 'b'. Return the scores"
     ):
@@ -805,8 +807,8 @@ def test_outputs_with_logits_are_accepted(rng, name):
         method(lambda x: x.permute(1, 0), x, 0)
     with pytest.raises(AttributeError, match="no attribute 'lgits'"):  # not for us to explain
         method(lambda x: types.SimpleNamespace().lgits, x, 0)
-    with pytest.raises(TypeError, match=r"got SimpleNamespace. Give .* its logits, model.logits"):
-        method(record(logits=linear), x, 0)
+    with pytest.raises(TypeError, match=r"fn: expected .*object with .logits, got SimpleNamesp"):
+        method(types.SimpleNamespace(logits=linear(x)), x, 0)
     with pytest.raises(TypeError, match=r"x: expected an array, got dict. Pass one of its arrays"):
         method(linear, {"slow": x, "fast": x}, 0)
     with pytest.raises(TypeError, match="x: expected an array, got list"):

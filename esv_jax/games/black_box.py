@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from esv_jax.checks import Link, expect, expect_choice, expect_int, is_concrete, message
+from esv_jax.checks import Link, ScoresOf, expect, expect_choice, expect_int, is_concrete, message
 from esv_jax.games.host_scores import HostCounts, HostScores
 from esv_jax.games.protocol import Cost, SubsetGame
 from esv_jax.games.removal import LAYOUTS, Layout, Removal, check_removal, removal_name
@@ -55,7 +55,8 @@ class BlackBox(SubsetGame):
         -> (B, C) scores, an array of NumPy, JAX, PyTorch or alike; (B,) for one class; or an
         object or dict with such `logits`. Scores are in the units of the prior, commonly
         probabilities, and have to be finite. The result must depend on the clip alone, not on the
-        other clips of the batch.
+        other clips of the batch. Or an object with `logits`, a JAX function of one clip, such as
+        `load_clip_model(path)`: its softmax is taken.
       removal: replacement of a clip's absent frames; its name is kept in `Attribution.removal`.
         "drop": the s frames that are left, a clip of s frames. Otherwise the clip keeps its n
         frames and an absent one is replaced: by the nearest kept frame, the earlier of two
@@ -106,9 +107,13 @@ class BlackBox(SubsetGame):
             ("fn", self.fn, "a function of clips (B, s, ...)"),
             ("progress", self.progress, "None or what makes a bar, e.g. tqdm.tqdm"),
         ):
-            if not (callable(value) or (name == "progress" and value is None)):
+            taken = callable(value) or (
+                value is None if name == "progress" else hasattr(value, "logits")
+            )
+            if not taken:
                 raise TypeError(message(name, what, f"{type(value).__name__} {value!r}"))
-        host = HostScores(self.fn, self.removal, self.layout, self.batch_size, self.progress)
+        fn = ScoresOf(self.fn, "clips") if hasattr(self.fn, "logits") else self.fn
+        host = HostScores(fn, self.removal, self.layout, self.batch_size, self.progress)
         object.__setattr__(self, "host", host)
 
     @property
