@@ -721,7 +721,7 @@ def test_errors_of_all_methods(rng, name):
         method(lambda x: (fn(x), fn(x)), x, 0)
     with pytest.raises(TypeError, match="fn: expected floating-point scores, got dtype int32"):
         method(lambda x: jnp.arange(3, dtype=jnp.int32), x, 0)
-    with pytest.raises(TypeError, match="fn: expected a function of x, or .*, got ndarray"):
+    with pytest.raises(TypeError, match=r"fn: expected a function of x, or .*, got ndarray"):
         method(np.ones(3), x, 0)
     for target, wrong in ((C, "3"), (-1, "-1"), ([0, 5, -2], "5, -2")):
         with pytest.raises(ValueError, match=rf"target: expected classes in 0..2, got {wrong}"):
