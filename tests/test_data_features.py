@@ -552,7 +552,7 @@ def test_priors(tmp_path):
         ),
         (read_class_priors, "class,count\n0,0\n", r"c\.csv: expected a count above 0, got only"),
         (read_class_priors, "class,count\n0,1\n2,1\n", "got no 1. A class without examples still"),
-        (read_class_priors, "class,prior\n0,2\n", "priors that sum to 1, got a sum of 2.0. Head"),
+        (read_class_priors, "class,prior\n0,2\n", "priors that sum to 1, got a sum of 2.0. Name"),
     ],
 )
 def test_malformed_csv(tmp_path, read, text, says):

@@ -8,9 +8,10 @@ import pytest
 import esv_jax as ej
 from esv_jax.cli import extract as command
 from esv_jax.cli import main
+from esv_jax.data.classes import read_labels
 from esv_jax.data.preprocessing import TSN_RESNET50, preprocess
-from esv_jax.data.video import decode_frames
-from esv_jax.data.video_lists import find_videos, read_labels
+from esv_jax.data.video_decode import decode_frames
+from esv_jax.data.video_files import find_videos
 from esv_jax.data.video_writer import write_video
 from esv_jax.models import backbones
 from tests.sweeps_for_tests import run_killer
@@ -329,7 +330,7 @@ def test_arguments_refused(folder, tmp_path, capsys):
             [],
             "expected a video, a folder of videos or a list, got no such",
         ),
-        ([tmp_path / "empty"], [], "expected videos, got a folder of none"),
+        ([tmp_path / "empty"], [], "expected videos, got a folder without any"),
         ([clips], ["--frames", "0"], "frames: expected an integer >= 1"),
         ([clips], ["--batch-size", "0"], "batch_size: expected an integer >= 1"),
         ([clips], ["--workers", "0"], "workers: expected an integer >= 1"),
@@ -380,8 +381,8 @@ def test_sources(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", r"l\.csv: expected columns path in the first line, got an empty one"),
-        ("file\na\n", r"l\.csv: expected columns path in the first line, got file"),
+        ("", r"l\.csv: expected a header with the columns 'path', got an empty file"),
+        ("file\na\n", r"l\.csv: expected a header with the columns 'path', got 'file'"),
         ("path,uid\na\n", r"l\.csv, line 2: expected 2 cells, got 1"),
         ("path\n \n", r"l\.csv, line 2: expected a path, got an empty cell"),
         ('path\n"a\n', r"l\.csv, line 2: expected comma-separated values, got an error"),

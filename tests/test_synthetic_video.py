@@ -12,7 +12,7 @@ from esv_jax.data import (
     synthetic_videos,
     write_synthetic_videos,
 )
-from esv_jax.data.synthetic_video_strokes import Stroke, draw
+from esv_jax.data.synthetic_drawing import Stroke, draw
 
 C = len(SYNTHETIC_VIDEO_CLASSES)
 

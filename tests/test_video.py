@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import esv_jax.data.video as video_module
 from esv_jax.data import (
     decode_frames,
     open_frames,
@@ -21,12 +20,12 @@ from esv_jax.data import (
     probe_video,
     resize_frames,
     segment_centres,
-    video_file,
-    video_index,
+    video_decode,
+    video_files,
 )
-from esv_jax.data.video_index import index_by_decoding, index_video
-from esv_jax.data.video_pixels import orientation_of, upright
-from esv_jax.data.video_reader import IndexDisagreesError
+from esv_jax.data.images import RgbConverter, orientation_of, upright
+from esv_jax.data.video_decode import IndexDisagreesError
+from esv_jax.data.video_files import index_by_decoding, index_video
 
 av = pytest.importorskip("av", reason="needs the video extra")
 
@@ -216,14 +215,14 @@ def test_random_numbers_give_the_frames_of_the_twin(clips, data):
 def count_decoded(monkeypatch):
     """A list that grows by one for every frame that leaves the decoder."""
     seen = []
-    plain = video_file.decoded
+    plain = video_decode.decode_stream
 
     def decoded(*args):
         for frame in plain(*args):
             seen.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(video_file, "decoded", decoded)
+    monkeypatch.setattr(video_decode, "decode_stream", decoded)
     return seen
 
 
@@ -236,7 +235,7 @@ def test_a_late_frame_is_reached_from_its_keyframe(tmp_path, monkeypatch):
 
 def test_near_frames_are_reached_without_a_jump(tmp_path, monkeypatch):
     path = numbered_video(tmp_path / "a.mp4", 60, gop=4)
-    monkeypatch.setattr(video_file.VideoFile, "_after_jump", None)
+    monkeypatch.setattr(video_decode.VideoFile, "_seek", None)
     assert numbers(decode_frames(path, indices=[0, 4, 9, 12])) == [0, 4, 9, 12]
 
 
@@ -269,7 +268,7 @@ def test_a_wrong_index_is_noticed_and_replaced(tmp_path, monkeypatch):
     right = index_video(path)
 
     def wrong(change):
-        monkeypatch.setattr(video_file, "index_video", lambda path: change(right))
+        monkeypatch.setattr(video_decode, "index_video", lambda path: change(right))
         return decode_frames(path, indices=[0, 3, 40])
 
     for change in (
@@ -301,17 +300,17 @@ def test_both_ways_of_counting_agree(tmp_path, name):
 
 def test_repeated_times_are_not_relied_on(tmp_path, monkeypatch):
     path = numbered_video(tmp_path / "a.mp4", 12, b_frames=0)
-    plain = video_index._packets
+    plain = video_files._packets
 
     def repeated(*args):
         for k, packet in enumerate(plain(*args)):
             yield packet._replace(pts=0) if k == 5 else packet
 
-    monkeypatch.setattr(video_index, "_packets", repeated)
+    monkeypatch.setattr(video_files, "_packets", repeated)
     assert index_video(path).pts is None
     assert numbers(decode_frames(path, n=None)) == list(range(12))
     monkeypatch.setattr(
-        video_index, "_packets", lambda *args: (p._replace(pts=None) for p in plain(*args))
+        video_files, "_packets", lambda *args: (p._replace(pts=None) for p in plain(*args))
     )
     assert index_video(path).pts is None
 
@@ -426,7 +425,7 @@ class FramesWatched:
 
 def test_only_the_frames_asked_for_are_held(monkeypatch):
     reader = FramesWatched()
-    monkeypatch.setattr(video_module, "open_frames", lambda path: reader)
+    monkeypatch.setattr(video_decode, "open_frames", lambda path: reader)
     frames = decode_frames("any", n=20)
     gc.collect()
     assert reader.alive == 0 and reader.most <= 2
@@ -435,13 +434,13 @@ def test_only_the_frames_asked_for_are_held(monkeypatch):
 
 def test_only_the_frames_asked_for_are_converted(tmp_path, monkeypatch):
     converted = []
-    plain = video_file.RgbConverter.__call__
+    plain = RgbConverter.__call__
 
     def counting(self, frame):
         converted.append(frame.pts)
         return plain(self, frame)
 
-    monkeypatch.setattr(video_file.RgbConverter, "__call__", counting)
+    monkeypatch.setattr(RgbConverter, "__call__", counting)
     decode_frames(numbered_video(tmp_path / "a.mp4"), indices=[3, 50, 3])
     assert len(converted) == 2
 
@@ -494,7 +493,7 @@ def test_folders_without_readable_images(tmp_path):
     with pytest.raises(ValueError, match="got none among 1 files"):
         decode_frames(folder)
     (folder / "a.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"^a\.png: expected an image, got a file of no known"):
+    with pytest.raises(ValueError, match=r"^a\.png: expected an image, got a file of unknown"):
         decode_frames(folder, n=1)
     (folder / "a.png").write_text("ffconcat version 1.0\nfile other.mp4\n")
     numbered_video(folder / "other.mp4", 5)
@@ -517,7 +516,7 @@ def test_files_that_are_no_videos(tmp_path):
     (tmp_path / "empty.mp4").touch()
     raises_one_line(tmp_path / "empty.mp4", r"^empty\.mp4: expected a video, got an empty file\.$")
     (tmp_path / "text.mp4").write_text("once upon a time\n" * 99)
-    raises_one_line(tmp_path / "text.mp4", r"^text\.mp4: expected a video, got a file of no known")
+    raises_one_line(tmp_path / "text.mp4", r"^text\.mp4: expected a video, got a file of unknown")
     (tmp_path / "song.lrc").write_text("[00:01.00]la\n[00:02.00]la\n")
     raises_one_line(tmp_path / "song.lrc", r"^song\.lrc: expected a video, got a list of files, or")
     svg = "<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>"
@@ -531,7 +530,7 @@ def test_an_unknown_coding(tmp_path, suffix, codec):
     content = path.read_bytes()
     assert codec in content
     path.write_bytes(content.replace(codec, b"zzzz"))
-    raises_one_line(path, rf"^a\.{suffix}: expected a coding that can be decoded, got an unknown")
+    raises_one_line(path, rf"^a\.{suffix}: expected a codec that can be decoded, got an unknown")
 
 
 def test_pictures_too_large_to_decode(tmp_path):
@@ -541,11 +540,11 @@ def test_pictures_too_large_to_decode(tmp_path):
     content[16:24] = struct.pack(">II", 30_000, 30_000)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     path.write_bytes(content)
-    raises_one_line(path, r"^a\.png: expected pictures of at most 134,217,728 pixels, got more")
+    raises_one_line(path, r"^a\.png: expected frames of at most 134,217,728 pixels, got more")
     folder = tmp_path / "frames"
     folder.mkdir()
     path.rename(folder / "a.png")
-    raises_one_line(folder, r"^a\.png: expected pictures of at most", n=1)
+    raises_one_line(folder, r"^a\.png: expected frames of at most", n=1)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.wav", "pcm_s16le"), ("a.m4a", "aac")])
@@ -673,7 +672,7 @@ def test_damage_within_a_file_names_the_frame(tmp_path):
 
 def test_numbers_that_do_not_exist(tmp_path):
     path = numbered_video(tmp_path / "a.mp4", 5)
-    with pytest.raises(ValueError, match=r"^a\.mp4: expected at least n = 8 frames, got 5\. Ask"):
+    with pytest.raises(ValueError, match=r"^a\.mp4: expected at least n = 8 frames, got 5\. Request"):
         decode_frames(path)
     with pytest.raises(ValueError, match=r"indices: expected numbers in 0\.\.4, .* got 5\.$"):
         decode_frames(path, indices=[0, 5])

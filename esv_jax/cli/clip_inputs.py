@@ -15,7 +15,7 @@ from esv_jax.checkpoints import load_torch
 from esv_jax.checks import expect
 from esv_jax.cli.outputs import expect_free, file_name
 from esv_jax.cli.printing import BAD_INPUT, complain, say
-from esv_jax.data.video_lists import find_videos
+from esv_jax.data.video_files import find_videos
 from esv_jax.files import make_folder
 
 T = TypeVar("T")

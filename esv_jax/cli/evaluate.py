@@ -20,7 +20,7 @@ from esv_jax.cli.outputs import settings_of
 from esv_jax.cli.printing import progress, say
 from esv_jax.cli.score_file import ScoreFile, open_scores
 from esv_jax.data.classes import class_index
-from esv_jax.data.video_lists import find_videos
+from esv_jax.data.video_files import find_videos
 from esv_jax.explanations import video_key
 from esv_jax.files import make_folder
 from esv_jax.maps.programs import probabilities

@@ -18,10 +18,11 @@ from esv_jax.checks import expect, expect_int
 from esv_jax.cli.chosen_model import read_backbone
 from esv_jax.cli.printing import complain, progress, say
 from esv_jax.data.appending import FeatureAppender
-from esv_jax.data.prefetch import prefetch
+from esv_jax.data.classes import read_labels
+from esv_jax.data.inputs import prefetch
 from esv_jax.data.preprocessing import Preprocessing, preprocess
-from esv_jax.data.video import decode_frames, open_frames
-from esv_jax.data.video_lists import find_videos, read_labels
+from esv_jax.data.video_decode import decode_frames, open_frames
+from esv_jax.data.video_files import find_videos
 from esv_jax.files import make_folder
 from esv_jax.models import backbones
 

@@ -18,8 +18,8 @@ from esv_jax.cli.chosen_estimator import EstimatorName, choose_by_name
 from esv_jax.cli.chosen_model import choose_model
 from esv_jax.cli.outputs import settings_of
 from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
+from esv_jax.data.classes import read_labels
 from esv_jax.data.inputs import is_video
-from esv_jax.data.video_lists import read_labels
 from esv_jax.estimators import Constructive, Surrogate
 from esv_jax.files import make_folder
 from esv_jax.sweeps import Progress, SweepReport, connect, sweep

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from esv_jax.checks import message
-from esv_jax.data.video_lists import find_videos
+from esv_jax.data.video_files import find_videos
 from esv_jax.extras import require
 
 _CONNECTIONS = 64
@@ -28,7 +28,7 @@ def make_app(
     Args:
       results: a path of results (of `esv-jax sweep` or `explain`), a `results.Browser`, or several
         of these, of the same videos with other numbers of frames.
-      videos: files by uid, or what `data.video_lists.find_videos` searches: files, folders, lists.
+      videos: files by uid, or what `data.video_files.find_videos` searches: files, folders, lists.
         Only these are handed to the browser; of a folder no links that lead out of it.
       hosts: names under which it may be called, beside those of this machine.
       token: secret that the first address has to hold, as `?token=...`; default none.

@@ -1,38 +1,34 @@
-"""Files of sequences and videos behind one face: names, lengths, labels, reading by position."""
+"""Sequences from files, read by position, on demand or ahead."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
-from esv_jax.checks import expect, message, nearest
+from esv_jax.checks import expect_int, message, nearest
 from esv_jax.data.classes import read_classes
-from esv_jax.data.features import FeatureStore
-from esv_jax.data.sampling import segment_centres
+from esv_jax.data.features import FeatureStore, Label
+from esv_jax.data.preprocessing import segment_centres
 from esv_jax.data.ts import read_ts
-from esv_jax.data.video import decode_frames, probe_video
-from esv_jax.data.video_lists import find_videos
+from esv_jax.data.video_decode import decode_frames, probe_video
+from esv_jax.data.video_files import find_videos
 
 SUFFIXES = ".ts, .npy, .hdf, .hdf5 or .h5"
 _FEATURES = (".ts", ".npy", ".hdf", ".hdf5", ".h5")
+_OTHER_FORMATS = (".safetensors", ".pth", ".pt", ".nc", ".json", ".pkl")  # models and results
+_DECODED_AT_ONCE = 256  # frames
+_READ_AT_ONCE = 256  # consecutive rows of a feature store
 
-_NEITHER = (
-    ".safetensors",
-    ".pth",
-    ".pt",
-    ".nc",
-    ".json",
-    ".pkl",
-)  # our own files, given by mistake
-_CHUNK = 256  # frames decoded at once
-
-_RUN = 256  # consecutive rows of a feature store read at once
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
 
 Encoder = Callable[[np.ndarray], np.ndarray]
 """uint8 frames (n, h, w, 3) to features (n, D), each frame on its own."""
@@ -43,20 +39,20 @@ Read = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Sequences with what is known of them.
+    """Sequences that are read on demand.
 
     Attributes:
       uids: one name per sequence.
-      read: position, `most` elements -> features (n, D) float32 of as many at segment centres, with
-        their indices; of all where there are no more, or None is asked for.
-      length: position -> elements in all.
+      read: (position, `most`) to features (n, D) float32 and indices of at most that many
+        elements, at segment centres; of all for None.
+      length: position to number of elements.
       labels: true classes, or None.
       class_names: names of the classes, or None.
-      videos: where they are videos, their files; else None.
-      read_run: first position, one beyond the last, `most` -> what `read` gives of each, faster;
-        None where there is no faster way.
-      source: the path they were opened from; None where they came about in another way.
-      opened: size and time of modification of `source` when it was opened, where it is one file.
+      videos: files of the videos, or None if the sequences are not videos.
+      read_run: (start, stop, most) to the results of `read`, faster; None if there is no faster
+        way.
+      source: the opened path, or None.
+      opened: size and modification time of `source` on opening, where it is one file.
     """
 
     uids: tuple[str, ...]
@@ -74,34 +70,31 @@ class Inputs:
         return len(self.uids)
 
     def read_many(self, positions: Sequence[int], most: int | None) -> list[Read | Exception]:
-        """Yield the result of `read` at each position, or the error it raises.
-
-        Consecutive positions are read together where there is a way to.
-        """
-        found: list[Read | Exception] = []
+        """The result of `read` at each position, or the error it raises."""
+        results: list[Read | Exception] = []
         runs = np.split(np.asarray(positions), np.flatnonzero(np.diff(positions) != 1) + 1)
         for run in runs:
-            for start in range(0, len(run), _RUN):
-                found += self._read_run([int(i) for i in run[start : start + _RUN]], most)
-        return found
+            for start in range(0, len(run), _READ_AT_ONCE):
+                results += self._read_run(run[start : start + _READ_AT_ONCE].tolist(), most)
+        return results
 
     def _read_run(self, run: list[int], most: int | None) -> Sequence[Read | Exception]:
-        """The same of at most 256 consecutive positions."""
+        """The result of `read_many` at consecutive positions."""
         if self.read_run is not None and len(run) > 1:
             try:
                 return self.read_run(run[0], run[-1] + 1, most)
             except (ValueError, OSError):
-                pass  # one by one tells which
-        found: list[Read | Exception] = []
+                pass  # reading them one by one shows which fails
+        results: list[Read | Exception] = []
         for i in run:
             try:
-                found.append(self.read(i, most))
+                results.append(self.read(i, most))
             except (ValueError, OSError) as error:
-                found.append(error)
-        return found
+                results.append(error)
+        return results
 
     def stamps(self, positions: Sequence[int]) -> list[str] | None:
-        """Size and time of modification of the file behind each position; None without files."""
+        """Size and modification time of the file of each position; None without files."""
         if self.videos is not None:
             return [_stamp(self.videos[i]) for i in positions]
         if self.source is None:
@@ -109,19 +102,23 @@ class Inputs:
         return [_stamp(self.source)] * len(positions)
 
     def stamps_when_opened(self, positions: Sequence[int]) -> list[str] | None:
-        """`stamps` as they were before anything was read; of videos, which are read late, now."""
+        """`stamps` before anything was read; current ones for videos, which are read later."""
         return self.stamps(positions) if self.opened is None else [self.opened] * len(positions)
 
     def contents(
-        self, positions: Sequence[int], most: int | None, reads: Sequence[Any] | None = None
+        self,
+        positions: Sequence[int],
+        most: int | None,
+        reads: Sequence[Read | Exception] | None = None,
     ) -> list[str]:
-        """Digests of what lies at some positions: of a video's file, else of its features.
+        """Digests of the video files, or else of the features, at some positions.
 
         Args:
-          positions, most: as `read_many` takes them. reads: what it gave, read anew if None.
+          positions, most: as in `read_many`.
+          reads: results of `read_many`; read anew if None.
         Returns:
-          16 hexadecimal digits each; "" for what cannot be read.
-        Cost: reads files of videos, not decoding them, or features.
+          16 hexadecimal digits each; "" for data that cannot be read.
+        Cost: reads video files without decoding them, or features.
         """
         if self.videos is not None:
             return [_digest_of_file(self.videos[i]) for i in positions]
@@ -129,32 +126,31 @@ class Inputs:
         return ["" if isinstance(read, Exception) else _digest_of_array(read[0]) for read in reads]
 
     def positions(self, uids: tuple[str, ...], limit: int | None) -> list[int]:
-        """Return the positions of the named sequences, of the first `limit`, or of all."""
+        """Positions of the named sequences, or of all; at most the first `limit`."""
         if not uids:
             return list(range(len(self)))[:limit]
         known = {uid: i for i, uid in enumerate(self.uids)}
         for uid in uids:
             if uid not in known:
-                raise ValueError(
-                    message("uids", "uids of the data", repr(uid), nearest(uid, self.uids))
-                )
+                way_out = nearest(uid, self.uids)
+                raise ValueError(message("uids", "uids of the data", repr(uid), way_out))
         return [known[uid] for uid in uids][:limit]
 
 
 def _files_of(path: Path) -> list[Path]:
-    """A file, or those of a folder of images, in the order of their names."""
+    """A file, or those of a folder of images, sorted."""
     if not path.is_dir():
         return [path]
-    return sorted(each for each in path.iterdir() if each.is_file())
+    return sorted(file for file in path.iterdir() if file.is_file())
 
 
 def _stamp(path: Path) -> str:
-    """Sizes and times of modification of a file, or of all in a folder; "" where there is none."""
+    """Sizes and modification times of a file, or of all in a folder; "" if there is none."""
     try:
-        found = [(each.name, each.stat()) for each in _files_of(path)]
+        stats = [(file.name, file.stat()) for file in _files_of(path)]
     except OSError:
         return ""
-    return ";".join(f"{name} {about.st_size} {about.st_mtime_ns}" for name, about in found)
+    return ";".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
 
 
 def _digest_of_file(path: Path) -> str:
@@ -176,41 +172,48 @@ def _digest_of_array(x: np.ndarray) -> str:
 
 
 def is_video(path: Path) -> bool:
-    """Return whether a path holds videos (a file, a folder or a list of them) rather than features.
+    """Return whether a path holds videos (a file, a folder or a list of them) or features.
 
     Raises:
-      ValueError: no such path, or a kind of file that is neither.
+      ValueError: no such path, or a file of neither kind.
     """
-    expect(path.exists(), "data", f"videos or a {SUFFIXES} file", f"no such file: {path}")
-    suffix = path.suffix.lower()
-    expect(suffix not in _NEITHER, "data", f"videos or a {SUFFIXES} file", str(path))
-    return suffix not in _FEATURES
+    expected = f"videos or a {SUFFIXES} file"
+    if not path.exists():
+        raise ValueError(message("data", expected, f"no such file: {path}"))
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise ValueError(message("data", expected, str(path)))
+    return path.suffix.lower() not in _FEATURES
 
 
 def open_videos(
     path: str | PathLike[str], encoder: Encoder, classes: str | PathLike[str] | None = None
 ) -> Inputs:
-    """A video, a folder of videos or a list of them (see `find_videos`), encoded when read.
+    """Open a video, a folder of videos or a list of them (see `find_videos`) as features.
 
-    Only the frames asked for are decoded; features of all frames are made 256 frames at a time.
+    Frames are decoded and encoded on reading, at most 256 at a time.
+
+    Args:
+      path: the video, folder or list.
+      encoder: frames to features.
+      classes: CSV file of class names (`name,id`).
     """
     found = find_videos([Path(path)])
     files = tuple(found.values())
 
-    def frames_of(i: int) -> int:
+    def length(i: int) -> int:
         return probe_video(files[i]).frames
 
     def read(i: int, most: int | None) -> Read:
-        n = frames_of(i)
+        n = length(i)
         index = np.arange(n) if most is None or n <= most else segment_centres(n, most)
         parts = [
-            encoder(decode_frames(files[i], indices=index[start : start + _CHUNK]))
-            for start in range(0, len(index), _CHUNK)
+            encoder(decode_frames(files[i], indices=index[start : start + _DECODED_AT_ONCE]))
+            for start in range(0, len(index), _DECODED_AT_ONCE)
         ]
         return np.concatenate(parts), index
 
     names = None if classes is None else read_classes(classes)
-    return Inputs(tuple(found), read, frames_of, None, names, files, source=Path(path))
+    return Inputs(tuple(found), read, length, None, names, files, source=Path(path))
 
 
 def open_inputs(
@@ -222,21 +225,24 @@ def open_inputs(
 
     Args:
       path: the file. A `.npy` holds (n, D), one sequence, or (V, n, D), V of one length.
-      label: which label of an HDF5 store is the class; default "action" or the only one.
-      classes: csv file of class names (`name,id`), for stores that only have numbers.
+      label: name of the label of an HDF5 store that is the class; default "action" or the only
+        one.
+      classes: CSV file of class names (`name,id`), for stores with class numbers only.
     """
-    path = Path(path)
-    expect(path.is_file(), "data", f"a {SUFFIXES} file", f"no such file: {path}")
+    path, expected = Path(path), f"a {SUFFIXES} file"
+    if not path.is_file():
+        raise ValueError(message("data", expected, f"no such file: {path}"))
     suffix, opened = path.suffix.lower(), _stamp(path)
     if suffix == ".ts":
         inputs = _ts(path)
     elif suffix == ".npy":
         inputs = _npy(path)
-    elif suffix in (".hdf", ".hdf5", ".h5"):
+    elif suffix in _FEATURES:
         inputs = _hdf5(path, label)
     else:
-        raise ValueError(message("data", f"a {SUFFIXES} file", str(path)))
-    expect(len(inputs) > 0, str(path), "at least one sequence", "none")
+        raise ValueError(message("data", expected, str(path)))
+    if len(inputs) == 0:
+        raise ValueError(message(str(path), "at least one sequence", "none"))
     names = inputs.class_names if classes is None else read_classes(classes)
     return dataclasses.replace(inputs, class_names=names, source=path, opened=opened)
 
@@ -245,7 +251,7 @@ def _ts(path: Path) -> Inputs:
     sequences = read_ts(path)
     return Inputs(
         sequences.uids,
-        lambda i, most: pick_elements(sequences.sequences[i], most),
+        lambda i, most: _pick(sequences.sequences[i], most),
         lambda i: len(sequences.sequences[i]),
         sequences.labels,
         sequences.class_names or None,
@@ -258,28 +264,29 @@ def _npy(path: Path) -> Inputs:
     uids = tuple(f"{path.stem}-{i}" for i in range(len(array))) if len(array) > 1 else (path.stem,)
 
     def read(i: int, most: int | None) -> Read:
-        return pick_elements(array[i].astype(np.float32), most)
+        return _pick(array[i].astype(np.float32), most)
 
     return Inputs(uids, read, lambda i: len(array[i]), None, None)
 
 
 def _read_array(path: Path) -> np.ndarray:
-    """The array of a `.npy` file, (n, D) or (V, n, D), once its header is known to be true."""
+    """The array of a `.npy` file, (n, D) or (V, n, D)."""
     expected = "a .npy file of numbers"
     try:
-        # Maps what the header declares onto the file: a size beyond it is an error, not memory.
+        # A memory map: a header that declares more than the file holds is an error, not memory.
         array = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         if error.errno is not None:
             raise
         raise ValueError(message(str(path), expected, "one cut short")) from error
-    except Exception as error:  # the header is a Python literal: what parsing raises is open
+    except Exception as error:  # parsing the header, a Python literal, can raise anything
         got, way_out = "an unreadable one", "It may be damaged or of another format."
         raise ValueError(message(str(path), expected, got, way_out)) from error
-    kind = array.dtype.kind
-    expect(kind in "buif", str(path), expected, f"dtype {array.dtype}")
-    fits = array.ndim in (2, 3) and array.size > 0
-    expect(fits, str(path), "an array (n, D), or (V, n, D) for several sequences", array.shape)
+    if array.dtype.kind not in "buif":
+        raise ValueError(message(str(path), expected, f"dtype {array.dtype}"))
+    if array.ndim not in (2, 3) or array.size == 0:
+        expected = "an array (n, D), or (V, n, D) for several sequences"
+        raise ValueError(message(str(path), expected, array.shape))
     return np.array(array)
 
 
@@ -296,30 +303,90 @@ def _hdf5(path: Path, label: str | None) -> Inputs:
     lengths = store.lengths(strict=False)
 
     def read(i: int, most: int | None) -> Read:
-        return pick_elements(store[uids[i]][0], most)
+        return _pick(store[uids[i]][0], most)
 
     def read_run(start: int, stop: int, most: int | None) -> list[Read]:
-        return [pick_elements(features, most) for features in store.run(start, stop)]
+        return [_pick(features, most) for features in store.run(start, stop)]
 
     def length(i: int) -> int:
-        return int(lengths[i]) or len(store[uids[i]][0])  # a bad row tells what is wrong with it
+        return int(lengths[i]) or len(store[uids[i]][0])  # 0 for a bad row, which raises here
 
     return Inputs(uids, read, length, labels, None, read_run=read_run)
 
 
-def _classes(where: str, values: Sequence[Any]) -> np.ndarray:
-    """Labels as class numbers, (V,) int; whole numbers may be stored as floats."""
+def _classes(location: str, values: Sequence[Label]) -> np.ndarray:
+    """Labels as class numbers, (V,) int64; whole numbers may be stored as floats."""
     for value in values:
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        way_out = "Choose another label with --label, or write class numbers."
-        expect(whole, where, "whole numbers, one per class", repr(value), way_out)
+        if isinstance(value, str) or not float(value).is_integer():
+            way_out = "Choose another label with --label, or write class numbers."
+            raise ValueError(
+                message(location, "whole numbers, one per class", repr(value), way_out)
+            )
     return np.array([int(value) for value in values], np.int64)
 
 
-def pick_elements(features: np.ndarray, frames: int | None) -> Read:
-    """`frames` segment centres of a sequence with their indices; all where it has fewer."""
+def _pick(features: np.ndarray, most: int | None) -> Read:
+    """At most `most` elements of a sequence at segment centres, and their indices."""
     n = len(features)
-    if frames is None or n <= frames:
+    if most is None or n <= most:
         return features, np.arange(n)
-    index = segment_centres(n, frames)
+    index = segment_centres(n, most)
     return features[index], index
+
+
+def prefetch(
+    items: Iterable[Item],
+    load: Callable[[Item], Loaded],
+    *,
+    workers: int = 2,
+    ahead: int = 4,
+) -> Iterator[Loaded]:
+    """Yield `load(item)` for each item, in order, computed in background threads.
+
+        for frames in prefetch(paths, decode_frames):
+            ...
+
+    Decoding releases the GIL, so threads run in parallel. Loading starts with the first `next`. An
+    error of `load`, or of `items`, is raised in place of its result and ends the iteration. Leaving
+    the loop early, also by an error or Ctrl-C, starts no further loads and waits for those that
+    are running.
+
+    Args:
+      items: iterated one at a time, in the calling thread.
+      load: called from several threads at once.
+      workers: threads, >= 1.
+      ahead: maximum number of results loaded or loading beside the current one, >= 1.
+    Raises:
+      TypeError, ValueError: numbers that are not integers >= 1.
+    Cost: memory for ahead + 1 results.
+    """
+    workers = expect_int("workers", workers, minimum=1)
+    ahead = expect_int("ahead", ahead, minimum=1)
+    return _prefetch(items, load, workers, ahead)
+
+
+def _prefetch(
+    items: Iterable[Item], load: Callable[[Item], Loaded], workers: int, ahead: int
+) -> Iterator[Loaded]:
+    pool = ThreadPoolExecutor(min(workers, ahead), thread_name_prefix="prefetch")
+    pending: deque[Future[Loaded]] = deque()
+    failure: Exception | None = None
+
+    def items_until_failure() -> Iterator[Item]:
+        nonlocal failure
+        try:
+            yield from items
+        except Exception as error:
+            failure = error  # raised after the results of the items before it
+
+    try:
+        for item in items_until_failure():
+            pending.append(pool.submit(load, item))
+            if len(pending) == ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+        if failure is not None:
+            raise failure
+    finally:
+        pool.shutdown(cancel_futures=True)

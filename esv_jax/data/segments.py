@@ -1,63 +1,66 @@
-"""Shot boundaries: contiguous segments of similar elements."""
+"""Segmentation of sequences into shots, of clips into supervoxels."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from jax.typing import ArrayLike
 
-from esv_jax.checks import expect, expect_finite, expect_int, expect_shape, message
+from esv_jax.checks import expect_finite, expect_int, expect_shape, message
+from esv_jax.extras import require
 
 
 def propose_segments(
-    features: Any, n_segments: int | None = None, threshold: float | None = None
+    features: ArrayLike, n_segments: int | None = None, threshold: float | None = None
 ) -> np.ndarray:
-    """Contiguous segments of elements that look alike, as labels: shots, for `groups`.
+    """Divide a sequence into contiguous segments of similar elements, e.g. shots, for `groups`.
 
-    By default the segments with the least squared distance of elements to their segment's mean,
-    among all ways of cutting (dynamic programming; of equally good cuts the earliest). With
-    `n_segments = k` exactly k of them. With neither argument, the k <= (n + 1) / 2 that minimises
+    By default minimises the squared distance of elements to the mean of their segment over all
+    segmentations (dynamic programming; among equal ones the earliest cuts). With `n_segments = k`
+    there are k segments. With neither argument, k <= (n + 1) / 2 minimises
 
         distance(k) + 2 v k (log(n / k) + 1),
 
-    where v, the noise that neighbours show, is the median over neighbours of half their squared
-    distance. Features without noise are cut wherever they change; pure noise is not cut.
-    With `threshold`, cuts are instead where neighbours' cosine similarity is below it.
+    where the noise v is the median over neighbours of half their squared distance. Features without
+    noise are cut wherever they change; pure noise is not cut. With `threshold`, a cut is instead
+    where the cosine similarity of neighbours is below it.
 
     Source: the criterion and its penalty are those of kernel temporal segmentation, Potapov et
     al. (2014); its constant is ours.
 
     Args:
       features: (n, D), finite; n >= 1.
-      n_segments: segments wanted, 1..n.
-      threshold: cosine similarity, -1..1; a row of zeros is like another of zeros and unlike the
-        rest.
+      n_segments: k, 1..n.
+      threshold: cosine similarity, -1..1. Rows of zeros are similar to each other alone.
     Returns:
-      (n,) int64: labels 0..k - 1, never decreasing.
+      (n,) int64: labels 0..k - 1, non-decreasing.
     Raises:
       ValueError: shapes, values that are not finite, both arguments at once, either out of range.
-      TypeError: a number of segments that is no integer, features that are no numbers.
+      TypeError: a number of segments that is not an integer, features that are not real numbers.
     Cost: n**2 * (D + k) multiply-adds and 3 n**2 numbers in double precision.
     """
-    features = np.asarray(features)
-    if not np.issubdtype(features.dtype, np.number) or np.iscomplexobj(features):
-        raise TypeError(message("features", "real numbers", f"dtype {features.dtype}"))
-    expect_shape("features", features, (None, None), "(n, D)")
-    n = len(features)
-    expect(n >= 1, "features", "at least one element (n >= 1)", "n = 0")
-    expect_finite("features", features)
-    features = features.astype(np.float64)
+    x = np.asarray(features)
+    if not np.issubdtype(x.dtype, np.number) or np.iscomplexobj(x):
+        raise TypeError(message("features", "real numbers", f"dtype {x.dtype}"))
+    expect_shape("features", x, (None, None), "(n, D)")
+    n = len(x)
+    if n == 0:
+        raise ValueError(message("features", "at least one element (n >= 1)", "n = 0"))
+    expect_finite("features", x)
+    x = x.astype(np.float64)
     if threshold is not None:
-        expect(n_segments is None, "threshold", "one of n_segments and threshold", "both")
-        expect(-1 <= threshold <= 1, "threshold", "a cosine similarity in -1..1", threshold)
-        cuts = _neighbour_similarity(features) < threshold
-        return np.concatenate([[0], np.cumsum(cuts)])
-    most = (n + 1) // 2
+        if n_segments is not None:
+            expected = "one of n_segments and threshold"
+            raise ValueError(message("threshold", expected, "both"))
+        if not -1 <= threshold <= 1:
+            raise ValueError(message("threshold", "a cosine similarity in -1..1", threshold))
+        return np.concatenate([[0], np.cumsum(_neighbour_similarity(x) < threshold)])
+    max_segments = (n + 1) // 2
     if n_segments is not None:
-        most = expect_int("n_segments", n_segments, minimum=1)
-        expect(most <= n, "n_segments", f"at most n = {n} segments", most)
-    distance, starts = _best_cuts(_within_distance(features), most)
-    k = _default_number(features, distance) if n_segments is None else most
+        max_segments = expect_int("n_segments", n_segments, minimum=1)
+        if max_segments > n:
+            raise ValueError(message("n_segments", f"at most n = {n} segments", max_segments))
+    distance, starts = _best_cuts(_within_distance(x), max_segments)
+    k = _default_number(x, distance) if n_segments is None else max_segments
     labels = np.zeros(n, np.int64)
     end = n
     for segment in range(k - 1, -1, -1):
@@ -68,7 +71,7 @@ def propose_segments(
 
 
 def _neighbour_similarity(features: np.ndarray) -> np.ndarray:
-    """Cosine similarity of each element and the next, (n - 1,)."""
+    """Cosine similarity of consecutive elements, (n - 1,)."""
     norm = np.linalg.norm(features, axis=1)
     unit = features / np.where(norm > 0, norm, 1)[:, None]
     both_zero = (norm[:-1] == 0) & (norm[1:] == 0)
@@ -78,8 +81,8 @@ def _neighbour_similarity(features: np.ndarray) -> np.ndarray:
 def _within_distance(features: np.ndarray) -> np.ndarray:
     """Squared distance of elements i..j to their mean, (n, n); infinite where j < i.
 
-    From sums over blocks of the products of elements, so that D enters only once. What rounding
-    leaves of like elements is taken as 0.
+    Computed from sums over blocks of the Gram matrix, so that D enters only once. Rounding errors
+    of equal elements are set to 0.
     """
     centred = features - features.mean(0)
     products = centred @ centred.T
@@ -95,17 +98,17 @@ def _within_distance(features: np.ndarray) -> np.ndarray:
     return np.where(end > start, distance, np.inf)
 
 
-def _best_cuts(distance: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The least distance of all elements in 1..most segments, (most,), and where to cut.
+def _best_cuts(distance: np.ndarray, max_segments: int) -> tuple[np.ndarray, np.ndarray]:
+    """The least total distance with 1..max_segments segments, (max_segments,), and the cuts.
 
-    Returns also starts (most, n): where the last of k + 1 segments of elements 0..j begins.
+    The cuts are starts (max_segments, n): the start of the last of k + 1 segments of elements 0..j.
     """
     n = len(distance)
-    starts = np.zeros((most, n), np.int64)
+    starts = np.zeros((max_segments, n), np.int64)
     total = distance[0]
     whole = [total[-1]]
-    for k in range(1, most):
-        ended = np.concatenate([[np.inf], total[:-1]])  # k segments of all before the last's start
+    for k in range(1, max_segments):
+        ended = np.concatenate([[np.inf], total[:-1]])  # k segments up to the start of the last
         candidates = ended[:, None] + distance
         starts[k] = candidates.argmin(0)
         total = candidates.min(0)
@@ -114,10 +117,53 @@ def _best_cuts(distance: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _default_number(features: np.ndarray, distance: np.ndarray) -> int:
-    """The number of segments, by the rule in `propose_segments`."""
+    """The default number of segments of `propose_segments`."""
     n = len(features)
     if n < 3:
         return 1
     noise = np.median(((features[1:] - features[:-1]) ** 2).sum(1)) / 2
     k = np.arange(1, len(distance) + 1)
     return int(np.argmin(distance + 2 * noise * k * (np.log(n / k) + 1))) + 1
+
+
+def supervoxels(clip: ArrayLike, n: int = 200, *, compactness: float = 10.0) -> np.ndarray:
+    """Divide a clip into about n regions of near voxels of similar colour, across frames.
+
+    Clusters of voxels by position, time and colour; one frame is as far as one pixel. A region may
+    be disconnected.
+    Source: Achanta et al. (2012), SLIC, in CIELAB if the clip has three channels, as RGB.
+
+    Args:
+      clip: (t, h, w, c), uint8 or floating point; rescaled to 0..1.
+      n: number of initial regions, >= 1; somewhat fewer are returned.
+      compactness: > 0; weight of position against colour.
+    Returns:
+      (t, h, w) int32 ids from 0 without gaps: `segments` of `metrics.insertion`, with
+      `supervoxels=True`.
+    Raises:
+      ValueError: shapes, numbers out of range, values not finite. TypeError: n not an integer.
+      ImportError: without the extra "segments".
+    Cost: some 0.2 s for 16 frames of 64 x 64 on one core.
+    """
+    clip = np.asarray(clip)
+    expect_shape("clip", clip, (None,) * 4, "(t, h, w, c)")
+    if clip.size == 0:
+        raise ValueError(message("clip", "at least one voxel", f"shape {clip.shape}"))
+    n = expect_int("n", n, 1)
+    if not compactness > 0:
+        raise ValueError(message("compactness", "a number > 0", compactness))
+    values = clip.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(message("clip", "finite values", "NaN or infinity"))
+    low, span = values.min(), np.ptp(values)
+    segmentation = require("skimage.segmentation", "segments")
+    found = segmentation.slic(
+        (values - low) / (span if span > 0 else 1),
+        n_segments=n,
+        compactness=compactness,
+        enforce_connectivity=False,
+        start_label=0,
+        channel_axis=-1,
+    )
+    _, ids = np.unique(found, return_inverse=True)
+    return ids.reshape(clip.shape[:-1]).astype(np.int32)

@@ -1,47 +1,56 @@
-"""Synthetic videos whose classes differ by the direction of time, with ground truth per pixel.
+"""Synthetic videos whose classes differ only in the direction of time, with ground truth.
 
-A clip is a shot in which something happens (a hand pushes an object, a box opens, ...), before and
-after it the empty scene or another shot, now and then an insert in between. Classes come in pairs
-in the spirit of Something-Something (Goyal et al., 2017): one is the other run backwards, so their
-frames, shuffled, have one distribution, and only order tells them apart. Which frames and
-which pixels carry the evidence is known, which makes attributions testable.
+The frames and pixels that are evidence of the class are known, so that attributions can be tested.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from esv_jax.checks import expect, expect_choice, expect_int, expect_key, message
-from esv_jax.data.synthetic_video_scripts import CLASS_NAMES, PAIRS, bystander, decoys
-from esv_jax.data.synthetic_video_strokes import Stroke, crops, draw, grain, grain_corners, texture
+from esv_jax.checks import expect_choice, expect_int, expect_key, message
+from esv_jax.data.synthetic_drawing import (
+    CLASS_NAMES,
+    PAIRS,
+    Stroke,
+    bystander,
+    crops,
+    decoys,
+    draw,
+    grain,
+    grain_corners,
+    texture,
+)
+from esv_jax.data.video_writer import write_video
+from esv_jax.files import atomic_path, make_folder
 
 SYNTHETIC_VIDEO_CLASSES = CLASS_NAMES
-"""Every class; 2p and 2p + 1 are partners, each the other run backwards."""
+"""All classes; 2p + 1 is 2p run backwards."""
 
 _EMPTY, _EVENT, _CUTAWAY, _FLASH = range(4)
-_SWAY = 0.06  # how far the camera strays from its middle at most, as a share of the picture
-_TIMELINE, _SCENE, _CAMERA, _LABELS = range(4)  # each purpose has random numbers of its own
+_SWAY = 0.06  # maximum shift of the camera, as a fraction of the picture
+_TIMELINE, _SCENE, _CAMERA, _LABELS = range(4)  # purposes of random streams
 
 
 @dataclass(frozen=True, eq=False)
 class SyntheticVideos:
-    """Rendered clips, and the truth about them.
+    """Rendered clips with ground truth.
 
     Attributes:
       clips: (N, t, h, w, 3) uint8.
       labels: index into `class_names`, (N,) int64.
       class_names: C names such as "pushing to the right".
-      evidence_frames: frames that show the objects of the class at some stage of what happens to
-        them, (N, t) bool. The others show the empty scene, another shot or a flash, which are
-        drawn alike for every class.
-      evidence_mask: pixels of these objects and of the hand in evidence frames,
-        (N, t, h, w) bool; False in all other frames.
-      uids: names that stay the same however many clips are made, e.g. "synthetic-5eed0001-00042".
+      evidence_frames: frames that show the action, (N, t) bool. The others show the empty scene,
+        another shot or a flash, with the same distribution for every class.
+      evidence_mask: pixels of the objects and of the hand in evidence frames, (N, t, h, w) bool.
+      uids: names that do not depend on N, e.g. "synthetic-5eed0001-00042".
     """
 
     clips: np.ndarray
@@ -68,36 +77,37 @@ def synthetic_videos(
     noise: float = 5.0,
     jitter: float = 1.0,
 ) -> SyntheticVideos:
-    """Clips of hands and objects, labelled by what happens, with the evidence in each.
+    """Clips of hands and objects whose classes differ by the direction of time, with ground truth.
 
-    What happens takes 40 to 65 % of a clip, anywhere in it, at a speed that changes by up to a
-    factor of four, with short holds at its ends; in half of the clips an insert of another shot
-    or a flash hides 5 to 10 % of the clip's time within it. A grey bystander is in the scene
-    throughout; other shots show objects or hands too, which do nothing. Textures, colours,
-    shapes, places, sizes and skin are drawn anew for each clip. Clip i depends on key and i alone,
-    neither on n nor on its neighbours. In time, `n_frames` only sets how finely the same scene is
-    sampled.
+    A clip shows an action (a hand pushes an object, a box opens, ...), before and after it the
+    empty scene or another shot. Classes come in pairs in the spirit of Something-Something (Goyal
+    et al., 2017): the second is the first run backwards, camera and noise included, so that only
+    the order of frames tells them apart. The same key with `classes=[forward]` and
+    `classes=[backward]` gives clips that are each other reversed.
 
-    The second class of a pair is the first run backwards, camera and noise included: the same key
-    with `classes=[forward]` and `classes=[backward]` gives clips that are each other reversed.
+    The action takes 40 to 65 % of a clip, at any position, at a speed that changes by up to a
+    factor of four, with short holds at its ends; in half of the clips another shot or a flash hides
+    5 to 10 % of the clip's time within it. A grey bystander is in the scene throughout; other shots
+    show idle objects or hands. Textures, colours, shapes, positions, sizes and skin are random.
+    Clip i depends on key and i alone. `n_frames` only sets the sampling of the scene in time.
 
     Args:
-      n: clips N, at least 1.
-      key: typed PRNG key, consumed; or give `seed`, which stands for `jax.random.key(seed)`.
-      seed: an integer >= 0, in place of a key.
-      n_frames: frames of a whole clip, at least 8.
-      size: height and width in pixels, at least 16.
+      n: number of clips N, >= 1.
+      key: typed PRNG key, consumed; or pass `seed`.
+      seed: an integer >= 0, for `jax.random.key(seed)`.
+      n_frames: frames of a whole clip, >= 8.
+      size: height and width in pixels, >= 16.
       classes: names to draw from, in the order of their labels; default all of
         `SYNTHETIC_VIDEO_CLASSES`. Each run of C clips has every class once.
       first: number of the first clip; clips first..first + n - 1 are made.
-      frames: which of a clip's frames to render, 0..n_frames - 1 each, e.g.
-        `segment_centres(n_frames, 8)`; t is their number. Default all, t = n_frames.
-      noise: standard deviation of the film grain in grey levels, 0 or more.
-      jitter: strength of camera shake, 0 for a tripod, 1 as usual.
+      frames: numbers of the frames to render, 0..n_frames - 1 each, e.g.
+        `segment_centres(n_frames, 8)`. Default all, t = n_frames.
+      noise: standard deviation of the film grain in grey levels, >= 0.
+      jitter: strength of camera shake, >= 0; 1 is usual.
     Returns:
       `SyntheticVideos`. The same arguments give the same bytes.
     Raises:
-      TypeError: a size that is no integer, a key that is not typed.
+      TypeError: a size that is not an integer, a key that is not typed.
       ValueError: a size out of range, neither or both of key and seed, unknown or repeated
         classes, frames outside the clip.
     Cost: some 2 ms per clip and 0.05 ms per frame of 64 x 64 pixels on one CPU core; 4 N t h w
@@ -118,24 +128,68 @@ def synthetic_videos(
     labels = np.fromiter(_labels(words, numbers, len(names)), np.int64, n)
     clips = np.empty((n, len(at), size, size, 3), np.uint8)
     evidence = np.zeros(clips.shape[:-1], bool)
-    happens = np.zeros(clips.shape[:2], bool)
+    evidence_frames = np.zeros(clips.shape[:2], bool)
     for row, number in enumerate(numbers):
         pair, backward = divmod(CLASS_NAMES.index(names[labels[row]]), 2)
         film = _Film(n_frames, n_frames - 1 - at if backward else at, size, noise, jitter)
-        happens[row] = _render(film, pair, (*words, number), clips[row], evidence[row])
+        evidence_frames[row] = _render(film, pair, (*words, number), clips[row], evidence[row])
     digest = f"{words[0] ^ words[-1]:08x}"
     return SyntheticVideos(
         clips=clips,
         labels=labels,
         class_names=names,
-        evidence_frames=happens,
+        evidence_frames=evidence_frames,
         evidence_mask=evidence,
         uids=tuple(f"synthetic-{digest}-{number:05d}" for number in numbers),
     )
 
 
+def write_synthetic_videos(
+    folder: str | PathLike[str], videos: SyntheticVideos, fps: float = 12.0
+) -> list[Path]:
+    """Write clips as MP4 files, with their ground truth.
+
+        <uid>.mp4       the clip; compression changes its pixels slightly
+        clips.json      class names; of each clip: uid, label, class, evidence frames
+        evidence.npz    "<uid>": evidence mask (t, h, w) bool
+
+    Args:
+      folder: created if missing; files of the same names are replaced.
+      videos: from `synthetic_videos`.
+      fps: frames per second, > 0.
+    Returns:
+      The video files, in the order of the clips.
+    Raises:
+      ImportError: PyAV is not installed.
+      ValueError, OSError: as `write_video`.
+    """
+    folder = Path(folder)
+    make_folder(folder)
+    paths = [folder / f"{uid}.mp4" for uid in videos.uids]
+    for path, clip in zip(paths, videos.clips, strict=True):
+        write_video(path, clip, fps)
+    clips = [
+        {
+            "uid": uid,
+            "label": int(label),
+            "class": videos.class_names[label],
+            "evidence_frames": np.flatnonzero(frames).tolist(),
+        }
+        for uid, label, frames in zip(
+            videos.uids, videos.labels, videos.evidence_frames, strict=True
+        )
+    ]
+    text = json.dumps({"class_names": list(videos.class_names), "clips": clips}, indent=1)
+    with atomic_path(folder / "clips.json") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    with atomic_path(folder / "evidence.npz") as temporary:
+        masks = dict(zip(videos.uids, videos.evidence_mask, strict=True))
+        np.savez_compressed(temporary, allow_pickle=False, **masks)
+    return paths
+
+
 class _Film(NamedTuple):
-    """Recording settings of a clip: its length, the frames to render, the picture size."""
+    """Settings of the rendering of a clip; `at` are the frames to render, (t,)."""
 
     n_frames: int
     at: np.ndarray
@@ -147,9 +201,9 @@ class _Film(NamedTuple):
 def _render(
     film: _Film, pair: int, words: tuple[int, ...], clip: np.ndarray, evidence: np.ndarray
 ) -> np.ndarray:
-    """Render one clip of a pair's forward class into `clip` (t, h, w, 3) and `evidence` (t, h, w).
+    """Render a clip of a pair's first class into `clip` (t, h, w, 3) and `evidence` (t, h, w).
 
-    Returns which frames show what happens, (t,).
+    Returns a mask of the frames that show the action, (t,).
     """
     shown, progress = _timeline(film, _stream(words, _TIMELINE))
     size, margin = film.size, max(1, round(_SWAY * film.size))
@@ -163,7 +217,7 @@ def _render(
     side = size + 2 * margin
     here, elsewhere = texture(side, scene), texture(side, scene)
     flash = scene.uniform(200, 255, 3).astype(np.float32)
-    here, elsewhere = _with(here, bystander(scene)), _with(elsewhere, decoys(scene))
+    here, elsewhere = _drawn_on(here, bystander(scene)), _drawn_on(elsewhere, decoys(scene))
 
     picture = crops(here, corners, size)  # (3, t, h, w)
     event = np.flatnonzero(shown == _EVENT)
@@ -171,7 +225,7 @@ def _render(
         acted = picture[:, event]
         seen = np.zeros(acted.shape[1:], bool)
         offset = sway[event] / size
-        for stroke in PAIRS[pair].script(scene, progress[event]):
+        for stroke in PAIRS[pair].action(scene, progress[event]):
             draw(acted, _shifted(stroke, offset), seen)
         picture[:, event] = acted
         evidence[event] = seen
@@ -189,7 +243,7 @@ def _render(
 
 
 def _timeline(film: _Film, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return the shot of each frame and the progress of its action, both (t,)."""
+    """The shot and the progress of the action in each frame, both (t,)."""
     time = (film.at + 0.5) / film.n_frames
     width = rng.uniform(0.4, 0.65)
     start = rng.uniform(0.01, 0.99 - width)
@@ -197,7 +251,7 @@ def _timeline(film: _Film, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
     event = (local >= 0) & (local <= 1)
     before, after = rng.uniform(0, 0.12, 2)  # holds at the ends
     moved = np.clip((local - before) / (1 - before - after), 0, 1)
-    speed = 4 ** rng.uniform(-0.5, 0.5)  # at the beginning, 1 / speed at the end
+    speed = 4 ** rng.uniform(-0.5, 0.5)  # at the start, 1 / speed at the end
     progress = speed * moved / (1 + (speed - 1) * moved)
 
     outside = np.where(rng.random(2) < 0.5, _EMPTY, _CUTAWAY)
@@ -213,36 +267,36 @@ def _timeline(film: _Film, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
 
 
 def _sway(film: _Film, margin: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the shift of a hand-held camera in each frame, (n_frames, 2) whole pixels."""
+    """Shift of a hand-held camera in each frame, (n_frames, 2) whole pixels."""
     time = (np.arange(film.n_frames)[:, None] + 0.5) / film.n_frames
     phase, cycles = rng.random(2), rng.uniform(0.5, 2, 2)
-    drift = np.abs((cycles * time + phase) % 1 - 0.5) * 4 - 1  # a triangle, -1..1
+    drift = np.abs((cycles * time + phase) % 1 - 0.5) * 4 - 1  # a triangle wave, -1..1
     shake = rng.normal(0, 0.25, (film.n_frames, 2))
     off = film.jitter * margin * (0.6 * drift + shake)
     return np.clip(np.round(off), -margin, margin).astype(np.int64)
 
 
-def _with(still: np.ndarray, strokes: list[Stroke]) -> np.ndarray:
-    """A texture (3, side, side) with strokes at rest on it."""
-    picture = still[:, None]
+def _drawn_on(background: np.ndarray, strokes: list[Stroke]) -> np.ndarray:
+    """A background (3, side, side) with static strokes."""
+    picture = background[:, None]
     for stroke in strokes:
         draw(picture, stroke, np.zeros(picture.shape[1:], bool))
     return picture[:, 0]
 
 
 def _shifted(stroke: Stroke, offset: np.ndarray) -> Stroke:
-    """The stroke as the camera sees it: what it films moves the other way."""
+    """The stroke relative to a camera that moved by `offset`."""
     return stroke._replace(start=stroke.start - offset, end=stroke.end - offset)
 
 
 def _labels(words: tuple[int, ...], numbers: range, n_classes: int) -> Iterator[int]:
     """The label of each clip: every run of `n_classes` clips has all classes, in random order."""
-    order: tuple[int, Any] = (-1, None)
+    current, order = -1, np.arange(n_classes)
     for number in numbers:
-        run, place = divmod(number, n_classes)
-        if run != order[0]:
-            order = run, _stream((*words, run), _LABELS).permutation(n_classes)
-        yield int(order[1][place])
+        run, position = divmod(number, n_classes)
+        if run != current:
+            current, order = run, _stream((*words, run), _LABELS).permutation(n_classes)
+        yield int(order[position])
 
 
 def _stream(words: tuple[int, ...], purpose: int) -> np.random.Generator:
@@ -250,7 +304,7 @@ def _stream(words: tuple[int, ...], purpose: int) -> np.random.Generator:
 
 
 def _words(key: jax.Array | None, seed: int | None) -> tuple[int, ...]:
-    """The key as a few 32-bit numbers."""
+    """The key as 32-bit numbers."""
     if (key is None) == (seed is None):
         got = "neither" if key is None else "both"
         raise ValueError(message("key, seed", "one of the two", got, "Pass seed=0, say."))
@@ -266,20 +320,23 @@ def _checked_classes(classes: Sequence[str] | None) -> tuple[str, ...]:
         way_out = "One class alone is written [name]."
         raise TypeError(message("classes", "a list of names", repr(classes), way_out))
     names = tuple(classes)
-    expect(bool(names), "classes", "at least one name", "none")
+    if not names:
+        raise ValueError(message("classes", "at least one name", "none"))
     for name in names:
         expect_choice("classes", name, CLASS_NAMES)
-    expect(len({*names}) == len(names), "classes", "each name once", names)
+    if len({*names}) != len(names):
+        raise ValueError(message("classes", "each name once", names))
     return names
 
 
-def _checked_frames(frames: Any, n_frames: int) -> np.ndarray:
+def _checked_frames(frames: Sequence[int] | np.ndarray | None, n_frames: int) -> np.ndarray:
     if frames is None:
         return np.arange(n_frames)
     at = np.asarray(frames)
     if not np.issubdtype(at.dtype, np.integer):
         raise TypeError(message("frames", "integers", f"dtype {at.dtype}"))
-    expect(at.ndim == 1 and len(at) > 0, "frames", "shape (t,), t >= 1", f"shape {at.shape}")
-    inside = f"indices in 0..{n_frames - 1}"
-    expect(at.min() >= 0 and at.max() < n_frames, "frames", inside, at.tolist())
+    if at.ndim != 1 or len(at) == 0:
+        raise ValueError(message("frames", "shape (t,), t >= 1", f"shape {at.shape}"))
+    if at.min() < 0 or at.max() >= n_frames:
+        raise ValueError(message("frames", f"indices in 0..{n_frames - 1}", at.tolist()))
     return at

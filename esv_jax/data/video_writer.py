@@ -1,4 +1,4 @@
-"""Frames to a video file."""
+"""Writing of MP4 and GIF files."""
 
 from __future__ import annotations
 
@@ -7,54 +7,58 @@ from fractions import Fraction
 from itertools import chain
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jax.typing import ArrayLike
 
-from esv_jax.checks import expect, expect_choice, message
+from esv_jax.checks import expect_choice, message
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
 
-_MAX_GIF_FPS = 50  # delays are whole hundredths of a second, and viewers slow down below two
+if TYPE_CHECKING:
+    import av
+
+_MAX_GIF_FPS = 50  # delays are multiples of 1/100 s, and viewers slow down below 2/100 s
 
 
 def write_video(
     path: str | PathLike[str],
-    frames: Iterable[Any],
+    frames: Iterable[ArrayLike],
     fps: float = 25.0,
     *,
     overwrite: bool = True,
 ) -> int:
-    """Write frames as an MP4 or GIF file, completely or not at all.
+    """Write frames as an MP4 or GIF file, atomically.
 
     MP4 holds H.264 (MPEG-4 part 2 where the encoder is missing) in yuv420p, which every player
-    takes. It needs even sizes: an odd one is extended by repeating the last row or column. GIF
-    holds 256 colours a frame, chosen for each frame. The same frames give the same bytes, with
-    the same version of the library.
+    supports. It needs even sizes: the last row or column of an odd one is repeated. GIF holds 256
+    colours per frame. The same frames give the same bytes, with the same version of the library.
 
     Args:
       path: ends in .mp4 or .gif.
       frames: (n, h, w, 3) uint8 RGB, n >= 1, or an iterator over (h, w, 3), of which one is held.
-      fps: frames per second, > 0; at most 50 for GIF, in which delays round to 1/100 s.
+      fps: frames per second, > 0; at most 50 for GIF, whose delays are rounded to 1/100 s.
       overwrite: whether an existing file may be replaced.
     Returns:
       n, the number of frames written.
     Raises:
-      ValueError: another suffix, no frames, a shape that is not (h, w, 3) or not that of the first
-        frame, a pace out of range.
+      ValueError: another suffix, no frames, a shape that is not (h, w, 3) or differs from that of
+        the first frame, fps out of range.
       TypeError: frames that are not uint8.
       FileExistsError, OSError: as `atomic_path`.
       ImportError: PyAV is not installed.
-    Cost: one pass over `frames`.
     """
     av = require("av", "video")
     suffix = Path(path).suffix.lower()
     expect_choice("suffix of path", suffix, (".mp4", ".gif"))
     is_gif = suffix == ".gif"
     limit = _MAX_GIF_FPS if is_gif else 1000
-    expect(0 < fps <= limit, "fps", f"a number > 0 and <= {limit} for {suffix}", fps)
+    if not 0 < fps <= limit:
+        raise ValueError(message("fps", f"a number > 0 and <= {limit} for {suffix}", fps))
     rate = Fraction(fps).limit_denominator(1001)
-    expect(rate > 0, "fps", "at least 1/1000", fps)
+    if rate == 0:
+        raise ValueError(message("fps", "at least 1/1000", fps))
     images = _checked(frames)
     first = next(images, None)
     if first is None:
@@ -66,12 +70,16 @@ def write_video(
             f"file:{temporary}", "w", format=suffix[1:], container_options=options
         ) as container:
             write = _write_gif if is_gif else _write_mp4
-            return write(av, container, images, first.shape[:2], rate)
+            return write(container, images, first.shape[:2], rate)
 
 
 def _write_mp4(
-    av: Any, container: Any, images: Iterator[np.ndarray], shape: tuple[int, int], rate: Fraction
+    container: av.container.OutputContainer,
+    images: Iterator[np.ndarray],
+    shape: tuple[int, int],
+    rate: Fraction,
 ) -> int:
+    av = require("av", "video")
     pad = [(0, shape[0] % 2), (0, shape[1] % 2), (0, 0)]
     if "libx264" in av.codecs_available:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
@@ -80,8 +88,8 @@ def _write_mp4(
     stream.height, stream.width = shape[0] + pad[0][1], shape[1] + pad[1][1]
     stream.pix_fmt = "yuv420p"
     context = stream.codec_context
-    context.thread_count = 1  # more threads may cut frames elsewhere, and bytes would differ
-    context.colorspace, context.color_range = 6, 1  # BT.601 in 16..235, as converted to below
+    context.thread_count = 1  # the bytes may depend on the number of threads
+    context.colorspace, context.color_range = 6, 1  # BT.601 in 16..235, as below
     n = 0
     for n, image in enumerate(images, start=1):
         image = np.pad(image, pad, mode="edge")
@@ -96,29 +104,33 @@ def _write_mp4(
 
 
 def _write_gif(
-    av: Any, container: Any, images: Iterator[np.ndarray], shape: tuple[int, int], rate: Fraction
+    container: av.container.OutputContainer,
+    images: Iterator[np.ndarray],
+    shape: tuple[int, int],
+    rate: Fraction,
 ) -> int:
+    av = require("av", "video")
     stream = container.add_stream("gif", rate=rate)
     stream.height, stream.width = shape
     stream.pix_fmt = "pal8"
     stream.codec_context.time_base = Fraction(1, 100)
-    graph = _palette_graph(av, shape, rate)
+    graph = _palette_graph(shape, rate)
     n = 0
     for n, image in enumerate(images, start=1):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame = frame.reformat(format="bgra", threads=1)
         frame.pts, frame.time_base = n - 1, 1 / rate
         graph.push(frame)
-        few = graph.pull()
-        few.pts, few.time_base = round((n - 1) * 100 / rate), Fraction(1, 100)
-        container.mux(stream.encode(few))
+        reduced = graph.pull()
+        reduced.pts, reduced.time_base = round((n - 1) * 100 / rate), Fraction(1, 100)
+        container.mux(stream.encode(reduced))
     container.mux(stream.encode())
     return n
 
 
-def _palette_graph(av: Any, shape: tuple[int, int], rate: Fraction) -> Any:
-    """Takes frames and gives them with 256 colours, chosen for each."""
-    graph = av.filter.Graph()
+def _palette_graph(shape: tuple[int, int], rate: Fraction) -> av.filter.Graph:
+    """A filter that reduces each frame to a palette of its own with 256 colours."""
+    graph = require("av", "video").filter.Graph()
     source = graph.add_buffer(
         width=shape[1], height=shape[0], format="bgra", time_base=1 / rate, name="in"
     )
@@ -135,15 +147,16 @@ def _palette_graph(av: Any, shape: tuple[int, int], rate: Fraction) -> Any:
     return graph
 
 
-def _checked(frames: Iterable[Any]) -> Iterator[np.ndarray]:
+def _checked(frames: Iterable[ArrayLike]) -> Iterator[np.ndarray]:
     """Frames as arrays, each of the shape of the first."""
     shape: tuple[int, ...] | None = None
     for k, frame in enumerate(frames):
         image = np.asarray(frame)
         if image.dtype != np.uint8:
             raise TypeError(message(f"frame {k}", "uint8, 0..255", f"dtype {image.dtype}"))
-        fits = image.ndim == 3 and image.shape[2] == 3 and min(image.shape) >= 1
-        expect(fits, f"frame {k}", "shape (h, w, 3)", image.shape)
+        if image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
+            raise ValueError(message(f"frame {k}", "shape (h, w, 3)", image.shape))
         shape = shape or image.shape
-        expect(image.shape == shape, f"frame {k}", f"shape {shape}, as frame 0", image.shape)
+        if image.shape != shape:
+            raise ValueError(message(f"frame {k}", f"shape {shape}, as frame 0", image.shape))
         yield image

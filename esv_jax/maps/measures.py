@@ -13,7 +13,7 @@ from jax import Array
 
 from esv_jax import metrics
 from esv_jax.checks import expect, expect_choice, expect_int, expect_shape
-from esv_jax.data.supervoxels import supervoxels
+from esv_jax.data.segments import supervoxels
 
 Units = Literal["pixels", "patches", "supervoxels"]
 UNITS: tuple[Units, ...] = get_args(Units)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from esv_jax import data
-from esv_jax.data.video_lists import find_videos
+from esv_jax.data.video_files import find_videos
 from esv_jax.extras import require
 
 HIGHEST = 96  # pixels

@@ -1,0 +1,197 @@
+"""Images: folders of image files, RGB conversion, JPEG."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esv_jax.checks import expect_int, message
+from esv_jax.data.video_files import (
+    IMAGE_SUFFIXES,
+    VideoInfo,
+    codec_of,
+    open_container,
+    select_stream,
+)
+from esv_jax.extras import require
+
+if TYPE_CHECKING:
+    import av
+
+Orientation = tuple[bool, bool, bool]
+"""Whether to swap rows and columns, then to flip rows, then to flip columns."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFolder:
+    """Image files as the frames of a video; a `FrameReader`.
+
+    Attributes:
+      path: the folder.
+      images: files in order, n >= 1.
+    """
+
+    path: Path
+    images: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the input, for messages."""
+        return f"{self.path.name}/"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield images, each (h, w, 3) uint8, RGB and upright.
+
+        Args:
+          indices: image numbers within 0..len(self) - 1.
+        Raises:
+          OSError, ValueError: an image that cannot be read; names it.
+        """
+        to_rgb = RgbConverter()
+        for i in indices:
+            yield to_rgb(_decode_image(self.images[i])[0])
+
+    def info(self) -> VideoInfo:
+        """Size and codec of the first image."""
+        frame, codec = _decode_image(self.images[0])
+        height, width = RgbConverter()(frame).shape[:2]
+        rotation = degrees_clockwise(orientation_of(frame))
+        return VideoInfo(len(self), height, width, None, None, rotation, codec)
+
+    def counted(self) -> ImageFolder:
+        """The folder itself, whose images are counted."""
+        return self
+
+
+def _decode_image(path: Path) -> tuple[av.VideoFrame, str]:
+    """The picture and the codec of an image file."""
+    av = require("av", "video")
+    try:
+        with open_container(io.BytesIO(path.read_bytes()), path.name, "an image") as container:
+            stream = select_stream(container, path.name)
+            frame = next(container.decode(stream))
+            is_damaged, codec = frame.is_corrupt, codec_of(stream)
+    except (av.error.FFmpegError, StopIteration) as error:
+        raise ValueError(message(path.name, "an image", "one that cannot be decoded")) from error
+    if is_damaged:
+        raise ValueError(message(path.name, "an image", "one that is damaged"))
+    return frame, codec
+
+
+def open_image_folder(path: Path) -> ImageFolder:
+    """Open a folder of images; hidden and other files are ignored.
+
+    Raises:
+      ValueError: no images.
+    """
+    files = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+    if not images:
+        got = f"none among {len(files)} files" if files else "an empty folder"
+        raise ValueError(message(f"{path.name}/", f"images ({', '.join(IMAGE_SUFFIXES)})", got))
+    return ImageFolder(path, tuple(sorted(images, key=_natural_order)))
+
+
+def _natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Sort key with img_2 before img_10; otherwise equal names are sorted by their letters."""
+    parts = re.split(r"(\d+)", path.name.casefold())
+    return [(int(p), "") if k % 2 else (0, p) for k, p in enumerate(parts)], path.name
+
+
+class RgbConverter:
+    """Conversion of the frames of one clip to RGB arrays; reuses the library's buffers."""
+
+    def __init__(self) -> None:
+        reformatter = require("av.video.reformatter", "video")
+        modes = reformatter.Interpolation
+        self._reformatter = reformatter.VideoReformatter()
+        # Chroma at full resolution, accurate rounding, the same result on every processor.
+        self._flags = int(
+            modes.BILINEAR | modes.ACCURATE_RND | modes.FULL_CHR_H_INT | modes.BITEXACT
+        )
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """One frame, (h, w, 3) uint8, RGB, upright."""
+        rgb = self._reformatter.reformat(
+            frame, format="rgb24", interpolation=self._flags, threads=1
+        )
+        return upright(rgb.to_ndarray(), orientation_of(frame))
+
+
+def orientation_of(frame: av.VideoFrame) -> Orientation:
+    """Orientation of the stored pixels, from the display matrix of a frame.
+
+    The matrix [[a, b, u], [c, d, v], [x, y, w]] maps column p and row q to column a p + c q + x
+    and row b p + d q + y. Its rotation is rounded to quarter turns.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, d < 0, a < 0
+    return True, b < 0, c < 0
+
+
+def upright(image: np.ndarray, orientation: Orientation) -> np.ndarray:
+    """A view of an image (h, w, 3) in the given orientation."""
+    transpose, flip_rows, flip_columns = orientation
+    if transpose:
+        image = image.swapaxes(0, 1)
+    return image[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+def degrees_clockwise(orientation: Orientation) -> int:
+    """The rotation of an orientation: 0, 90, 180 or 270; flips are not reported."""
+    transpose, flip_rows, flip_columns = orientation
+    if transpose:
+        return 90 if flip_columns else 270
+    return 180 if flip_rows and flip_columns else 0
+
+
+def jpeg_still(
+    frame: np.ndarray,
+    *,
+    quality: int = 85,
+    max_height: int | None = None,
+    max_width: int | None = None,
+) -> bytes:
+    """Encode a frame as JPEG, reduced in proportion to the maximum size.
+
+    Args:
+      frame: (h, w, 3) uint8, RGB.
+      quality: of JPEG, 1..95.
+      max_height, max_width: of the picture in pixels, >= 1; None for those of the frame.
+    Returns:
+      The bytes of the file, without metadata; the same for the same frame.
+    Raises:
+      TypeError: a frame that is not uint8, a size or quality that is not an integer.
+      ValueError: a frame of another shape, a quality or size out of range.
+      ImportError: Pillow is not installed (extra `video`).
+    """
+    frame = np.asarray(frame)
+    if frame.dtype != np.uint8:
+        raise TypeError(message("frame", "uint8, 0..255", f"dtype {frame.dtype}"))
+    if frame.ndim != 3 or frame.shape[-1] != 3 or min(frame.shape) < 1:
+        raise ValueError(message("frame", "shape (h, w, 3)", frame.shape))
+    quality = expect_int("quality", quality, minimum=1)
+    if quality > 95:
+        raise ValueError(message("quality", "an integer in 1..95", quality))
+    h, w = frame.shape[:2]
+    height = h if max_height is None else expect_int("max_height", max_height, minimum=1)
+    width = w if max_width is None else expect_int("max_width", max_width, minimum=1)
+    picture = require("PIL.Image", "video").fromarray(frame)
+    picture.thumbnail((width, height))  # never enlarges
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return file.getvalue()

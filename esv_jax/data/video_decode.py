@@ -1,0 +1,303 @@
+"""Decoding of videos: frames by number from a video file or a folder of images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from esv_jax.checks import expect_int, message
+from esv_jax.data.images import (
+    RgbConverter,
+    degrees_clockwise,
+    open_image_folder,
+    orientation_of,
+    upright,
+)
+from esv_jax.data.preprocessing import resize_frame, segment_centres
+from esv_jax.data.video_files import (
+    FrameIndex,
+    VideoInfo,
+    codec_of,
+    damage_error,
+    decode_stream,
+    index_by_decoding,
+    index_video,
+    open_stream,
+)
+from esv_jax.extras import require
+
+if TYPE_CHECKING:
+    import av
+
+_MIN_SEEK = 8  # frames: seeking to a keyframe takes about as long as decoding this many
+
+
+class IndexDisagreesError(ValueError):
+    """The decoded frames differ from the index; see `FrameReader.counted`."""
+
+
+class FrameReader(Protocol):
+    """Random access to frames, numbered from 0 in display order."""
+
+    @property
+    def name(self) -> str:
+        """Name of the input, for messages."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield frames, each (h, w, 3) uint8, RGB and upright.
+
+        Args:
+          indices: frame numbers, strictly increasing, within 0..len(self) - 1.
+        Raises:
+          IndexDisagreesError: the indexed number or timestamps of frames are wrong.
+        """
+
+    def info(self) -> VideoInfo:
+        """Size, frame rate and codec. Raises as `frames`."""
+
+    def counted(self) -> FrameReader:
+        """A reader of the same frames whose index was made by decoding all of them."""
+
+
+def decode_frames(
+    path: str | PathLike[str],
+    n: int | Literal["all"] | None = 8,
+    *,
+    indices: Sequence[int] | np.ndarray | None = None,
+    size: int | None = None,
+) -> np.ndarray:
+    """Decode frames of a video file or of a folder of images.
+
+        decode_frames("clip.mp4", n=8)                      # at the centres of 8 equal segments
+        decode_frames("clip.mp4", indices=[20, 3, 3])       # in this order
+        decode_frames("frames/", n=None, size=256)          # all, short side 256
+
+    Frames count from 0 in display order, whatever the order, timestamps or header of the file.
+    Each is identical to the frame that decoding from the beginning gives. Rotations and flips
+    stored in the file are applied. Non-square pixels are not rescaled, transparency is dropped.
+
+    Args:
+      path: a video in any format that FFmpeg decodes, GIF included, or a folder of .jpg, .jpeg
+        and .png files, in natural order of their names (2 before 10).
+      n: number of frames, at `segment_centres`; None or "all" for every frame.
+      indices: frame numbers in any order, in place of n; repeats are allowed.
+      size: short side in pixels to resize each frame to, as `resize_frames` does. Default: as
+        stored.
+    Returns:
+      (n, h, w, 3) uint8, RGB.
+    Raises:
+      FileNotFoundError, OSError: no such file, or one that cannot be read.
+      ValueError: fewer frames than requested, indices out of range, frames that differ in size; a
+        file without video or frames, truncated or damaged (the frame is named). Damage after the
+        last requested frame may not be detected.
+      TypeError: indices that are not integers.
+      ImportError: PyAV is not installed.
+    Cost: reads the file once to count frames, decodes up to the last requested frame, from
+      keyframes where that is less. Codecs whose packets do not give the number of frames (e.g.
+      MPEG-4 part 2) are decoded once more, as is a file that disagrees with its packets. Memory:
+      the returned frames and the one being decoded.
+    """
+    reader = open_frames(path)
+    if size is not None:
+        size = expect_int("size", size, minimum=1)
+    try:
+        return _gather(reader, _requested(reader, n, indices), size)
+    except IndexDisagreesError:
+        reader = reader.counted()
+    return _gather(reader, _requested(reader, n, indices), size)
+
+
+def probe_video(path: str | PathLike[str]) -> VideoInfo:
+    """Properties of a video file or a folder of images.
+
+    Args:
+      path: as for `decode_frames`.
+    Raises:
+      OSError, ValueError, ImportError: as `decode_frames`.
+    Cost: reads the file and decodes its first frame; decodes all of it where packets do not give
+      the number of frames.
+    """
+    reader = open_frames(path)
+    try:
+        return reader.info()
+    except IndexDisagreesError:
+        return reader.counted().info()
+
+
+def open_frames(path: str | PathLike[str]) -> FrameReader:
+    """Open a video file, or a folder of images, and count its frames.
+
+    Raises:
+      OSError, ValueError, ImportError: as `decode_frames`.
+    Cost: that of `index_video`, or lists the folder.
+    """
+    path = Path(path)
+    return open_image_folder(path) if path.is_dir() else VideoFile(path, index_video(path))
+
+
+def _requested(
+    reader: FrameReader,
+    n: int | Literal["all"] | None,
+    indices: Sequence[int] | np.ndarray | None,
+) -> np.ndarray:
+    """Frame numbers to return, (n,) int64."""
+    total = len(reader)
+    if indices is None:
+        if n is None or n == "all":
+            return np.arange(total)
+        n = expect_int("n", n, minimum=1, way_out='"all" takes every frame.')
+        if total < n:
+            way_out = "Request fewer, all with n=None, or repeat some with indices=[...]."
+            raise ValueError(message(reader.name, f"at least n = {n} frames", total, way_out))
+        return segment_centres(total, n)
+    numbers = np.asarray(indices)
+    if numbers.ndim != 1 or numbers.size == 0:
+        raise ValueError(message("indices", "a list of numbers", f"{indices!r}"))
+    if not np.issubdtype(numbers.dtype, np.integer):
+        raise TypeError(message("indices", "integers", f"dtype {numbers.dtype}"))
+    outside = numbers[(numbers < 0) | (numbers >= total)]
+    if outside.size:
+        expected = f"numbers in 0..{total - 1}, the {total} frames of {reader.name}"
+        raise ValueError(message("indices", expected, int(outside[0])))
+    return numbers.astype(np.int64)
+
+
+def _gather(reader: FrameReader, numbers: np.ndarray, size: int | None) -> np.ndarray:
+    """Frames in one array, beside which only the frame being decoded is held."""
+    distinct, inverse = np.unique(numbers, return_inverse=True)
+    out = np.empty((0, 0, 0, 3), np.uint8)
+    for k, frame in enumerate(reader.frames(distinct.tolist())):
+        if size is not None:
+            frame = resize_frame(frame, size)
+        if k == 0:
+            out = np.empty((len(numbers), *frame.shape), np.uint8)
+        if frame.shape != out.shape[1:]:
+            expected = f"frames of one size ({out.shape[2]}x{out.shape[1]}, as frame {distinct[0]})"
+            got = f"{frame.shape[1]}x{frame.shape[0]} at frame {distinct[k]}"
+            raise ValueError(message(reader.name, expected, got))
+        out[inverse == k] = frame
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoFile:
+    """A video file; a `FrameReader`.
+
+    Attributes:
+      path: the file.
+      index: its frames, from `index_video` or `index_by_decoding`.
+    """
+
+    path: Path
+    index: FrameIndex
+
+    @property
+    def name(self) -> str:
+        """Name of the input, for messages."""
+        return self.path.name
+
+    def __len__(self) -> int:
+        return self.index.n
+
+    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield frames, each (h, w, 3) uint8, RGB and upright.
+
+        Decoding proceeds from frame to frame, and seeks where a keyframe is far enough ahead. The
+        timestamp of every decoded frame, requested or not, must match the index.
+
+        Args:
+          indices: frame numbers, strictly increasing, within 0..len(self) - 1.
+        Raises:
+          IndexDisagreesError: a timestamp does not match; use `counted`.
+          ValueError: damaged data; names the frame.
+        Cost: decodes from the keyframe before each frame, at most everything up to the last one;
+          memory for one frame and those that the codec refers to.
+        """
+        to_rgb = RgbConverter()
+        for frame in self._decoded(indices):
+            yield to_rgb(frame)
+
+    def info(self) -> VideoInfo:
+        """Size, frame rate and codec. Decodes the first frame."""
+        with open_stream(self.path) as stream:
+            codec = codec_of(stream)
+        frame = next(self._decoded([0]))
+        orientation = orientation_of(frame)
+        height, width = upright(np.empty((frame.height, frame.width, 0)), orientation).shape[:2]
+        duration = self.index.duration
+        return VideoInfo(
+            frames=len(self),
+            height=height,
+            width=width,
+            fps=len(self) / duration if duration else None,
+            duration=duration,
+            rotation=degrees_clockwise(orientation),
+            codec=codec,
+        )
+
+    def counted(self) -> VideoFile:
+        """The same file with an index made by decoding all of it."""
+        return dataclasses.replace(self, index=index_by_decoding(self.path))
+
+    def _decoded(self, indices: Sequence[int]) -> Iterator[av.VideoFrame]:
+        """The requested frames as the decoder returns them."""
+        with open_stream(self.path) as stream:
+            number = -1
+            frames = self._decode_from(0, stream)
+            for i in indices:
+                keyframe = int(self.index.keyframe[i])
+                if keyframe > number + _MIN_SEEK:
+                    frames = self._seek(keyframe, stream)
+                for number, frame in frames:
+                    if number == i:
+                        yield frame
+                        break
+                else:
+                    raise self._disagreement()
+
+    def _decode_from(
+        self, first: int, stream: av.video.stream.VideoStream
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames from number `first` on, each compared with its timestamp in the index."""
+        pts = self.index.pts
+        number = first
+        skipping = first > 0
+        for frame in decode_stream(self.path, stream, first):
+            if skipping:  # frames before the keyframe, and those that refer to them
+                if pts is None or frame.pts is None or frame.pts > pts[first]:
+                    raise self._disagreement()
+                if frame.pts < pts[first]:
+                    continue
+                skipping = False
+                if not frame.key_frame:
+                    raise self._disagreement()
+            if pts is not None and (number >= len(pts) or frame.pts != pts[number]):
+                raise self._disagreement()
+            if frame.is_corrupt:
+                raise damage_error(self.path, number)
+            yield number, frame
+            number += 1
+
+    def _seek(
+        self, keyframe: int, stream: av.video.stream.VideoStream
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames from a keyframe on."""
+        assert self.index.pts is not None
+        error = require("av", "video").error
+        try:
+            stream.container.seek(int(self.index.pts[keyframe]), stream=stream)
+        except error.FFmpegError:
+            raise self._disagreement() from None
+        return self._decode_from(keyframe, stream)
+
+    def _disagreement(self) -> IndexDisagreesError:
+        got, way_out = "others", "The file may have changed meanwhile."
+        return IndexDisagreesError(message(self.name, "the frames that were counted", got, way_out))
