@@ -672,7 +672,9 @@ def test_damage_within_a_file_names_the_frame(tmp_path):
 
 def test_numbers_that_do_not_exist(tmp_path):
     path = numbered_video(tmp_path / "a.mp4", 5)
-    with pytest.raises(ValueError, match=r"^a\.mp4: expected at least n = 8 frames, got 5\. Request"):
+    with pytest.raises(
+        ValueError, match=r"^a\.mp4: expected at least n = 8 frames, got 5\. Request"
+    ):
         decode_frames(path)
     with pytest.raises(ValueError, match=r"indices: expected numbers in 0\.\.4, .* got 5\.$"):
         decode_frames(path, indices=[0, 5])
