@@ -43,7 +43,7 @@ def test_classes_out_of_range_are_refused(att, c):
         att.for_class(c)
 
 
-def test_one_sequence_is_no_list(att):
+def test_one_sequence_refuses_len_and_index(att):
     with pytest.raises(TypeError, match=r"expected a batch .* elements is \.n"):
         len(att)
     with pytest.raises(TypeError, match=r"expected a batch to index"):
@@ -105,7 +105,7 @@ def test_lad_slope_minimises_absolute_deviations(rng, n):
     assert np.isnan(ej.metrics.lad_slope(exact[0], 0 * exact[0]))
 
 
-def test_agreement_refuses():
+def test_agreement_refuses_bad_input():
     with pytest.raises(
         ValueError, match=r"approx: expected the shape of exact, \(3,\), got \(2,\)"
     ):

@@ -87,7 +87,7 @@ def test_axioms_hold(estimator, n, seed, jitted):
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_an_element_that_adds_more_everywhere_gets_more(estimator):
+def test_monotonicity(estimator):
     """Monotonicity over classes: class 1 gains at least what class 0 gains from element 2."""
     n = 5
     table = random_table(9, n)
@@ -146,7 +146,7 @@ def test_multi_scale_games_are_efficient(seed, n, n_max):
         np.testing.assert_allclose(np.asarray(att.values).sum(1), 0, atol=2e-6)  # softmax
 
 
-def test_a_sampled_estimate_is_near_and_says_how_near():
+def test_sampled_estimates_are_within_their_errors():
     """Table games have no bias: the error is a few standard errors."""
     n = 7
     rng = np.random.default_rng(0)

@@ -20,7 +20,7 @@ def case(rng):
     return game, xs, lengths, prior
 
 
-def test_each_sequence_is_explained_as_alone(case):
+def test_a_batch_equals_single_explanations(case):
     game, xs, lengths, prior = case
     batch = ej.explain_batch(game, xs, lengths, prior=prior, marginals=True)
     assert batch.exact
@@ -37,7 +37,7 @@ def test_each_sequence_is_explained_as_alone(case):
 
 
 @pytest.mark.parametrize("estimator", [ej.Exact(), ej.Constructive(6, 2)], ids=["exact", "sampled"])
-def test_company_and_order_do_not_matter(case, estimator):
+def test_results_are_independent_of_batch_composition(case, estimator):
     """Bit for bit, whatever the batch."""
     game, xs, lengths, prior = case
     key, uids = jax.random.key(0), list("abcdefg")
@@ -75,7 +75,7 @@ def test_a_list_carries_its_lengths(case):
         ej.explain_batch(game, [], prior=prior)
 
 
-def test_many_of_one_length_in_any_company(rng):
+def test_many_of_one_length_are_independent_of_batch_composition(rng):
     game, _, prior, _ = multi_scale_case(rng, 4, 3)
     xs = rng.normal(size=(70, 6, 3)).astype(np.float32)
     whole = ej.explain_batch(game, xs, prior=prior)
@@ -86,7 +86,7 @@ def test_many_of_one_length_in_any_company(rng):
     np.testing.assert_array_equal(few.values, np.asarray(whole.values)[:3])
 
 
-def test_sampled_sequences_use_the_key_of_their_name(case):
+def test_sampled_sequences_use_the_key_of_their_uid(case):
     game, xs, lengths, prior = case
     estimator, key = ej.Constructive(6, 2), jax.random.key(5)
     batch = ej.explain_batch(
@@ -102,7 +102,7 @@ def test_sampled_sequences_use_the_key_of_their_name(case):
         assert int(batch[i].n_evaluations) == int(alone.n_evaluations)
 
 
-def test_unnamed_sequences_are_named_by_their_content(case):
+def test_default_uids_are_content_digests(case):
     game, xs, lengths, prior = case
     estimator, key = ej.Constructive(6, 2), jax.random.key(5)
 
@@ -114,7 +114,7 @@ def test_unnamed_sequences_are_named_by_their_content(case):
     np.testing.assert_array_equal(run([2, 0])[1].values, run([0])[0].values)
 
 
-def test_auto_is_settled_length_by_length(rng):
+def test_auto_is_chosen_per_length(rng):
     game, _, prior, _ = multi_scale_case(rng, 4, 2)
     xs = rng.normal(size=(3, 26, 3)).astype(np.float32)
     batch = ej.explain_batch(game, xs, [4, 26, 8], prior=prior, key=jax.random.key(0))
@@ -189,7 +189,7 @@ def test_a_batch_is_indexed_like_a_list(case):
 
 
 @pytest.mark.slow
-def test_a_tolerance_is_reached_sequence_by_sequence(rng):
+def test_tolerance_per_sequence(rng):
     game, _, prior, _ = multi_scale_case(rng, 12, 3)
     xs = [rng.normal(size=(n, game.heads.w1.shape[2])) for n in (5, 12, 12)]
     xs[2] *= 0.1  # hardly anything to estimate
@@ -233,7 +233,7 @@ def test_a_tolerance_is_reached_sequence_by_sequence(rng):
     ("n", "n_max", "n_hidden"),
     [(1, 3, 0), (4, 4, 1), (7, 3, 2), pytest.param(9, 12, 0, marks=pytest.mark.slow)],
 )
-def test_sequences_side_by_side_are_those_of_vmap(rng, x64, n, n_max, n_hidden):
+def test_side_by_side_equals_vmap(rng, x64, n, n_max, n_hidden):
     """Whole lattices at once against one sequence at a time."""
     heads = ej.models.stack_heads(random_heads(rng, n_max, n_hidden=n_hidden))
     game, xs = ej.MultiScale(heads), jnp.asarray(rng.normal(size=(5, n, 3)))

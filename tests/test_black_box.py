@@ -84,7 +84,7 @@ def plain_clip(removal, x, row):
 
 
 @pytest.mark.parametrize("removal", REMOVALS)
-def test_clips_are_those_of_plain_loops(removal, rng):
+def test_clips_equal_plain_loops(removal, rng):
     n = 5
     x = rng.normal(size=(n, 11, 13, 2))
     table = frame_table(removal, x)
@@ -176,7 +176,7 @@ def test_each_distinct_subsequence_is_evaluated_once(removal, rng):
     assert len(seen) - 1 == len(set(seen)) == int(result.n_evaluations)
 
 
-def test_a_changed_model_is_not_answered_from_memory(rng):
+def test_a_changed_model_is_evaluated_again(rng):
     scale = [1.0]
     game, x = BlackBox(lambda clips: scale[0] * mean_pool(clips)), sequence(rng, 3)
     first = explain(game, x)
@@ -226,7 +226,7 @@ def test_progress_counts_clips(rng):
     assert Bar.total == 15 and Bar.closed == 1
 
 
-def test_tqdm_shows_how_much_is_left(rng, capsys):
+def test_tqdm_shows_progress(rng, capsys):
     tqdm = pytest.importorskip("tqdm").tqdm
     game = BlackBox(mean_pool, progress=tqdm, batch_size=4)
     explain(game, sequence(rng, 6), ej.SizeRegression(20), 0)
@@ -278,7 +278,7 @@ class Failing:
     [(ej.Exact(), None, 63), (ej.SizeRegression(40), 3, 41), (ej.PermutationSampling(2), 3, None)],
     ids=["exact", "size regression", "permutations"],
 )
-def test_a_retry_asks_only_for_what_is_missing(error, estimator, key, total, rng):
+def test_a_retry_evaluates_only_missing_scores(error, estimator, key, total, rng):
     x, fn = sequence(rng, 6), Failing(14, error)
     game = BlackBox(fn, batch_size=3)
     with pytest.raises(type(error)):
@@ -310,7 +310,7 @@ def test_a_retry_after_the_model_changed_starts_over(rng):
     np.testing.assert_allclose(result.scores, 2 * mean_pool(x[None])[0], rtol=1e-6)
 
 
-def test_what_was_kept_can_be_dropped_and_another_sequence_drops_it(rng):
+def test_forget_and_another_sequence_drop_kept_scores(rng):
     x, other = sequence(rng, 5), sequence(rng, 5)
     for between in (lambda game: game.forget(), lambda game: explain(game, other)):
         fn = Failing(20)
@@ -323,7 +323,7 @@ def test_what_was_kept_can_be_dropped_and_another_sequence_drops_it(rng):
         assert len(fn.seen) - before == 32
 
 
-def test_a_failure_of_the_first_question_keeps_what_was_known(rng):
+def test_a_failure_of_the_first_evaluation_keeps_scores(rng):
     x, fn = sequence(rng, 5), Failing(20)
     game = BlackBox(fn)
     with pytest.raises(OSError, match="gone"):
@@ -335,7 +335,7 @@ def test_a_failure_of_the_first_question_keeps_what_was_known(rng):
     assert len(fn.seen) == known + 1 + (32 - known)
 
 
-def test_a_batch_is_retried_from_where_it_broke(rng):
+def test_a_batch_continues_after_a_failure(rng):
     xs, fn = [sequence(rng, n) for n in (4, 5, 3)], Failing(30)
     game = BlackBox(fn, batch_size=4)
     with pytest.raises(OSError, match="gone"):
@@ -346,7 +346,7 @@ def test_a_batch_is_retried_from_where_it_broke(rng):
         np.testing.assert_allclose(result[i].values, explain(game, x).values, atol=1e-6)
 
 
-def test_a_bar_counts_what_was_kept(rng):
+def test_a_bar_counts_kept_scores(rng):
     shown = []
 
     class Bar:
@@ -375,7 +375,7 @@ def test_rounds_of_a_tolerance_share_scores(rng):
     assert len(fn.seen) - 1 == len(set(fn.seen)) == 127  # of 21 + 41 + 81 + 127 in all
 
 
-def test_only_so_many_sequences_are_remembered(rng, monkeypatch):
+def test_kept_sequences_are_bounded(rng, monkeypatch):
     monkeypatch.setattr("esv_jax.games.host_scores._MAX_SEQUENCES", 2)
     xs, game = [sequence(rng, 3) for _ in range(4)], BlackBox(mean_pool)
     result = ej.explain_batch(game, xs, prior=PRIOR, estimator=ej.Exact())
@@ -403,7 +403,7 @@ def test_an_object_with_logits_is_a_model(rng):
 
 @pytest.mark.parametrize("error", [KeyError("no such clip"), KeyboardInterrupt(), OSError(5)])
 @pytest.mark.parametrize("when", [0, 1, 5])
-def test_errors_of_fn_arrive_as_they_are(error, when, rng, capfd):
+def test_errors_of_fn_pass_unchanged(error, when, rng, capfd):
     calls = []
 
     def fn(clips):
@@ -433,7 +433,7 @@ def test_errors_of_fn_arrive_as_they_are(error, when, rng, capfd):
     ],
 )
 @pytest.mark.filterwarnings("ignore:(divide|invalid)")
-def test_bad_answers_are_refused(answer, kind, words, rng):
+def test_bad_outputs_are_refused(answer, kind, words, rng):
     with pytest.raises(kind, match=words):
         explain(BlackBox(answer), sequence(rng, 3))
 
@@ -463,7 +463,7 @@ def test_logits_beside_a_prior_of_probabilities_are_refused(rng):
     np.testing.assert_allclose(allowed.efficiency_gap(), 0, atol=1e-6)
 
 
-def test_scores_of_another_sum_than_the_prior_are_a_warning(rng):
+def test_scores_that_do_not_sum_to_one_are_a_warning(rng):
     x = sequence(rng, 3)
     result = explain(BlackBox(lambda clips: 2 * mean_pool(clips)), x)
     assert len(result.warnings) == 1 and "sum to 2, not 1" in result.warnings[0]
@@ -473,7 +473,7 @@ def test_scores_of_another_sum_than_the_prior_are_a_warning(rng):
     assert batch.warnings == batch[1].warnings == result.warnings
 
 
-def test_brain_floats_are_read(rng):
+def test_bfloat16_is_read(rng):
     x = sequence(rng, 3)
     result = explain(BlackBox(lambda clips: jnp.asarray(mean_pool(clips), jnp.bfloat16)), x)
     np.testing.assert_allclose(result.values, explain(BlackBox(mean_pool), x).values, atol=0.02)
@@ -495,7 +495,7 @@ def test_padding_and_nan_never_reach_the_model(rng):
 # Frames as they come
 
 
-def test_clips_that_the_model_keeps_stay_as_they_were(rng):
+def test_clips_kept_by_the_model_are_not_overwritten(rng):
     x, kept, copies = sequence(rng, 5), [], []
 
     def fn(clips):
@@ -530,7 +530,7 @@ def test_clips_reach_the_model_in_their_own_dtype(dtype, removal, rng):
     np.testing.assert_allclose(batch[0].values, result.values, atol=1e-6)
 
 
-def test_substitutes_of_integer_frames_are_rounded():
+def test_replacements_of_integer_frames_are_rounded():
     clip = np.array([250, 255, 255], np.uint8)[:, None, None] * np.ones((3, 5, 5), np.uint8)
     assert frame_table("mean", clip)[3, 0, 0] == 253  # 253.3; eight bits alone would overflow
     np.testing.assert_array_equal(frame_table("blur", clip)[3:], clip)
@@ -598,7 +598,7 @@ def test_the_probe_finds_ignored_positions(rng):
     assert found.ignored == ((1,), (1,), (1, 3), (1, 3, 5))
 
 
-def test_the_probe_is_silent_where_all_matter(rng):
+def test_the_probe_finds_nothing_where_all_positions_matter(rng):
     game, x = BlackBox(mean_pool, "zeros", batch_size=4), sequence(rng, 6)
     found = probe_sensitivity(game, x, key=jax.random.key(0), trials=1)
     assert found.lengths == (6,) and found.ignored == ((),)
@@ -606,7 +606,7 @@ def test_the_probe_is_silent_where_all_matter(rng):
     assert game.counts == (2, 7)
 
 
-def test_a_probe_beforehand_is_a_warning_in_the_result(rng):
+def test_probe_results_are_warnings(rng):
     x = sequence(rng, 6)
     result = explain(BlackBox(strided, probe=True), x)
     text = "positions 1 of 2; positions 1 of 3; positions 1, 3 of 5; positions 1, 3, 5 of 6"

@@ -117,7 +117,7 @@ def test_auto_is_exact_where_it_fits(case):
     assert sampled.std_error is not None
 
 
-def test_auto_samples_earlier_where_each_evaluation_costs():
+def test_auto_samples_expensive_games_earlier():
     prior, key = np.full(3, 1 / 3), jax.random.key(0)
     x = np.random.default_rng(0).normal(size=(13, 3)).astype(np.float32)
     rows = ej.VariableLength(lambda x, mask: (x * mask.astype(x.dtype)[:, None]).sum(0))
@@ -244,7 +244,7 @@ def test_bad_keys(case, key, error, match):
         ej.explain(game, x, prior=prior, estimator=ej.Constructive(), key=key)
 
 
-def test_several_keys_are_too_many(case):
+def test_an_array_of_keys_is_refused(case):
     game, x, prior = case
     keys = jax.random.split(jax.random.key(0), 2)
     with pytest.raises(ValueError, match=r"key: expected one key, shape \(\)"):
@@ -326,7 +326,7 @@ def test_bad_plans(case):
     assert np.isfinite(att.values).all()  # scale 1 sets {0} against the prior
 
 
-def test_an_element_that_a_plan_never_shows_is_reported(case):
+def test_an_element_missing_from_a_plan_is_an_error(case):
     game, x, prior = case
     rows = [np.zeros((0, 2), bool), np.ones((1, 2), bool)]
     plan = ej.SubsequencePlan.from_membership([rows])
@@ -334,13 +334,13 @@ def test_an_element_that_a_plan_never_shows_is_reported(case):
         ej.explain(game, x[:2], prior=prior, plan=plan)
 
 
-def test_table_games_need_nothing_but_the_protocol():
+def test_table_games_implement_only_the_protocol():
     table = jnp.arange(8.0)[:, None]
     att = ej.explain(TableGame(table), jnp.zeros((3, 1)), prior=table[0])
     np.testing.assert_allclose(att.values[:, 0], [1, 2, 4], atol=1e-6)
 
 
-def test_a_tolerance_is_reached_or_the_result_says_not():
+def test_within_tolerance_is_reported():
     game, x, prior, _ = multi_scale_case(np.random.default_rng(3), 12, 4)
     x = x.astype(np.float32)
     exact = ej.explain(game, x, prior=prior)

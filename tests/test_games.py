@@ -63,7 +63,7 @@ def table_of(game, x, lattice):
         (7, 1, 0, (2, 4)),
     ],
 )
-def test_lattice_logits_are_the_definition(rng, n, n_max, n_hidden, split):
+def test_lattice_logits_equal_the_definition(rng, n, n_max, n_hidden, split):
     game, x, _, heads = multi_scale_case(rng, n, n_max, n_hidden=n_hidden)
     table = table_of(game, jnp.asarray(x), make_lattice(n, *split))
     for code in range(1, 2**n):
@@ -72,7 +72,7 @@ def test_lattice_logits_are_the_definition(rng, n, n_max, n_hidden, split):
 
 
 @pytest.mark.parametrize(("n", "n_max"), [(1, 2), (4, 4), (5, 3), (6, 2)])
-def test_recurrence_is_the_definition(rng, n, n_max):
+def test_recurrence_equals_the_definition(rng, n, n_max):
     game, x, _, heads = multi_scale_case(rng, n, n_max)
     whole = tuple(range(n))
     expected = plain.multi_scale(heads, x, whole)
@@ -161,7 +161,7 @@ def test_constructive_is_algorithm_1(seed, m, unseen):
         np.testing.assert_allclose(att.marginals, marginals, atol=1e-12)
 
 
-def test_rows_without_sampled_parents_use_what_is_known(rng):
+def test_rows_without_sampled_parents_use_their_own_head(rng):
     """Independent draws: parents are often missing, below and beyond n_max."""
     n, n_max = 6, 3
     game, x, prior, heads = multi_scale_case(rng, n, n_max)
@@ -218,7 +218,7 @@ def test_parameters_of_a_partial_are_traced(rng):
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
 
 
-def test_variable_length_is_never_asked_about_nothing(rng):
+def test_variable_length_never_scores_the_empty_subsequence(rng):
     def apply(x, mask):
         keep = mask.astype(x.dtype)
         return (x * keep[:, None]).sum(0) / keep.sum()  # NaN or infinite without an element

@@ -77,7 +77,7 @@ def test_scores_come_in_blocks(rng):
 
 
 @pytest.mark.parametrize("groups", PARTITIONS)
-def test_values_of_groups_and_owen_values_are_the_twins(rng, groups):
+def test_values_of_groups_and_owen_values_equal_plain_twins(rng, groups):
     n = 6
     game, x, prior, heads = multi_scale_case(rng, n, 3)
     table = plain.table(lambda e: plain.softmax(plain.multi_scale(heads, x, e)), prior, n)
@@ -189,7 +189,7 @@ def test_groups_within_groups(rng):
     np.testing.assert_allclose(outer.values, direct.values, atol=1e-12)
 
 
-def test_symmetric_elements_of_a_group_share_alike_and_null_elements_get_nothing(rng):
+def test_symmetry_and_null_elements_within_groups(rng):
     n = 5
     table = rng.normal(size=(2**n, 2))
     swapped = [c & ~0b110 | (c >> 1 & 1) << 2 | (c >> 2 & 1) << 1 for c in range(2**n)]
@@ -201,7 +201,7 @@ def test_symmetric_elements_of_a_group_share_alike_and_null_elements_get_nothing
     np.testing.assert_allclose(found[4], 0, atol=1e-13)
 
 
-def test_owen_terms_are_distinct_and_weigh_alike(rng):
+def test_owen_terms_are_distinct_and_balanced(rng):
     for labels in ([0], [0, 1], [0, 0, 0], [1, 0, 2, 0, 1, 0, 2]):
         labels = np.array(labels)
         n, g = len(labels), labels.max() + 1
@@ -277,12 +277,12 @@ def test_groups_may_be_labels_or_lists(groups, labels):
         (4, TypeError, "or lists of elements, got int"),
     ],
 )
-def test_messages_about_groups(groups, kind, match):
+def test_bad_groups_are_refused(groups, kind, match):
     with pytest.raises(kind, match=match):
         group_labels(groups, 4)
 
 
-def test_messages_about_size(rng):
+def test_too_many_groups_are_refused(rng):
     game, x, prior, _ = multi_scale_case(rng, 4, 2)
     average, _, long, long_prior, *_ = average_case(rng, 30)
     pairs = [0, 0, 1, 1]
@@ -355,7 +355,7 @@ def test_groups_of_long_sequences_are_estimated_with_an_error(rng):
         ej.explain(game, long, prior=prior, groups=np.arange(40) // 10)
 
 
-def test_groups_of_a_black_box_are_as_of_the_same_function_in_jax(rng):
+def test_groups_of_a_black_box_equal_those_of_the_same_function_in_jax(rng):
     _, _, x, prior, w, b = average_case(rng, 6)
     labels = [0, 0, 1, 1, 2, 2]
 

@@ -90,7 +90,7 @@ def test_other_games_agree_with_multi_scale_of_one_head(rng):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_a_set_that_counts_only_whole_shares_its_interaction(size):
+def test_unanimity_games_share_their_interaction(size):
     """The game that pays 1 once all of T are in: I = 1 / (|T| - 1) within T ("sii")."""
     n, members = 6, [4, 1, 0, 5, 2][:size]
     code = twin.code_of(members)
@@ -199,7 +199,7 @@ def test_a_second_sequence_compiles_nothing(rng):
     assert n_programs(game, ("interactions", "sii")) == size > 0
 
 
-def test_it_may_be_called_while_tracing(rng):
+def test_interactions_under_jit_and_vmap(rng):
     game, x, prior, _ = multi_scale_case(rng, 4, 2)
     traced = jax.jit(lambda x: pairwise_interactions(game, x, prior=prior))(x)
     np.testing.assert_allclose(traced, pairwise_interactions(game, x, prior=prior), atol=1e-13)
@@ -228,7 +228,7 @@ def test_messages(rng):
         pairwise_interactions(game, np.zeros((4, 3), int), prior=prior)
 
 
-def test_sampled_interactions_are_exact_where_the_models_and_the_draws_are(rng):
+def test_sampled_interactions_of_exact_models_and_draws_are_exact(rng):
     n, times = 4, 12  # every size as often: 12 / binomial(4, k) copies of each subsequence
     game, x, prior, _ = multi_scale_case(rng, n, 2)  # pairs of heads of two are the whole story
     every = [[(code >> i) & 1 for i in range(n)] for code in range(2**n)]
@@ -273,7 +273,7 @@ def test_a_surrogate_gives_interactions_of_longer_sequences(rng):
     assert found.shape == (30, 30, len(prior)) and np.isfinite(found).all()
 
 
-def test_messages_about_sampled_interactions(rng):
+def test_bad_sampled_interactions_are_refused(rng):
     game, x, prior, _ = multi_scale_case(rng, 5, 2)
     few = ej.Surrogate(16)
     with pytest.raises(ValueError, match="key: expected a PRNG key, got None"):
@@ -289,7 +289,7 @@ def test_messages_about_sampled_interactions(rng):
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 7])
-def test_covers_hold_every_pair_once(n):
+def test_covers_contain_every_pair_once(n):
     orders = np.asarray(pair_covers(jax.random.key(0), n, 3))
     for cover in orders:
         member, first, second = adjacent_rows(cover, n)

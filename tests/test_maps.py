@@ -241,7 +241,7 @@ def test_layers_of_the_published_networks_are_there(name):
         (ValueError, "key: expected a PRNG key, got None", {"name": "random"}),
     ],
 )
-def test_bad_input_is_named(network, clip, error, match, changed):
+def test_bad_input_is_refused(network, clip, error, match, changed):
     given = {"name": "lrp", "network": network, "clip": clip, "target": 1} | changed
     with pytest.raises(error, match=match):
         clip_map(**given)

@@ -180,7 +180,7 @@ def test_other_outputs_are_refused(x, apply, kind, match):
         ej.explain(ej.VariableLength(apply), x, prior=PRIOR)
 
 
-def test_one_output_of_a_binary_model(x):
+def test_binary_models_with_one_output(x):
     def logit(x, mask):
         return pooled(x, mask)[0]
 
@@ -262,7 +262,7 @@ def test_a_function_removes_frames(x):
         ej.explain(ej.BlackBox(fn, lambda frames, kept: frames[:, :2]), x, prior=PRIOR)
 
 
-def test_a_model_of_fixed_length_is_told_of_freeze_and_groups(x):
+def test_a_model_of_fixed_length_gets_a_way_out(x):
     def fixed(clips):
         return plain.softmax(clips.reshape(len(clips), N * D) @ np.ones((N * D, C)))
 

@@ -171,7 +171,7 @@ def test_half_precision_clips_give_single_precision(clip):
         (ValueError, "batch_size: expected an integer >= 1", {"batch_size": 0}),
     ],
 )
-def test_bad_input_is_named(clip, error, match, changed):
+def test_bad_input_is_refused(clip, error, match, changed):
     given = {"fn": fn, "clip": clip, "target": 1, "window": (2, 2, 2)} | changed
     with pytest.raises(error, match=match):
         occlusion(**given)

@@ -33,7 +33,7 @@ def xs():
     return np.random.default_rng(1).normal(size=(3, N, D)).astype(np.float32)
 
 
-def test_each_method_is_that_of_its_own_room(model, game, xs):
+def test_methods_by_name_equal_direct_calls(model, game, xs):
     x, prior = xs[0], np.asarray(model.prior, np.float32)
     found = element_values(tuple(ELEMENT_METHODS), game, x, prior)
     assert tuple(found) == tuple(ELEMENT_METHODS)
@@ -59,7 +59,7 @@ def test_each_method_is_that_of_its_own_room(model, game, xs):
     np.testing.assert_allclose(found["integrated_gradients"].sum(0), gained, atol=1e-3)
 
 
-def test_bad_input_is_named(model, game, xs):
+def test_bad_input_is_refused(model, game, xs):
     with pytest.raises(ValueError, match="methods: expected one of 'integrated_gradients'"):
         element_values(["magic"], game, xs[0], model.prior)
     with pytest.raises(ValueError, match="Take fewer elements"):
@@ -82,7 +82,7 @@ def stored(model, game, xs, tmp_path):
     return path, methods
 
 
-def test_they_come_back_from_the_file(stored):
+def test_method_values_round_trip_through_files(stored):
     path, methods = stored
     with ej.results.open(path) as dataset:
         browser = ej.results.Browser(dataset)
@@ -98,7 +98,7 @@ def test_they_come_back_from_the_file(stored):
         assert dataset["grad_cam"].attrs["other_method"] == "grad_cam"
 
 
-def test_results_without_them_say_so(model, game, xs, tmp_path):
+def test_results_without_method_values_are_refused(model, game, xs, tmp_path):
     record = ej.explain(game, xs[0], prior=model.prior)
     path = ej.results.save(tmp_path / "r.nc", [record], uids=["x"])
     with ej.results.open(path) as dataset:
@@ -116,14 +116,14 @@ def test_results_without_them_say_so(model, game, xs, tmp_path):
         ({"mine": [np.zeros((N + 1, C))]}, r"mine\[0\]: expected shape \(5, 4\), got \(6, 4\)"),
     ],
 )
-def test_what_cannot_be_stored_is_refused(model, game, xs, tmp_path, methods, match):
+def test_values_that_cannot_be_stored_are_refused(model, game, xs, tmp_path, methods, match):
     record = ej.explain(game, xs[0], prior=model.prior)
     with pytest.raises(ValueError, match=match):
         ej.results.save(tmp_path / "r.nc", [record], uids=["x"], methods=methods)
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_command_stores_them(model, game, xs, tmp_path, capsys):
+def test_the_command_stores_method_values(model, game, xs, tmp_path, capsys):
     assert typing.get_args(MethodName) == tuple(ELEMENT_METHODS)
     np.save(tmp_path / "data.npy", xs)
     ej.models.save_model(tmp_path / "model.safetensors", model)

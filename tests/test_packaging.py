@@ -151,7 +151,7 @@ def test_the_wheel_can_be_installed_and_used(built, tmp_path):
     assert found["scripts"] == {"esv-jax": True}
 
 
-def test_one_version_throughout():
+def test_one_version_everywhere():
     assert re.fullmatch(r"\d+\.\d+\.\d+", esv_jax.__version__)
     assert "version" in PROJECT["dynamic"], "the version is that of esv_jax/__init__.py"
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
@@ -161,7 +161,7 @@ def test_one_version_throughout():
     assert newest and newest[1] == esv_jax.__version__
 
 
-def test_the_licence_is_the_whole_one():
+def test_the_licence_is_complete():
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in text and "Version 2.0, January 2004" in text
     for end in ("TERMS AND CONDITIONS", "9. Accepting Warranty", "END OF TERMS AND CONDITIONS"):

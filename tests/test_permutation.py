@@ -73,7 +73,7 @@ def of_orders(table, orders):
     return estimator.estimate(jnp.asarray(rows), jnp.asarray(scores), jnp.asarray(table[0]), info)
 
 
-def test_one_order_is_a_plain_walk_there_and_back():
+def test_one_order_equals_a_plain_loop():
     n = 5
     table = np.random.default_rng(0).normal(size=(2**n, 2)).astype(np.float32)
     orders = np.array([[3, 0, 4, 2, 1], [0, 1, 2, 3, 4]])
@@ -83,7 +83,7 @@ def test_one_order_is_a_plain_walk_there_and_back():
         np.testing.assert_allclose(values, expected, atol=1e-6)
 
 
-def test_all_orders_are_the_shapley_value():
+def test_all_orders_give_the_shapley_value():
     n = 4
     table = np.random.default_rng(1).normal(size=(2**n, 2)).astype(np.float32)
     values = of_orders(table, np.array(list(itertools.permutations(range(n))))).values
@@ -107,7 +107,7 @@ def test_efficiency_and_counts(n, permutations, jitted):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [smooth_table, attention_table])
-def test_it_is_unbiased_and_its_errors_are_right(make):
+def test_permutation_sampling_is_unbiased_with_calibrated_errors(make):
     n, seeds = 7, 150
     table = make(n, 2, 0)
     exact = plain.shapley_by_weights(table)
@@ -130,7 +130,7 @@ def test_same_key_same_bits():
     assert (np.asarray(first) != np.asarray(other)).any()
 
 
-def test_a_black_box_and_its_twin_agree(rng):
+def test_a_black_box_equals_its_jax_twin(rng):
     w = rng.normal(size=(4, 3)).astype(np.float32)
     x = rng.normal(size=(8, 4)).astype(np.float32)
 
@@ -149,7 +149,7 @@ def test_a_black_box_and_its_twin_agree(rng):
     assert ej.plan_cost(game, x, PermutationSampling(9)).n_evaluations == 2 * 9 * 7 + 1
 
 
-def test_what_cannot_be_done_is_refused(rng):
+def test_bad_settings_are_refused(rng):
     game, x, prior, _ = multi_scale_case(rng, 5, 2)
     key = jax.random.key(0)
     with pytest.raises(TypeError, match="combine scales"):

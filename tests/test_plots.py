@@ -188,7 +188,7 @@ def test_a_sequence_of_one_class_and_constant_features(rng):
     assert _inside(figure)
 
 
-def test_bad_input_is_named(rng):
+def test_bad_input_is_refused(rng):
     record = _record(rng, 4)
     batch = dataclasses.replace(record, values=jnp.zeros((2, 4, 3)), lengths=jnp.array([4, 3]))
     for draw in (

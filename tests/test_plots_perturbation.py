@@ -157,7 +157,7 @@ def test_curves_of_nothing_can_be_drawn(tmp_path):
     assert save_figure(figure, tmp_path / "curves.png").exists()
 
 
-def test_bad_input_is_named(case):
+def test_bad_input_is_refused(case):
     frames, masks = case
     mask = masks["area 0.1"]
     with pytest.raises(TypeError, match=r"frames: expected uint8, 0\.\.255"):

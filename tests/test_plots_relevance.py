@@ -73,7 +73,7 @@ def test_a_video_shows_frame_and_parts_side_by_side(case):
     np.testing.assert_array_equal(shown, overlay_relevance(frames, relevance, limit)[3])
 
 
-def test_bad_input_is_named(case):
+def test_bad_input_is_refused(case):
     frames, relevance = case
     with pytest.raises(TypeError, match=r"frames: expected uint8, 0\.\.255"):
         overlay_relevance(frames / 255, relevance)

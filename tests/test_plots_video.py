@@ -287,7 +287,7 @@ def test_frames_are_taken_one_at_a_time(rng):
 # Refusals
 
 
-def test_bad_input_is_named(rng):
+def test_bad_input_is_refused(rng):
     record, frames = _record(rng, 4), _frames(rng, 4)
     batch = dataclasses.replace(record, values=jnp.zeros((2, 4, 3)), lengths=jnp.array([4, 3]))
     for draw in (plots.plot_frame_strip, plots.render_overlay):

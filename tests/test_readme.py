@@ -53,7 +53,7 @@ def test_the_first_screen_has_the_two_commands():
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
-def test_links_lead_somewhere(target):
+def test_links_resolve(target):
     assert (ROOT / target).exists()
 
 

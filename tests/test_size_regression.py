@@ -48,7 +48,7 @@ def runs(table, budget, seeds):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 8, 16])
 @pytest.mark.parametrize("extra", [0, 1, 30, 300, 10**6])
-def test_the_plan_keeps_to_its_budget(n, extra):
+def test_the_plan_is_within_its_budget(n, extra):
     least = min(2 * n, 2**n - 2)
     plan = make_pair_plan(n, max(least + extra, 1))
     assert 2 * plan.n_pairs <= least + extra or n == 1
@@ -113,7 +113,7 @@ def test_efficiency_holds_at_any_budget(budget):
     assert np.isfinite(result.std_error).all() and (np.asarray(result.std_error) > 0).all()
 
 
-def test_it_follows_the_scale_and_sign_of_the_scores():
+def test_scale_and_sign_equivariance():
     table = np.random.default_rng(2).normal(size=(2**7, 2)).astype(np.float32)
     one, other = estimate(table, 60), estimate(-3 * table, 60)
     np.testing.assert_allclose(other.values, -3 * one.values, atol=2e-5)
@@ -175,7 +175,7 @@ def plain_estimate(plan, side, u):
 
 
 @pytest.mark.parametrize("budget", [24, 40, 52])
-def test_it_is_the_average_of_plain_posteriors(budget):
+def test_equals_the_average_of_plain_posteriors(budget):
     """Every prior by the covariance of pairs, in place of the products of features."""
     n = 6
     table = np.random.default_rng(3).normal(size=(2**n, 2)).astype(np.float32)
@@ -205,7 +205,7 @@ def test_additive_games_are_exact(n):
 
 
 @pytest.mark.slow
-def test_neighbours_with_similar_effects_share_their_evidence():
+def test_similar_neighbours_reduce_the_error():
     """Effects of known values under noise that no element explains: less error where smooth."""
     n = 32
     rng = np.random.default_rng(0)
@@ -274,7 +274,7 @@ def test_error_falls_with_the_budget_and_intervals_cover(make):
 # The door
 
 
-def test_any_row_wise_game_will_do(rng):
+def test_any_subset_game_is_taken(rng):
     n, d, c = 9, 4, 3
     w = rng.normal(size=(d, c)).astype(np.float32)
     x = rng.normal(size=(n, d)).astype(np.float32)
@@ -299,7 +299,7 @@ def test_any_row_wise_game_will_do(rng):
     )
 
 
-def test_what_cannot_be_done_is_refused(rng):
+def test_bad_settings_are_refused(rng):
     game, x, prior, _ = multi_scale_case(rng, 5, 2)
     key = jax.random.key(0)
     with pytest.raises(TypeError, match=r"Constructive\(\) or Surrogate\(\)"):

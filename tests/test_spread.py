@@ -11,7 +11,7 @@ from tests.games_for_tests import multi_scale_case
 
 
 @pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
-def test_it_is_the_formula_and_padding_has_no_part_in_it(rng, jitted):
+def test_spread_error_equals_its_formula_without_padding(rng, jitted):
     k, n, c, length = 3, 5, 2, 4
     each = rng.normal(size=(k, n, c)).astype(np.float32)
     each[:, length:] = 0

@@ -186,7 +186,7 @@ def test_imports_point_down():
         ("cli", "from esv_jax import __version__", False),
     ],
 )
-def test_what_counts_as_an_import_that_points_up(subpackage, source, is_wrong):
+def test_upward_imports_are_detected(subpackage, source, is_wrong):
     assert bool(upward_imports(source, subpackage)) == is_wrong
 
 
@@ -211,7 +211,7 @@ def test_pure_subpackages_have_no_side_effects():
 # What is done nowhere
 
 
-def test_nothing_of_another_framework_and_nothing_that_runs_code_from_files():
+def test_no_other_framework_and_no_unpickling():
     wrong = []
     for path in modules():
         tree = tree_of(path)

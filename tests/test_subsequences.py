@@ -24,7 +24,7 @@ grow = jax.jit(grow_samples, static_argnums=(1, 2))
 
 
 @given(st.integers(0, 10))
-def test_codes_are_all_there_short_ones_first(n):
+def test_codes_are_complete_and_ordered_by_scale(n):
     codes = scale_ordered_codes(n)
     assert sorted(codes) == list(range(2**n))
     sizes = [bin(code).count("1") for code in codes]
@@ -104,7 +104,7 @@ def test_growth_draws_distinct_extensions(n, m):
     assert not np.asarray(samples.member)[absent].any()
 
 
-def test_growth_with_room_for_all_enumerates():
+def test_growth_enumerates_where_all_fit():
     samples = grow(jax.random.key(0), 7, 35)
     assert [len(sets_of(samples, s)) for s in range(1, 8)] == [math.comb(7, s) for s in range(1, 8)]
 
@@ -118,7 +118,7 @@ def test_growth_depends_on_the_key_alone():
 
 
 @pytest.mark.parametrize("length", [1, pytest.param(3, marks=pytest.mark.slow), 6])
-def test_growth_leaves_padding_alone(length):
+def test_growth_ignores_padding(length):
     padded = grow_samples(jax.random.key(5), 8, 6, length)
     bare = grow_samples(jax.random.key(5), length, 6)
     for s in range(1, length + 1):
@@ -127,7 +127,7 @@ def test_growth_leaves_padding_alone(length):
     assert not np.asarray(padded.member[:, :, length:]).any()
 
 
-def test_growth_sorts_everything_where_copies_crowd_out():
+def test_growth_with_many_duplicates():
     """With m = 1 per 40 elements, the few smallest hashes can all be copies of few candidates."""
     from esv_jax.subsequences.growth import _smallest_distinct
 
@@ -225,6 +225,6 @@ def test_plan_from_membership():
         ),
     ],
 )
-def test_plan_refuses(iterations, error, match):
+def test_bad_plans_are_refused(iterations, error, match):
     with pytest.raises(error, match=match):
         SubsequencePlan.from_membership(iterations)

@@ -91,7 +91,7 @@ def test_the_fit_is_the_ridge_of_one_system(rng, x64, order):
         np.testing.assert_allclose(left, np.asarray(logits[k])[valid] - expected, atol=2e-5)
 
 
-def test_small_heads_are_taken_as_they_are(rng):
+def test_small_heads_are_fitted_exactly(rng):
     plan = make_plan(6, 4, 18, 32, 2, 0, SEED)
     assert plan.enumerated == (True, True, False, True)
     logits = jnp.asarray(rng.normal(size=(*plan.pool_valid.shape, 2)), jnp.float32)
@@ -207,7 +207,7 @@ def test_one_key_one_plan_same_bits():
     np.testing.assert_array_equal(swapped[2].std_error, batch[0].std_error)
 
 
-def test_a_plan_is_made_once_and_may_be_passed():
+def test_a_plan_is_cached_and_may_be_passed():
     game, x, prior = smooth_case(0, 12)
     estimator = ej.Surrogate(pool=32, base=32)
     key = jax.random.key(3)
@@ -237,7 +237,7 @@ def test_double_precision_is_kept(x64):
 
 
 @pytest.mark.slow
-def test_auto_takes_it_where_exact_does_not_fit():
+def test_auto_chooses_surrogate_for_long_sequences():
     game, x, prior = smooth_case(0, 22)
     att = ej.explain(game, x, prior=prior, key=jax.random.key(0))
     assert not att.exact
@@ -266,7 +266,7 @@ def test_bad_settings(settings, error, match):
         ej.Surrogate(**settings)
 
 
-def test_what_it_cannot_do_it_says():
+def test_unsupported_input_is_refused():
     game, x, prior = smooth_case(0, 5)
     key = jax.random.key(0)
     with pytest.raises(ValueError, match=r"x: expected at least 3 elements, got 2. Use Exact"):
@@ -295,7 +295,7 @@ def test_cost_counts_heads():
 
 
 @pytest.mark.slow
-def test_a_fit_with_too_many_coefficients_falls_back_and_says_so(rng):
+def test_a_fit_with_too_many_coefficients_falls_back_with_a_warning(rng):
     game, x, prior, _ = multi_scale_case(rng, 12, 2)
     key = jax.random.key(0)
     ill = ej.explain(game, x, prior=prior, estimator=ej.Surrogate(16, order=2), key=key)
