@@ -46,7 +46,8 @@ from esv_jax.inputs import (
     choose_estimator,
     stacked,
 )
-from esv_jax.subsequences import Lattice, SubsequencePlan
+from esv_jax.subsequences import SubsequencePlan
+from esv_jax.subsequences.lattice import Lattice
 
 _LENGTH_STEP = 8  # sampled sequences are padded to multiples of this many elements
 _MAX_EVALUATIONS = 100_000  # of one round with a tolerance

@@ -47,7 +47,7 @@ from esv_jax.inputs import (
     free_bytes,
 )
 from esv_jax.records import register_record
-from esv_jax.subsequences import membership, scale_ordered_codes
+from esv_jax.subsequences.lattice import membership, scale_ordered_codes
 from esv_jax.subsequences.samples import random_orders
 
 MAX_OWEN_TERMS = 2**18  # subsequences whose scores are kept: 182 MB at 174 classes

@@ -22,7 +22,7 @@ from esv_jax.checks import (
 from esv_jax.estimators import Constructive, Estimator, Exact, SizeRegression, Surrogate
 from esv_jax.games.protocol import Cost, Game, ScaleGame, SubsetGame
 from esv_jax.games.scoring import BLOCK_BYTES, GameInfo, Request, request_cost
-from esv_jax.subsequences import MAX_ELEMENTS
+from esv_jax.subsequences.lattice import MAX_ELEMENTS
 
 _PRIOR_TOLERANCE = 1e-3
 FEWER_ELEMENTS = "Take fewer elements (data.segment_centres picks them evenly)."

@@ -17,7 +17,7 @@ from esv_jax.estimators.surrogate_models import draw_members, sampled_interactio
 from esv_jax.games.protocol import Game, SubsetGame, Tile
 from esv_jax.games.scoring import GameInfo, Request, compiled, request_cost, score, score_rows
 from esv_jax.inputs import check_enumerable, check_kind, checked_inputs
-from esv_jax.subsequences import MAX_ELEMENTS, Lattice, make_lattice
+from esv_jax.subsequences.lattice import MAX_ELEMENTS, Lattice, make_lattice
 from esv_jax.subsequences.samples import random_orders
 
 Index = Literal["sii", "sti"]

@@ -7,7 +7,7 @@ import numpy as np
 import esv_jax as ej
 from esv_jax.estimators.surrogate_plan import words_of
 from esv_jax.explanations import attribute
-from esv_jax.games import ScoreTable as TableGame  # noqa: F401  # its x only says how many elements
+from esv_jax.games.grouped import ScoreTable as TableGame  # noqa: F401  # its x only says how many elements
 from esv_jax.games.scoring import memory_of
 
 SEED = words_of(jax.random.key(1))  # of plans made on the host

@@ -6,7 +6,7 @@ import pytest
 import esv_jax as ej
 from esv_jax.explanations import block_program
 from esv_jax.games.scoring import score_rows
-from esv_jax.subsequences import make_lattice
+from esv_jax.subsequences.lattice import make_lattice
 from tests.games_for_tests import multi_scale_case, n_programs, random_heads
 
 

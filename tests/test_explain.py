@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.estimators import GameInfo
-from esv_jax.games.scoring import memory_of
+from esv_jax.games.scoring import GameInfo, memory_of
 from tests.games_for_tests import TableGame, as_float32, multi_scale_case
 
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import esv_jax as ej
-from esv_jax.estimators import scale_sums
-from esv_jax.games import Tile, direct_logits, make_game
+from esv_jax.estimators.exact import scale_sums
+from esv_jax.games import make_game
+from esv_jax.games.multi_scale import direct_logits
+from esv_jax.games.protocol import Tile
 from esv_jax.games.scoring import score_rows
-from esv_jax.subsequences import make_lattice
-from esv_jax.subsequences.lattice import recurrence_shares
+from esv_jax.subsequences.lattice import make_lattice, recurrence_shares
 from tests.games_for_tests import multi_scale_case, random_prior
 from tests.reference import plain
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.games import Grouped, direct_logits, score
+from esv_jax.games import score
+from esv_jax.games.grouped import Grouped
+from esv_jax.games.multi_scale import direct_logits
 from esv_jax.gradients import (
     completeness_gap,
     grad_cam,

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.games import Grouped, ScaleGame, SubsetGame, score
-from esv_jax.games.grouped import group_labels, group_members
+from esv_jax.games import ScaleGame, SubsetGame, score
+from esv_jax.games.grouped import Grouped, group_labels, group_members
 from esv_jax.groups import as_players, n_owen_terms, owen_terms, owen_values
 from esv_jax.interactions import pairwise_interactions
-from esv_jax.subsequences import membership
+from esv_jax.subsequences.lattice import membership
 from tests.games_for_tests import TableGame, multi_scale_case, n_programs, random_prior
 from tests.reference import interactions as twin
 from tests.reference import plain

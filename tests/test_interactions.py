@@ -20,7 +20,7 @@ from esv_jax.interactions import (
     pair_share,
     pairwise_interactions,
 )
-from esv_jax.subsequences import make_lattice
+from esv_jax.subsequences.lattice import make_lattice
 from tests.games_for_tests import SEED, TableGame, multi_scale_case, n_programs, random_prior
 from tests.reference import interactions as twin
 from tests.reference import plain

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.games import direct_logits
+from esv_jax.games.multi_scale import direct_logits
 
 HERE = Path(__file__).resolve().parent / "fixtures" / "esv"
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "fixtures" / "esv"

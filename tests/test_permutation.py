@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.estimators import GameInfo
 from esv_jax.estimators.permutation import PermutationSampling
 from esv_jax.games.black_box import BlackBox
+from esv_jax.games.scoring import GameInfo
 from tests.games_for_tests import TableGame, multi_scale_case, steps
 from tests.reference import plain
 

@@ -9,14 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from esv_jax.games.scoring import by_scale
-from esv_jax.subsequences import (
-    SubsequencePlan,
-    grow_samples,
-    make_lattice,
-    membership,
-    parents,
-    scale_ordered_codes,
-)
+from esv_jax.subsequences import SubsequencePlan
+from esv_jax.subsequences.growth import grow_samples
+from esv_jax.subsequences.lattice import make_lattice, membership, parents, scale_ordered_codes
 from esv_jax.subsequences.samples import count_distinct
 from tests.reference import plain
 

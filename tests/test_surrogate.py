@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.estimators import GameInfo
 from esv_jax.estimators.surrogate_models import fit_heads, mix_of_scale, polynomial, residuals
 from esv_jax.estimators.surrogate_plan import (
     CORRELATION,
@@ -19,6 +18,7 @@ from esv_jax.estimators.surrogate_plan import (
     n_word_rows,
     pair_index,
 )
+from esv_jax.games.scoring import GameInfo
 from tests.games_for_tests import SEED, multi_scale_case
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from esv_jax.checks import expect, expect_int, is_concrete, message
-from esv_jax.games import Game
+from esv_jax.games.protocol import Game
 from esv_jax.games.scoring import expect_scorable, score
 from esv_jax.inputs import checked_inputs
 

@@ -17,8 +17,9 @@ from esv_jax.estimators.exact import ScaleSums, coverage_of, marginals_of, value
 from esv_jax.estimators.permutation import spread_error
 from esv_jax.games.protocol import ScaleGame, SubsetGame
 from esv_jax.games.scoring import GameInfo, Request
-from esv_jax.subsequences import Samples, SubsequencePlan, Unseen, grow_samples
-from esv_jax.subsequences.samples import count_distinct
+from esv_jax.subsequences import SubsequencePlan
+from esv_jax.subsequences.growth import grow_samples
+from esv_jax.subsequences.samples import Samples, Unseen, count_distinct
 
 _BIAS = 0.15  # squared bias, in variances of one iteration, once nearly all is drawn
 

@@ -14,13 +14,8 @@ from jax import Array
 from esv_jax.attribution import Attribution
 from esv_jax.games.protocol import ScaleGame, SubsetGame, Tile
 from esv_jax.games.scoring import Fold, GameInfo, Request, by_scale
-from esv_jax.subsequences import (
-    Lattice,
-    Unseen,
-    make_lattice,
-    membership,
-    scale_ordered_codes,
-)
+from esv_jax.subsequences.lattice import Lattice, make_lattice, membership, scale_ordered_codes
+from esv_jax.subsequences.samples import Unseen
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,7 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, expect_int, is_concrete
 from esv_jax.games.protocol import SubsetGame
 from esv_jax.games.scoring import GameInfo, Request
-from esv_jax.subsequences import Samples
-from esv_jax.subsequences.samples import count_distinct, random_orders
+from esv_jax.subsequences.samples import Samples, count_distinct, random_orders
 
 _POOLED = 4.0  # repetitions that the mean over elements counts as
 _LEAST_SHARE = 0.3  # of that mean, however many there are

@@ -1,10 +1,9 @@
 """Games: a model together with a rule for the scores of subsequences."""
 
 from esv_jax.games.average_consensus import AverageConsensus
-from esv_jax.games.black_box import BlackBox, Sensitivity, probe_sensitivity
-from esv_jax.games.grouped import Grouped, ScoreTable
+from esv_jax.games.black_box import BlackBox, probe_sensitivity
 from esv_jax.games.multi_scale import MultiScale, direct_logits, make_game
-from esv_jax.games.protocol import Cost, Game, ScaleGame, SubsetGame, Tile
+from esv_jax.games.protocol import Cost, ScaleGame, SubsetGame
 from esv_jax.games.scoring import score
 from esv_jax.games.variable_length import VariableLength
 
@@ -12,14 +11,9 @@ __all__ = [
     "AverageConsensus",
     "BlackBox",
     "Cost",
-    "Game",
-    "Grouped",
     "MultiScale",
     "ScaleGame",
-    "ScoreTable",
-    "Sensitivity",
     "SubsetGame",
-    "Tile",
     "VariableLength",
     "direct_logits",
     "make_game",

@@ -20,8 +20,7 @@ from jax import Array, lax
 
 from esv_jax.games.protocol import Carry, Tile
 from esv_jax.models.heads import HeadStack
-from esv_jax.subsequences import Lattice
-from esv_jax.subsequences.lattice import low_incidence, recurrence_shares
+from esv_jax.subsequences.lattice import Lattice, low_incidence, recurrence_shares
 
 
 def fold_multi_scale(

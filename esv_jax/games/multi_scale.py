@@ -20,8 +20,8 @@ from esv_jax.games.lattice_pass import fold_multi_scale
 from esv_jax.games.protocol import Carry, Cost, ScaleGame, Tile
 from esv_jax.models.heads import HeadStack, TsnHead
 from esv_jax.records import register_record, static_field
-from esv_jax.subsequences import Lattice, Samples
-from esv_jax.subsequences.lattice import low_incidence, recurrence_shares
+from esv_jax.subsequences.lattice import Lattice, low_incidence, recurrence_shares
+from esv_jax.subsequences.samples import Samples
 
 
 @register_record

@@ -14,7 +14,8 @@ import jax
 from jax import Array
 
 from esv_jax.checks import Link, NominalFirst
-from esv_jax.subsequences import Lattice, Samples
+from esv_jax.subsequences.lattice import Lattice
+from esv_jax.subsequences.samples import Samples
 
 Carry = TypeVar("Carry")
 

@@ -22,13 +22,8 @@ from jax import Array, lax
 from esv_jax.checks import Link, expect
 from esv_jax.games.protocol import Carry, Cost, Game, ScaleGame, SubsetGame, Tile
 from esv_jax.records import register_record
-from esv_jax.subsequences import (
-    Lattice,
-    Samples,
-    make_lattice,
-    membership,
-    scale_ordered_codes,
-)
+from esv_jax.subsequences.lattice import Lattice, make_lattice, membership, scale_ordered_codes
+from esv_jax.subsequences.samples import Samples
 
 BLOCK_BYTES = 64e6  # working memory of one block of subsequences, or of sequences
 MAX_ROWS = 1024  # subsequences in a block

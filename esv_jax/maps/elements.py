@@ -12,7 +12,7 @@ from jax import Array
 
 from esv_jax.baselines import leave_one_in, leave_one_out
 from esv_jax.checks import expect_array, expect_choice
-from esv_jax.games import Game
+from esv_jax.games.protocol import Game
 from esv_jax.games.scoring import compiled
 from esv_jax.gradients import (
     grad_cam,

@@ -12,8 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from esv_jax.checks import expect, expect_choice, expect_finite, message
-from esv_jax.games import Game
-from esv_jax.games.protocol import ScaleGame
+from esv_jax.games.protocol import Game, ScaleGame
 from esv_jax.games.scoring import (
     Request,
     block_sequences,

@@ -21,7 +21,7 @@ from esv_jax.explanations import (
     out_of_memory,
     shared_plan,
 )
-from esv_jax.games import Game
+from esv_jax.games.protocol import Game
 from esv_jax.games.scoring import GameInfo, request_cost
 from esv_jax.inputs import free_bytes
 

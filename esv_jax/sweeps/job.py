@@ -19,7 +19,8 @@ from jax import Array
 
 from esv_jax import data as sources
 from esv_jax.checks import expect, message
-from esv_jax.games import Game, ScaleGame, SubsetGame, make_game
+from esv_jax.games import ScaleGame, SubsetGame, make_game
+from esv_jax.games.protocol import Game
 from esv_jax.inputs import checked_prior
 from esv_jax.models import TrainedModel, load_model, model_digest
 from esv_jax.models.tensor_files import digest_of

@@ -9,7 +9,8 @@ import numpy as np
 
 from esv_jax.estimators import Estimator
 from esv_jax.explanations import block_size
-from esv_jax.games import Cost, Game
+from esv_jax.games import Cost
+from esv_jax.games.protocol import Game
 from esv_jax.games.scoring import GameInfo, request_cost
 
 _MAX_WASTE = 0.08  # of the elements of padded sequences

@@ -21,7 +21,7 @@ from esv_jax import data as sources
 from esv_jax.checks import expect, expect_int, expect_key, message
 from esv_jax.estimators import Estimator
 from esv_jax.files import expect_writable
-from esv_jax.games import Game
+from esv_jax.games.protocol import Game
 from esv_jax.inputs import EstimatorChoice, check_randomness, choose_estimator
 from esv_jax.models import TrainedModel
 from esv_jax.results import store

@@ -35,8 +35,7 @@ import numpy as np
 import tyro
 
 import esv_jax as ej
-from esv_jax.estimators import GameInfo
-from esv_jax.games.scoring import memory_of
+from esv_jax.games.scoring import GameInfo, memory_of
 from experiments.records import write_cases
 
 D, H, C, N_MAX = 256, 256, 174, 8

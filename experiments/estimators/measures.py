@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import esv_jax as ej
-from esv_jax.estimators import GameInfo
+from esv_jax.games.scoring import GameInfo
 from experiments.estimators.games import Case
 
 _FAMILIES = {

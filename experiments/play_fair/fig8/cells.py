@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 import esv_jax as ej
 from esv_jax.explanations import video_key
-from esv_jax.subsequences import Samples, grow_samples
+from esv_jax.subsequences.growth import grow_samples
+from esv_jax.subsequences.samples import Samples
 from experiments.play_fair.subjects import Elements, Subject
 
 METRICS = ("relative_error", "lad_slope", "pearson")
