@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,10 @@ import numpy as np
 Link = Literal["softmax", "sigmoid", "identity"]
 LINKS: tuple[Link, ...] = get_args(Link)
 """Functions from logits to scores by name; Shapley differences are taken of the scores."""
+
+AnyArray: TypeAlias = jax.Array | np.ndarray
+Shaped: TypeAlias = AnyArray | jax.ShapeDtypeStruct
+"""An array, or the shape and dtype of one."""
 
 
 def message(name: str, expected: str, got: object, way_out: str = "") -> str:
@@ -59,7 +63,7 @@ def expect_int(name: str, value: Any, minimum: int | None = None, way_out: str =
     return int(value)
 
 
-def expect_array(name: str, value: Any, way_out: str = "") -> jax.Array | np.ndarray:
+def expect_array(name: str, value: Any, way_out: str = "") -> AnyArray:
     """Return `value` as an array of numbers; refuse what is none, e.g. a dict or a ragged list.
 
     Tensors of other frameworks are converted to NumPy, also those that record gradients.
@@ -85,7 +89,7 @@ def expect_floating(name: str, value: Any, way_out: str = "") -> jax.Array:
     return array if isinstance(array, jax.Array) else jax.device_put(array)
 
 
-def as_array(name: str, value: Any, way_out: str = "", integers: bool = False) -> Any:
+def as_array(name: str, value: Any, way_out: str = "", integers: bool = False) -> AnyArray:
     """Return `value` as a NumPy array, unless it is JAX's; refuse other than floating point.
 
     Args:
@@ -115,7 +119,7 @@ def expect_classes(
     n_classes: int | None = None,
     kind: str = "a class",
     each: str = "a class",
-) -> jax.Array | np.ndarray:
+) -> AnyArray:
     """Return indices of classes as an integer array; refuse bools, floats and what is no class.
 
     Args:

@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from esv_jax.attribution import Attribution
-from esv_jax.checks import expect, expect_classes, is_concrete, message
+from esv_jax.checks import AnyArray, Shaped, expect, expect_classes, is_concrete, message
 from esv_jax.estimators import Estimator, SurrogatePlan
 from esv_jax.games.grouped import Groups, ScoreTable
 from esv_jax.games.protocol import Game, ScaleGame
@@ -55,9 +56,9 @@ _MAX_EVALUATIONS = 100_000  # of one round with a tolerance
 
 def explain(
     game: Game,
-    x: Any,
+    x: ArrayLike,
     *,
-    prior: Any,
+    prior: ArrayLike | Sequence[float],
     estimator: EstimatorChoice = "auto",
     key: Array | None = None,
     plan: SubsequencePlan | SurrogatePlan | None = None,
@@ -175,8 +176,8 @@ def attribute(
 def _explained(
     estimator: Estimator,
     game: Game,
-    x: Any,
-    prior: Any,
+    x: AnyArray,
+    prior: AnyArray,
     key: Array | None,
     plan: Any,
     marginals: bool,
@@ -209,7 +210,7 @@ def _explained(
 
 
 def _on_host(
-    estimator: Estimator, game: Game, x: Any, prior: Any, key: Array | None, plan: Any
+    estimator: Estimator, game: Game, x: AnyArray, prior: Any, key: Array | None, plan: Any
 ) -> Attribution:
     """The three steps for a game on the host: its scores come from a loop on this thread."""
     info = GameInfo.of(game, x.shape[0])
@@ -248,7 +249,7 @@ def _on_host(
 # Checks of results
 
 
-def _not_finite(game: Game, x: Any, result: Attribution, plan: Any) -> ValueError:
+def _not_finite(game: Game, x: AnyArray, result: Attribution, plan: Any) -> ValueError:
     """The error for values that are not finite: what a plan lacks, or where NaN begins."""
     if isinstance(plan, SubsequencePlan) and is_concrete(plan.samples.valid):
         _check_plan(plan, result)
@@ -294,7 +295,7 @@ def _check_plan(plan: SubsequencePlan, result: Attribution) -> None:
         )
 
 
-def _first_not_finite(game: Game, x: Any) -> str:
+def _first_not_finite(game: Game, x: AnyArray) -> str:
     """Describe the shortest beginning of x whose score is not finite."""
     n = x.shape[0]
     if isinstance(game, ScaleGame) or not is_concrete(x):
@@ -319,7 +320,7 @@ def _without_tolerance(classes: Any, confidence: Any) -> ValueError:
 # Tolerance: rounds of twice the budget
 
 
-def _check_tolerance(tolerance: float, plan: Any, x: Any) -> None:
+def _check_tolerance(tolerance: float, plan: Any, x: AnyArray) -> None:
     expect(tolerance > 0, "tolerance", "a half width > 0", tolerance)
     expect(plan is None, "plan", "None beside a tolerance", "a plan", "Its budget is fixed.")
     traced = not is_concrete(x)
@@ -342,7 +343,7 @@ def _width_function(
 
 
 def _larger(
-    estimator: Estimator, game: Game, x: Any, limit: int | None, max_bytes: float | None
+    estimator: Estimator, game: Game, x: Shaped, limit: int | None, max_bytes: float | None
 ) -> Estimator | None:
     """The estimator of the next round, or None where evaluations or memory are used up."""
     info = GameInfo.of(game, x.shape[0])
@@ -370,7 +371,7 @@ def _within(
     estimator: Estimator,
     explained: Callable[[Estimator], Attribution],
     game: Game,
-    x: Any,
+    x: AnyArray,
     limit: int | None,
     max_bytes: float | None,
 ) -> Attribution:
@@ -405,10 +406,10 @@ def out_of_memory(error: Exception) -> bool:
 
 def explain_batch(
     game: Game,
-    xs: Any,
-    lengths: Any = None,
+    xs: ArrayLike | Sequence[ArrayLike],
+    lengths: ArrayLike | None = None,
     *,
-    prior: Any,
+    prior: ArrayLike | Sequence[float],
     estimator: EstimatorChoice = "auto",
     key: Array | None = None,
     uids: Sequence[str | int] | None = None,
@@ -514,7 +515,7 @@ class _Job(NamedTuple):
     game: Game
     host: np.ndarray
     lengths: np.ndarray
-    prior: Any
+    prior: AnyArray
     key: Array | None
     uids: Sequence[str | int] | None
     marginals: bool

@@ -5,16 +5,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from esv_jax.attribution import Attribution
-from esv_jax.checks import Link, expect, expect_finite, expect_int, expect_key, is_concrete, message
+from esv_jax.checks import (
+    AnyArray,
+    Link,
+    expect,
+    expect_finite,
+    expect_int,
+    expect_key,
+    is_concrete,
+    message,
+)
 from esv_jax.estimators import Exact, PermutationSampling, Surrogate
 from esv_jax.estimators.exact import scale_marginals
 from esv_jax.estimators.permutation import order_rows
@@ -58,12 +68,12 @@ _LEAST_PARTS = 16
 
 def as_players(
     game: Game,
-    x: Any,
-    prior: Any,
+    x: AnyArray,
+    prior: AnyArray,
     groups: Groups,
     estimator: EstimatorChoice,
     max_bytes: float | None,
-) -> tuple[Game, Any, EstimatorChoice]:
+) -> tuple[Game, AnyArray, EstimatorChoice]:
     """The game of groups, the groups as its sequence (g, n), and the estimator that fits it.
 
     A game that scores each subsequence on its own scores unions of groups. One that combines
@@ -92,10 +102,10 @@ def as_players(
 
 def owen_values(
     game: Game,
-    x: Any,
+    x: ArrayLike,
     groups: Groups,
     *,
-    prior: Any,
+    prior: ArrayLike | Sequence[float],
     key: Array | None = None,
     permutations: int = 64,
     max_bytes: float | None = None,
@@ -187,7 +197,7 @@ def owen_values(
 
 
 def _sampled_owen(
-    game: Game, x: Any, labels: np.ndarray, prior: Any, key: Array, permutations: int
+    game: Game, x: AnyArray, labels: np.ndarray, prior: AnyArray, key: Array, permutations: int
 ) -> Attribution:
     """Owen values from orders of arrival in which the elements of a group follow each other.
 

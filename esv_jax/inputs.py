@@ -9,8 +9,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from esv_jax.checks import (
+    AnyArray,
+    Shaped,
     as_array,
     expect,
     expect_finite,
@@ -33,12 +36,14 @@ EstimatorChoice = Estimator | Literal["auto"]
 class Inputs(NamedTuple):
     """A checked sequence (n, ...) and prior (C,), and warnings about them."""
 
-    x: Any
-    prior: Any
+    x: AnyArray
+    prior: AnyArray
     warnings: tuple[str, ...]
 
 
-def checked_inputs(game: Game, x: Any, prior: Any, name: str = "x") -> Inputs:
+def checked_inputs(
+    game: Game, x: ArrayLike, prior: ArrayLike | Sequence[float] | None, name: str = "x"
+) -> Inputs:
     """x and the prior as arrays that the game takes: NumPy's, unless they are JAX's already.
 
     Raises:
@@ -69,7 +74,7 @@ def checked_inputs(game: Game, x: Any, prior: Any, name: str = "x") -> Inputs:
     return Inputs(x, prior, found)
 
 
-def as_taken(game: Game, name: str, x: Any) -> Any:
+def as_taken(game: Game, name: str, x: ArrayLike | Sequence[ArrayLike]) -> AnyArray:
     """x as an array of float32 or wider; for a game on the host also of integers of 32 bits."""
     x = as_array(name, x, integers=game.on_host)
     dtype = x.dtype if game.on_host else wider(x.dtype)
@@ -80,7 +85,7 @@ def as_taken(game: Game, name: str, x: Any) -> Any:
     return x if x.dtype == canonical else x.astype(canonical)
 
 
-def checked_prior(game: Game, x: Any, prior: Any) -> Any:
+def checked_prior(game: Game, x: Shaped, prior: ArrayLike | Sequence[float] | None) -> AnyArray:
     """The prior as scores (C,) in the game's dtype; probabilities where the link gives them."""
     out = game.output(x)
     c = out.shape[0]
@@ -114,7 +119,7 @@ def checked_prior(game: Game, x: Any, prior: Any) -> Any:
     return prior if prior.dtype == out.dtype else prior.astype(out.dtype)
 
 
-def stacked(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+def stacked(sequences: Sequence[ArrayLike]) -> tuple[np.ndarray, np.ndarray]:
     """Arrays of different lengths, padded with zeros, and their lengths."""
     arrays = [np.asarray(sequence) for sequence in sequences]
     expect(len(arrays) >= 1, "xs", "at least one sequence", "an empty list")
@@ -134,7 +139,7 @@ def stacked(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     return padded, lengths
 
 
-def checked_lengths(lengths: Any, n_sequences: int, widest: int) -> np.ndarray:
+def checked_lengths(lengths: ArrayLike | None, n_sequences: int, widest: int) -> np.ndarray:
     """Lengths (B,) of a batch, 1..N each; default N."""
     if lengths is None:
         return np.full(n_sequences, widest)
@@ -256,7 +261,7 @@ def check_kind(game: Game, estimator: Estimator) -> None:
     raise TypeError(message("game", expected, type(game).__name__, way_out))
 
 
-def check_enumerable(game: Game, x: Any, max_bytes: float | None, way_out: str) -> None:
+def check_enumerable(game: Game, x: Shaped, max_bytes: float | None, way_out: str) -> None:
     """Raise, with the numbers and the way out, where all subsequences of x do not fit."""
     n = x.shape[0]
     if n > MAX_ELEMENTS:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-from esv_jax.checks import expect, expect_choice, expect_int, expect_key, is_concrete, message
+from esv_jax.checks import (
+    AnyArray,
+    expect,
+    expect_choice,
+    expect_int,
+    expect_key,
+    is_concrete,
+    message,
+)
 from esv_jax.estimators import Exact, PermutationSampling, Surrogate
 from esv_jax.estimators.surrogate_models import draw_members, sampled_interactions
 from esv_jax.games.protocol import Game, SubsetGame, Tile
@@ -33,9 +42,9 @@ _WAY_OUT = (
 
 def pairwise_interactions(
     game: Game,
-    x: Any,
+    x: ArrayLike,
     *,
-    prior: Any,
+    prior: ArrayLike | Sequence[float],
     index: Index = "sii",
     estimator: Exact | Surrogate | PermutationSampling | Literal["auto"] = "auto",
     key: Array | None = None,
@@ -113,7 +122,7 @@ def pairwise_interactions(
 
 
 def _of_surrogate(
-    game: Game, x: Any, prior: Array, key: Array, estimator: Surrogate, draws: int | None
+    game: Game, x: AnyArray, prior: Array, key: Array, estimator: Surrogate, draws: int | None
 ) -> Array:
     """Differences of small models of the heads, over `draws` subsequences."""
     plan_key, draw_key = jax.random.split(key)
@@ -125,7 +134,12 @@ def _of_surrogate(
 
 
 def _of_orders(
-    game: Game, x: Any, prior: Any, key: Array, estimator: PermutationSampling, draws: None
+    game: Game,
+    x: AnyArray,
+    prior: AnyArray,
+    key: Array,
+    estimator: PermutationSampling,
+    draws: None,
 ) -> Array:
     """The mean of d(X) over orders in which pairs are adjacent, every pair equally often.
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from esv_jax.attribution import Attribution
+from esv_jax.checks import AnyArray
 from esv_jax.games.protocol import ScaleGame, SubsetGame, Tile
 from esv_jax.games.scoring import Fold, GameInfo, Request, by_scale
 from esv_jax.subsequences.lattice import Lattice, make_lattice, membership, scale_ordered_codes
@@ -132,7 +133,7 @@ def scale_sums(fold: Fold[Any], prior: Array, lattice: Lattice) -> ScaleSums:
     return ScaleSums(sides[1:, 0], without, counts, counts)
 
 
-def scale_marginals(scores: Sequence[Any], prior: Any) -> Any:
+def scale_marginals(scores: Sequence[Any], prior: AnyArray) -> Any:
     """Mean marginals (n, n, ..., C): mean scores with each element less those without, by scale.
 
     NumPy arrays in float64 where the scores are NumPy's (of a game on the host).

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.checks import Link, check_link, expect, expect_floating, expect_shape, wider
+from esv_jax.checks import (
+    AnyArray,
+    Link,
+    Shaped,
+    check_link,
+    expect,
+    expect_floating,
+    expect_shape,
+    wider,
+)
 from esv_jax.games.protocol import Cost, SubsetGame
 from esv_jax.records import register_record, static_field
 
@@ -49,13 +58,13 @@ class AverageConsensus(SubsetGame):
         expect_shape("b", self.b, (c,), f"(C,) = ({c},)")
         check_link(self.link, c)
 
-    def output(self, x: Any) -> jax.ShapeDtypeStruct:
+    def output(self, x: Shaped) -> jax.ShapeDtypeStruct:
         """(C,), in the wider dtype of x's and the weights'; x has to be (n, D)."""
         d, fits = self.w.shape[0], len(x.shape) == 2 and x.shape[1] == self.w.shape[0]
         expect(fits, "x", f"shape (n, D) with D = {d}", x.shape)
         return jax.ShapeDtypeStruct((self.w.shape[1],), wider(x.dtype, self.w.dtype))
 
-    def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
+    def warnings(self, x: AnyArray, prior: AnyArray) -> tuple[str, ...]:
         """None."""
         return ()
 
@@ -69,7 +78,7 @@ class AverageConsensus(SubsetGame):
         keep = member.astype(dtype)
         return jnp.matmul(keep, logits, precision="highest") / keep.sum(1, keepdims=True)
 
-    def subset_cost(self, x: Any, m: int) -> Cost:
+    def subset_cost(self, x: Shaped, m: int) -> Cost:
         """See `SubsetGame.subset_cost`; the network is evaluated once per element."""
         n, (d, c) = x.shape[0], self.w.shape
         itemsize = self.output(x).dtype.itemsize

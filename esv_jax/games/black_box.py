@@ -12,7 +12,17 @@ import jax
 import numpy as np
 from jax import Array
 
-from esv_jax.checks import Link, ScoresOf, expect, expect_choice, expect_int, is_concrete, message
+from esv_jax.checks import (
+    AnyArray,
+    Link,
+    ScoresOf,
+    Shaped,
+    expect,
+    expect_choice,
+    expect_int,
+    is_concrete,
+    message,
+)
 from esv_jax.games.host_scores import HostCounts, HostScores
 from esv_jax.games.protocol import Cost, SubsetGame
 from esv_jax.games.removal import LAYOUTS, Layout, Removal, check_removal, removal_name
@@ -135,7 +145,7 @@ class BlackBox(SubsetGame):
         """Drop all scores kept after a call that failed."""
         self.host.forget()
 
-    def begin(self, x: Any) -> None:
+    def begin(self, x: AnyArray) -> None:
         """Evaluate the whole sequence, the first step of a call, so that C and dtype are known.
 
         Raises: as `fn` does on it. TypeError: if x is traced.
@@ -145,7 +155,7 @@ class BlackBox(SubsetGame):
             raise TypeError(_traced())
         self.host.begin(np.asarray(x))
 
-    def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
+    def warnings(self, x: AnyArray, prior: AnyArray) -> tuple[str, ...]:
         """Scores in other units than the prior, noise, positions that do not affect the output.
 
         Raises:
@@ -168,7 +178,7 @@ class BlackBox(SubsetGame):
             found += self.host.noted(clip, "probe", lambda: self._probed(clip))
         return found
 
-    def noise(self, x: Any) -> float:
+    def noise(self, x: AnyArray) -> float:
         """Largest difference between two scores of the whole sequence; 0 where there is none."""
         return self.host.noise(np.asarray(x))
 
@@ -180,7 +190,7 @@ class BlackBox(SubsetGame):
         found = _probe(self, clip, jax.random.key(0), None, 2)
         return (f"The model ignores {found}.",) if any(found.ignored) else ()
 
-    def output(self, x: Any) -> jax.ShapeDtypeStruct:
+    def output(self, x: Shaped) -> jax.ShapeDtypeStruct:
         """(C,) and the dtype of fn's scores; where no clip was scored yet, by a trial.
 
         The trial is on x, or on zeros where x is a ShapeDtypeStruct.
@@ -199,7 +209,7 @@ class BlackBox(SubsetGame):
         self.output(x)
         return self.host.scores(x, member)
 
-    def subset_cost(self, x: Any, m: int) -> Cost:
+    def subset_cost(self, x: Shaped, m: int) -> Cost:
         """See `SubsetGame.subset_cost`; the model's own memory is not known."""
         out = self.output(x)
         return Cost(m, m, m * (6 * out.shape[0] * out.dtype.itemsize + 100), None)

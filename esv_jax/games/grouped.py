@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esv_jax.checks import Link, expect, message
+from esv_jax.checks import AnyArray, Link, Shaped, expect, message
 from esv_jax.games.protocol import Cost, SubsetGame
 from esv_jax.records import register_record, static_field
 
@@ -60,25 +60,25 @@ class Grouped(SubsetGame):
         """The game's."""
         return self.game.owner
 
-    def output(self, x: Any) -> jax.ShapeDtypeStruct:
+    def output(self, x: Shaped) -> jax.ShapeDtypeStruct:
         """The game's; x has to be (g, n)."""
         n, shape = self.x.shape[0], x.shape
         fits = len(shape) == 2 and shape[1] == n
         expect(fits, "x", f"groups of shape (g, n) = (g, {n})", shape)
         return self.game.output(self.x)
 
-    def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
+    def warnings(self, x: AnyArray, prior: AnyArray) -> tuple[str, ...]:
         """The game's."""
         return self.game.warnings(self.x, prior)
 
-    def subset_logits(self, x: Any, member: Any) -> Any:
+    def subset_logits(self, x: AnyArray, member: AnyArray) -> AnyArray:
         """Logits (m, C) of the unions of the groups in `member` (m, g)."""
         if self.on_host:
             return self.game.subset_logits(self.x, member @ (np.asarray(x) > 0.5))
         elements = jnp.matmul(member.astype(x.dtype), x) > 0.5  # (m, n)
         return self.game.subset_logits(self.x, elements)
 
-    def subset_cost(self, x: Any, m: int) -> Cost:
+    def subset_cost(self, x: Shaped, m: int) -> Cost:
         """The game's."""
         return self.game.subset_cost(self.x, m)
 
@@ -102,13 +102,13 @@ class ScoreTable(SubsetGame):
     table: Array
     cost_of_table: Cost | None = static_field(default=None)
 
-    def output(self, x: Any) -> jax.ShapeDtypeStruct:
+    def output(self, x: Shaped) -> jax.ShapeDtypeStruct:
         """(C,), in the dtype of the table; x has to have its number of elements."""
         n = self.table.shape[0].bit_length() - 1
         expect(x.shape[0] == n, "x", f"the {n} elements of the table", x.shape)
         return jax.ShapeDtypeStruct(self.table.shape[1:], self.table.dtype)
 
-    def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
+    def warnings(self, x: AnyArray, prior: AnyArray) -> tuple[str, ...]:
         """None."""
         return ()
 
@@ -117,7 +117,7 @@ class ScoreTable(SubsetGame):
         bits = jnp.asarray(1 << np.arange(member.shape[1]), jnp.int32)
         return self.table[jnp.where(member, bits[None, :], 0).sum(1)]
 
-    def subset_cost(self, x: Any, m: int) -> Cost:
+    def subset_cost(self, x: Shaped, m: int) -> Cost:
         """The cost of the table and of m of its rows."""
         n_bytes = m * self.table.shape[1] * self.table.dtype.itemsize
         if self.cost_of_table is None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import Link, check_link, expect, is_concrete, message, wider
+from esv_jax.checks import AnyArray, Link, Shaped, check_link, expect, is_concrete, message, wider
 from esv_jax.games.average_consensus import AverageConsensus
 from esv_jax.games.lattice_pass import fold_multi_scale
 from esv_jax.games.protocol import Carry, Cost, ScaleGame, Tile
@@ -73,7 +73,7 @@ class MultiScale(ScaleGame):
         object.__setattr__(self, "last_layers", layers[1])
         object.__setattr__(self, "n_scales", self.heads.n_max)
 
-    def output(self, x: Any) -> jax.ShapeDtypeStruct:
+    def output(self, x: Shaped) -> jax.ShapeDtypeStruct:
         """(C,), in the wider dtype of x's and the heads'; x has to be (n, D) with the heads' D."""
         d, w2 = self.heads.w1.shape[2], self.heads.w2
         if len(x.shape) != 2 or x.shape[1] != d:
@@ -82,7 +82,7 @@ class MultiScale(ScaleGame):
             raise ValueError(message("x", expected, x.shape, way_out))
         return jax.ShapeDtypeStruct(w2.shape[2:], wider(x.dtype, w2.dtype))
 
-    def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
+    def warnings(self, x: AnyArray, prior: AnyArray) -> tuple[str, ...]:
         """None."""
         return ()
 
@@ -228,7 +228,7 @@ class MultiScale(ScaleGame):
         heads = jax.tree.map(lambda leaf: leaf[: member.shape[0]], heads)
         return lax.map(lambda scale: _sampled_head(scale[0], x, scale[1]), (heads, member))
 
-    def lattice_cost(self, x: Any, lattice: Lattice) -> Cost:
+    def lattice_cost(self, x: Shaped, lattice: Lattice) -> Cost:
         """See `ScaleGame.lattice_cost`."""
         heads, n, itemsize = self.heads, lattice.n, x.dtype.itemsize
         d, (n_max, h, c) = heads.w1.shape[2], heads.w2.shape
@@ -246,7 +246,7 @@ class MultiScale(ScaleGame):
         n_bytes = (workspace + 4 * slab + 2 * hidden + 2 * sums + windows * h) * itemsize
         return Cost(2**n, evaluations, n_bytes, flops)
 
-    def sample_cost(self, x: Any, m: int) -> Cost:
+    def sample_cost(self, x: Shaped, m: int) -> Cost:
         """See `ScaleGame.sample_cost`."""
         heads, n = self.heads, x.shape[0]
         d, h, c = heads.feature_dim, heads.hidden_dim, heads.n_classes

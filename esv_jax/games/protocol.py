@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import jax
 from jax import Array
 
-from esv_jax.checks import Link, NominalFirst
+from esv_jax.checks import AnyArray, Link, NominalFirst, Shaped
 from esv_jax.subsequences.lattice import Lattice
 from esv_jax.subsequences.samples import Samples
 
@@ -86,7 +86,7 @@ class Game(Protocol):
     def owner(self) -> Any:
         """Object whose lifetime bounds that of compiled programs; None where arrays are all."""
 
-    def output(self, x: Any) -> jax.ShapeDtypeStruct:
+    def output(self, x: Shaped) -> jax.ShapeDtypeStruct:
         """Shape (C,) and dtype of the scores of x, at least float32; x may be a ShapeDtypeStruct.
 
         Raises:
@@ -94,11 +94,11 @@ class Game(Protocol):
           or kind.
         """
 
-    def begin(self, x: Any) -> None:
+    def begin(self, x: AnyArray) -> None:
         """Begin a call on x; nothing for games in JAX. A game on the host scores the whole x."""
         return None
 
-    def noise(self, x: Any) -> float:
+    def noise(self, x: AnyArray) -> float:
         """Largest difference between two scores of the whole x; 0 where deterministic."""
         return 0.0
 
@@ -106,7 +106,7 @@ class Game(Protocol):
         """Show the progress of `total` scores, where the game has a way to."""
         return contextlib.nullcontext()
 
-    def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
+    def warnings(self, x: AnyArray, prior: AnyArray) -> tuple[str, ...]:
         """Warnings for the result of x, a sentence each; x and prior are concrete arrays.
 
         Raises:
@@ -124,7 +124,7 @@ class SubsetGame(Game, Protocol, metaclass=NominalFirst):
         JAX arrays; NumPy arrays in and out where `on_host`.
         """
 
-    def subset_cost(self, x: Any, m: int) -> Cost:
+    def subset_cost(self, x: Shaped, m: int) -> Cost:
         """Cost of `subset_logits` of m subsequences; x may be a ShapeDtypeStruct."""
 
 
@@ -160,8 +160,8 @@ class ScaleGame(Game, Protocol, metaclass=NominalFirst):
         "skip" uses its known terms, "zero" takes the missing mean as 0.
         """
 
-    def lattice_cost(self, x: Any, lattice: Lattice) -> Cost:
+    def lattice_cost(self, x: Shaped, lattice: Lattice) -> Cost:
         """Cost of `fold_lattice`; x may be a ShapeDtypeStruct."""
 
-    def sample_cost(self, x: Any, m: int) -> Cost:
+    def sample_cost(self, x: Shaped, m: int) -> Cost:
         """Cost of `sample_logits` with m subsequences per scale; x may be a ShapeDtypeStruct."""

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import Link, expect
+from esv_jax.checks import AnyArray, Link, Shaped, expect
 from esv_jax.games.protocol import Carry, Cost, Game, ScaleGame, SubsetGame, Tile
 from esv_jax.records import register_record
 from esv_jax.subsequences.lattice import Lattice, make_lattice, membership, scale_ordered_codes
@@ -108,7 +108,7 @@ def score_rows(game: Game, x: Any, rows: Rows) -> Scores:
     return _subset_scores(game, x, rows)
 
 
-def block_rows(game: SubsetGame, x: Any) -> int:
+def block_rows(game: SubsetGame, x: Shaped) -> int:
     """Subsequences of x in one block, from shapes alone."""
     per_row = max(game.subset_cost(x, 1).n_bytes, 1)
     return int(min(max(BLOCK_BYTES // per_row, 1), MAX_ROWS))
@@ -119,7 +119,7 @@ def block_sequences(n_bytes: int) -> int:
     return int(min(max(BLOCK_BYTES // max(n_bytes, 1), 1), MAX_SEQUENCES))
 
 
-def _subset_scores(game: Any, x: Any, member: Any) -> Any:
+def _subset_scores(game: Any, x: AnyArray, member: Any) -> Any:
     """Scores (m, C) after the link of the subsequences `member` (m, n)."""
     dtype = game.output(x).dtype
     if game.on_host:
@@ -140,12 +140,12 @@ def _subset_scores(game: Any, x: Any, member: Any) -> Any:
     return lax.map(block, blocks).reshape(n_blocks * size, -1)[:m]
 
 
-def _never_empty(member: Any) -> Any:
+def _never_empty(member: AnyArray) -> AnyArray:
     """Rows without elements become rows with all of them: no model divides by zero."""
     return member | ~member.any(axis=-1, keepdims=True)
 
 
-def _sample_scores(game: Any, x: Any, samples: Samples) -> tuple[Any, Any]:
+def _sample_scores(game: Any, x: AnyArray, samples: Samples) -> tuple[Any, Any]:
     """Scores (..., n, m, C) and which of them are known (..., n, m)."""
     valid, n = samples.valid, samples.member.shape[-1]
     if game.on_host:
@@ -246,7 +246,7 @@ class Request(NamedTuple):
     others: int = 0
 
 
-def request_cost(game: Game, x: Any, request: Request) -> Cost:
+def request_cost(game: Game, x: Shaped, request: Request) -> Cost:
     """Cost of scoring and estimating; x may be a ShapeDtypeStruct."""
     out, n = game.output(x), x.shape[0]
     c, itemsize = out.shape[0], out.dtype.itemsize
@@ -281,7 +281,7 @@ def request_cost(game: Game, x: Any, request: Request) -> Cost:
 # Scores of a few subsequences, compiled
 
 
-def score(game: Game, x: Any, member: Any, prior: Any) -> Any:
+def score(game: Game, x: AnyArray, member: Any, prior: AnyArray) -> Any:
     """Scores (m, C) after the link of any few subsequences; of an empty one the prior.
 
     Args:
@@ -301,7 +301,7 @@ def score(game: Game, x: Any, member: Any, prior: Any) -> Any:
     return score_together(game, jnp.asarray(x)[None], member[None], prior)[0]
 
 
-def score_together(game: Game, xs: Any, member: Any, prior: Any) -> Array:
+def score_together(game: Game, xs: AnyArray, member: Any, prior: AnyArray) -> Array:
     """`score` of V sequences of one shape (V, n, ...) in JAX, member (V, m, n): (V, m, C)."""
     empty = ~member.any(-1)
     if isinstance(game, SubsetGame):
@@ -398,7 +398,7 @@ def _gathered(game: ScaleGame, x: Array, chosen: Found) -> Array:
     return scores(visit, start)[1].reshape(-1, out.shape[0])[chosen.found]
 
 
-def picked_cost(game: ScaleGame, x: Any, m: int) -> int:
+def picked_cost(game: ScaleGame, x: Shaped, m: int) -> int:
     """Bytes of `score` of m subsequences, about."""
     lattice = make_lattice(x.shape[0])
     out = game.output(x)

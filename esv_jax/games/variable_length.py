@@ -13,7 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import Link, check_link, class_scores, expect_int, message, wider
+from esv_jax.checks import (
+    AnyArray,
+    Link,
+    Shaped,
+    check_link,
+    class_scores,
+    expect_int,
+    message,
+    wider,
+)
 from esv_jax.games.protocol import Cost, SubsetGame
 from esv_jax.games.scoring import compiled, memory_of
 from esv_jax.records import Function, register_record, static_field
@@ -70,7 +79,7 @@ class VariableLength(SubsetGame):
             logits = logits[None]
         return class_scores(logits, None, "logits", "apply_fn")
 
-    def output(self, x: Any) -> jax.ShapeDtypeStruct:
+    def output(self, x: Shaped) -> jax.ShapeDtypeStruct:
         """(C,), in the dtype of apply_fn's logits, float32 at least."""
         leaves, structure = jax.tree.flatten(self.apply_fn)
         shapes = tuple(jax.typeof(leaf) for leaf in leaves)
@@ -82,7 +91,7 @@ class VariableLength(SubsetGame):
         check_link(self.link, kept[name].shape[0])
         return kept[name]
 
-    def warnings(self, x: Any, prior: Any) -> tuple[str, ...]:
+    def warnings(self, x: AnyArray, prior: AnyArray) -> tuple[str, ...]:
         """Return the warnings of a probe of the mask, made once per model and shape."""
         n = x.shape[0]
         if n < 2:
@@ -109,7 +118,7 @@ class VariableLength(SubsetGame):
             return jax.vmap(self._logits, (None, 0))(x, member)
         return lax.map(lambda row: self._logits(x, row), member, batch_size=self.batch_size)
 
-    def subset_cost(self, x: Any, m: int) -> Cost:
+    def subset_cost(self, x: Shaped, m: int) -> Cost:
         """See `SubsetGame.subset_cost`; the model's own memory is not known."""
         out = self.output(x)
         row = 4 * out.shape[0] * out.dtype.itemsize + 2 * math.prod(x.shape) * x.dtype.itemsize

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from esv_jax.checks import expect, expect_choice, expect_finite, message
+from esv_jax.checks import AnyArray, expect, expect_choice, expect_finite, message
 from esv_jax.games.protocol import Game, ScaleGame
 from esv_jax.games.scoring import (
     Request,
@@ -188,7 +188,7 @@ def _kept_elements(values: np.ndarray, order: Order) -> np.ndarray:
 
 
 def _score_tables(
-    game: Game, sequences: list[np.ndarray], members: list[np.ndarray], prior: Array
+    game: Game, sequences: list[np.ndarray], members: list[np.ndarray], prior: AnyArray
 ) -> list[np.ndarray]:
     """Scores (n_i, C) of each sequence's subsequences, in blocks of one fixed shape per length."""
     if game.on_host:

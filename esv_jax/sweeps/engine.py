@@ -12,6 +12,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from esv_jax.checks import AnyArray
 from esv_jax.estimators import Estimator
 from esv_jax.explanations import (
     block_program,
@@ -45,7 +46,7 @@ class Engine:
     def __init__(
         self,
         game: Game,
-        prior: Array,
+        prior: AnyArray,
         key: Array | None,
         *,
         marginals: bool,

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from esv_jax import data as sources
-from esv_jax.checks import expect, message
+from esv_jax.checks import AnyArray, expect, message
 from esv_jax.games import ScaleGame, SubsetGame, make_game
 from esv_jax.games.protocol import Game
 from esv_jax.inputs import checked_prior
@@ -40,7 +40,7 @@ class Job:
     inputs: sources.Inputs
     rows: np.ndarray
     game: Game
-    prior: Array
+    prior: AnyArray
     class_names: tuple[str, ...]
     digest: str
     width: tuple[int, ...]
