@@ -13,9 +13,11 @@ import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from esv_jax.checks import expect, message
 
+JSONObject = dict[str, Any]  # as `json` reads and writes it
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _TEMPORARY = re.compile(r"(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)\.[0-9a-f]{8}(\.\w+)?")
 _LOCK, _DAY = "lock", 86400.0

@@ -46,7 +46,7 @@ def stored(demo):
     with contextlib.ExitStack() as stack:
         places = {4: demo / "4-frames", 8: demo, 16: demo / "16-frames"}
         opened = {n: stack.enter_context(ej.results.open(place)) for n, place in places.items()}
-        yield {n: ej.results.Browser(dataset) for n, dataset in opened.items()}
+        yield {n: ej.results.tables.Browser(dataset) for n, dataset in opened.items()}
 
 
 @pytest.fixture(scope="module")

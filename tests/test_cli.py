@@ -84,17 +84,15 @@ def test_commands_are_listed_with_the_first_lines_of_their_help(name):
     assert COMMANDS[name] == command_class(name).__doc__.splitlines()[0]
 
 
-@pytest.mark.parametrize(
-    "command", ["demo", "train", "explain", "relevance", "extract", "import-play-fair"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_defaults_and_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert f"esv-jax {command}" in out.split("options")[0] and "Example" in out
+    assert f"esv-jax {command}" in out.split("options")[0] and f": esv-jax {command}" in out
     assert "(default:" in out
-    drawn = command in ("demo", "train", "explain")
+    drawn = command in ("demo", "train", "explain", "sweep", "perturb", "evaluate")
     assert drawn == ("--seed" in out or "--config.seed" in out)
 
 
@@ -150,8 +148,8 @@ def test_train_then_explain(folder, tmp_path, capsys):
     [
         (2, None, "Validation accuracy"),
         ((1, 4, 1), None, "None held out of 2 classes that have one sequence: still, run"),
-        (1, None, "No sequences were held out, since no class has two: give some by --validation."),
-        (2, "0", "No sequences were held out, as asked. Weights are those of the last epoch."),
+        (1, None, "No sequences were held out, since no class has two: pass some by --validation."),
+        (2, "0", "No sequences were held out, as requested. Weights are those of the last epoch."),
         (2, "0.1", None),
     ],
 )

@@ -206,12 +206,12 @@ def test_files_of_other_origin_are_refused(folder, capsys):
     file.write_bytes(content[: len(content) // 2])
     refused("which cannot be read")
 
-    # Results of an earlier version do not say what was read.
+    # Results of an earlier version have no digests of their inputs.
     file.write_bytes(content)
     with ej.results.open(file) as dataset:
         whole = dataset.load().drop_vars(["content", "stamp"])
     whole.to_netcdf(file, engine="h5netcdf")
-    refused("which does not say what was read")
+    refused("without digests of its inputs")
     whole.assign_attrs(esv_jax_version="0.0.1").to_netcdf(file, engine="h5netcdf")
     refused("(esv_jax: 0.0.1 there, ")
 

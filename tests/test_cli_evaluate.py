@@ -194,7 +194,7 @@ def test_videos(model, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "metrics: expected of videos, insertion, deletion, " in error and "'mass'" in error
     assert run(model, tmp_path, "--class", "label", data=[str(folder)]) == 2
-    assert "Labels of videos are not known" in capsys.readouterr().err
+    assert "Labels of videos are unknown" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

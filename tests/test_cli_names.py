@@ -9,7 +9,7 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.cli import main
-from esv_jax.cli.outputs import file_name
+from esv_jax.cli.options import file_name
 from tests.conftest import drawn_variables
 from tests.games_for_tests import as_float32, random_heads
 

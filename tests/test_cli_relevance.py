@@ -42,7 +42,7 @@ def test_files_hold_what_the_functions_give(videos, tmp_path, capsys, method):
     options += ["--sigma", "1"] * (method == "selective")
     assert main(["relevance", str(paths[0]), *options]) == 0
     printed = capsys.readouterr().out
-    assert "knows only its 18 made-up classes" in printed and f"Relevance ({method})" in printed
+    assert "trained on 18 synthetic classes" in printed and f"Relevance ({method})" in printed
     model = ej.models.load_synthetic_clips()
     index = ej.data.segment_centres(20, 16)
     clip = model.prepare(ej.data.decode_frames(paths[0], indices=index))
@@ -154,7 +154,7 @@ def test_a_foreign_file_is_named_once(videos, tmp_path, capsys):
 def test_volumes_are_checked(tmp_path, rng):
     path = tmp_path / "v.nc"
     volume = rng.normal(size=(3, 4, 5)).astype(np.float32)
-    save = ej.results.save_volumes
+    save = ej.results.volumes.save_volumes
     assert save(path, {"a": volume}, settings={"k": 1}, uid="clip") == path
     with ej.results.open_volumes(path) as dataset:
         np.testing.assert_array_equal(dataset.relevance.sel(part="a"), volume)

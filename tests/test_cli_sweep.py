@@ -14,7 +14,7 @@ import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.cli import sweep as command
 from esv_jax.results import store
-from esv_jax.sweeps import Progress
+from esv_jax.sweeps.run import Progress
 from tests.conftest import PROGRAMS
 from tests.sweeps_for_tests import (
     LENGTHS,
@@ -70,11 +70,11 @@ def test_the_command_does_what_the_function_does(swept):
 def test_what_it_prints(swept, capsys, monkeypatch):
     assert run(swept) == 0
     text = capsys.readouterr().out
-    assert f"were there before: {len(LENGTHS)}" in text
+    assert f"explained before: {len(LENGTHS)}" in text
     monkeypatch.setattr(command, "_EVERY", 0.0)
     assert run(swept, "--shard-size", "4", "--marginals", out="lines") == 0
     printed = capsys.readouterr()
-    assert f"explained now:     {len(LENGTHS)}" in printed.out
+    assert f"explained now:    {len(LENGTHS)}" in printed.out
     lines = [line for line in printed.err.splitlines() if line.startswith("host 1/1: ")]
     assert len(lines) == len(store.read_manifest(swept / "lines")["shards"])
     assert lines[-1].startswith(f"host 1/1: {len(LENGTHS)} of {len(LENGTHS)} videos, ")
@@ -83,7 +83,7 @@ def test_what_it_prints(swept, capsys, monkeypatch):
 
 def test_a_bar_at_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with command._Watch() as watch:
+    with command._ProgressReport() as watch:
         watch(Progress(3, 10, 0, 0, 1))
         watch(Progress(10, 10, 2, 0, 1))
     text = capsys.readouterr().err
@@ -93,7 +93,7 @@ def test_a_bar_at_a_terminal(monkeypatch, capsys):
 
 def test_time_left_is_told(capsys):
     now = [0.0]
-    watch = command._Watch(clock=lambda: now[0])
+    watch = command._ProgressReport(clock=lambda: now[0])
     now[0] = 100.0
     watch(Progress(10, 400, 1, 1, 4))
     now[0] = 105.0
@@ -108,7 +108,7 @@ def test_failures_are_told_and_the_rest_is_kept(tmp_path, capsys):
     assert run(tmp_path, "--min-elements", "3", "--classes", "gt,pred") == 2
     printed = capsys.readouterr()
     n = LENGTHS.count(2)
-    assert f"failed:            {n}" in printed.out
+    assert f"failed:           {n}" in printed.out
     assert "video-2: length: expected at least 3 elements, got 2." in printed.err
     assert main(["results", str(tmp_path / "out")]) == 0
     assert "failed: video-2: length" in capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_results_in_words_and_as_a_table(swept, tmp_path, capsys):
     assert main(["results", str(swept / "out"), "--verify"]) == 0
     text = capsys.readouterr().out
     assert f"videos:           {len(LENGTHS)}" in text
-    assert "shards are as they were written" in text
+    assert "shards are intact" in text
     table = tmp_path / "table.csv"
     options = ["--csv", str(table), "--classes", "gt", "kind 1", "pred"]
     assert main(["results", str(swept / "out"), *options]) == 0
@@ -156,9 +156,9 @@ def test_all_of_a_sweep_is_verified(tmp_path, capsys):
     content = view.read_bytes()
     view.write_bytes(content.replace(b"video-1", b"video-7"))
     assert main(verify) == 2
-    assert "out: results.nc is damaged; the sweep's command makes it again" in error_of(capsys)
+    assert "out: results.nc is damaged; the sweep's command restores it" in error_of(capsys)
     assert main(["results", str(tmp_path / "out")]) == 2
-    assert "damaged results.nc. The sweep's command makes it again." in error_of(capsys)
+    assert "damaged results.nc. The sweep's command restores it." in error_of(capsys)
     assert run(tmp_path) == 0
     assert main(verify) == 0
     capsys.readouterr()
@@ -182,7 +182,7 @@ def test_a_damaged_shard_is_found(swept, capsys):
     assert main(["results", str(swept / "out")]) == 2
     assert "a sweep's results, got damage in shards/00001.nc. The sweep's" in error_of(capsys)
     assert run(swept) == 0
-    assert "damaged, made again: 1 shards" in capsys.readouterr().out
+    assert "damaged, recomputed: 1 shards" in capsys.readouterr().out
     assert path.read_bytes() == whole
 
 
@@ -267,5 +267,5 @@ def test_bad_files(swept, tmp_path, capsys):
     assert main(["results", str(tmp_path)]) == 2
     assert "expected a file written by results.save" in error_of(capsys)
     assert main(["results", str(swept / "out"), "--out", str(tmp_path / "x.nc")]) == 2
-    assert "several results to put side by side" in error_of(capsys)
+    assert "several results to collate" in error_of(capsys)
     assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.cli import main
-from esv_jax.cli.chosen_model import choose_model
+from esv_jax.cli.options import load_model
 from esv_jax.data.inputs import is_video, open_videos
 from tests.conftest import drawn_variables
 
@@ -38,7 +38,7 @@ def test_a_folder_of_videos_with_one_that_is_broken(videos, tmp_path, capsys):
     assert status == 2  # of the broken one, and only of it
     errors = [line for line in printed.err.splitlines() if line.startswith("esv-jax:")]
     assert len(errors) == 1 and "broken" in errors[0]
-    assert "knows only its 18 made-up classes" in printed.out
+    assert "trained on 18 synthetic classes" in printed.out
     assert "Results of 3 of 4 sequences" in printed.out
     model = ej.models.load_synthetic_world()
     index = ej.data.segment_centres(20, 8)
@@ -137,19 +137,19 @@ def test_messages(videos, tmp_path, capsys):
     with pytest.raises(
         ValueError, match=r"model: expected one that takes frames, got .*--backbone"
     ):
-        choose_model(model, None, videos=True)
+        load_model(model, None, videos=True)
     with pytest.raises(
         ValueError, match=r"model: expected a file of weights \(--model\), got none"
     ):
-        choose_model(None, None, videos=False)
+        load_model(None, None, videos=False)
     with pytest.raises(ValueError, match="backbone: expected a --model beside it, got none"):
-        choose_model(None, tmp_path / "b.pth", videos=True)
+        load_model(None, tmp_path / "b.pth", videos=True)
     video_model = ej.models.save_video_model(
         tmp_path / "v.safetensors", ej.models.load_synthetic_world()
     )
-    assert choose_model(video_model, None, videos=True).encoder is not None
+    assert load_model(video_model, None, videos=True).encoder is not None
     with pytest.raises(ValueError, match="backbone: expected none beside a model with an encoder"):
-        choose_model(video_model, tmp_path / "b.pth", videos=True)
+        load_model(video_model, tmp_path / "b.pth", videos=True)
     assert is_video(paths[0]) and is_video(tmp_path)
     with pytest.raises(ValueError, match=r"data: expected videos or a .* got no such file"):
         is_video(tmp_path / "nothing.mp4")

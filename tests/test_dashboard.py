@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser(folder):
     with ej.results.open(folder / "out") as dataset:
-        yield ej.results.Browser(dataset)
+        yield ej.results.tables.Browser(dataset)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_nonsense_becomes_the_default(query):
 
 def test_the_default_needs_no_address():
     assert format_query(State()) == ""
-    assert ej.results.browse.SORTS == SORTS
+    assert ej.results.tables.SORTS == SORTS
 
 
 # Figures
@@ -356,7 +356,7 @@ def test_what_cannot_be_shown_is_said(pages, folder):
 
 def test_results_without_videos(folder):
     with ej.results.open(folder / "out") as dataset:
-        empty = ej.results.Browser(dataset.isel(video=slice(0)))
+        empty = ej.results.tables.Browser(dataset.isel(video=slice(0)))
         bare = Pages(open_sources(empty), Media({}))
         assert "hold no videos" in text_of(bare.matches(""))
         assert "hold no videos" in text_of(bare.overview("?page=overview"))
@@ -367,7 +367,7 @@ def test_results_without_videos(folder):
 def test_other_methods_where_the_results_hold_them(folder):
     with ej.results.open(folder / "three") as dataset:
         doubled = (dataset["esv"] * 2).assign_attrs(other_method="of_gradients")
-        other = ej.results.Browser(dataset.assign(of_gradients=doubled))
+        other = ej.results.tables.Browser(dataset.assign(of_gradients=doubled))
         alone = Pages(open_sources(other), Media({}))
         own = np.asarray(other.attribution("video-3").values)
         query = "?uid=video-3&classes=1&methods=of_gradients,nothing&a=1&b=0"

@@ -1,11 +1,11 @@
-"""Which values of a sequence the command shows."""
+"""Choice of the values of a sequence that `esv-jax explain` shows."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from esv_jax.attribution import Attribution
-from esv_jax.cli.explained import Explained, choose
+from esv_jax.cli.explain_output import Explained, choose
 
 NAMES = ("still", "walk", "run")
 VALUES = np.array([[0.1, 0.2, -0.3], [0.25, 0.0, -0.25]], np.float32)

@@ -304,7 +304,7 @@ def test_pytorch_weights_with_pooled_features(folder, tmp_path, monkeypatch, cap
     files = {"good": state, "other": {"model.1.weight": np.zeros((2, 2))}}
     files["short"] = {k: v for k, v in state.items() if not k.endswith("layer4.2.bn3.bias")}
     read = {str(tmp_path / f"{name}.pth"): state for name, state in files.items()}
-    monkeypatch.setattr("esv_jax.cli.chosen_model.load_torch", lambda path: read[str(path)])
+    monkeypatch.setattr("esv_jax.cli.options.load_torch", lambda path: read[str(path)])
 
     def extract(name):
         out = tmp_path / "f.hdf"

@@ -85,7 +85,7 @@ def stored(model, game, xs, tmp_path):
 def test_method_values_round_trip_through_files(stored):
     path, methods = stored
     with ej.results.open(path) as dataset:
-        browser = ej.results.Browser(dataset)
+        browser = ej.results.tables.Browser(dataset)
         assert browser.methods == tuple(methods)
         for k, uid in enumerate("xyz"):
             back = browser.method_values(uid)
@@ -102,7 +102,7 @@ def test_results_without_method_values_are_refused(model, game, xs, tmp_path):
     record = ej.explain(game, xs[0], prior=model.prior)
     path = ej.results.save(tmp_path / "r.nc", [record], uids=["x"])
     with ej.results.open(path) as dataset:
-        browser = ej.results.Browser(dataset)
+        browser = ej.results.tables.Browser(dataset)
         assert browser.methods == () and browser.method_values("x") == {}
 
 
@@ -131,7 +131,7 @@ def test_the_command_stores_method_values(model, game, xs, tmp_path, capsys):
     words += ["--figures", "0", "--out", str(tmp_path / "r")]
     assert main([*words, "--methods", "grad_cam", "leave_one_out"]) == 0
     with ej.results.open(tmp_path / "r") as dataset:
-        browser = ej.results.Browser(dataset)
+        browser = ej.results.tables.Browser(dataset)
         assert browser.methods == ("grad_cam", "leave_one_out")
         for x, uid in zip(xs, browser.find(), strict=True):
             expected = element_values(browser.methods, game, x, model.prior)

@@ -292,7 +292,7 @@ def test_the_command_says_when_numbers_disagree(tmp_path, capsys):
     results = [f"--results={PROJECT}/tsn-esv-n_frames=4.pkl", f"--features={PROJECT}/trn.hdf"]
     arguments = [str(PROJECT), "--model=tsn", f"--out={out}", *results]
     assert main(["import-play-fair", *arguments]) == 1
-    assert "do not rely" in capsys.readouterr().out
+    assert "do not use" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -387,7 +387,7 @@ def test_limits_filters_and_order(saved, tmp_path):
     assert uids(sort="length", descending=True, limit=2) == ["</script>", "clip-e"]
     assert uids(uids=["clip-e", "clip-a"], sort="uid") == ["clip-a", "clip-e"]
     with ej.results.open(saved) as dataset:
-        browser = ej.results.Browser(dataset)
+        browser = ej.results.tables.Browser(dataset)
         for sort in ("file", "uid", "evidence", "score", "gap", "length"):
             assert uids(sort=sort) == browser.find(sort=sort)
         for correct in (True, False):

@@ -119,8 +119,8 @@ def test_a_prior_of_each_video_is_kept(rng, path):
         assert "std_error" not in dataset and "element_index" not in dataset
         for uid, prior in zip("pq", priors, strict=True):
             np.testing.assert_array_equal(results.load_attribution(dataset, uid).prior, prior)
-        assert "0.0 %" not in results.summary(dataset)
-        assert "no labels" in results.summary(dataset)
+        assert "0.0 %" not in results.tables.summary(dataset)
+        assert "no labels" in results.tables.summary(dataset)
 
 
 def test_numpy_and_double_precision_records_are_stored_in_single(x64, rng, path):
@@ -166,7 +166,7 @@ def test_summary_states_the_numbers(records, path):
     labels = [prediction[0], -1, (prediction[2] + 1) % C]
     results.save(path, records, uids=UIDS, labels=labels, settings={"estimator": "Exact()"})
     with results.open(path) as dataset:
-        text = results.summary(dataset)
+        text = results.tables.summary(dataset)
     evidence = [float(r.evidential_score(p)) for r, p in zip(records, prediction, strict=True)]
     for part in (
         "videos:           3",

@@ -104,8 +104,8 @@ def test_exact_and_sampled_in_one_sweep(tmp_path):
         assert dataset["exact"].values.tolist() == [1, 1, 0]
         assert ej.results.load_attribution(dataset, "video-0").std_error is None
         assert ej.results.load_attribution(dataset, "video-1").std_error.shape == (22, N_CLASSES)
-        assert "1 of" not in ej.results.summary(dataset)
-        assert "2 of 3 exact" in ej.results.summary(dataset)
+        assert "1 of" not in ej.results.tables.summary(dataset)
+        assert "2 of 3 exact" in ej.results.tables.summary(dataset)
 
 
 def test_order_company_and_files_do_not_matter(swept, tmp_path):
@@ -310,7 +310,7 @@ def test_values_of_some_classes(swept):
             np.testing.assert_array_equal(kept.scores, full.scores[ids])
             np.testing.assert_array_equal(kept.prior, full.prior[ids])
             np.testing.assert_array_equal(some.scores.sel(video=uid), full.scores)
-        assert "values kept of gt, pred, top1, top2" in ej.results.summary(some)
+        assert "values kept of gt, pred, top1, top2" in ej.results.tables.summary(some)
         expect_row_per_class(some, ["gt", "pred", "top1", "top2"])
         expect_row_per_class(some, "all")
         table = ej.results.to_dataframe(some, ["top1", "top2"])
@@ -376,7 +376,7 @@ def test_videos_are_found_and_sorted(swept):
     folder, _ = swept
     run_sweep(folder, "browsed", min_elements=3)
     with ej.results.open(folder / "browsed") as dataset:
-        browser = ej.results.Browser(dataset)
+        browser = ej.results.tables.Browser(dataset)
         every = [browser.row(uid) for uid in browser.find()]
         assert [row.uid for row in every] == dataset["video"].values.tolist()
         assert len(browser) == len(LENGTHS)
@@ -450,8 +450,9 @@ def test_lost_and_damaged_shards_are_made_again(swept, harm):
     if harm != "byte turned":  # that is found by reading everything
         with ej.results.open(folder / "out") as dataset:
             assert dataset.attrs["n_finished"] == dataset.sizes["video"] < len(LENGTHS)
-            assert f"{dataset.sizes['video']} of {len(LENGTHS)} so far" in ej.results.summary(
-                dataset
+            assert (
+                f"{dataset.sizes['video']} of {len(LENGTHS)} so far"
+                in ej.results.tables.summary(dataset)
             )
             assert not np.isnan(dataset["esv"].values[:, 0]).any()
     else:
@@ -829,7 +830,9 @@ def test_videos_that_fail_are_recorded(tmp_path):
                 n = int(dataset["length"].sel(video=uid))
                 found, expected = (each["esv"].sel(video=uid)[:n] for each in (dataset, good))
                 np.testing.assert_array_equal(found, expected)
-        assert f"{len(LENGTHS)}, {len(report.failures)} failed" in ej.results.summary(dataset)
+        assert f"{len(LENGTHS)}, {len(report.failures)} failed" in ej.results.tables.summary(
+            dataset
+        )
         assert set(ej.results.to_dataframe(dataset)["video"]).isdisjoint(report.failures)
     with pytest.raises(ValueError, match="video 'video-2': expected one that can be explained"):
         run_sweep(tmp_path, "strict", strict=True, min_elements=3)

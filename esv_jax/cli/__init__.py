@@ -1,4 +1,4 @@
-"""The command line: arguments to calls, errors to one line and exit code 2; no arithmetic."""
+"""The command line `esv-jax`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from esv_jax import __version__
-from esv_jax.cli.printing import BAD_INPUT, complain
+from esv_jax.cli.printing import BAD_INPUT, INTERRUPTED, complain
 from esv_jax.extras import require
 
-INTERRUPTED = 130  # the shell's own code for Ctrl-C
-_ADDRESS_SPACE = 4e9  # bytes below which a warning is printed
+_ADDRESS_SPACE = 4e9  # bytes, below which a warning is printed
 
-COMMANDS = {  # with the first lines of their help; modules are imported when a command is run
-    "demo": "Explain videos that show something made up, so that the right answer is known.",
+COMMANDS = {  # first line of the help by command, whose module is imported when it is run
+    "demo": "Explain videos of a synthetic world, in which the right answer is known.",
     "train": "Train a model on labelled sequences of features.",
     "extract": "Extract features of video frames with BN-Inception (TRN) or ResNet-50 (TSN).",
     "explain": "Explain videos or sequences of features: what did each frame contribute?",
-    "sweep": "Explain a whole set of videos or sequences; continue where an earlier run ended.",
-    "results": "Summarise files of results, write them as a table, or put several side by side.",
+    "sweep": "Explain a whole set of videos or sequences; continue an interrupted run.",
+    "results": "Summarise results, write them as a table, or collate several.",
     "report": "Write results as one HTML file with a gallery of videos, which opens offline.",
     "dashboard": "Show results in a browser: each video with its bars, and the whole set.",
     "relevance": "Show where in the pixels of a clip a 3D network's prediction comes from.",
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tyro.extras.subcommand_cli_from_dict(
             names, prog="esv-jax", description=DESCRIPTION, args=argv or ["--help"]
         )
-        raise AssertionError("a command that is not in COMMANDS")  # tyro has ended the process
+        raise AssertionError("a command that is not in COMMANDS")  # tyro exits
     except KeyboardInterrupt:
         print("\nesv-jax: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -80,13 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command_class(name: str) -> Any:
-    """The dataclass of a command: its options as fields, `run` to run it."""
+    """Return the dataclass of a command: fields are its options; `run` runs it."""
     module = importlib.import_module(f"esv_jax.cli.{name.replace('-', '_')}")
     return getattr(module, name.title().replace("-", ""))
 
 
 def warn_of_small_memory() -> None:
-    """Print a line where the process may use too little address space for JAX.
+    """Print a warning if the process may use too little address space for JAX.
 
     C++ code then ends the process with "std::bad_alloc", which Python cannot catch.
     """
@@ -116,10 +115,10 @@ def interrupt(number: int, frame: types.FrameType | None) -> None:
 
 
 def run() -> None:
-    """The console script.
+    """Run the console script.
 
-    An interrupted process ends at once: threads that still compile or compute would crash in the
-    interpreter's own end.
+    An interrupted process exits at once: threads that still compile or compute would crash while
+    the interpreter shuts down.
     """
     signal.signal(signal.SIGINT, interrupt)
     warn_of_small_memory()

@@ -1,4 +1,4 @@
-"""`esv-jax extract`: features of every frame of videos, for training and for explaining."""
+"""`esv-jax extract`: features of every frame of videos."""
 
 from __future__ import annotations
 
@@ -15,53 +15,53 @@ import tyro
 
 from esv_jax import data
 from esv_jax.checks import expect, expect_int
-from esv_jax.cli.chosen_model import read_backbone
-from esv_jax.cli.printing import complain, progress, say
+from esv_jax.cli.options import read_backbone
+from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
 from esv_jax.data.appending import FeatureAppender
 from esv_jax.data.classes import read_labels
 from esv_jax.data.inputs import prefetch
 from esv_jax.data.preprocessing import Preprocessing, preprocess
 from esv_jax.data.video_decode import decode_frames, open_frames
 from esv_jax.data.video_files import find_videos
-from esv_jax.files import make_folder
+from esv_jax.files import JSONObject, make_folder
 from esv_jax.models import backbones
 
-_CHUNK = 256  # frames decoded at once, so that memory does not grow with a video's length
+_CHUNK = 256  # frames decoded at once; bounds the memory for long videos
 
 
 @dataclasses.dataclass(frozen=True)
 class Extract:
     """Extract features of video frames with BN-Inception (TRN) or ResNet-50 (TSN).
 
-    What is in the store already is left as it is, so that an interrupted command can be repeated.
+    Videos that are in the store are skipped: the same command continues an interrupted run.
     Example: esv-jax extract clips/ --backbone trn_backbone.pth --out features.hdf
     """
 
     videos: tyro.conf.Positional[tuple[Path, ...]]
     """Video files, folders of them, or lists: .txt, a path per line; .csv with a column path."""
     backbone: Path
-    """Weights: .safetensors of this program, or a .pth state dict of the public PyTorch models."""
+    """Weights: .safetensors of this package, or a .pth state dict of the public PyTorch models."""
     out: Path = Path("features.hdf")
-    """HDF5 store that the features go to; added to where it exists."""
+    """HDF5 store for the features; an existing one is extended."""
     frames: int | Literal["all"] = "all"
-    """Frames per video, at the centres of as many equal segments; all where it has fewer."""
+    """Number of frames per video, at the centres of equal segments; of shorter videos all."""
     labels: Path | None = None
-    """CSV of classes (uid,class), kept beside the features; uids are file names without suffix."""
+    """CSV of classes (uid,class), stored with the features; uids are file names without suffix."""
     classes: Path | None = None
-    """CSV of class names (name,id), needed where the labels are names."""
+    """CSV of class names (name,id), needed if the labels are names."""
     split: str = "validation"
-    """Group of the store, e.g. train."""
+    """Name of the group in the store, e.g. train."""
     pooled: bool = False
-    """Leave out the last layer: 1024 or 2048 pooled features, for weights trained on ImageNet."""
+    """Omit the last layer: 1024 or 2048 pooled features, for weights trained on ImageNet."""
     batch_size: int = 32
-    """Frames that pass the backbone at once; videos share batches."""
+    """Number of frames per batch of the backbone; videos share batches."""
     bf16: bool = False
-    """Compute in bfloat16: faster on accelerators, about 0.5 % off."""
+    """Compute in bfloat16: faster on accelerators, relative error about 0.5 %."""
     workers: int = 2
-    """Threads that decode videos."""
+    """Number of threads that decode videos."""
 
     def run(self) -> int:
-        """Extract what is not there yet, report what could not be read."""
+        """Extract the missing features, report videos that could not be read."""
         if not isinstance(self.frames, str):
             expect_int("frames", self.frames, minimum=1)
         videos = find_videos(self.videos)
@@ -103,8 +103,8 @@ class Extract:
         expect(absent is None, str(self.labels), "a label for every video", f"none for {absent!r}")
         return {uid: {"action": known[uid]} for uid in videos}
 
-    def _settings(self, name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings that make features comparable, which are stored with them."""
+    def _settings(self, name: str, variables: Mapping[str, Any]) -> JSONObject:
+        """Return the settings that features depend on, which are stored with them."""
         return {
             "backbone": name,
             "digest": backbones.backbone_digest(variables),
@@ -115,7 +115,7 @@ class Extract:
     def _pieces(
         self, videos: Mapping[str, Path], preprocessing: Preprocessing, failed: dict[str, str]
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Preprocessed frames of each video, decoded ahead; errors go to `failed`."""
+        """Yield preprocessed frames of each video, decoded ahead; errors go to `failed`."""
 
         def count(item: tuple[str, Path]) -> tuple[str, Path, int | Exception]:
             try:
@@ -129,7 +129,7 @@ class Extract:
                     failed[uid] = str(total)
                     continue
                 limit = total if isinstance(self.frames, str) else min(total, self.frames)
-                wanted = data.segment_centres(total, limit)  # all of them, where limit = total
+                wanted = data.segment_centres(total, limit)  # all of them if limit = total
                 for begin in range(0, len(wanted), _CHUNK):
                     yield uid, path, wanted[begin : begin + _CHUNK]
 
@@ -148,11 +148,11 @@ class Extract:
             else:
                 yield uid, frames
 
-    def _report(self, n_there: int, n_new: int, failed: Mapping[str, str], n_stored: int) -> int:
+    def _report(self, n_before: int, n_new: int, failed: Mapping[str, str], n_stored: int) -> int:
         for uid, error in failed.items():
             complain(f"{uid} left out: {error}")
-        if n_there:
-            say(f"{n_there} of {n_there + n_new} videos were in the store")
+        if n_before:
+            say(f"{n_before} of {n_before + n_new} videos were in the store")
         if n_stored:
             say(f"Features of {n_stored} videos in {self.out}")
-        return 2 if failed else 0
+        return BAD_INPUT if failed else 0

@@ -1,4 +1,4 @@
-"""`esv-jax import-play-fair`: public PyTorch checkpoints in, one safetensors file out."""
+"""`esv-jax import-play-fair`: conversion of PyTorch checkpoints to one safetensors file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tyro
 
 from esv_jax import checkpoints, models
 from esv_jax.checks import expect
-from esv_jax.cli.chosen_model import with_backbone
+from esv_jax.cli.options import with_backbone
 from esv_jax.cli.printing import progress, say, table
 from esv_jax.data import FeatureStore
 from esv_jax.explanations import explain
@@ -31,28 +31,29 @@ class ImportPlayFair:
     """
 
     folder: tyro.conf.Positional[Path]
-    """The project of play-fair, or a folder with checkpoints, class-priors.csv and classes.csv."""
+    """Project folder of play-fair, or a folder with checkpoints, class-priors.csv and
+    classes.csv."""
     out: Path = Path("model.safetensors")
-    """File to write the weights, priors and class names to."""
+    """Output file with weights, priors and class names."""
     model: Literal["auto", "mtrn", "tsn"] = "auto"
-    """Heads of all scales, or the average-consensus head; auto prefers mtrn where there is one."""
+    """Heads of all scales (mtrn) or the average-consensus head (tsn); auto prefers mtrn."""
     n_max: int | None = None
-    """Largest scale to read (published: 8); default all."""
+    """Largest scale to read, in frames (published: 8); default all."""
     priors: Path | None = None
-    """CSV of class priors, in place of the folder's."""
+    """CSV of class priors that replace the folder's."""
     classes: Path | None = None
-    """CSV of class names, in place of the folder's."""
+    """CSV of class names that replace the folder's."""
     backbone: Path | None = None
-    """Weights of the frames' features, .pth or .safetensors: the model then takes videos."""
+    """Weights of the backbone, .pth or .safetensors; the model then takes videos."""
     report: Path | None = None
-    """File to write the report to, as JSON; default only printed."""
+    """Output file for the report, as JSON; default only printed."""
     results: Path | None = None
-    """Result pickle of play-fair to compare with: its values are computed again from --features."""
+    """Result pickle of play-fair to compare with values computed from --features."""
     features: Path | None = None
     """HDF5 features that the result pickle was computed from."""
 
     def run(self) -> int:
-        """Import, compare, save, report; 1 where the numbers disagree."""
+        """Import, compare, save, report; returns 1 if the numbers disagree."""
         both = (self.results is None) == (self.features is None)
         expect(both, "results, features", "both or none", "one of them")
         for path in (self.out, self.report):
@@ -70,7 +71,7 @@ class ImportPlayFair:
         agree = found.report.faithful
         content = found.report.to_json() | {"model_digest": models.model_digest(found.model)}
         if self.results is not None and self.features is not None:
-            differences = compare(found.model, self.results, self.features)
+            differences = _compare(found.model, self.results, self.features)
             content["results"] = differences
             rows = [(name, f"{difference:.1e}") for name, difference in differences.items()]
             table(f"Largest differences from {self.results.name}", ["values", "difference"], rows)
@@ -84,15 +85,15 @@ class ImportPlayFair:
                 temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         say(f"Weights in {self.out}")
         if not agree:
-            say("The numbers differ by more than rounding: do not rely on this model.")
+            say("The numbers differ by more than rounding errors: do not use this model.")
         return 0 if agree else 1
 
 
-def compare(model: models.TrainedModel, results: Path, features: Path) -> dict[str, float]:
-    """Largest differences of scores and ESVs from those that play-fair stored.
+def _compare(model: models.TrainedModel, results: Path, features: Path) -> dict[str, float]:
+    """Return the largest differences of scores and ESVs from those stored by play-fair.
 
     Args:
-      model: as imported.
+      model: the imported model.
       results: pickle with "uids", "sequence_idxs", "scores" and "shapley_values".
       features: HDF5 file with the features of these videos.
     Raises:
@@ -124,7 +125,7 @@ def compare(model: models.TrainedModel, results: Path, features: Path) -> dict[s
 
 
 def _show(report: checkpoints.ImportReport) -> None:
-    """The files with what became of them, and how close the logits are."""
+    """Print the use of each file, and the largest difference of logits."""
     rows = [
         (
             record.path,

@@ -5,77 +5,85 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
-from esv_jax import models, perturbation
+from esv_jax import data, models, perturbation, plots
 from esv_jax.blur import Edge
 from esv_jax.checks import expect
-from esv_jax.cli.clip_inputs import (
-    VideoClip,
-    exit_code,
-    free_videos,
-    load_clip_network,
-    read_clip,
-    try_each,
-)
-from esv_jax.cli.mask_outputs import FoundMasks, draw_masks, rows_of, save_masks
-from esv_jax.cli.outputs import file_name, settings_of
-from esv_jax.cli.printing import progress, say, table
-from esv_jax.data.classes import class_index
+from esv_jax.cli.clips import Row, VideoClip, VideoOptions, exit_code, read_clip, try_each
+from esv_jax.cli.options import settings_of
+from esv_jax.cli.printing import progress, say
 from esv_jax.explanations import video_key
 from esv_jax.extras import require
-from esv_jax.files import atomic_path
+from esv_jax.files import JSONObject, atomic_path
 from esv_jax.maps.programs import probabilities
-from esv_jax.perturbation import Core, Masking
+from esv_jax.perturbation import Core, Masking, StepResult
 from esv_jax.perturbation.objective import Mode
 from esv_jax.perturbation.pyramids import Perturbation
-from esv_jax.plots.perturbation import WANTED
+from esv_jax.plots.perturbation import WANTED, middle
+from esv_jax.results.volumes import save_volumes
 
-_SHOWN = 20  # rows of the printed table
+_MEANING = "mask of a pixel, in 0..1; of the part saliency, the sum of all masks"
 
 
-@dataclasses.dataclass(frozen=True)
-class Perturb:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Found:
+    """Masks of one video.
+
+    Attributes:
+      video: its frames.
+      name: class of the masks.
+      result: from `perturbation.step`.
+      perturbed: final network inputs, (A, t, s, s, 3) uint8 RGB: the clip under each mask, or
+        without it if the mode is "delete".
+    """
+
+    video: VideoClip
+    name: str
+    result: StepResult
+    perturbed: np.ndarray
+
+    @property
+    def masks(self) -> dict[str, np.ndarray]:
+        """Masks (t, s, s) by "area 0.1" and so on."""
+        names = [f"area {area}" for area in self.result.areas]
+        return dict(zip(names, np.asarray(self.result.masks), strict=True))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Perturb(VideoOptions):
     """Find the smallest parts of a clip that keep a prediction, or destroy it.
 
     preserve: with the mask alone the prediction stays. delete: without the mask it is gone.
-    dual: both. One mask for each area, found by gradient descent (STEP, Li et al. 2021).
+    dual: both. One mask for each area, found by gradient descent (STEP, Li et al. 2021). Writes for
+    each video a .nc, pictures, videos (frames beside their masks, and the perturbed clips of all
+    areas) and the trace of the descent; perturbation.csv for all.
     Example: esv-jax perturb clip.mp4 --areas 0.05 0.1 0.2 --mode preserve
     """
 
-    data: tyro.conf.Positional[Path]
-    """A video, a folder of them, or a list (.txt, .csv)."""
     areas: tuple[float, ...] = (0.05, 0.1, 0.2)
-    """Shares of the clip's volume that masks have, each in (0, 1)."""
+    """Shares of the clip's volume that the masks cover, each in (0, 1)."""
     mode: Mode = "preserve"
     """Objective of the masks: preserve or delete the prediction, or both."""
-    model: Path | None = None
-    """A clip model (.safetensors), or PyTorch weights of R(2+1)D-18 or C3D (.pth); default the
-    small one that comes with the package."""
-    classes: Path | None = None
-    """CSV of class names (name,id), in place of the model's."""
-    target: Annotated[str, tyro.conf.arg(name="class")] = "pred"
-    """Class to explain: pred, a name or an id."""
     iterations: int = 300
-    """Of the descent; the paper has 800. 300 with the default model take less than a minute of
-    CPU time."""
+    """Updates of the descent; the paper has 800. 300 with the default model take less than a minute
+    of CPU time."""
     patience: int | None = None
-    """Stop a mask that stood still for so many iterations; default never."""
+    """Stop a mask that has not moved for N iterations; default never."""
     core: Literal["ellipsoid", "cylinder", "none"] = "none"
-    """Shape of the regions that masks are to be made of, for smoother ones."""
+    """Shape of the regions that masks consist of, for smoother masks."""
     core_frames: int = Core().frames
-    """Frames of the clip that a core lasts."""
+    """Length of a core in frames of the clip."""
     core_size: int | None = Core().size
     """Height and width of a core in pixels; default by the size of frames."""
     difference: bool = False
-    """Have masks change little from frame to frame."""
+    """Penalise changes of masks from frame to frame."""
     per_frame: bool = False
-    """Give every frame the area, rather than the clip."""
+    """Apply the area to every frame, rather than to the clip."""
     perturbation: Perturbation = Masking().perturbation
     """Content that replaces masked regions: a blurred clip, or zeros."""
     edge: Edge = Masking().edge
@@ -83,44 +91,33 @@ class Perturb:
     mask_step: int | None = Masking().step
     """Pixels between the cells of a mask; default by the size of frames."""
     dropout: float | None = None
-    """Share of frames in which masks are ignored, drawn anew in each iteration, so that they hold
-    all that counts; default as perturbation.step has it."""
+    """Share of frames in which masks are ignored, drawn anew in each iteration, so that masks cover
+    all the evidence; default that of perturbation.step."""
     seed: int = 0
-    """Seed of what is drawn; draws depend on it and on the uid alone."""
-    out: Path = Path("results")
-    """Folder for a .nc, pictures, videos and the trace of each video, and perturbation.csv."""
-    overlay: Literal["mp4", "gif", "none"] = "mp4"
-    """Format of two videos: frames beside their masks, and the perturbed clips of all areas."""
-    limit: int | None = None
-    """Explain the first N videos."""
-    overwrite: bool = False
-    """Replace results of these videos in the output folder."""
+    """Seed of random draws, which depend on it and on the uid alone."""
 
     def run(self) -> int:
         """Explain, save, draw, print."""
         options = self._options()
-        model = load_clip_network(self.model, self.classes)
-        if self.target != "pred":
-            class_index(self.target, model.class_names)
-        videos = free_videos(self.data, self.out, limit=self.limit, overwrite=self.overwrite)
+        model = self.load_network()
+        videos = self.find_videos()
         fn = probabilities(model)
         settings = settings_of("perturb", self, models.clip_model_digest(model))
-        rows: list[dict[str, Any]] = []
-        warned: list[str] = []
+        rows: list[Row] = []
+        warnings: list[str] = []
 
         def explain(uid: str, path: Path) -> None:
             found = self._found(model, fn, read_clip(model, uid, path), options)
-            place = self.out / file_name(uid)
-            save_masks(found, place, settings, overwrite=self.overwrite)
-            draw_masks(found, place, self.overlay)
-            rows.extend(rows_of(found))
-            warned.extend(f"{path.name}, {text}" for text in found.result.warnings)
+            self._save(found, settings)
+            self._draw(found)
+            rows.extend(_rows(found))
+            warnings.extend(f"{path.name}, {text}" for text in found.result.warnings)
 
         try:
-            said = try_each(videos, explain)
+            errors = try_each(videos, explain)
         finally:
             self._report(rows)
-        return exit_code([*said, *warned])
+        return exit_code([*errors, *warnings])
 
     def _options(self) -> dict[str, Any]:
         """Return the options of `step`, checked before any work is done."""
@@ -135,17 +132,12 @@ class Perturb:
         core = None
         if self.core != "none":
             core = Core(self.core, self.core_frames, self.core_size)
-        masking = Masking(perturbation=self.perturbation, edge=self.edge, step=self.mask_step)
-        options: dict[str, Any] = {
-            "areas": self.areas,
-            "mode": self.mode,
-            "iterations": self.iterations,
-            "patience": self.patience,
-            "core": core,
-            "difference": self.difference,
-            "per_frame": self.per_frame,
-            "masking": masking,
-        }
+        names = ("areas", "mode", "iterations", "patience", "difference", "per_frame")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
+        options["core"] = core
+        options["masking"] = Masking(
+            perturbation=self.perturbation, edge=self.edge, step=self.mask_step
+        )
         if self.dropout is not None:
             expect(0 <= self.dropout < 1, "dropout", "a share in [0, 1)", self.dropout)
             options["dropout"] = self.dropout
@@ -155,17 +147,15 @@ class Perturb:
         self,
         model: models.ClipModel,
         fn: Callable[[jax.Array], jax.Array],
-        seen: VideoClip,
+        video: VideoClip,
         options: dict[str, Any],
-    ) -> FoundMasks:
-        """Masks of one video, with a progress bar of their iterations."""
-        chosen = self.target
-        c = int(fn(seen.clip[None])[0].argmax())
-        c = c if chosen == "pred" else class_index(chosen, model.class_names)
-        key = video_key(jax.random.key(self.seed), seen.uid)
-        with progress(self.iterations, seen.uid, "it") as bar:
+    ) -> _Found:
+        """Find the masks of one video, with a progress bar of the iterations."""
+        c = self.class_of(self.target, np.asarray(fn(video.clip[None])[0]), model)
+        key = video_key(jax.random.key(self.seed), video.uid)
+        with progress(self.iterations, video.uid, "it") as bar:
 
-            def watch(done: int, energy: Any) -> None:
+            def show(done: int, energy: Any) -> None:
                 total, wanted = np.asarray(energy.total)[0], np.exp(-np.asarray(energy.reward)[0])
                 values = "/".join(f"{value:.2f}" for value in wanted)
                 spent = "/".join(f"{value:.3g}" for value in total)
@@ -173,39 +163,127 @@ class Perturb:
                 bar.update(done - bar.n)
 
             try:
-                result = perturbation.step(fn, seen.clip, c, key=key, on_progress=watch, **options)
+                result = perturbation.step(fn, video.clip, c, key=key, on_progress=show, **options)
             except ValueError as error:
                 bar.leave = False
-                raise ValueError(f"{seen.path.name}, {error}") from None
+                raise ValueError(f"{video.path.name}, {error}") from None
         m = options["masking"]
-        levels = perturbation.pyramid(seen.clip, m.perturbation, m.levels, m.max_blur, m.edge)
+        levels = perturbation.pyramid(video.clip, m.perturbation, m.levels, m.max_blur, m.edge)
         masks = result.masks if self.mode != "delete" else 1 - result.masks
         perturbed = jnp.stack([perturbation.perturb(levels, mask) for mask in masks])
-        return FoundMasks(seen, model.class_names[c], result, model.pictures(perturbed))
+        return _Found(video, model.class_names[c], result, model.pictures(perturbed))
 
-    def _report(self, rows: list[dict[str, Any]]) -> None:
-        """The table as CSV, and its first rows on screen."""
+    def _save(self, found: _Found, settings: JSONObject) -> None:
+        """Write saliency and masks as .nc, and the energies by iteration as _trace.csv."""
+        r, video = found.result, found.video
+        save_volumes(
+            self.path_of(video.uid, ".nc"),
+            {"saliency": r.saliency, **found.masks},
+            frame_index=video.index,
+            settings=settings,
+            meaning=_MEANING,
+            overwrite=self.overwrite,
+            title="Masks of a clip",
+            uid=video.uid,
+            class_name=found.name,
+            score=float(r.clean_probability),
+            mode=r.mode,
+            areas=list(r.areas),
+            probabilities=np.asarray(r.probability, np.float64).tolist(),
+            energies=np.asarray(r.energy[:, -1], np.float64).tolist(),
+            stopped_at=np.asarray(r.stopped_at).tolist(),
+            failed_at=np.asarray(r.failed_at).tolist(),
+        )
+        iterations = r.energy.shape[1]
+        columns = {
+            "iteration": np.tile(np.arange(iterations), len(r.areas)),
+            "area": np.repeat(r.areas, iterations),
+            "energy": np.asarray(r.energy).ravel(),
+            "reward": np.asarray(r.reward).ravel(),
+        }
+        with atomic_path(self.path_of(video.uid, "_trace.csv")) as path:
+            require("pandas", "files").DataFrame(columns).to_csv(path, index=False)
+
+    def _draw(self, found: _Found) -> None:
+        """Write _strip.png, _trace.png, and the videos _overlay and _perturbed."""
+        r, video, masks = found.result, found.video, found.masks
+        title = video.path.name
+        position = "without" if r.mode == "delete" else "under"
+        clean = f"{found.name}: probability {float(r.clean_probability):.3f}"
+        each = dict(zip(masks, (f"{p:.3f}" for p in np.asarray(r.probability)), strict=True))
+        strip = plots.plot_perturbation_strip(
+            video.pictures,
+            masks,
+            frame_labels=[str(i) for i in video.index],
+            title=title,
+            lines=[
+                clean,
+                f"{position} each mask: {' / '.join(each.values())}",
+                f"{r.mode}, {r.energy.shape[1]} iterations",
+            ],
+        )
+        plots.save_figure(strip, self.path_of(video.uid, "_strip.png"))
+        curves = plots.plot_descent(
+            r.energy, r.reward, list(masks), mode=r.mode, title=f"{title}: {found.name}"
+        )
+        plots.save_figure(curves, self.path_of(video.uid, "_trace.png"))
+        if self.overlay == "none":
+            return
+        shown = middle(list(masks))
+        beside = plots.render_perturbation(
+            video.pictures,
+            masks,
+            found.perturbed[list(masks).index(shown)],
+            shown=shown,
+            index=video.index,
+            title=title,
+            lines=[clean, f"{position} the mask of {shown}: {each[shown]}"],
+        )
+        alone = plots.render_clips([*found.perturbed])
+        for name, pictures in (("overlay", beside), ("perturbed", alone)):
+            data.write_video(
+                self.path_of(video.uid, f"_{name}.{self.overlay}"), pictures, video.pace
+            )
+
+    def _report(self, rows: list[Row]) -> None:
+        """Write the table as CSV and print its first rows."""
         if not rows:
             return
-        pandas = require("pandas", "files")
-        with atomic_path(self.out / "perturbation.csv") as path:
-            pandas.DataFrame(rows).to_csv(path, index=False)
-        kept = "left" if self.mode == "delete" else "kept"
-        columns = ["uid", "class", "area", "probability", kept, "mask > 0.5", "top frame"]
-        title = f"Masks ({self.mode})"
-        if len(rows) > _SHOWN:
-            title += f" (first {_SHOWN} of {len(rows)}; all in perturbation.csv)"
-        cells = [
-            (
+        columns = ["uid", "class", "area", "probability"]
+        columns += ["left" if self.mode == "delete" else "kept", "mask > 0.5", "top frame"]
+        cells: list[list[object]] = [
+            [
                 row["uid"],
                 row["class"],
                 row["area"],
                 f"{row['probability_clean']:.3f}",
                 f"{row['probability']:.3f}",
-                f"{100 * row['share_above_half']:.1f} %",
+                f"{100 * float(row['share_above_half']):.1f} %",
                 row["top_frame"],
-            )
-            for row in rows[:_SHOWN]
+            ]
+            for row in rows
         ]
-        table(title, columns, cells)
+        frame = require("pandas", "files").DataFrame(rows)
+        self.write_table("perturbation", f"Masks ({self.mode})", [frame], columns, cells)
         say(f"Masks of {len(rows) // len(self.areas)} videos in {self.out}")
+
+
+def _rows(found: _Found) -> list[Row]:
+    """Return a row of the table for each area."""
+    r, video = found.result, found.video
+    return [
+        {
+            "uid": video.uid,
+            "class": found.name,
+            "mode": r.mode,
+            "area": area,
+            "probability_clean": float(r.clean_probability),
+            "probability": float(r.probability[k]),
+            "share_above_half": float((mask > 0.5).mean()),
+            "top_frame": int(video.index[mask.sum((1, 2)).argmax()]),
+            "energy": float(r.energy[k, -1]),
+            "stopped_at": int(r.stopped_at[k]),
+            "failed_at": int(r.failed_at[k]),
+        }
+        for k, (area, mask) in enumerate(zip(r.areas, found.masks.values(), strict=True))
+    ]

@@ -1,4 +1,4 @@
-"""`esv-jax report`: results as one page that opens offline in any browser."""
+"""`esv-jax report`: results as one HTML page."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import tyro
 
 from esv_jax.checks import expect, message
-from esv_jax.cli.outputs import videos_within
 from esv_jax.cli.printing import complain, say
 from esv_jax.report import write_report
+from esv_jax.results.sequences import videos_within
 
 _SHOWN = 10  # notes that are printed
 
@@ -25,35 +25,35 @@ class Report:
     """
 
     results: tyro.conf.Positional[Path]
-    """Folder of esv-jax sweep or explain, or a file of theirs (.nc)."""
+    """Output folder of esv-jax sweep or explain, or a result file (.nc)."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
-    """The page."""
+    """Output file."""
     limit: int = 50
-    """Videos on the page at most."""
+    """Largest number of videos on the page."""
     sort: Literal["file", "uid", "evidence", "score", "gap", "length"] = "file"
-    """Which come first: evidence and score of the predicted class, gap of efficiency."""
+    """Order of videos: evidence and score of the predicted class; gap of efficiency."""
     descending: bool = False
-    """The highest first."""
+    """Sort in descending order."""
     correct: bool = False
-    """Only videos whose prediction is right."""
+    """Show only videos whose prediction is right."""
     wrong: bool = False
-    """Only videos whose prediction is wrong."""
+    """Show only videos whose prediction is wrong."""
     uids: tuple[str, ...] = ()
-    """The videos; default all."""
+    """Videos to show; default all."""
     shown: Annotated[str, tyro.conf.arg(name="class")] = "pred"
-    """Whose values are shown first: pred, gt, or the name of a class."""
+    """Class whose values are shown first: pred, gt, or a name."""
     videos: Path | None = None
-    """Folder or list of the videos that were explained, for thumbnails of the frames. Default the
-    folder "videos" within the results, where there is one."""
+    """Folder or list of the explained videos, for thumbnails of the frames. Default: the folder
+    "videos" within the results, if it exists."""
     title: str | None = None
-    """Heading; default the name of the results."""
+    """Heading of the page; default the name of the results."""
     overwrite: bool = False
-    """Replace a file that exists."""
+    """Replace an existing file."""
 
     def run(self) -> int:
-        """Write the page; say what is on it."""
+        """Write the page; print its contents."""
         if self.out.exists() and not self.overwrite:
-            raise FileExistsError(message("out", "a new file", f"{self.out}", "Add --overwrite."))
+            raise FileExistsError(message("out", "a new file", self.out, "Add --overwrite."))
         both = self.correct and self.wrong
         expect(not both, "correct", "--correct or --wrong", "both", "Leave out both for all.")
         report = write_report(

@@ -1,4 +1,4 @@
-"""`esv-jax sweep`: a whole set of videos or sequences, on all devices and hosts, to one store."""
+"""`esv-jax sweep`: Element Shapley Values of a whole set, on all devices and hosts."""
 
 from __future__ import annotations
 
@@ -13,86 +13,84 @@ import jax
 import numpy as np
 import tyro
 
-from esv_jax import data
-from esv_jax.cli.chosen_estimator import EstimatorName, choose_by_name
-from esv_jax.cli.chosen_model import choose_model
-from esv_jax.cli.outputs import settings_of
+from esv_jax.cli.options import EstimatorName, load_model, make_estimator, settings_of
 from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
 from esv_jax.data.classes import read_labels
 from esv_jax.data.inputs import is_video
 from esv_jax.estimators import Constructive, Surrogate
 from esv_jax.files import make_folder
-from esv_jax.sweeps import Progress, SweepReport, connect, sweep
+from esv_jax.sweeps import connect, sweep
+from esv_jax.sweeps.run import Progress, SweepReport
 
 _SHOWN = 10  # failures that are printed
-_EVERY = 10.0  # seconds between lines of a log
+_EVERY = 10.0  # seconds between two lines of progress
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Explain a whole set of videos or sequences; continue where an earlier run ended.
+    """Explain a whole set of videos or sequences; continue an interrupted run.
 
     Examples: esv-jax sweep features.hdf --model m.safetensors --frames 8 --out results;
     srun esv-jax sweep features.hdf --model m.safetensors --cluster --out /shared/results
     """
 
     data: tyro.conf.Positional[Path]
-    """Sequences: an HDF5 feature store, .ts, .npy (n, D) or (V, n, D); or a folder or list of
+    """Sequences (an HDF5 feature store, .ts, .npy (n, D) or (V, n, D)), or a folder or list of
     videos."""
     model: Path | None = None
-    """Weights of esv-jax train or import-play-fair; for videos by default the shipped model."""
+    """Weights of esv-jax train or import-play-fair; default for videos: the shipped model."""
     backbone: Path | None = None
-    """Weights that turn frames of videos into the features of --model."""
+    """Weights that compute the features of --model from frames of videos."""
     out: Path = Path("results")
-    """Folder of the results; the same command continues those of a run that was stopped."""
+    """Folder of the results; the same command continues an interrupted run."""
     frames: int | Literal["all"] = "all"
-    """Elements to explain, at segment centres; shorter sequences keep all theirs."""
+    """Number of elements to explain, at segment centres; of shorter sequences all."""
     classes: str = "all"
-    """Whose values are kept: all, or some of gt (true), pred (predicted), top5 (any number),
-    separated by commas. Scores are kept of all classes."""
+    """Classes whose values are stored: all, or some of gt (true), pred (predicted), top5 (any
+    number), separated by commas. Scores of all classes are stored."""
     estimator: EstimatorName = "auto"
-    """auto is exact where it fits, beyond it the best sampled one that the model allows."""
+    """Estimator; auto: exact if it fits, otherwise the best sampled one for the model."""
     surrogate: Surrogate = Surrogate()
     """Settings of the surrogate estimator."""
     constructive: Constructive = Constructive()
     """Settings of the paper's Algorithm 1."""
     marginals: bool = False
-    """Keep mean marginal contributions by scale, too."""
+    """Also store mean marginal contributions by scale."""
     label: str | None = None
-    """Which label of an HDF5 store is the class; default "action", or the only one."""
+    """Label of an HDF5 store that is the class; default "action", or the only one."""
     labels: Path | None = None
     """CSV of true classes of videos (uid,class)."""
     class_names: Path | None = None
-    """CSV of class names (name,id), in place of the model's."""
+    """CSV of class names (name,id) that replace the model's."""
     uids: tuple[str, ...] = ()
     """Videos to explain; default all."""
     limit: int | None = None
     """Explain the first N videos."""
     min_elements: int = 1
-    """Shorter sequences are recorded as failed."""
+    """Smallest number of elements; shorter sequences are recorded as failed."""
     batch_size: int | None = None
-    """Videos explained together by one device; default by shape and memory. Last bits depend on
-    it."""
+    """Number of videos that one device explains together; default by shape and memory. The last
+    bits of values depend on it."""
     shard_size: int | None = None
-    """Videos per file, and at most lost when the run is killed; default by their cost."""
+    """Number of videos per file, the most that a killed run loses; default by their cost."""
     seed: int = 0
-    """Seed of the sampled estimators; draws depend on it and on the uid alone."""
+    """Seed of the sampled estimators, whose draws depend on it and on the uid alone."""
     strict: bool = False
-    """End at the first video that cannot be explained; else it is recorded with its reason."""
+    """End at the first video that cannot be explained, instead of recording the reason."""
     retry_failed: bool = False
-    """Try those again that failed in an earlier run."""
+    """Explain videos again that failed in an earlier run."""
     overwrite: bool = False
     """Delete the results of another sweep in the output folder."""
     compilation_cache: Path | None = None
-    """Folder that keeps compiled programs for later runs on this machine; default none."""
+    """Folder to keep compiled programs in, for later runs on this machine; default none."""
     cluster: bool = False
-    """One of several hosts, found by JAX from the cluster: SLURM, Open MPI, TPU pods, ..."""
+    """Join the other hosts of the cluster that JAX detects: SLURM, Open MPI, TPU pods, ..."""
     coordinator: str | None = None
-    """Without a cluster: ADDRESS:PORT of the first of several hosts, for all the same."""
+    """ADDRESS:PORT of the first of several hosts, the same on all; for use without a cluster."""
     hosts: int | None = None
     """Number of hosts."""
     host: int | None = None
-    """Which one this is, 0 to hosts - 1. All must see --out, and the data, under the same path."""
+    """Index of this host, 0 to hosts - 1. --out and the data have the same path on all hosts."""
 
     def run(self) -> int:
         """Join the other hosts, explain, print."""
@@ -100,31 +98,28 @@ class Sweep:
         if self.compilation_cache is not None:
             keep_programs(self.compilation_cache)
         videos = is_video(self.data)
-        chosen = choose_model(self.model, self.backbone, videos=videos)
+        loaded = load_model(self.model, self.backbone, videos=videos)
         first = jax.process_index() == 0
-        if chosen.note and first:
-            say(chosen.note)
-        if videos and chosen.encoder is not None:
-            inputs = data.open_videos(self.data, chosen.encoder, self.class_names)
-        else:
-            inputs = data.open_inputs(self.data, self.label, self.class_names)
+        if loaded.note and first:
+            say(loaded.note)
+        inputs = loaded.open(self.data, videos, self.label, self.class_names)
         if self.labels is not None:
             known = read_labels(self.labels, self.class_names)
             labels = np.array([known.get(uid, -1) for uid in inputs.uids])
             inputs = dataclasses.replace(inputs, labels=labels)
         names = inputs.class_names if self.class_names is not None else None
-        with _Watch() as watch:
+        with _ProgressReport() as report_progress:
             report = sweep(
                 inputs,
-                chosen.trained,
+                loaded.trained,
                 self.out,
                 frames=None if self.frames == "all" else self.frames,
                 classes=self.classes,
-                estimator=choose_by_name(self.estimator, self.surrogate, self.constructive),
+                estimator=make_estimator(self.estimator, self.surrogate, self.constructive),
                 key=jax.random.key(self.seed),
                 marginals=self.marginals,
                 class_names=names,
-                digest=chosen.digest,
+                digest=loaded.digest,
                 uids=self.uids,
                 limit=self.limit,
                 min_elements=self.min_elements,
@@ -133,8 +128,8 @@ class Sweep:
                 strict=self.strict,
                 retry_failed=self.retry_failed,
                 overwrite=self.overwrite,
-                settings={"seed": self.seed} | settings_of("sweep", self, chosen.digest),
-                progress=watch,
+                settings={"seed": self.seed} | settings_of("sweep", self, loaded.digest),
+                progress=report_progress,
             )
         if first:
             _show(report)
@@ -151,15 +146,15 @@ def keep_programs(folder: Path) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-class _Watch:
-    """Progress: a bar at a terminal, else a line every few seconds; of several hosts lines."""
+class _ProgressReport:
+    """Prints progress: one host at a terminal as a bar, otherwise as a line every few seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._started, self._last = clock, clock(), clock()
         self._bar: Any = None
         self._shown = 0
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _ProgressReport:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -195,14 +190,14 @@ def _clock_text(seconds: float) -> str:
 
 
 def _show(report: SweepReport) -> None:
-    """The table at the end."""
+    """Print the summary at the end."""
     running = report.seconds - report.compile_seconds
     per_second = report.n_explained / running if running > 0 else 0.0
     each = 1e3 * running / report.n_explained if report.n_explained else 0.0
     rows = [
         ("videos", f"{report.n_videos:,}"),
         ("explained now", f"{report.n_explained:,}"),
-        ("were there before", f"{report.n_before:,}"),
+        ("explained before", f"{report.n_before:,}"),
         ("failed", f"{len(report.failures):,}"),
         ("time", f"{report.seconds:.1f} s, {per_second:,.0f} videos/s, {each:.3g} ms a video"),
         ("planning", f"{report.planning_seconds:.1f} s"),
@@ -210,13 +205,18 @@ def _show(report: SweepReport) -> None:
         ("padding", f"{100 * report.padding_waste:.1f} % of the elements computed"),
     ]
     if report.recomputed:
-        rows.append(("damaged, made again", f"{report.recomputed} shards"))
+        rows.append(("damaged, recomputed", f"{report.recomputed} shards"))
     if report.block_sizes:
         sizes = ", ".join(f"{size} of {n} elements" for n, size in report.block_sizes.items())
         rows.append(("videos together", sizes))
     if report.n_hosts > 1:
-        rows.append(("hosts", f"{report.n_hosts}; times and counts of now are of the first"))
+        rows.append(
+            (
+                "hosts",
+                f"{report.n_hosts}; times, and the videos explained now, are those of the first",
+            )
+        )
     width = max(len(name) for name, _ in rows) + 2
     for name, text in rows:
         say(f"{name + ':':<{width}}{text}")
-    say(f"Results in {report.path}; esv-jax results {report.path} says more.")
+    say(f"Results in {report.path}; summarise them with: esv-jax results {report.path}")

@@ -1,4 +1,4 @@
-"""`esv-jax train`: heads of every scale, or an average-consensus head, from labelled sequences."""
+"""`esv-jax train`: training of heads on labelled sequences."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import tyro
 
 from esv_jax import models
 from esv_jax.checks import expect, first_few
-from esv_jax.cli.outputs import expect_free
-from esv_jax.cli.printing import say, table
+from esv_jax.cli.options import expect_free
+from esv_jax.cli.printing import INTERRUPTED, say, table
 from esv_jax.data.inputs import Inputs, open_inputs
 from esv_jax.files import make_folder
 from esv_jax.models import TrainConfig
@@ -29,21 +29,21 @@ class Train:
     data: tyro.conf.Positional[Path]
     """Labelled sequences: .ts, .hdf, .hdf5 or .h5."""
     out: Path = Path("model.safetensors")
-    """File to write the weights, prior, class names and settings to."""
+    """Output file with weights, prior, class names and settings."""
     test: Path | None = None
-    """Further labelled sequences, to report the accuracy on."""
+    """Labelled sequences on which the accuracy is reported."""
     validation: Path | None = None
-    """Labelled sequences to stop early by; default a share of the training sequences."""
+    """Labelled sequences for early stopping; default a share of the training sequences."""
     kind: Literal["multi-scale", "average-consensus"] = "multi-scale"
-    """Heads of scales 1..n_max combined (TRN), or an average over elements (TSN)."""
+    """Architecture: heads of scales 1..n_max (TRN), or an average over elements (TSN)."""
     checkpoint_dir: Path | None = None
-    """Folder for the training state; a run found there is continued."""
+    """Folder for the training state; a run stored there is continued."""
     label: str | None = None
-    """Which label of an HDF5 store is the class; default "action", or the only one."""
+    """Label of an HDF5 store that is the class; default "action", or the only one."""
     classes: Path | None = None
-    """CSV of class names (name,id), for stores that only have numbers."""
+    """CSV of class names (name,id), for stores with class numbers only."""
     overwrite: bool = False
-    """Replace the file at --out; a run that is continued does so unasked."""
+    """Replace the file at --out; a continued run replaces it always."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
     """Settings of the training."""
 
@@ -77,8 +77,8 @@ class Train:
         history = model.history
         assert history is not None
         if history.interrupted:
-            say(f"Interrupted after {history.n_epochs} epochs: the best so far is in {self.out}")
-            return 130
+            say(f"Interrupted after {history.n_epochs} epochs: the best weights are in {self.out}")
+            return INTERRUPTED
         say(f"Weights in {self.out}")
         return 0
 
@@ -90,8 +90,8 @@ class Train:
         if np.isfinite(accuracy):
             say(f"Validation accuracy {accuracy:.1%}, epoch {best + 1} of {history.n_epochs}")
         else:
-            asked = self.config.validation_fraction == 0
-            reason = "as asked" if asked else "since no class has two: give some by --validation"
+            no_class = "since no class has two: pass some by --validation"
+            reason = "as requested" if self.config.validation_fraction == 0 else no_class
             say(f"No sequences were held out, {reason}. Weights are those of the last epoch.")
         if self.test is None:
             return
@@ -102,7 +102,7 @@ class Train:
 
 
 def _report_single(labels: np.ndarray, names: tuple[str, ...]) -> None:
-    """Print the classes whose only sequence is trained on, where others have more."""
+    """Print the classes whose only sequence is trained on, if others have more."""
     counts = np.bincount(labels, minlength=len(names))
     single = [name for name, count in zip(names, counts, strict=True) if count == 1]
     if single and counts.max() > 1:

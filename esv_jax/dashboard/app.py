@@ -26,7 +26,7 @@ def make_app(
     """A Dash application that shows results; `.server` is its Flask application.
 
     Args:
-      results: a path of results (of `esv-jax sweep` or `explain`), a `results.Browser`, or several
+      results: a path of results (of `esv-jax sweep` or `explain`), a `Browser`, or several
         of these, of the same videos with other numbers of frames.
       videos: files by uid, or what `data.video_files.find_videos` searches: files, folders, lists.
         Only these are handed to the browser; of a folder no links that lead out of it.

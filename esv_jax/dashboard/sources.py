@@ -16,8 +16,9 @@ from esv_jax import results
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect
 from esv_jax.dashboard.state import State, filters_of
-from esv_jax.results import Browser
 from esv_jax.results.layout import reading
+from esv_jax.results.sequences import is_results
+from esv_jax.results.tables import Browser
 
 _KEPT_VIDEOS, _KEPT_LISTS = 256, 32
 
@@ -105,7 +106,7 @@ def open_sources(given: Any) -> tuple[Source, ...]:
     """Results to look at, fewest elements first; those given first are the ones to begin with.
 
     Args:
-      given: a path of results, a `results.Browser`, or several of these. Of a folder also the
+      given: a path of results, a `Browser`, or several of these. Of a folder also the
         results in its folders, e.g. those of other numbers of frames.
     Raises:
       ValueError: nothing given, or what `results.open` refuses.
@@ -137,7 +138,7 @@ def _within(item: Any) -> list[Any]:
     if isinstance(item, Browser) or not Path(item).is_dir():
         return [item]
     folders = [Path(item), *sorted(path for path in Path(item).iterdir() if path.is_dir())]
-    return [folder for folder in folders if results.is_results(folder)] or [item]
+    return [folder for folder in folders if is_results(folder)] or [item]
 
 
 def pick(sources: Sequence[Source], state: State) -> Source:

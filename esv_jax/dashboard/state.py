@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from urllib.parse import parse_qsl, urlencode
 
-from esv_jax.results.browse import SORTS
+from esv_jax.results.tables import SORTS
 
 PAGES = ("video", "overview")
 OUTCOMES = ("all", "correct", "wrong", "failed")

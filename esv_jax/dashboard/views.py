@@ -16,7 +16,7 @@ from esv_jax.dashboard.media import Clip, Media
 from esv_jax.dashboard.sources import Explained, Source
 from esv_jax.dashboard.state import MAX_CLASSES, State, format_query
 from esv_jax.extras import require
-from esv_jax.results.browse import VideoRow
+from esv_jax.results.tables import VideoRow
 
 SHOWN = 50  # videos in the list: what Dash takes for a change grows with what is on the page
 _STRIP = 32  # frames in a strip

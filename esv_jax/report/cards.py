@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from esv_jax.checks import expect, expect_int, message, nearest
-from esv_jax.results import Browser
+from esv_jax.results.tables import Browser
 
 TOP = 5  # classes of the highest scores that can be chosen on a card
 

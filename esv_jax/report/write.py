@@ -14,7 +14,7 @@ from esv_jax.report.cards import class_asked, make_card, select
 from esv_jax.report.chart import slots
 from esv_jax.report.page import Entry, Head, make_entry, render
 from esv_jax.report.thumbnails import thumbnails, videos_by_uid
-from esv_jax.results import Browser
+from esv_jax.results.tables import Browser, summary
 
 LIMIT = 50
 
@@ -93,7 +93,7 @@ def write_report(
             entries = [_entry(browser, uid, shown, files) for uid in chosen]
             head = Head(
                 title or f"Element Shapley Values: {_name(Path(results))}",
-                stored.summary(dataset),
+                summary(dataset),
                 dataset.attrs,
                 browser.failures,
                 len(browser),

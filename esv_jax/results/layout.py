@@ -1,17 +1,28 @@
-"""The variables of a dataset of explanations: their dimensions and what they mean."""
+"""Layout of files of results: variables, attributes, checks on opening."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import platform
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
+
 from esv_jax.checks import expect, message
-from esv_jax.hdf5 import naming
+from esv_jax.extras import require
+from esv_jax.files import JSONObject
+from esv_jax.hdf5 import naming, open_hdf5
 
 if TYPE_CHECKING:
     import xarray
+
+Encoding = dict[str, object]  # of a variable, as by xarray
 
 ELEMENT, SCORE, VIDEO = ("video", "element", "class"), ("video", "class"), ("video",)
 
@@ -32,8 +43,14 @@ LAYOUT = {  # name: dimensions, meaning
     "failed": (VIDEO, "whether it could not be explained"),
 }
 
+PER_CLASS = ("esv", "std_error", "marginals")
+"""Variables that a sweep may store for some classes only: `choice` in place of `class`."""
+
 OTHER_METHOD = "other_method"
-"""Attribute, its name, of a variable with another method's values, dimensions as of `esv`."""
+"""Attribute of a variable with another method's values: its name. Dimensions are those of `esv`."""
+
+_ALWAYS = ("esv", "scores", "prior", "length", "label", "prediction", "exact", "efficiency_gap")
+_JSON = {"settings": dict, "failures": dict, "warnings": list}  # attributes
 
 
 def other_methods(dataset: xarray.Dataset) -> tuple[str, ...]:
@@ -42,27 +59,17 @@ def other_methods(dataset: xarray.Dataset) -> tuple[str, ...]:
     return tuple(str(name) for name, variable in kept if OTHER_METHOD in variable.attrs)
 
 
-PER_CLASS = ("esv", "std_error", "marginals")
-"""Variables that a sweep may store for some chosen classes only: `choice` in place of `class`."""
-
-
 def dimensions(name: str, chosen: bool = False) -> tuple[str, ...]:
-    """Dimensions of a variable; of chosen classes where they are not all stored."""
+    """Dimensions of a variable; `chosen`: values of some classes only are stored."""
     dims = LAYOUT[name][0]
-    if chosen and name in PER_CLASS:
-        return (*dims[:-1], "choice")
-    return dims
-
-
-_ALWAYS = ("esv", "scores", "prior", "length", "label", "prediction", "exact", "efficiency_gap")
-_JSON = {"settings": dict, "failures": dict, "warnings": list}  # attributes
+    return (*dims[:-1], "choice") if chosen and name in PER_CLASS else dims
 
 
 def expect_layout(dataset: xarray.Dataset, where: str) -> None:
     """Refuse a file whose variables, dimensions or attributes readers cannot rely on.
 
     Args:
-      where: how messages call the file.
+      where: name of the file in messages.
     Raises:
       ValueError: a variable or attribute that is missing or of another kind, a length or label out
         of range, repeated names of videos.
@@ -83,16 +90,22 @@ def expect_layout(dataset: xarray.Dataset, where: str) -> None:
         expect(_holds(text, kind), f"{where}, attribute {name}", f"JSON, a {kind.__name__}", "none")
     expect("settings" in dataset.attrs, where, "an attribute 'settings'", "none")
     n_classes = dataset.sizes["class"]
-    most = {"length": dataset.sizes["element"], "label": n_classes - 1}
-    for name, top in most.items():
+    for name, low, top in (("length", 0, dataset.sizes["element"]), ("label", -1, n_classes - 1)):
         with naming(f"{where}, {name}", "readable values"):
             values = dataset[name].values
-        low = 0 if name == "length" else -1
         wrong = values[(values < low) | (values > top)]
         expect(not wrong.size, f"{where}, {name}", f"numbers in {low}..{top}", str(wrong[:1]))
     with naming(f"{where}, names of videos", "distinct names"):
         distinct = bool(dataset.indexes["video"].is_unique)
     expect(distinct, f"{where}, names of videos", "distinct names", "one twice")
+
+
+def _holds(text: object, kind: type) -> bool:
+    """Return whether a text is JSON of this kind."""
+    try:
+        return isinstance(text, str) and isinstance(json.loads(text), kind)
+    except ValueError:
+        return False
 
 
 @contextmanager
@@ -102,20 +115,95 @@ def reading(dataset: xarray.Dataset) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, IndexError, OverflowError) as error:
         if isinstance(error, OSError) and error.filename is not None:
-            raise  # of another file, which it names
+            raise  # about another file, which it names
         raise unreadable(dataset, "damage") from error
 
 
 def unreadable(dataset: xarray.Dataset, got: str) -> ValueError:
-    """The error for values that cannot be read, naming the file."""
+    """Return the error for values that cannot be read; it names the file."""
     where = str(dataset.encoding.get("source", "results"))
     way_out = "Of a sweep, esv-jax results --verify names the shard."
     return ValueError(message(where, "readable values", got, way_out))
 
 
-def _holds(text: object, kind: type) -> bool:
-    """Return whether a text is JSON of this kind."""
+# Attributes
+
+
+def provenance(
+    title: str, kind: str, values: object, settings: Mapping[str, object] | None
+) -> JSONObject:
+    """Attributes of a file: versions, device, time, settings.
+
+    Args:
+      title: for people. kind: name and version of the format.
+      values: an array of the results, whose device is stored.
+      settings: of the computation, as JSON.
+    Raises:
+      TypeError: settings that JSON cannot hold.
+    """
     try:
-        return isinstance(text, str) and isinstance(json.loads(text), kind)
-    except ValueError:
-        return False
+        text = json.dumps(dict(settings or {}), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(message("settings", "what JSON can hold", error)) from error
+    device = min(values.devices(), key=str) if isinstance(values, jax.Array) else jax.devices()[0]
+    return {
+        "title": title,
+        "format": kind,
+        "esv_jax_version": metadata.version("esv-jax"),
+        "jax_version": jax.__version__,
+        "python_version": platform.python_version(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": f"{device.platform}: {device.device_kind}",
+        "settings": text,
+    }
+
+
+# Files
+
+
+def compressed(chunk: tuple[int, ...]) -> Encoding:
+    """Light compression with a checksum, as xarray's `encoding`."""
+    return {
+        "compression": "gzip",
+        "compression_opts": 1,
+        "shuffle": True,
+        "fletcher32": True,
+        "chunksizes": chunk,
+    }
+
+
+def write_dataset(path: Path, dataset: xarray.Dataset, encoding: Mapping[str, Encoding]) -> None:
+    """Write a netCDF-4 file, built in memory: on a full disk HDF5 itself may crash the process.
+
+    Raises:
+      OSError: a file that cannot be written, a full disk.
+    """
+    require("h5netcdf", "files")
+    path.write_bytes(dataset.to_netcdf(engine="h5netcdf", encoding=encoding))
+
+
+def open_format(path: str | os.PathLike[str], kind: str, writer: str) -> xarray.Dataset:
+    """Open a file of the format `kind`, which its attribute `format` has to name.
+
+    Raises:
+      ValueError: naming the file: missing, damaged, of another format, or one that leads to other
+        files; see `esv_jax.hdf5.open_hdf5`.
+    """
+    expected = f"a file written by {writer} ({kind})"
+    expect(Path(path).is_file(), str(path), expected, "no such file")
+    with open_hdf5(path, expected) as file, naming(str(path), expected):
+        found = str(file.attrs.get("format"))
+    expect(found == kind, str(path), expected, f"another file (format {found})")
+    return open_dataset(path, expected)
+
+
+def open_dataset(path: str | os.PathLike[str], expected: str) -> xarray.Dataset:
+    """Open a netCDF-4 file that has been inspected.
+
+    Raises:
+      ValueError: naming the file, if it is damaged.
+    """
+    xarray = require("xarray", "files")
+    require("h5netcdf", "files")
+    with naming(str(path), expected):
+        return xarray.open_dataset(path, engine="h5netcdf")

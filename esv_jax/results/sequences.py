@@ -1,8 +1,7 @@
-"""One self-describing file for the explanations of many sequences: netCDF-4, opened by xarray.
+"""Explanations of many sequences in one netCDF-4 file, which opens with xarray.
 
 Dimensions: video, element (padded to the longest sequence), class, scale. ESVs are NaN beyond a
-sequence's length. The attributes say what made the file: versions, device, time, settings.
-Needs the `files` extra.
+sequence's length. The attributes hold versions, device, time, settings. Needs the `files` extra.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, message, nearest
@@ -27,18 +27,22 @@ from esv_jax.results.layout import (
     ELEMENT,
     LAYOUT,
     OTHER_METHOD,
+    Encoding,
+    compressed,
     expect_layout,
+    open_format,
+    provenance,
     reading,
     unreadable,
+    write_dataset,
 )
-from esv_jax.results.provenance import compressed, open_format, provenance, write_dataset
 from esv_jax.results.store import VIEW, is_sweep, open_sweep
 
 if TYPE_CHECKING:
     import xarray
 
 FORMAT = "esv_jax results, version 1"
-_CHUNK_BYTES = 2**18  # read and decompressed together: whole videos, at least one
+_CHUNK_BYTES = 2**18  # decompressed together: whole videos, at least one
 
 
 def save(
@@ -49,15 +53,15 @@ def save(
     class_names: Sequence[str] | None = None,
     labels: Sequence[int] | None = None,
     element_index: Sequence[Sequence[int]] | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     marginals: bool = False,
-    methods: Mapping[str, Sequence[Any]] | None = None,
+    methods: Mapping[str, Sequence[ArrayLike]] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write the explanations of V sequences to one file, complete or not at all.
 
-    Values are stored in single precision; `coverage` is not stored. Warnings, and how elements
-    were removed, are kept for the file as a whole.
+    Values are stored in single precision; `coverage` is not stored. Warnings and removal policies
+    are stored for the file as a whole.
 
     Args:
       path: the file, e.g. "results.nc", in a folder that exists.
@@ -66,16 +70,16 @@ def save(
       class_names: C names; default the numbers 0..C-1.
       labels: V true classes, 0..C-1, or -1 where unknown.
       element_index: V rows of n_i indices of the elements in the original sequences.
-      settings: what the explanations were made with (estimator, model, seed, ...), as JSON allows.
-      marginals: whether to store mean marginals by scale, max(n)**2 * C values per sequence.
-      methods: values of other methods by name, V arrays (n_i, C) each, to be looked at beside.
-      overwrite: whether an existing file may be replaced.
+      settings: of the explanations (estimator, model, seed, ...), as JSON.
+      marginals: store mean marginals by scale, max(n)**2 * C values per sequence.
+      methods: values of other methods by name, V arrays (n_i, C) each.
+      overwrite: replace an existing file.
     Returns:
       The path.
     Raises:
       ValueError: no records, records of a batch or of differing C, arguments of the wrong length
         or shape, repeated uids, marginals that a record lacks, names of methods that are no
-        identifiers or are taken, a folder in the place of a file.
+        identifiers or are taken, a path that is a folder.
       TypeError: settings that JSON cannot hold.
       FileExistsError, FileNotFoundError, OSError: a path that is taken, whose folder is missing,
         or that cannot be written.
@@ -102,46 +106,49 @@ def dataset_of(
     class_names: Sequence[str] | None,
     labels: Sequence[int] | None,
     element_index: Sequence[Sequence[int]] | None,
-    settings: Mapping[str, Any] | None,
+    settings: Mapping[str, object] | None,
     marginals: bool,
-    methods: Mapping[str, Sequence[Any]] | None,
+    methods: Mapping[str, Sequence[ArrayLike]] | None,
 ) -> xarray.Dataset:
-    """The dataset that `save` writes; arguments and errors as of `save`."""
+    """Build the dataset that `save` writes; arguments and errors as of `save`."""
     records = _expect_records(attributions, marginals)
     coords = _coordinates(records, uids, class_names)
     variables = {}
-    for name, array in (_of_records(records) | _given(records, labels, element_index)).items():
+    arrays = _variables(records) | _given(records, labels, element_index)
+    for name, array in arrays.items():
         dims, text = LAYOUT[name]
         variables[name] = (dims[-array.ndim :], array, {"long_name": text, "units": "1"})
-    for name, array in _of_methods(methods or {}, records).items():
+    for name, array in _methods(methods or {}, records).items():
         text = f"values by {name.replace('_', ' ')}"
         variables[name] = (ELEMENT, array, {"long_name": text, OTHER_METHOD: name})
     attrs = provenance("Element Shapley Values", FORMAT, attributions[0].values, settings)
-    attrs |= _notes(records)
+    warnings = list(dict.fromkeys(text for record in records for text in record.warnings))
+    removals = sorted({record.removal for record in records if record.removal is not None})
+    attrs |= {"warnings": json.dumps(warnings), "removal": ", ".join(removals)}
     dataset: xarray.Dataset = require("xarray", "files").Dataset(variables, coords, attrs)
     return dataset
 
 
 def write_sequences(path: Path, dataset: xarray.Dataset) -> None:
-    """Write the dataset of `dataset_of`, with further variables of strings if there are any."""
+    """Write the dataset of `dataset_of`, to which variables of strings may have been added."""
     numbers = [name for name, array in dataset.items() if array.dtype != object]
     write_dataset(path, dataset, {str(name): _encoding(dataset[name].values) for name in numbers})
 
 
 def open(path: str | os.PathLike[str]) -> xarray.Dataset:
-    """The dataset in a file written by `save`, or of a sweep; variables are read when used.
+    """Open a file written by `save`, or a sweep; variables are read when used.
 
-    Of a sweep that has not ended, or lost a shard, these are the videos that are there: attributes
-    `n_finished` and `n_videos` say how many of how many. `failures` holds, as JSON, the reason for
-    each video that could not be explained, whose values are missing.
+    An unfinished sweep, or one that lost a shard, has the videos of its complete shards: the
+    attributes `n_finished` and `n_videos` count them and all. `failures` holds, as JSON, the reason
+    for each video that could not be explained, whose values are missing.
 
     Close it, or use it as a context manager: `with results.open(path) as dataset: ...`.
 
     Args:
       path: a file, or a folder with a sweep's results or with a results.nc in it.
     Raises:
-      ValueError: a file that is missing, empty, damaged, or not one of ours; naming it.
-    Cost: reads names, lengths and labels, and of a sweep the view and the records of its shards.
+      ValueError: a file that is missing, empty, damaged, or of another format; names it.
+    Cost: reads names, lengths and labels; of a sweep also the view and the records of its shards.
     """
     if is_sweep(path):
         dataset = open_sweep(path)
@@ -157,19 +164,25 @@ def open(path: str | os.PathLike[str]) -> xarray.Dataset:
 
 
 def is_results(path: str | os.PathLike[str]) -> bool:
-    """Return whether there is something for `open` in the place of a file or folder."""
+    """Return whether a path is a file, or a folder with results, that `open` could open."""
     return is_sweep(path) or Path(path).is_file() or (Path(path) / VIEW).is_file()
 
 
+def videos_within(path: Path) -> Path | None:
+    """Return the folder "videos" within a folder of results, if it exists; the demo has one."""
+    folder = path / "videos"
+    return folder if folder.is_dir() else None
+
+
 def load_attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
-    """The record of one sequence, padding removed; the stored values, bit for bit.
+    """Return the record of one sequence without padding; the stored values, bit for bit.
 
     Args:
-      dataset: what `open` gives, or a selection of its videos.
+      dataset: from `open`, or a selection of its videos.
       uid: the name of the sequence.
     Returns:
       `Attribution` with values (n, C) in single precision. `std_error` and `marginals` are None
-      where the file has none. Of a sweep that kept chosen classes only, C is their number, in the
+      if the file has none. For a sweep that stored some classes only, C is their number, in the
       order of the dimension `choice`; scores and prior are those of these classes.
     Raises:
       ValueError: a uid that is not in the dataset, or whose sequence could not be explained;
@@ -216,7 +229,7 @@ def _attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
 
 
 def _expect_records(attributions: Sequence[Attribution], marginals: bool) -> list[Attribution]:
-    """The records on the host, in one transfer, without what is not stored."""
+    """Check records; return their stored fields on the host, in one transfer."""
     expect(len(attributions) > 0, "attributions", "at least one record", "none")
     c = attributions[0].n_classes
     stored = []
@@ -232,17 +245,10 @@ def _expect_records(attributions: Sequence[Attribution], marginals: bool) -> lis
     return jax.device_get(stored)
 
 
-def _notes(records: Sequence[Attribution]) -> dict[str, str]:
-    """Attributes for what records say beyond their numbers."""
-    warnings = list(dict.fromkeys(text for record in records for text in record.warnings))
-    removals = sorted({record.removal for record in records if record.removal is not None})
-    return {"warnings": json.dumps(warnings), "removal": ", ".join(removals)}
-
-
 def _coordinates(
     records: Sequence[Attribution], uids: Sequence[str], class_names: Sequence[str] | None
-) -> dict[str, Any]:
-    """Coordinates of the dimensions."""
+) -> dict[str, object]:
+    """Return the coordinates of the dimensions."""
     names = [str(uid) for uid in uids]
     expect(len(names) == len(records), "uids", f"{len(records)} names", len(names))
     name, times = Counter(names).most_common(1)[0]
@@ -258,8 +264,8 @@ def _coordinates(
     }
 
 
-def _of_records(records: Sequence[Attribution]) -> dict[str, np.ndarray]:
-    """The variables that come from V records, padded to the longest."""
+def _variables(records: Sequence[Attribution]) -> dict[str, np.ndarray]:
+    """Return the variables of V records, padded to the longest."""
     length = np.array([record.n for record in records])
     n, c = int(length.max()), records[0].n_classes
     esv = _padded([record.values for record in records], (n, c))
@@ -289,7 +295,7 @@ def _given(
     labels: Sequence[int] | None,
     element_index: Sequence[Sequence[int]] | None,
 ) -> dict[str, np.ndarray]:
-    """The variables that the caller gives beside the records."""
+    """Return the variables that the caller passes beside the records."""
     n_videos, n_classes = len(records), records[0].n_classes
     label = _integers("labels", [-1] * n_videos if labels is None else labels, n_videos)
     fits = label.min() >= -1 and label.max() < n_classes
@@ -304,10 +310,10 @@ def _given(
     return {"label": label, "element_index": index}
 
 
-def _of_methods(
-    methods: Mapping[str, Sequence[Any]], records: Sequence[Attribution]
+def _methods(
+    methods: Mapping[str, Sequence[ArrayLike]], records: Sequence[Attribution]
 ) -> dict[str, np.ndarray]:
-    """Values of other methods, padded as ESVs are."""
+    """Return the values of other methods, padded like ESVs."""
     n, c = max(record.n for record in records), records[0].n_classes
     padded = {}
     taken = {*LAYOUT, "video", "element", "class", "scale"}
@@ -330,16 +336,16 @@ def _integers(name: str, values: Sequence[int], n: int) -> np.ndarray:
     return array.astype(np.int32)
 
 
-def _padded(rows: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """V arrays, each in a corner of one (V, *shape), NaN elsewhere and where there is none."""
+def _padded(rows: Sequence[ArrayLike | None], shape: tuple[int, ...]) -> np.ndarray:
+    """Stack V arrays (None for a missing one), padded with NaN: (V, *shape)."""
     padded = np.full((len(rows), *shape), np.nan, np.float32)
-    for row, place in zip(rows, padded, strict=True):
+    for row, target in zip(rows, padded, strict=True):
         if row is not None:
-            place[tuple(slice(size) for size in row.shape)] = row
+            target[tuple(slice(size) for size in np.shape(row))] = row
     return padded
 
 
-def _encoding(array: np.ndarray) -> dict[str, Any]:
-    """Light compression, with a checksum, of arrays over videos."""
+def _encoding(array: np.ndarray) -> Encoding:
+    """Return the compression of an array over videos."""
     n_videos = max(1, min(len(array), _CHUNK_BYTES // array[0].nbytes))
     return compressed((n_videos, *array.shape[1:]))

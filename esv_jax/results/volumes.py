@@ -1,4 +1,4 @@
-"""Relevance, or masks, of one clip in one self-describing file: netCDF-4, opened by xarray.
+"""Relevance, or masks, of the pixels of one clip: a netCDF-4 file that opens with xarray.
 
 Dimensions: part (e.g. spatial, temporal), frame, y, x. Needs the `files` extra.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from esv_jax.checks import expect, expect_finite
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
-from esv_jax.results.provenance import compressed, open_format, provenance, write_dataset
+from esv_jax.results.layout import compressed, open_format, provenance, write_dataset
 
 if TYPE_CHECKING:
     import xarray
@@ -26,10 +27,10 @@ _RELEVANCE = "relevance of a pixel, channels summed; of one unit with the score"
 
 def save_volumes(
     path: str | os.PathLike[str],
-    parts: Mapping[str, Any],
+    parts: Mapping[str, ArrayLike],
     *,
-    frame_index: Any = None,
-    settings: Mapping[str, Any] | None = None,
+    frame_index: ArrayLike | None = None,
+    settings: Mapping[str, object] | None = None,
     meaning: str = _RELEVANCE,
     overwrite: bool = False,
     **about: str | float | Sequence[float],
@@ -40,15 +41,15 @@ def save_volumes(
       path: the file, e.g. "clip.nc", in a folder that exists.
       parts: names -> relevance (t, h, w), or (t, h, w, c), whose channels are summed; of one shape.
       frame_index: numbers of the t frames in the video; default 0..t-1.
-      settings: what they were made with (method, model, ...), as JSON allows.
-      meaning: what a number of the variable `relevance` is, in words.
-      overwrite: whether an existing file may be replaced.
+      settings: of the computation (method, model, ...), as JSON.
+      meaning: description of the variable `relevance`.
+      overwrite: replace an existing file.
       **about: further attributes of the file, e.g. `uid`, `class_name`, `score`, `title`.
     Returns:
       The path.
     Raises:
-      ValueError: no parts, shapes that differ, values that are not finite, one number per frame
-        missing, a folder in the place of a file.
+      ValueError: no parts, shapes that differ, values that are not finite, a wrong number of frame
+        numbers, a path that is a folder.
       TypeError: settings that JSON cannot hold.
       FileExistsError, FileNotFoundError, OSError: a path that is taken, whose folder is missing,
         or that cannot be written.
@@ -69,12 +70,11 @@ def save_volumes(
     index = np.arange(t) if frame_index is None else np.asarray(frame_index)
     expect(index.shape == (t,), "frame_index", f"{t} frame numbers", index.shape)
     with atomic_path(path, overwrite=overwrite) as temporary:
-        text = {"long_name": meaning}
         sums = {"long_name": "sum over the pixels of a frame"}
         of_frame = array.sum((2, 3), dtype=np.float64)
         dataset = xarray.Dataset(
             {
-                "relevance": (("part", "frame", "y", "x"), array, text),
+                "relevance": (("part", "frame", "y", "x"), array, {"long_name": meaning}),
                 "by_frame": (("part", "frame"), of_frame, sums),
                 "frame_index": (("frame",), index.astype(np.int64)),
             },
@@ -87,11 +87,11 @@ def save_volumes(
 
 
 def open_volumes(path: str | os.PathLike[str]) -> xarray.Dataset:
-    """The dataset in a file written by `save_volumes`; variables are read when they are used.
+    """Open a file written by `save_volumes`; variables are read when they are used.
 
     Close it, or use it as a context manager.
 
     Raises:
-      ValueError: a file that is missing, empty, truncated, or not one of ours.
+      ValueError: a file that is missing, empty, truncated, or of another format.
     """
     return open_format(path, FORMAT, "results.save_volumes")

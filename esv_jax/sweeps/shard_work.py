@@ -12,7 +12,7 @@ import numpy as np
 
 from esv_jax.checks import expect, message
 from esv_jax.results import store
-from esv_jax.results.provenance import provenance
+from esv_jax.results.layout import provenance
 from esv_jax.sweeps.choices import chosen_classes, of_chosen
 from esv_jax.sweeps.engine import Engine
 from esv_jax.sweeps.job import Job
@@ -223,7 +223,7 @@ def variables_of(task: Task, loaded: Loaded, found: dict[str, Any]) -> dict[str,
         for name in {"esv", "std_error", "marginals"} & set(whole):
             whole[name] = of_chosen(whole[name], chosen)
         whole["chosen"] = chosen
-    return {name: store.stored(name, array) for name, array in sorted(whole.items())}
+    return {name: store.as_stored(name, array) for name, array in sorted(whole.items())}
 
 
 def _without_padding(found: dict[str, Any], lengths: np.ndarray) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 import esv_jax as ej
-from esv_jax.cli.score_file import ScoreFile, open_scores
+from esv_jax.cli.evaluate import ScoreFile, open_scores
 from esv_jax.maps import METRICS, ClipScores, MapSettings, make_judge
 from esv_jax.models import ClipModel
 from experiments.perturbation.masks import AREA, CORE, MAIN, NO_CORE, WAYS, Masks, MaskStore

@@ -1,0 +1,172 @@
+"""Options shared by several commands: the model, the estimator, the output."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from esv_jax import models
+from esv_jax.checkpoints import load_torch
+from esv_jax.checks import expect, message
+from esv_jax.data.inputs import Encoder, Inputs, open_inputs, open_videos
+from esv_jax.estimators import Constructive, Exact, Surrogate
+from esv_jax.files import JSONObject, expect_writable
+from esv_jax.inputs import EstimatorChoice
+
+EstimatorName = Literal["auto", "exact", "surrogate", "constructive"]
+_LONGEST = 120  # bytes of a name in UTF-8; endings such as "_perturbed.mp4" follow, 255 fit
+
+
+def make_estimator(
+    name: EstimatorName, surrogate: Surrogate, constructive: Constructive
+) -> EstimatorChoice:
+    """Return the estimator with a name, with the settings given for it."""
+    named: dict[EstimatorName, EstimatorChoice] = {
+        "auto": "auto",
+        "exact": Exact(),
+        "surrogate": surrogate,
+        "constructive": constructive,
+    }
+    return named[name]
+
+
+# The model
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model on features, with an encoder of frames if there is one.
+
+    Attributes:
+      trained: heads, prior and class names.
+      digest: of all weights.
+      encoder: uint8 frames (n, h, w, 3) to features (n, D); None for a model on features only.
+      note: a sentence to print about the model, or "".
+    """
+
+    trained: models.TrainedModel
+    digest: str
+    encoder: Encoder | None = None
+    note: str = ""
+
+    def open(self, path: Path, videos: bool, label: str | None, classes: Path | None) -> Inputs:
+        """Open videos or sequences of features; arguments as of `open_inputs`."""
+        if videos and self.encoder is not None:
+            return open_videos(path, self.encoder, classes)
+        return open_inputs(path, label, classes)
+
+
+def load_model(path: Path | None, backbone: Path | None, *, videos: bool) -> LoadedModel:
+    """Load the files of `--model` and `--backbone`; for videos the default is the shipped model.
+
+    Args:
+      path: a model of `esv-jax train` or `import-play-fair` (on features), or one with its own
+        encoder, as written by `models.save_video_model`.
+      backbone: weights of BN-Inception or ResNet-50 that compute the features of a model on
+        features.
+      videos: whether the data are videos.
+    Raises:
+      ValueError: no model for features, no encoder for videos, a backbone of other features.
+    """
+    if path is None:
+        expect(videos, "model", "a file of weights (--model)", "none", "Train one: esv-jax train")
+        expect(backbone is None, "backbone", "a --model beside it", "none")
+        shipped = models.load_synthetic_world()
+        names = shipped.trained.class_names
+        note = (
+            f"The model of this package was trained on {len(names)} synthetic classes "
+            f"({names[0]}, {names[1]}, ...). Pass your own with --model."
+        )
+        return _with_encoder(shipped, note)
+    if models.holds_encoder(path):
+        expect(backbone is None, "backbone", "none beside a model with an encoder", str(backbone))
+        return _with_encoder(models.load_video_model(path))
+    trained = models.load_model(path)
+    if backbone is not None:
+        return _with_encoder(with_backbone(trained, backbone))
+    way_out = "Add --backbone WEIGHTS, or pass a model with an encoder."
+    expect(not videos, "model", "one that takes frames", f"{path}, on features", way_out)
+    return LoadedModel(trained, models.model_digest(trained))
+
+
+def _with_encoder(model: models.VideoModel, note: str = "") -> LoadedModel:
+    return LoadedModel(model.trained, models.video_model_digest(model), model.encoder, note)
+
+
+def with_backbone(model: models.TrainedModel, path: Path) -> models.VideoModel:
+    """Join a model on features and the backbone that computes them.
+
+    Raises:
+      ValueError: a backbone of another width. FileNotFoundError: no such file.
+    """
+    name, variables = read_backbone(path)
+    width, wanted = models.backbones.n_features(name, variables), model.heads.feature_dim
+    expect(width == wanted, "backbone", f"{wanted} features per frame", f"{width} in {path}")
+    has_last = width != models.backbones.BACKBONES[name].pooled_dim
+    settings = {"n_outputs": width if has_last else None}
+    return models.VideoModel(models.FrameEncoder(name, settings, variables), model)
+
+
+def read_backbone(path: Path, *, pooled: bool = False) -> tuple[str, dict[str, Any]]:
+    """Architecture and variables of a backbone, from `.safetensors` or a `.pth` state dict.
+
+    Args:
+      path: the file.
+      pooled: omit the last layer.
+    Raises:
+      ValueError, TypeError: an unknown architecture; names the file.
+      FileNotFoundError: no such file.
+    """
+    backbones = models.backbones
+    if path.suffix.lower() == ".safetensors":
+        name, variables = backbones.load_backbone(path)
+        if not pooled:
+            return name, variables
+        state = backbones.to_state_dict(variables)
+    else:
+        state = load_torch(path)
+    try:
+        name = backbones.recognise(state)
+        return name, backbones.from_state_dict(name, state, last_layer=not pooled)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{path}, {error}") from None
+
+
+# The output
+
+
+def file_name(uid: str) -> str:
+    """Return the stem of a uid's files: letters, digits, "-", "_", "."; "_" for other characters.
+
+    If characters are replaced or a long name is cut, the name ends in a digest of the whole uid, so
+    that the files of different uids have different names.
+    """
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in uid)
+    name = name if name.strip(".") else f"_{name}"  # "." and ".." are folders
+    if name == uid and len(name.encode()) <= _LONGEST:
+        return name
+    digest = hashlib.blake2b(uid.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    start = name.encode()[: _LONGEST - len(digest) - 1].decode(errors="ignore")
+    return f"{start}-{digest}"
+
+
+def expect_free(path: Path, *, overwrite: bool) -> None:
+    """Check that a file of results can be written, before any work is done.
+
+    Raises:
+      FileExistsError: the file exists and must not be replaced. OSError: it cannot be written.
+    """
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            message("out", "a file that does not exist yet", path, "Add --overwrite.")
+        )
+    expect_writable(path)
+
+
+def settings_of(name: str, command: Any, digest: str) -> JSONObject:
+    """Return the settings stored with results: command, options and model digest."""
+    options = json.loads(json.dumps(dataclasses.asdict(command), default=str))
+    return {"command": name, **options, "model_digest": digest}
