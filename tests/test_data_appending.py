@@ -1,4 +1,4 @@
-"""Growing a feature store: what ends a run early, and what the next run finds."""
+"""Incremental writing of a feature store: interruptions, continuation, refusals."""
 
 import json
 import os
@@ -30,16 +30,18 @@ def fill(path, *lengths, **options):
             store.append(f"v{n}", features(n), {"n": n})
 
 
-KEPT = {}  # journals of runs without a store, by lengths: a process takes half a second
+KEPT = {}  # files of killed processes without a store, by lengths: starting one takes time
 
 
 def left_behind(path, *lengths):
-    """What a run leaves that is killed after some videos."""
-    journal = path.with_name(f"{path.name}.partial")
+    """The folder that a process leaves behind when it is killed after some videos."""
+    folder = path.with_name(f"{path.name}.partial")
     is_new = not any(path.parent.iterdir())
     if is_new and lengths in KEPT:
-        journal.write_bytes(KEPT[lengths])
-        return journal
+        folder.mkdir()
+        for name, content in KEPT[lengths].items():
+            (folder / name).write_bytes(content)
+        return folder
     code = (
         "import os, signal, sys; from tests.test_data_appending import *\n"
         f"store = FeatureAppender({str(path)!r}, 3)\n"
@@ -48,9 +50,11 @@ def left_behind(path, *lengths):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=os.getcwd(), timeout=60)
     assert done.returncode == -signal.SIGKILL
-    if is_new and [*path.parent.iterdir()] == [journal]:
-        KEPT[lengths] = journal.read_bytes()
-    return journal
+    names = [f"{k:08}.npz" for k in range(len(lengths))]
+    assert sorted(file.name for file in folder.iterdir()) == [*names, "lock"]
+    if is_new and [*path.parent.iterdir()] == [folder]:
+        KEPT[lengths] = {file.name: file.read_bytes() for file in folder.iterdir()}
+    return folder
 
 
 def test_a_new_store_then_more(tmp_path):
@@ -77,84 +81,107 @@ def test_what_was_appended_survives_an_error(tmp_path, error):
 def test_what_was_appended_survives_a_kill(tmp_path):
     path = tmp_path / "f.hdf"
     fill(path, 4)
-    journal = left_behind(path, 1, 2)
-    assert stored(path) == ("v4",) and journal.exists()
+    folder = left_behind(path, 1, 2)
+    assert stored(path) == ("v4",) and folder.exists()
     with FeatureAppender(path, 3) as store:
         assert all(uid in store for uid in ("v4", "v1", "v2"))
         store.append("v3", features(3), {"n": 3})
-    assert stored(path) == ("v4", "v1", "v2", "v3") and not journal.exists()
+    assert stored(path) == ("v4", "v1", "v2", "v3") and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("cut", [1, 15, 40, 60])
-def test_a_record_that_breaks_off_is_done_again(tmp_path, cut):
+def spoil(path, kind):
+    content = bytearray(path.read_bytes())
+    if kind == "a bit":
+        content[200] ^= 1
+    path.write_bytes({"cut": content[:-30], "empty": b"", "foreign": b"notes"}.get(kind, content))
+
+
+@pytest.mark.parametrize("kind", ["a bit", "cut", "empty", "foreign"])
+def test_a_damaged_file_is_kept_and_its_video_added_again(tmp_path, kind):
     path = tmp_path / "f.hdf"
-    journal = left_behind(path, 1, 2)
-    journal.write_bytes(journal.read_bytes()[:-cut])
+    folder = left_behind(path, 1, 2)
+    spoil(folder / "00000000.npz", kind)
+    before = (folder / "00000000.npz").read_bytes()
     with FeatureAppender(path, 3) as store:
-        assert "v1" in store and "v2" not in store
-        store.append("v2", features(2), {"n": 2})
+        assert "v1" not in store and "v2" in store
+        store.append("v1", features(1), {"n": 1})
+    assert stored(path) == ("v2", "v1")
+    assert [file.name for file in folder.iterdir()] == ["00000000.npz"]
+    assert (folder / "00000000.npz").read_bytes() == before
+
+
+def test_all_features_are_checked_for_damage(tmp_path):
+    folder = left_behind(tmp_path / "f.hdf", 2)
+    part = folder / "00000000.npz"
+    content = part.read_bytes()
+    start = content.index(features(2).tobytes())
+    for k in range(start, start + features(2).nbytes, 5):
+        part.write_bytes(content[:k] + bytes([content[k] ^ 4]) + content[k + 1 :])
+        with FeatureAppender(tmp_path / "f.hdf", 3) as store:
+            assert len(store) == 0
+    assert not (tmp_path / "f.hdf").exists()
+
+
+def test_damage_while_the_store_is_open_keeps_the_other_files(tmp_path):
+    folder = tmp_path / "f.hdf.partial"
+    store = FeatureAppender(tmp_path / "f.hdf", 3)
+    for n in (1, 2):
+        store.append(f"v{n}", features(n), {"n": n})
+    spoil(folder / "00000000.npz", "cut")
+    with pytest.raises(ValueError, match=r"0000\.npz: expected features of a video, got damage"):
+        store.close()
+    fill(tmp_path / "f.hdf", 3)
+    assert stored(tmp_path / "f.hdf") == ("v2", "v3")
+
+
+def test_foreign_and_hidden_files_in_the_folder_stay(tmp_path):
+    path = tmp_path / "f.hdf"
+    folder = left_behind(path, 1)
+    for name in (".hidden", "notes.txt", "1.npz", "00000000.npz.old"):
+        (folder / name).write_text("mine")
+    fill(path, 2)
     assert stored(path) == ("v1", "v2")
+    assert sorted(file.name for file in folder.iterdir()) == [
+        *(".hidden", "00000000.npz.old", "1.npz", "notes.txt")
+    ]
 
 
-def test_a_spoilt_record_is_done_again(tmp_path):
-    journal = left_behind(tmp_path / "f.hdf", 1, 2)
-    content = bytearray(journal.read_bytes())
-    content[-1] ^= 1
-    journal.write_bytes(content)
-    with FeatureAppender(tmp_path / "f.hdf", 3) as store:
-        assert "v1" in store and "v2" not in store
-
-
-@pytest.mark.parametrize(
-    "entry",
-    ['{"uid": "v2"}', '{"uid": "v2", "n": 4e9, "labels": {}, "crc": 0}']
-    + [f'{{"uid": "v2", "n": {n}, "labels": {{}}, "crc": 0}}' for n in (10**12, -1, '"2"')],
-)
-def test_a_record_that_says_something_else_ends_the_journal(tmp_path, entry):
+def test_a_kill_between_the_new_store_and_the_end_of_the_folder(tmp_path):
     path = tmp_path / "f.hdf"
-    journal = left_behind(path, 1)
-    journal.write_bytes(journal.read_bytes() + entry.encode() + b"\n" + bytes(24))
-    with FeatureAppender(path, 3) as store:
-        assert "v1" in store and "v2" not in store
-    assert stored(path) == ("v1",)
-
-
-def test_a_journal_that_breaks_off_in_its_first_line(tmp_path):
-    (tmp_path / "f.hdf.partial").write_bytes(b'{"format": 1, "fea')
-    fill(tmp_path / "f.hdf", 2)
-    assert stored(tmp_path / "f.hdf") == ("v2",)
-
-
-def test_a_kill_between_the_new_store_and_the_end_of_the_journal(tmp_path):
-    path = tmp_path / "f.hdf"
-    journal = left_behind(path, 1, 2)
-    content = journal.read_bytes()
+    folder = left_behind(path, 1, 2)
+    content = (folder / "00000001.npz").read_bytes()
     fill(path, 3)
-    journal.write_bytes(content)
+    folder.mkdir()
+    (folder / "00000001.npz").write_bytes(content)
     fill(path, 4)
-    assert stored(path) == ("v1", "v2", "v3", "v4")
+    assert stored(path) == ("v1", "v2", "v3", "v4") and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_leaves_whole_records(tmp_path, monkeypatch):
+def test_one_writer_at_a_time(tmp_path):
+    with FeatureAppender(tmp_path / "f.hdf", 3) as store:
+        store.append("v1", features(1), {"n": 1})
+        with pytest.raises(FileExistsError, match="path: expected a store with one writer, got pr"):
+            FeatureAppender(tmp_path / "f.hdf", 3)
+        store.append("v2", features(2), {"n": 2})
+    store.close()
+    assert stored(tmp_path / "f.hdf") == ("v1", "v2")
+
+
+def test_a_full_disk_leaves_whole_files(tmp_path, monkeypatch):
     path = tmp_path / "f.hdf"
     with FeatureAppender(path, 3) as store:
         store.append("v1", features(1), {"n": 1})
-        whole = store.journal.stat().st_size
+        before = {file.name: file.stat().st_size for file in store.folder.iterdir()}
 
-        class Full:
-            def __init__(self, file):
-                self.seek, self.truncate, self.file = file.seek, file.truncate, file
+        def full(file, **arrays):
+            file.write_bytes(b"PK")
+            raise OSError(28, "No space left on device")
 
-            def write(self, content):
-                self.file.write(content[:10])
-                raise OSError(28, "No space left on device")
-
-        kept = store._file
-        monkeypatch.setattr(store, "_file", Full(kept))
-        with pytest.raises(OSError, match="No space"):
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+            patched.setattr(np, "savez", full)
             store.append("v2", features(2), {"n": 2})
-        monkeypatch.setattr(store, "_file", kept)
-        assert store.journal.stat().st_size == whole and "v2" not in store
+        assert {file.name: file.stat().st_size for file in store.folder.iterdir()} == before
+        assert "v2" not in store
         store.append("v2", features(2), {"n": 2})
     assert stored(path) == ("v1", "v2")
 
@@ -180,13 +207,10 @@ def test_settings_travel_with_the_features(tmp_path):
         ({"settings": {"frames": 8}}, r"settings: expected {'frames': 8}, got {'frames': None}"),
     ],
 )
-@pytest.mark.parametrize("name", ["f.hdf", "f.hdf.partial"])
-def test_stores_and_journals_of_another_kind_are_refused(tmp_path, options, text, name):
+@pytest.mark.parametrize("name", ["f.hdf", "f.hdf.partial/00000000.npz"])
+def test_stores_and_folders_of_other_features_are_refused(tmp_path, options, text, name):
     path = tmp_path / "f.hdf"
-    if name == "f.hdf":
-        fill(path, 1)
-    else:
-        left_behind(path, 1)
+    fill(path, 1) if name == "f.hdf" else left_behind(path, 1)
     with pytest.raises(ValueError, match=rf"{name}, {text}"):
         FeatureAppender(path, **({"feature_dim": 3} | options))
     assert (tmp_path / name).exists()
@@ -197,14 +221,9 @@ def test_foreign_files_are_refused_and_kept(tmp_path):
     with pytest.raises(ValueError, match=r"a\.hdf: expected an HDF5 file"):
         FeatureAppender(tmp_path / "a.hdf", 3)
     (tmp_path / "b.hdf.partial").write_text("some\nlines\n")
-    with pytest.raises(ValueError, match=r"b\.hdf\.partial, feature_dim: expected 3, got None"):
+    with pytest.raises(FileExistsError, match=r"b\.hdf\.partial: expected a folder that can be"):
         FeatureAppender(tmp_path / "b.hdf", 3)
     assert (tmp_path / "b.hdf.partial").read_text() == "some\nlines\n"
-    for content in (b"one line", b"\x89\x00" * 99):
-        (tmp_path / "b.hdf.partial").write_bytes(content)
-        with pytest.raises(ValueError, match=r"b\.hdf\.partial: expected the journal of a store"):
-            FeatureAppender(tmp_path / "b.hdf", 3)
-        assert (tmp_path / "b.hdf.partial").read_bytes() == content
     with pytest.raises(FileNotFoundError, match="an existing folder"):
         FeatureAppender(tmp_path / "gone" / "f.hdf", 3)
 
@@ -239,9 +258,9 @@ def test_videos_refused(tmp_path, uid, x, labels, kind, text):
     assert stored(tmp_path / "f.hdf") == ("v1", "v2")
 
 
-def test_the_journal_is_readable_text_and_numbers(tmp_path):
-    journal = left_behind(tmp_path / "f.hdf", 2)
-    head, record, values = journal.read_bytes().split(b"\n", 2)
-    assert json.loads(head)["feature_dim"] == 3
-    assert json.loads(record)["labels"] == {"n": 2}
-    np.testing.assert_array_equal(np.frombuffer(values, "<f4").reshape(2, 3), features(2))
+def test_the_files_are_arrays_and_json(tmp_path):
+    folder = left_behind(tmp_path / "f.hdf", 2)
+    with np.load(folder / "00000000.npz", allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["features"], features(2))
+        about = json.loads(str(arrays["about"]))
+    assert about == {"uid": "v2", "labels": {"n": 2}, "split": "validation", "settings": {}}

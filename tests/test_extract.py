@@ -143,7 +143,6 @@ KILLER = """
     from pathlib import Path
     import av, h5py, numpy as np
     from esv_jax.cli import main, extract
-    from esv_jax.data import appending
 
     folder, seed, wanted = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     rng = random.Random(seed)
@@ -159,29 +158,33 @@ KILLER = """
         os.kill(os.getpid(), signal.SIGKILL)
 
     def dies_while(kind, k):
-        # Killed within a record, around the store's own rename, or before the journal goes.
-        write, replace, unlink, seen = appending.FeatureAppender._write, os.replace, os.unlink, [0]
+        # Killed while a file is written, around a rename, or while the folder is cleared.
+        write, replace, unlink, seen = np.savez, os.replace, os.unlink, [0, 0]
 
-        def written(self, content):
+        def written(file, **arrays):
             seen[0] += 1
+            write(file, **arrays)
             if seen[0] == k:
-                write(self, content[: len(content) * k // 5])
+                content = file.read_bytes()
+                file.write_bytes(content[: len(content) * k // 5])
                 die()
-            write(self, content)
 
         def replaced(source, target, **options):
-            if k % 2 == 0:
+            seen[1] += 1
+            dies = seen[1] == k or str(target).endswith(".hdf")
+            if dies and k % 2 == 0:
                 die()
             replace(source, target, **options)
-            die()
+            if dies:
+                die()
 
         def removed(path, *args, **options):
-            if str(path).endswith(".partial"):
+            if os.path.basename(path).removesuffix(".npz").isdecimal():
                 die()
             unlink(path, *args, **options)
 
         if kind == "write":
-            appending.FeatureAppender._write = written
+            np.savez = written
         elif kind == "replace":
             os.replace = replaced
         elif kind == "unlink":
@@ -207,7 +210,7 @@ KILLER = """
         return os.WIFSIGNALED(status)
 
     ended(extracting("whole.hdf", len(paths), "none"))
-    journal = folder / "killed.hdf.partial"
+    partial = folder / "killed.hdf.partial"
     kinds, kills, n = [], 0, 1
     while kills < wanted:
         kind = ("time", "write", "time", "replace", "unlink")[kills % 5]
@@ -217,7 +220,7 @@ KILLER = """
         child = extracting("killed.hdf", n, kind, rng.randint(1, 4))
         if kind == "time":
             until = time.monotonic() + 30
-            while not journal.exists() and time.monotonic() < until:
+            while not partial.exists() and time.monotonic() < until:
                 time.sleep(0.001)
             time.sleep(rng.uniform(0, 0.3))
             try:
