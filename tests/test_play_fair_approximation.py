@@ -1,4 +1,4 @@
-"""Figures 8 and 9 of Play Fair: their numbers beside slow loops, and what is made of them."""
+"""Figures 8 and 9 of Play Fair: numbers beside slow loops, and findings on given numbers."""
 
 import copy
 import json
@@ -9,10 +9,6 @@ import pytest
 
 import esv_jax as ej
 from experiments.play_fair import fig8, fig9
-from experiments.play_fair.fig8 import cells
-from experiments.play_fair.fig8 import words as words_8
-from experiments.play_fair.fig9 import curves
-from experiments.play_fair.fig9 import words as words_9
 from experiments.play_fair.figure import Settings, draw
 from experiments.play_fair.subjects import Subject
 
@@ -118,16 +114,18 @@ def test_means_and_intervals_beside_loops(tables):
             / sum(abs(e) for e in exact[v])
             for v in range(4)
         ]
-        assert numbers["true"]["relative_error"][0][j] == pytest.approx(np.mean(errors), rel=1e-4)
-        low = numbers["intervals"]["relative_error"]["low"][0][j]
-        high = numbers["intervals"]["relative_error"]["high"][0][j]
+        assert numbers["true"]["relative_error"]["mean"][0][j] == pytest.approx(
+            np.mean(errors), rel=1e-4
+        )
+        low = numbers["true"]["relative_error"]["low"][0][j]
+        high = numbers["true"]["relative_error"]["high"][0][j]
         assert min(errors) - 1e-6 <= low < np.mean(errors) < high <= max(errors) + 1e-6
         r = [np.corrcoef(approx[j, v], exact[v])[0, 1] for v in range(4)]
-        assert numbers["true"]["pearson"][0][j] == pytest.approx(np.mean(r), abs=1e-5)
+        assert numbers["true"]["pearson"]["mean"][0][j] == pytest.approx(np.mean(r), abs=1e-5)
         pooled = np.corrcoef(approx[j].ravel(), exact.ravel())[0, 1]
-        assert numbers["pooled"]["pearson"][0][j] == pytest.approx(pooled, abs=1e-5)
+        assert numbers["pooled"]["pearson"]["mean"][0][j] == pytest.approx(pooled, abs=1e-5)
     (step,) = numbers["steps"]
-    one, three = numbers["true"]["relative_error"][0][:2]
+    one, three = numbers["true"]["relative_error"]["mean"][0][:2]
     assert step["step"] == "k 1 to 3, m = 16" and step["change"] == pytest.approx(three - one)
     assert step["low"] < step["change"] < step["high"]
 
@@ -136,12 +134,12 @@ def test_all_classes_are_taken_side_by_side():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(2, 3, 5, C)).astype(np.float32)  # (M, V, n, C)
     labels = np.array([2, 0, 3])
-    chosen = cells.of_true_class(values, labels)
+    chosen = fig8.of_true_class(values, labels)
     for v, c in enumerate(labels):
         np.testing.assert_array_equal(chosen[:, v], values[:, v, :, c])
-    flat = cells.of_all_classes(values)
+    flat = fig8.of_all_classes(values)
     assert flat.shape == (2, 3, 5 * C) and flat[1, 2, C + 1] == values[1, 2, 1, 1]
-    together = cells.of_all_sequences(chosen)
+    together = fig8.of_all_sequences(chosen)
     np.testing.assert_array_equal(together[1, 0], np.concatenate(list(chosen[1])))
 
 
@@ -155,18 +153,18 @@ def test_shares_count_each_subsequence_once():
     samples = ej.SubsequencePlan.from_membership(
         [[np.eye(3, dtype=bool), np.array([[1, 1, 0]], bool), np.ones((1, 3), bool)]]
     ).samples
-    assert cells.shares_drawn(samples, (1,)) == [5 / 7]
+    assert fig8.shares_drawn(samples, (1,)) == [5 / 7]
     two = type(samples)(member, valid)
-    assert cells.shares_drawn(two, (1, 2)) == pytest.approx([4 / 7, 5 / 7])
+    assert fig8.shares_drawn(two, (1, 2)) == pytest.approx([4 / 7, 5 / 7])
 
 
 def test_measures_that_say_nothing_are_left_out():
     exact = np.array([[1, 2, 3], [0, 0, 0], [2, 2, 2]], np.float32)
-    found = cells.agreement(exact + np.array([0.5, -0.25, 1], np.float32), exact)
+    found = fig8.agreement(exact + np.array([0.5, -0.25, 1], np.float32), exact)
     assert np.isnan(found["relative_error"]).tolist() == [False, True, False]
     assert np.isnan(found["lad_slope"]).tolist() == [False, True, False]
     assert np.isnan(found["pearson"]).tolist() == [False, True, True]
-    assert np.isnan(cells.agreement(np.full((1, 3), np.nan), exact[:1].astype(float))["lad_slope"])
+    assert np.isnan(fig8.agreement(np.full((1, 3), np.nan), exact[:1].astype(float))["lad_slope"])
 
 
 def test_steps_of_both_axes_are_paired():
@@ -187,15 +185,16 @@ def test_steps_of_both_axes_are_paired():
 def made_up(r=0.995, slope=1.01, steps=(-0.1,) * 10, n=16):
     """Numbers of figure 8 with the cell 256 x 4."""
     row = {"relative_error": 0.08, "lad_slope": slope, "pearson": r}
-    table = {name: [[value, value, value]] * 2 for name, value in row.items()}
+    table = {
+        name: dict.fromkeys(("mean", "low", "high"), [[value, value, value]] * 2)
+        for name, value in row.items()
+    }
     return {
         "n": n,
         "wanted_n": 16,
         "max_subsequences": [128, 256],
         "iterations": [2, 4],
         "true": table,
-        "pooled": copy.deepcopy(table),
-        "intervals": {name: {"low": found, "high": found} for name, found in table.items()},
         "steps": [
             {"step": f"step {i}", "change": c, "low": c - 0.05, "high": c + 0.05}
             for i, c in enumerate(steps)
@@ -205,62 +204,52 @@ def made_up(r=0.995, slope=1.01, steps=(-0.1,) * 10, n=16):
 
 
 @pytest.mark.parametrize(
-    ("steps", "verdict"),
+    ("steps", "agrees"),
     [
-        ([-0.1] * 10, "reproduced"),
-        ([-0.1] * 9 + [0.01], "reproduced"),  # within noise
-        ([-0.1] * 9 + [0.2], "weaker"),
-        ([-0.1] * 8 + [0.01] * 2, "weaker"),
-        ([-0.1] * 4 + [0.01] * 6, "contradicted"),
+        ([-0.1] * 10, True),
+        ([-0.1] * 9 + [0.01], True),  # within noise
+        ([-0.1] * 9 + [0.2], False),
+        ([-0.1] * 8 + [0.01] * 2, False),
+        ([-0.1] * 4 + [0.01] * 6, False),
     ],
 )
-def test_the_rule_of_the_shape(steps, verdict):
-    found = words_8.findings(made_up(steps=steps))[0]
-    assert found.verdict == verdict
-    assert found.why.startswith("no fall: step") == (steps[-1] > 0)
+def test_the_error_falls_in_nine_tenths_of_the_steps(steps, agrees):
+    found = fig8.findings(made_up(steps=steps))[0]
+    assert found.agrees == agrees
+    assert found.value == 10 * sum(step < 0 for step in steps)
 
 
 @pytest.mark.parametrize(
-    ("r", "slope", "verdict"),
+    ("r", "slope", "agrees"),
     [
-        (0.99, 1.019, "reproduced"),
-        (0.99, 0.975, "weaker"),
-        (0.98, 1.0, "weaker"),
-        (0.9, 1.0, "contradicted"),
-        (0.999, 1.2, "contradicted"),
-        (None, None, "not measured"),
+        (0.99, 1.019, (True, True)),
+        (0.99, 0.975, (True, False)),
+        (0.98, 1.0, (False, True)),
+        (0.999, 1.2, (True, False)),
+        (None, None, (None, None)),
     ],
 )
-def test_the_rule_of_256_by_4(r, slope, verdict):
+def test_r_and_slope_at_256_by_4(r, slope, agrees):
     numbers = made_up(r, slope)
-    found = words_8.findings(numbers)[1]
-    assert found.verdict == verdict
-    assert (found.why == "") == (verdict == "reproduced")
-    assert words_8.slope_is_off(numbers) == (slope is not None and abs(slope - 1) > 0.02)
-
-
-def test_the_softmax_is_named_only_where_logits_are_not_bent():
-    numbers = made_up(slope=1.04)
-    assert "softmax" not in words_8.findings(numbers)[1].why
-    numbers["logits"] = [1.0, 0.99, 1.01]
-    assert "softmax" in words_8.findings(numbers)[1].why
-    numbers["logits"] = [1.03, 1.02, 1.04]
-    assert "softmax" not in words_8.findings(numbers)[1].why
+    found = fig8.findings(numbers)[1:]
+    assert tuple(row.agrees for row in found) == agrees
+    assert [row.value for row in found] == [r, slope]
+    assert fig8.slope_is_off(numbers) == (slope is not None and abs(slope - 1) > 0.02)
 
 
 @pytest.mark.slow
-def test_nothing_is_said_of_short_sequences_or_other_budgets(tables):
-    for found in words_8.findings(made_up(n=8)):
-        assert found.verdict == "not measured" and "8 elements, 16 are needed" in found.why
-    shape, quality = tables.findings
-    assert shape.verdict != "not measured" and quality.verdict == "not measured"
+def test_short_sequences_and_other_budgets_are_not_compared(tables):
+    for found in fig8.findings(made_up(n=8)):
+        assert found.value is None and "16 elements, got at most 8" in found.note
+    steps, *cells = tables.findings
+    assert steps.value is not None and [row.value for row in cells] == [None, None]
 
 
 @pytest.mark.slow
 def test_slopes_of_logits(subject):
     elements = subject.take(np.array([1, 4]), np.tile(np.arange(N), (2, 1)))
     key = jax.random.key(0)
-    everything = cells.slopes_of_logits(subject, elements, 70, 1, key)
+    everything = fig8.slopes_of_logits(subject, elements, 70, 1, key)
     np.testing.assert_allclose(everything, 1, atol=1e-3)  # all are drawn
 
 
@@ -270,23 +259,23 @@ def test_slopes_of_logits(subject):
 def test_the_lengths_and_sequences_that_are_taken():
     lengths = np.array([20, 17, 18, 19, 20, 18, 17, 16, 21, 20])
     # Lengths 20 (three times), then 18 and 17 (twice): 7 sequences, of which the middle of thirds.
-    assert curves.chosen_rows(lengths, 16, 12).tolist() == [0, 1, 2, 4, 5, 6, 9]
-    assert curves.chosen_rows(lengths, 16, 3).tolist() == [1, 4, 6]
-    assert curves.chosen_rows(lengths, 21, 3).tolist() == []
+    assert fig9.select_rows(lengths, 16, 12).tolist() == [0, 1, 2, 4, 5, 6, 9]
+    assert fig9.select_rows(lengths, 16, 3).tolist() == [1, 4, 6]
+    assert fig9.select_rows(lengths, 21, 3).tolist() == []
 
 
 @pytest.mark.parametrize(("length", "n"), [(32, 16), (17, 16), (100, 16), (29, 16), (7, 3), (5, 5)])
 def test_segments(length, n):
-    weight = curves.overlaps(length, n)
+    weight = fig9.overlaps(length, n)
     fine = np.repeat(np.arange(length), n)  # every element in n parts, n * length in all
     wanted = np.zeros((n, length))
     for part, element in enumerate(fine):
         wanted[part // length, element] += 1 / n
     np.testing.assert_allclose(weight, wanted, atol=1e-12)
     centres = ej.data.segment_centres(length, n)
-    segments = curves.segments_of(length, n)
+    segments = fig9.segments_of(length, n)
     np.testing.assert_array_equal(segments[centres], np.arange(n))
-    other = curves.other_elements(length, n, np.random.default_rng(0))
+    other = fig9.other_elements(length, n, np.random.default_rng(0))
     np.testing.assert_array_equal(segments[other], np.arange(n))
     alone = np.bincount(segments) == 1
     np.testing.assert_array_equal(other == centres, alone)
@@ -335,15 +324,15 @@ def test_numbers_of_the_lines_beside_loops(lines):
         widths.append(np.nanmedian(2 * half[v]) / mean)
         pairs = zip(values[v, kept], again[v, kept], strict=True)
         spreads.append(np.sqrt(np.mean([np.var([a, b], ddof=1) for a, b in pairs])) / mean)
-    assert numbers["correlation"][0] == pytest.approx(np.mean(r))
+    assert numbers["correlation"]["mean"] == pytest.approx(np.mean(r))
     assert numbers["correlation_by_sequence"] == pytest.approx(r)
     at = [np.corrcoef(values[v, index[v]], exact[v])[0, 1] for v in range(len(values))]
-    assert numbers["correlation_at_centres"][0] == pytest.approx(np.mean(at))
+    assert numbers["correlation_at_centres"]["mean"] == pytest.approx(np.mean(at))
     assert numbers["width"] == pytest.approx(np.median(widths))
     assert numbers["spread"] == pytest.approx(np.median(spreads))
     gaps = np.abs(store["efficiency_gap"].values[:, 0])
     assert numbers["largest_gap"] == pytest.approx(gaps.max())
-    low, high = numbers["correlation"][1:]
+    low, high = (numbers["correlation"][end] for end in ("low", "high"))
     assert min(r) <= low < np.mean(r) < high <= max(r)
     assert_plain(lines.numbers)
 
@@ -356,28 +345,27 @@ def test_which_sequences_are_shown():
 
 
 def test_correlation_of_what_is_all_alike():
-    assert np.isnan(curves.correlation(np.full(4, 0.1), np.arange(4.0)))
-    assert curves.correlation(np.arange(4.0), 3 * np.arange(4.0) - 1) == pytest.approx(1)
+    assert np.isnan(fig9.correlation(np.full(4, 0.1), np.arange(4.0)))
+    assert fig9.correlation(np.arange(4.0), 3 * np.arange(4.0) - 1) == pytest.approx(1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sums", "centres", "verdicts"),
+    ("sums", "centres", "agrees"),
     [
-        (0.95, 0.99, ["reproduced", "reproduced"]),
-        (0.6, 0.9, ["reproduced", "weaker"]),
-        (0.3, 0.8, ["weaker", "contradicted"]),
-        (None, -0.5, ["contradicted", "not measured"]),
+        (0.95, 0.99, [True, True]),
+        (0.6, 0.9, [True, False]),
+        (None, -0.5, [False, None]),
     ],
 )
-def test_the_rule_of_the_curves(lines, sums, centres, verdicts):
+def test_curves_follow_from_a_correlation_of_nine_tenths(lines, sums, centres, agrees):
     numbers = copy.deepcopy(lines.numbers)
     for kind, mean in [("correlation", sums), ("correlation_at_centres", centres)]:
-        numbers["estimators"]["one"][kind] = None if mean is None else [mean, mean, mean]
-    numbers["other_elements"] = [0.4, 0.3, 0.5]
-    found = words_9.findings(numbers)
-    assert [row.verdict for row in found] == verdicts
-    assert ("other elements" in found[1].why) == (verdicts[1] in ("weaker", "contradicted"))
+        numbers["estimators"]["one"][kind] = dict.fromkeys(("mean", "low", "high"), mean)
+    numbers["other_elements"] = {"mean": 0.4, "low": 0.3, "high": 0.5}
+    found = fig9.findings(numbers)
+    assert [row.agrees for row in found] == agrees
+    assert [row.value for row in found] == [centres, sums]
 
 
 @pytest.mark.slow
@@ -385,8 +373,8 @@ def test_short_sequences_are_exact_and_say_so(tmp_path):
     subject = subject_of([5, 5, 4])
     settings = Settings(subject="features", out=tmp_path)
     summary = draw("fig9", fig9.measure, subject, settings)
-    assert [row["verdict"] for row in summary["findings"]] == ["not measured"] * 2
-    assert "no sequence has more than 16 elements" in summary["findings"][0]["why"]
+    assert [row["value"] for row in summary["findings"]] == [None] * 2
+    assert "no sequence has more than 16 elements" in summary["findings"][0]["note"]
     assert summary["numbers"]["uids"] == ["s0", "s1"] and summary["numbers"]["largest_gap"] < 1e-5
     assert (tmp_path / "features" / "fig9" / "all_elements.png").stat().st_size > 10_000
 
@@ -410,9 +398,9 @@ def test_frames_are_those_at_the_centres():
         return np.zeros((len(index), 4, 4, 3), np.uint8)
 
     subject = subject_of([6, 6], draw=frames)
-    line = curves.Line(np.linspace(0, 1, 6), np.full(6, 0.1), np.zeros(6), 0.0)
+    line = fig9.Line(np.linspace(0, 1, 6), np.full(6, 0.1), np.zeros(6), 0.0)
     centres, exact = np.array([1, 4]), np.array([0.2, 0.7])
-    curve = curves.Curve(1, centres, exact, exact, 0.5, {"one": line})
+    curve = fig9.Curve(1, centres, exact, exact, 0.5, {"one": line})
     figure = fig9.draw_curves(subject, [curve], ["why"])
     assert asked == [(1, [1, 4])]
     panel = figure.axes[0]

@@ -1,4 +1,4 @@
-"""Figure 3 of Play Fair: discard curves beside slow loops, and what is made of them."""
+"""Figure 3 of Play Fair: discard curves beside slow loops, and findings on given numbers."""
 
 import copy
 import dataclasses
@@ -11,15 +11,14 @@ import pytest
 
 import esv_jax as ej
 from experiments.play_fair import fig3
-from experiments.play_fair.fig3 import comparison, findings
 from experiments.play_fair.figure import Settings, draw
 from experiments.play_fair.methods import METHODS
-from experiments.play_fair.subjects import Subject, explain_true
+from experiments.play_fair.subjects import Subject, explain_exactly
 
 C, D, H, N = 4, 5, 6, 4
 LENGTHS = [4, 6, 5, 3, 7, 4, 5, 6, 4, 5, 7, 4]
 SETTINGS = Settings(n_elements=N, n_resamples=300)
-ORDERS = comparison.ORDERS
+ORDERS = fig3.ORDERS
 
 
 def subject_of(lengths):
@@ -98,13 +97,13 @@ def test_curves_areas_and_leads_are_those_of_a_slow_loop(subject, outcome, metho
     assert outcome.store.sizes["video"] == len(elements.rows) == 11  # one sequence is too short
     values = outcome.store["value"].sel(attribution=method).values
     if method == "ESV":
-        exact, _ = explain_true(subject.game, subject.trn.prior, elements)
+        exact, _ = explain_exactly(subject.game, subject.trn.prior, elements)
         wanted = [esv[:, label] for esv, label in zip(exact, elements.labels, strict=True)]
         np.testing.assert_allclose(values, wanted, atol=1e-6)
     found = outcome.numbers["curves"][method][order]
-    slow = dict(zip(comparison.MEASURES, slow_curve(subject, elements, values, order), strict=True))
+    slow = dict(zip(fig3.MEASURES, slow_curve(subject, elements, values, order), strict=True))
     own = outcome.store["value"].sel(attribution="ESV").values
-    of_esv = dict(zip(comparison.MEASURES, slow_curve(subject, elements, own, order), strict=True))
+    of_esv = dict(zip(fig3.MEASURES, slow_curve(subject, elements, own, order), strict=True))
     sign = -1 if order == "descending" else 1
     for name, rows in slow.items():
         np.testing.assert_allclose(found[name]["mean"], rows.mean(0), atol=1e-5)
@@ -140,7 +139,7 @@ def test_what_is_written(subject, outcome, tmp_path):
     json.dumps(outcome.numbers, allow_nan=False)
     assert set(outcome.numbers["curves"]) == set(METHODS)
     assert set(outcome.pictures) == {"discard", "lead"}
-    assert [row.verdict for row in outcome.findings].count("not measured") == 0
+    assert all(row.value is not None and row.agrees is not None for row in outcome.findings)
     assert outcome.table.count("\n| ") == 2 * (len(METHODS) + 2)
     everything = np.mean(
         [
@@ -156,41 +155,41 @@ def test_what_is_written(subject, outcome, tmp_path):
 
 
 def test_the_reduced_size_takes_sequences_evenly(subject, monkeypatch):
-    monkeypatch.setattr(fig3, "_AT_MOST", 3)
+    monkeypatch.setattr(fig3, "_MOST", 3)
     elements = subject.at_centres(N)
-    few = fig3._few(subject, elements, full=False)
+    few = fig3._limited(subject, elements, full=False)
     np.testing.assert_array_equal(few.rows, elements.rows[[1, 5, 9]])
     np.testing.assert_array_equal(few.xs, elements.xs[[1, 5, 9]])
     np.testing.assert_array_equal(few.labels, elements.labels[[1, 5, 9]])
-    assert fig3._few(subject, elements, full=True) is elements
+    assert fig3._limited(subject, elements, full=True) is elements
 
 
 @pytest.mark.parametrize(
     ("lengths", "n", "why"),
     [
-        ([3, 2], 4, "at most 3 elements, 4 are needed"),
-        ([3, 2], 1, "nothing can be dropped of 1 element"),
+        ([3, 2], 4, "at least 4 elements, got at most 3"),
+        ([3, 2], 1, "at least 2 elements"),
     ],
 )
-def test_what_cannot_be_judged_says_why(lengths, n, why):
+def test_sequences_that_are_too_short(lengths, n, why):
     settings = dataclasses.replace(SETTINGS, n_elements=n, n_resamples=20)
     found = fig3.measure(subject_of(lengths), settings)
     assert len(found.findings) == 10
     for row in found.findings:
-        assert row.verdict == "not measured"
-        assert why in row.why
+        assert row.value is None and row.agrees is None
+        assert why in row.note
     assert found.pictures == {} and found.store is None
     json.dumps(found.numbers, allow_nan=False)
 
 
-def test_few_sequences_are_not_judged():
-    found = findings.compare(made_up(0.3, 0.5, sequences=4))
+def test_few_sequences_are_not_compared():
+    found = fig3.findings(made_up(0.3, 0.5, sequences=4))
     assert len(found) == 10
-    assert {row.verdict for row in found} == {"not measured"}
-    assert {row.why for row in found} == {"4 sequences, 5 are needed"}
+    assert {row.agrees for row in found} == {None}
+    assert {row.note for row in found} == {"expected at least 5 sequences, got 4"}
 
 
-# Verdicts, on made-up numbers
+# Findings on given numbers
 
 
 def three(mean, half=0.01):
@@ -205,7 +204,7 @@ def made_up(esv, others, sequences=1000, half=0.01):
         return {part: [0.9, value] for part, value in spread.items()} | {"area": spread}
 
     heights = dict.fromkeys(METHODS, others) | {"ESV": esv}
-    measures = comparison.MEASURES
+    measures = fig3.MEASURES
     return {
         "n_sequences": sequences,
         "n_elements": 2,
@@ -217,9 +216,7 @@ def made_up(esv, others, sequences=1000, half=0.01):
         },
         "lead": {
             method: {
-                order: {
-                    name: curve(comparison.SIGN[order] * (esv - height), half) for name in measures
-                }
+                order: {name: curve(fig3.SIGN[order] * (esv - height), half) for name in measures}
                 for order in ORDERS
             }
             for method, height in heights.items()
@@ -234,70 +231,50 @@ def made_up(esv, others, sequences=1000, half=0.01):
 @pytest.mark.parametrize(
     ("esv", "others", "descending", "ascending"),
     [
-        (0.3, 0.5, "reproduced", "contradicted"),
-        (0.47, 0.5, "weaker", "contradicted"),
-        (0.5, 0.5, "weaker", "weaker"),
-        (0.53, 0.5, "contradicted", "weaker"),
-        (0.7, 0.5, "contradicted", "reproduced"),
+        (0.3, 0.5, True, False),
+        (0.47, 0.5, False, False),  # intervals overlap
+        (0.5, 0.5, False, False),
+        (0.53, 0.5, False, False),
+        (0.7, 0.5, False, True),
     ],
 )
-def test_comparisons(esv, others, descending, ascending):
-    found = findings.compare(made_up(esv, others))
+def test_leads_over_other_methods(esv, others, descending, ascending):
+    found = fig3.findings(made_up(esv, others))
     assert len(found) == 10
     for row in found[:-1]:
-        expected = descending if row.finding.startswith("highest") else ascending
-        assert row.verdict == expected, row.finding
-        assert row.why == "" or expected != "reproduced"
+        is_descending = row.quantity.startswith("highest")
+        lead = 100 * (others - esv if is_descending else esv - others)
+        assert (row.value, row.low, row.high) == pytest.approx((lead, lead - 1, lead + 1))
+        assert row.agrees == (descending if is_descending else ascending), row.quantity
 
 
-@pytest.mark.parametrize(
-    ("esv", "verdict"), [(0.95, "reproduced"), (0.905, "weaker"), (0.8, "contradicted")]
-)
-def test_gain(esv, verdict):
-    row = findings.compare(made_up(esv, 0.5))[-1]
-    assert row.verdict == verdict
-    assert f"{100 * (esv - 0.9):.1f} [" in row.measured
-    assert ("10.0 points to gain" in row.why) == (verdict != "reproduced")
+@pytest.mark.parametrize(("esv", "agrees"), [(0.95, True), (0.905, False), (0.8, False)])
+def test_gain(esv, agrees):
+    row = fig3.findings(made_up(esv, 0.5))[-1]
+    assert row.agrees == agrees
+    assert row.value == pytest.approx(100 * (esv - 0.9))
 
 
-def test_one_method_in_the_way_is_enough():
+def test_the_nearest_method_decides():
     numbers = made_up(0.3, 0.5)
     level = made_up(0.3, 0.3)
     for part in ("curves", "lead"):
         numbers[part]["leave-one-in"] = copy.deepcopy(level[part]["leave-one-in"])
-    papers, every, *_ = findings.compare(numbers)
-    assert (papers.verdict, every.verdict) == ("reproduced", "weaker")
-    assert "level with leave-one-in 30.0 (lead 0.0 [-1.0, 1.0])" in every.measured
-    assert "clear of Integrated Gradients 50.0" in every.measured
+    papers, every, *_ = fig3.findings(numbers)
+    assert (papers.agrees, every.agrees) == (True, False)
+    assert papers.value == pytest.approx(20)
+    assert every.note == "nearest: leave-one-in" and every.value == pytest.approx(0)
 
 
 @pytest.mark.parametrize(
-    ("esv", "other", "lead", "expected"),
-    [
-        (three(0.3), three(0.4), three(0.1), "clear"),
-        (three(0.3, 0.1), three(0.4, 0.1), three(0.1), "ahead in pairs"),
-        (three(0.4, 0.1), three(0.4, 0.1), three(0.0), "level"),
-        (three(0.5, 0.1), three(0.4, 0.1), three(-0.1), "behind"),
-    ],
+    ("esv", "other", "clear"),
+    [(three(0.3), three(0.4), True), (three(0.3, 0.1), three(0.4, 0.1), False)]
+    + [(three(0.5), three(0.4), False)],
 )
-def test_relations_turn_round_with_the_order(esv, other, lead, expected):
-    assert comparison.relation("descending", esv, other, lead) == expected
+def test_clear_leads_are_mirrored_by_the_order(esv, other, clear):
+    assert fig3.is_clear("descending", esv, other) == clear
     turned = [
         {p: 1 - row[q] for p, q in zip(row, ("mean", "high", "low"), strict=True)}
         for row in (esv, other)
     ]
-    assert comparison.relation("ascending", *turned, lead) == expected
-
-
-def test_reasons():
-    floor = findings.compare(made_up(0.3, 0.3))[1].why  # the only drop takes all that there is
-    assert "taken 100 % or more" in floor
-    assert "At no number dropped does ESV lead all" in floor
-    ceiling = findings.compare(made_up(0.96, 0.96))[5].why
-    assert "ESV is at 96.0 %: 4.0 points are left above it." in ceiling
-    assert "By class score ESV is level with Integrated Gradients" in ceiling
-    few = findings.compare(made_up(0.5, 0.5, sequences=20))[0].why
-    assert few.startswith("20 sequences: an interval spans 4 points.")
-    led = findings.compare(made_up(0.47, 0.5))[1].why
-    assert "in pairs ESV leads all" in led
-    assert "The surest lead over the nearest is at 1 dropped: ESV 47.0 %" in led
+    assert fig3.is_clear("ascending", *turned) == clear

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from experiments.play_fair import fig4, figure, report, run_all, subjects
+from experiments.harness import Finding, measured
+from experiments.play_fair import fig4, figure, run_all, subjects
 
 N, D, C = 8, 5, 3
 
@@ -51,11 +52,11 @@ def test_figures_are_drawn_kept_and_compared(files, tmp_path, capsys, monkeypatc
     assert (folder / "table.md").read_text().strip() == summary["table"].strip()
     assert all((folder / name).stat().st_size > 1000 for name in summary["pictures"])
     page = (tmp_path / "report.md").read_text()
-    assert "### Figure 4" in page and "not measured" in page  # there is no TSN
+    assert "### Figure 4" in page and "no TSN" in page
     for row in summary["findings"]:
-        assert row["verdict"] in page and row["measured"].replace("|", "\\|") in page
+        assert row["quantity"] in page and measured(row) in page
     assert str(len(summary["findings"])) in page.splitlines()[0]
-    assert summary["findings"][0]["finding"] in capsys.readouterr().out
+    assert summary["findings"][0]["quantity"] in capsys.readouterr().out
 
     calls = []
     monkeypatch.setattr(fig4, "measure", lambda *a: calls.append(a) or stub())
@@ -65,7 +66,7 @@ def test_figures_are_drawn_kept_and_compared(files, tmp_path, capsys, monkeypatc
 
 
 def stub():
-    finding = figure.Finding("f", "", "m", "weaker")
+    finding = Finding("f", "1", 2.0, 1.0, 3.0, agrees=False)
     return figure.Outcome({}, "t", [finding], {"p": ej.plots.figures.new_figure(1, 1)})
 
 
@@ -88,10 +89,10 @@ def test_missing_data_says_what_is_expected(files, tmp_path, capsys):
     assert "No JapaneseVowels_TRAIN.ts and JapaneseVowels_TEST.ts" in said and "--data" in said
     alone = ["--subject", "features", "--out", str(tmp_path)]
     assert figure.main("fig4", "about", fig4.measure, alone) == 2
-    assert "--features: an HDF5 file of features" in capsys.readouterr().err
+    assert "--features: expected an HDF5 file of features" in capsys.readouterr().err
     more = ["--features", str(files / "f.hdf"), "--model", str(tmp_path / "gone")]
     assert figure.main("fig4", "about", fig4.measure, [*alone, *more]) == 2
-    assert "--model: a .safetensors model" in capsys.readouterr().err
+    assert "--model: expected a .safetensors model" in capsys.readouterr().err
     assert run_all.main(["--figures", "fig1", "--out", str(tmp_path)]) == 2
     assert "fig1" in capsys.readouterr().err
 
@@ -115,14 +116,14 @@ def test_other_labels_and_too_many_elements_are_refused(files, tmp_path):
 def test_the_page_takes_its_place_in_a_readme(files, tmp_path):
     assert run_all.main(arguments(files, tmp_path)) == 0
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    page = report.page(tmp_path, ["features"])
-    report.install(page, tmp_path, readme)
+    readme.write_text(f"before\n{run_all.BEGIN}\nold\n{run_all.END}\nafter\n")
+    page = run_all.page(run_all.summaries(tmp_path, ["features"]))
+    run_all.install(page, tmp_path, readme)
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n")
     assert page in text and "old" not in text
-    report.install(page, tmp_path, readme)
+    run_all.install(page, tmp_path, readme)
     assert readme.read_text() == text
     readme.write_text("no marks")
     with pytest.raises(ValueError, match="expected one line"):
-        report.install(page, tmp_path, readme)
+        run_all.install(page, tmp_path, readme)

@@ -10,17 +10,13 @@ import scipy.stats
 
 import esv_jax as ej
 from experiments.play_fair import fig4, fig5, fig6
-from experiments.play_fair.fig4 import findings as findings4
-from experiments.play_fair.fig5 import findings as findings5
-from experiments.play_fair.fig6 import findings as findings6
 from experiments.play_fair.figure import Settings
-from experiments.play_fair.numbers import mean_of, plain, resampled_means, wilson, with_ends
 from experiments.play_fair.subjects import Subject
+from experiments.statistics import mean_of, plain, resampled_means, wilson, with_interval
 
 C, D, N = 4, 5, 4
 LENGTHS = (3, 4, 4, 5, 6, 6, 7, 8, 9, 9, 9, 9, 9, 9)
 SETTINGS = Settings(n_elements=N, n_resamples=200)
-VERDICTS = {"reproduced", "weaker", "contradicted", "not measured"}
 
 
 def make_subject(lengths=LENGTHS):
@@ -71,8 +67,8 @@ def outcomes(subject):
 
 def check_outcome(found):
     json.dumps(found.numbers, allow_nan=False)
-    assert {row.verdict for row in found.findings} <= VERDICTS
-    assert len({row.finding for row in found.findings}) == len(found.findings)
+    assert {row.agrees for row in found.findings} <= {True, False, None}
+    assert len({row.quantity for row in found.findings}) == len(found.findings)
     assert found.table.startswith("| ")
     json.dumps([row._asdict() for row in found.findings], allow_nan=False)
 
@@ -97,7 +93,6 @@ def of_true_class(game, prior, subject, n=N):
 def test_outcomes_are_plain(outcomes, name, tmp_path):
     found = outcomes[name]
     check_outcome(found)
-    assert all(row.verdict in VERDICTS for row in found.findings)
     for picture, figure in found.pictures.items():
         path = ej.plots.save_figure(figure, tmp_path / f"{picture}.png", dpi=40)
         assert path.stat().st_size > 1000
@@ -109,13 +104,13 @@ def test_without_tsn_and_too_short(alone):
     found = {f: f.measure(alone, SETTINGS) for f in (fig4, fig5, fig6)}
     for outcome in found.values():
         check_outcome(outcome)
-    unknown = [row for row in found[fig4].findings if "TSN" in row.finding]
+    unknown = [row for row in found[fig4].findings if "TSN" in row.quantity]
     assert len(unknown) == 2
-    assert all(row.verdict == "not measured" and "no TSN" in row.why for row in unknown)
+    assert all(row.value is None and "no TSN" in row.note for row in unknown)
     assert set(found[fig4].numbers["models"]) == {"TRN"}
     assert "TSN" not in found[fig5].numbers["matrices"]
     assert found[fig6].numbers["smoothness"] is None
-    assert found[fig6].findings[-1].verdict == "not measured"
+    assert found[fig6].findings[-1].value is None
     assert found[fig6].numbers["lengths"]["n"] == [1, 2, 3, 4]
 
 
@@ -137,7 +132,7 @@ def test_means_leave_out_what_is_not_there():
     assert draws.shape == (200, 2) and set(draws[~np.isnan(draws[:, 1]), 1]) == {5}
     assert abs(draws[:, 0].mean() - 3) < 0.3
     np.testing.assert_allclose(resampled_means(values[:, 0] + 1, SETTINGS), draws[:, 0] + 1)
-    assert with_ends(np.nan, np.full(3, np.nan)) == {"mean": None, "low": None, "high": None}
+    assert with_interval(np.nan, np.full(3, np.nan)) == {"mean": None, "low": None, "high": None}
     assert plain({"a": [np.float64("nan"), np.int64(2)]}) == {"a": [None, 2]}
 
 
@@ -211,62 +206,58 @@ def model_of(share=0.5, n_right=50, n_wrong=50, gap=(0.1, 0.2), ends=((0, 1), (0
     }
 
 
-@pytest.mark.parametrize(
-    ("share", "verdict"),
-    [(0.55, "reproduced"), (0.75, "weaker"), (0.3, "weaker"), (0.9, "contradicted")],
-)
-def test_rule_of_half(share, verdict):
-    found = findings4.half({"TRN": model_of(share)}, 8)
-    assert found.verdict == verdict
-    assert ("easily" in found.why) == (share in (0.75, 0.9))
-    assert f"{100 * (1 - share):.1f}" in found.measured
+def findings_of(trn, between=None, n=8):
+    """Findings of figure 4 in order: half, right - wrong, models, two ends, preference."""
+    numbers = {"models": {"TRN": trn}, "n_elements": n}
+    if between is not None:
+        numbers["TRN - TSN"] = between
+    return fig4.findings(numbers)
 
 
-def test_rule_of_right_and_wrong():
-    cases = {(0.1, 0.2): "reproduced", (-0.1, 0.2): "weaker", (-0.2, -0.1): "contradicted"}
-    for gap, verdict in cases.items():
-        assert findings4.right_and_wrong("TRN", model_of(gap=gap)).verdict == verdict
+@pytest.mark.parametrize(("share", "agrees"), [(0.55, True), (0.75, False), (0.3, False)])
+def test_about_half_do_not_support(share, agrees):
+    found = findings_of(model_of(share))[0]
+    assert found.agrees == agrees and found.value == pytest.approx(100 * (1 - share))
+    assert (found.low, found.high) == pytest.approx((99 - 100 * share, 101 - 100 * share))
+
+
+def test_right_minus_wrong():
+    for gap, agrees in {(0.1, 0.2): True, (-0.1, 0.2): False, (-0.2, -0.1): False}.items():
+        found = findings_of(model_of(gap=gap))[1]
+        assert found.agrees == agrees and found.low == pytest.approx(100 * gap[0])
     for counts in ({"n_wrong": 4}, {"n_right": 4}):
-        assert findings4.right_and_wrong("TRN", model_of(**counts)).verdict == "not measured"
+        assert findings_of(model_of(**counts))[1].value is None
 
 
-def test_rule_of_two_models():
+def test_difference_of_two_models():
     cases = {
-        (0.03, 0.1): "reproduced",
-        (-0.1, -0.03): "reproduced",
-        (-0.1, 0.1): "weaker",
-        (-0.01, 0.015): "contradicted",
-        (0.005, 0.015): "contradicted",
+        (0.03, 0.1): True,
+        (-0.1, -0.03): True,
+        (-0.1, 0.1): False,
+        (-0.01, 0.015): False,
+        (0.005, 0.015): False,
     }
-    for ends, verdict in cases.items():
+    for ends, agrees in cases.items():
         gap = interval(*ends)
-        between = {"supporting, both right": gap, "supporting, all": gap, "n_both_right": 9}
-        assert findings4.models_differ(between).verdict == verdict
-        few = findings4.models_differ(between | {"n_both_right": 4})
-        assert few.verdict == "not measured"
+        between = {"supporting, both right": gap, "n_both_right": 9, "preference": gap}
+        found = findings_of(model_of(), between)[2]
+        assert found.agrees == agrees and found.high == pytest.approx(100 * ends[1])
+        few = findings_of(model_of(), between | {"n_both_right": 4})[2]
+        assert few.value is None and few.agrees is None
 
 
-def test_rules_of_positions():
+def test_positions_beside_chance():
     high, low = (0.3, 0.4), (0.1, 0.3)  # chance is 1/4
-    for ends, verdict in {
-        (high, high): "reproduced",
-        (high, low): "weaker",
-        (low, high): "weaker",
-        (low, low): "contradicted",
-    }.items():
-        found = findings4.ends_of_trn(model_of(ends=ends), 8, "Placed so.")
-        assert found.verdict == verdict
-        assert ("Placed so." in found.why) == (verdict != "reproduced")
-    assert findings4.ends_of_trn(model_of(), 2, "").verdict == "not measured"
-    models = {"TRN": model_of(), "TSN": model_of()}
-    for ends, verdict in {
-        (0.1, 0.2): "reproduced",
-        (-0.1, 0.2): "weaker",
-        (-0.2, -0.1): "contradicted",
-    }.items():
-        between = {"preference": interval(*ends)}
-        assert findings4.less_preference(between, models, "").verdict == verdict
-    assert findings4.less_preference(None, models, "").verdict == "not measured"
+    for ends in ((high, high), (high, low), (low, high), (low, low)):
+        found = findings_of(model_of(ends=ends))[3:5]
+        assert [row.agrees for row in found] == [end == high for end in ends]
+        assert [row.value for row in found] == pytest.approx([50 * sum(end) for end in ends])
+    assert [row.value for row in findings_of(model_of(), n=2)[3:5]] == [None, None]
+    for ends, agrees in {(0.1, 0.2): True, (-0.1, 0.2): False, (-0.2, -0.1): False}.items():
+        gap = interval(*ends)
+        between = {"supporting, both right": gap, "n_both_right": 9, "preference": gap}
+        assert findings_of(model_of(), between)[5].agrees == agrees
+    assert findings_of(model_of())[5].value is None
 
 
 # Figure 5
@@ -298,7 +289,7 @@ def test_classes_by_distance(rng):
     esv = rng.normal(size=(60, 3))
     labels = np.repeat([0, 1, 2, 3], [20, 20, 11, 9])
     esv[labels == 1, 0] += 3
-    pairs = fig5.above(esv)
+    pairs = fig5.pairs_above(esv)
     found = fig5.class_distances(pairs, labels)
     assert next(iter(found)) == 1 and set(found) == {0, 1, 2}
     wanted = []
@@ -311,10 +302,10 @@ def test_classes_by_distance(rng):
 def test_shuffles_tell_a_preference(rng):
     esv = rng.normal(size=(80, 4))
     labels = np.arange(80) % 2
-    assert fig5.between_classes(fig5.above(esv), np.zeros(80, int), 5, rng) is None
+    assert fig5.between_classes(fig5.pairs_above(esv), np.zeros(80, int), 5, rng) is None
     placed = esv + 2 * np.eye(4)[labels]  # the class says which element is high
     for values, beyond in ((esv, False), (placed, True)):
-        pairs = fig5.above(values)
+        pairs = fig5.pairs_above(values)
         shuffled = fig5.shuffled_elements(values, 99, rng)
         overall = fig5.against_shuffles(fig5.overall_distance(pairs), shuffled)
         classes = fig5.between_classes(pairs, labels, 99, rng)
@@ -327,16 +318,16 @@ def test_shuffles_tell_a_preference(rng):
         np.testing.assert_allclose(classes["squared distance"], wanted)
 
 
-def test_rules_of_pairs():
+def test_distances_beside_shuffles():
     def distance(value):
         by_chance = {"by chance": 0.01, "by chance, 95 %": 0.02, "p": 0.5}
         return {"squared distance": value} | by_chance
 
-    for value, n_differ, verdict in (
-        (0.03, 14, "reproduced"),
-        (0.03, 13, "weaker"),
-        (0.015, 20, "weaker"),
-        (0.005, 20, "contradicted"),
+    for value, n_differ, beyond, half in (
+        (0.03, 14, True, True),
+        (0.03, 13, True, False),
+        (0.015, 20, False, True),
+        (0.005, 20, False, True),
     ):
         numbers = {
             "overall": distance(value),
@@ -344,10 +335,11 @@ def test_rules_of_pairs():
             "n_pairs": 28,
             "between classes": distance(value),
         }
-        overall, classes = findings5.compare(numbers, "synthetic")
-        assert overall.verdict == verdict and "By construction" in overall.why
-        assert classes.verdict == ("reproduced" if n_differ == 13 else verdict)
-    assert findings5.by_class({"between classes": None}).verdict == "not measured"
+        overall, pairs, classes = fig5.findings(numbers)
+        assert overall.agrees == classes.agrees == beyond
+        assert overall.value == classes.value == pytest.approx(100 * value**0.5)
+        assert (pairs.value, pairs.agrees) == (n_differ, half)
+    assert fig5.findings(numbers | {"between classes": None})[2].value is None
 
 
 # Figure 6
@@ -441,48 +433,42 @@ def test_spearman_against_scipy(rng):
 def test_trends():
     rng = np.random.default_rng(1)
     falling = np.array([4.0, 3, 2, 1]) + 0.1 * rng.normal(size=(30, 4))
-    for values, verdict in (
-        (falling, "reproduced"),
-        (falling[:, [1, 3, 0, 2]], "weaker"),  # 3, 1, 4, 2
-        (falling[:, ::-1], "contradicted"),
-        (0 * falling + rng.normal(size=(30, 4)), "weaker"),
+    for values, agrees in (
+        (falling, (True, True)),
+        (falling[:, [1, 3, 0, 2]], (True, False)),  # 3, 1, 4, 2
+        (falling[:, ::-1], (False, False)),
+        (0 * falling + rng.normal(size=(30, 4)), (False, False)),
     ):
         found = mean_of(values, SETTINGS) | {"trend": fig6.trend(values, SETTINGS)}
-        row = findings6.falls("f", found, (1, 4), "few")
-        assert row.verdict == verdict
+        drop, rho = fig6.falls("f", "g", found, 1)
+        assert (drop.agrees, rho.agrees) == agrees
+        assert drop.value == pytest.approx((values[:, -1] - values[:, 0]).mean())
+        assert rho.value == found["trend"]["spearman"]["mean"]
         json.dumps(found, allow_nan=False)
     assert fig6.trend(falling[:, :2], SETTINGS) is None
     flat = fig6.trend(np.ones((5, 4)), SETTINGS)
     assert flat["spearman"]["mean"] is None
     found = mean_of(np.ones((5, 4)), SETTINGS) | {"trend": flat}
-    assert findings6.falls("f", found, (1, 4), "few").verdict == "weaker"
-    assert findings6.falls("f", {"trend": None}, (1, 4), "few") == (
-        "f",
-        "falls",
-        "-",
-        "not measured",
-        "few",
-    )
+    drop, rho = fig6.falls("f", "g", found, 1)
+    assert (drop.value, drop.agrees, rho.value) == (0, False, None)
+    for row in fig6.falls("f", "g", {"trend": None}, 1):
+        assert row.value is None and row.agrees is None and "fewer than 3" in row.note
 
 
 @pytest.mark.parametrize(
-    ("pearson", "change", "verdict"),
+    ("pearson", "change", "agrees"),
     [
-        (((0.1, 0.2), (0.1, 0.2)), ((-0.1, 0.1), (-0.2, -0.1)), "reproduced"),
-        (((0.1, 0.2), (0.1, 0.2)), ((-0.1, 0.1), (0.1, 0.2)), "weaker"),
-        (((0.1, 0.2), (-0.1, 0.2)), ((-0.1, 0.1), (-0.2, -0.1)), "weaker"),
-        (((-0.2, -0.1), (-0.2, -0.1)), ((-0.1, 0.1), (-0.2, -0.1)), "weaker"),
-        (((-0.2, -0.1), (-0.2, -0.1)), ((-0.1, 0.1), (0.1, 0.2)), "contradicted"),
+        ((0.1, 0.2), (-0.2, -0.1), (True, True)),
+        ((0.1, 0.2), (-0.1, 0.1), (True, True)),
+        ((-0.1, 0.2), (0.1, 0.2), (False, False)),
+        ((-0.2, -0.1), (-0.1, 0.1), (False, True)),
     ],
 )
-def test_rule_of_smoothness(pearson, change, verdict):
-    others = fig6.METHODS[1:]
-    one = {"pearson": interval(0.8, 0.9), "change": interval(0.1, 0.2)}
-    between = {
-        name: {"pearson": interval(*p), "change": interval(*d)}
-        for name, p, d in zip(others, pearson, change, strict=True)
-    }
-    found = {"methods": dict.fromkeys(fig6.METHODS, one), "ESV - other": between}
-    row = findings6.smooth(found | {"median shift": 0.25}, 8)
-    assert row.verdict == verdict
-    assert ("25 % of a segment" in row.why) == (verdict != "reproduced")
+def test_smoothness_beside_gradients(pearson, change, agrees):
+    between = {"pearson": interval(*pearson), "change": interval(*change)}
+    found = {"ESV - other": dict.fromkeys(fig6.METHODS[1:], between), "median shift": 0.25}
+    rows = fig6.smooth(found)
+    assert [row.agrees for row in rows] == 2 * list(agrees)
+    assert rows[0].low == pearson[0] and rows[1].high == change[1]
+    assert all(row.note == "one element is 25 % of a segment" for row in rows)
+    assert all(row.value is None for row in fig6.smooth(None))

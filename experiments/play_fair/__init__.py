@@ -1,1 +1,1 @@
-"""The figures of Price & Damen (2020), Play Fair, measured again on data at hand or one's own."""
+"""Figures of Price & Damen (2020) on synthetic and real sequences, one module per figure."""

@@ -1,23 +1,27 @@
-"""What every figure shares: its settings, its command line, what it leaves on disk."""
+"""Settings, command line and stored files of one figure."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import tyro
+from typing import Any, NamedTuple
 
 import esv_jax as ej
 from esv_jax.checks import expect_int
 from esv_jax.files import atomic_path, make_folder
-from experiments.play_fair.subjects import Choice, MissingDataError, Subject, load_subject
-from experiments.records import as_json, surroundings, write_json, write_text
-
-Verdict = Literal["reproduced", "weaker", "contradicted", "not measured"]
+from experiments.harness import (
+    Finding,
+    as_json,
+    as_rows,
+    command,
+    findings_table,
+    surroundings,
+    write_json,
+    write_text,
+)
+from experiments.play_fair.subjects import Choice, Subject, load_subject
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,38 +37,22 @@ class Settings(Choice):
     n_resamples: int = 2000
     """Bootstrap resamples of the sequences."""
     full: bool = False
-    """The whole size: more sequences, keys and budgets. By default a reduced one."""
+    """Full size: more sequences, keys and budgets. The default is a reduced size."""
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1; the library asks about the rest."""
+        """Checks the counts; the library checks the rest."""
         for name in ("n_elements", "n_resamples", "limit", "train_clips"):
             if getattr(self, name) is not None:
                 expect_int(name, getattr(self, name), minimum=1)
         expect_int("seed", self.seed, minimum=0)
 
 
-class Finding(NamedTuple):
-    """One finding of the paper beside ours.
-
-    Attributes:
-      finding: what the paper says, in our words. paper: its numbers, or "".
-      measured: ours, with intervals where there are any. verdict: how they compare.
-      why: a short reason where they differ or where nothing was measured.
-    """
-
-    finding: str
-    paper: str
-    measured: str
-    verdict: Verdict
-    why: str = ""
-
-
 class Outcome(NamedTuple):
-    """What a figure found.
+    """Result of a figure.
 
     Attributes:
-      numbers: everything, as plain values (None in the place of NaN).
-      table: Markdown. findings: what is claimed.
+      numbers: all numbers, as plain values (None in the place of NaN).
+      table: the numbers as Markdown. findings: numbers beside the paper's.
       pictures: file name without suffix -> matplotlib figure.
       store: an `xarray.Dataset` of the arrays behind the figure, or None.
     """
@@ -79,26 +67,24 @@ class Outcome(NamedTuple):
 Measure = Callable[[Subject, Settings], Outcome]
 
 
-def main(name: str, about: str, measure: Measure, args: Sequence[str] | None = None) -> int:
-    """Draw one figure from the command line: 0 when done, 2 where data is missing or bad."""
-    settings = tyro.cli(
-        Settings, prog=f"python -m experiments.play_fair.{name}", description=about, args=args
-    )
-    try:
+def main(name: str, about: str | None, measure: Measure, args: Sequence[str] | None = None) -> int:
+    """Draws one figure from the command line: 0 when done, 2 where data is missing or bad."""
+
+    def run(settings: Settings) -> str:
         subject = load_subject(settings, settings.out / settings.subject, settings.seed)
         summary = draw(name, measure, subject, settings)
-    except (MissingDataError, ValueError, TypeError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 2
-    print(summary["table"])
-    for row in summary["findings"]:
-        print(f"{row['verdict']}: {row['finding']}: {row['measured']} {row['why']}".rstrip())
-    print(f"{settings.out / subject.name / name}, {summary['wall_seconds']:.0f} s")
-    return 0
+        end = f"{settings.out / subject.name / name}, {summary['wall_seconds']:.0f} s"
+        return "\n\n".join([summary["table"], findings_table(summary["findings"]), end])
+
+    return command(Settings, run, module=f"play_fair.{name}", about=about, args=args)
 
 
 def draw(name: str, measure: Measure, subject: Subject, settings: Settings) -> dict[str, Any]:
-    """Measure a figure and write summary.json, table.md, pictures and arrays.nc; the summary."""
+    """Measures a figure and writes summary.json, table.md, pictures and arrays.nc.
+
+    Returns:
+      The summary.
+    """
     folder = settings.out / subject.name / name
     make_folder(folder)
     start = time.perf_counter()
@@ -106,7 +92,7 @@ def draw(name: str, measure: Measure, subject: Subject, settings: Settings) -> d
     summary = {
         "figure": name,
         "subject": subject.name,
-        "findings": [row._asdict() for row in found.findings],
+        "findings": as_rows(found.findings),
         "settings": as_json(settings),
         **subject.about,
         "numbers": found.numbers,
@@ -123,14 +109,3 @@ def draw(name: str, measure: Measure, subject: Subject, settings: Settings) -> d
     write_text(folder / "table.md", found.table)
     write_json(folder / "summary.json", summary)
     return summary
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def plus_minus(mean: float, low: float, high: float, digits: int = 1) -> str:
-    """A number with its interval, e.g. "61.2 [58.0, 64.1]"."""
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

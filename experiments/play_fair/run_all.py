@@ -1,8 +1,8 @@
-"""Draws all figures of Play Fair on all subjects at hand, and the page that compares them.
+"""Draws all figures of Play Fair on all subjects, and the page that compares them with the paper.
 
-Each figure is measured on synthetic videos, JapaneseVowels and BasicMotions, or on one's own
-features. What is done is kept: a run that was stopped goes on with the next figure, and `--again`
-measures anew. A subject whose files are missing is left out and named at the end.
+Each figure is measured on synthetic videos, JapaneseVowels and BasicMotions, or on features from a
+file. A run that was stopped continues with the next figure; `--again` repeats finished ones. A
+subject whose files are missing is skipped and reported at the end.
 
     python -m experiments.play_fair.run_all
     python -m experiments.play_fair.run_all --full
@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -26,13 +27,35 @@ from typing import Any
 import jax
 import tyro
 
-from experiments.play_fair import report
+from esv_jax.files import make_folder
+from experiments.harness import (
+    MissingDataError,
+    agreement,
+    as_json,
+    markdown,
+    measured,
+    write_text,
+)
 from experiments.play_fair.figure import Settings, draw
-from experiments.play_fair.subjects import MissingDataError, SubjectName, load_subject
-from experiments.records import as_json, write_text
+from experiments.play_fair.subjects import SubjectName, load_subject
 
-FIGURES = ("fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9")
+TITLES = {
+    "fig2": "Figure 2: three methods on the same sequences",
+    "fig3": "Figure 3: dropping elements",
+    "fig4": "Figure 4: supporting elements and positions",
+    "fig5": "Figure 5: pairs of positions",
+    "fig6": "Figure 6: scales, lengths, smoothness",
+    "fig7": "Figure 7: one class against another",
+    "fig8": "Figure 8: error by number of samples",
+    "fig9": "Figure 9: every frame",
+}
+BEGIN = "<!-- play fair: written by experiments.play_fair.run_all --install -->"
+END = "<!-- play fair: end -->"
+_INSTALLED = tuple(("synthetic", figure) for figure in ("fig3", "fig6", "fig8"))
 _README = Path(__file__).parent.parent / "README.md"
+
+Summaries = dict[str, dict[str, dict[str, Any]]]
+"""Subject -> figure -> summary."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,22 +64,22 @@ class AllSettings(Settings):
 
     subject: tyro.conf.Suppress[SubjectName] = "synthetic"
     subjects: tuple[SubjectName, ...] = ("synthetic", "japanese-vowels", "basic-motions")
-    """What to measure on."""
-    figures: tuple[str, ...] = FIGURES
-    """Which figures."""
+    """Subjects to measure on."""
+    figures: tuple[str, ...] = tuple(TITLES)
+    """Figures to draw."""
     again: bool = False
-    """Whether to measure anew what an earlier run of the same settings has left."""
+    """Repeat figures that an earlier run with the same settings has finished."""
     install: bool = False
-    """Whether to put the page and its pictures into `experiments/` of this checkout."""
+    """Copy the page and its pictures to `experiments/` of this checkout."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Draw everything: 0 when done, 1 where a figure failed, 2 where no subject has its data."""
+    """Draws everything: 0 when done, 1 where a figure failed, 2 where no subject has its data."""
     prog = "python -m experiments.play_fair.run_all"
     settings = tyro.cli(AllSettings, prog=prog, description=__doc__, args=args)
-    unknown = [name for name in settings.figures if name not in FIGURES]
+    unknown = [name for name in settings.figures if name not in TITLES]
     if unknown:
-        print(f"figures: expected some of {', '.join(FIGURES)}, got {unknown}.", file=sys.stderr)
+        print(f"figures: expected some of {', '.join(TITLES)}, got {unknown}.", file=sys.stderr)
         return 2
     start = time.perf_counter()
     done, failed, missing = run(settings)
@@ -64,27 +87,33 @@ def main(args: Sequence[str] | None = None) -> int:
         print(text, file=sys.stderr)
     if not done:
         return 2
-    page = report.page(settings.out, settings.subjects)
-    write_text(settings.out / "report.md", page)
+    text = page(summaries(settings.out, settings.subjects))
+    write_text(settings.out / "report.md", text)
     if settings.install:
-        report.install(page, settings.out, _README)
-    print(report.verdicts(settings.out, settings.subjects))
+        install(text, settings.out, _README)
+    print(text)
     print(f"{settings.out / 'report.md'}, {(time.perf_counter() - start) / 60:.1f} min")
     return 1 if failed else 0
 
 
 def run(settings: AllSettings) -> tuple[int, list[str], list[str]]:
-    """Measure what is missing: figures there are now, those that failed, subjects left out."""
+    """Measures unfinished figures.
+
+    Returns:
+      Number of finished figures, messages of failed figures, messages of missing subjects.
+    """
     done, failed, missing = 0, [], []
+    fields = [field.name for field in dataclasses.fields(Settings)]
     for name in settings.subjects:
-        own = _of_subject(settings, name)
+        values = {field: getattr(settings, field) for field in fields}
+        own = Settings(**values | {"subject": name})
         try:
             subject = load_subject(own, own.out / name, own.seed)
         except (MissingDataError, ValueError, TypeError) as error:
-            missing.append(f"{name} left out: {error}")
+            missing.append(f"{name} skipped: {error}")
             continue
         for figure in settings.figures:
-            if not settings.again and _is_there(own, figure, subject.about):
+            if not settings.again and _is_finished(own, figure, subject.about):
                 done += 1
                 continue
             print(f"{name}: {figure}", file=sys.stderr)
@@ -94,23 +123,105 @@ def run(settings: AllSettings) -> tuple[int, list[str], list[str]]:
                 done += 1
             except (ValueError, TypeError) as error:
                 failed.append(f"{name}: {figure} failed: {error}")
-            jax.clear_caches()  # programs of other shapes than the next figure's
+            jax.clear_caches()  # the next figure's programs have other shapes
     return done, failed, missing
 
 
-def _of_subject(settings: AllSettings, name: SubjectName) -> Settings:
-    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Settings)}
-    return Settings(**fields | {"subject": name})
-
-
-def _is_there(settings: Settings, figure: str, about: dict[str, Any]) -> bool:
-    """Whether an earlier run of the same settings, data and weights left this figure."""
+def _is_finished(settings: Settings, figure: str, about: dict[str, Any]) -> bool:
+    """True where an earlier run with the same settings, data and weights drew this figure."""
     path = settings.out / settings.subject / figure / "summary.json"
     if not path.is_file():
         return False
     found = json.loads(path.read_text())
     wanted = {"settings": as_json(settings), **about}
     return all(found.get(key) == value for key, value in wanted.items())
+
+
+def summaries(out: Path, subjects: Sequence[str]) -> Summaries:
+    """All stored summaries."""
+    found: Summaries = {}
+    for subject in subjects:
+        for figure in TITLES:
+            path = out / subject / figure / "summary.json"
+            if path.is_file():
+                found.setdefault(subject, {})[figure] = json.loads(path.read_text())
+    return found
+
+
+def page(found: Summaries) -> str:
+    """Markdown page: a table of findings per figure, then data, weights and versions."""
+    every = [row["agrees"] for s in found.values() for f in s.values() for row in f["findings"]]
+    names = {True: "agree", False: "do not agree", None: "not compared"}
+    counts = ", ".join(f"{every.count(key)} {name}" for key, name in names.items())
+    parts = [f"{len(every)} numbers, each on one subject: {counts}."]
+    for figure, title in TITLES.items():
+        rows = [
+            (row["quantity"], row["expected"] or "-", subject, measured(row), agreement(row))
+            + (row["note"],)
+            for subject, figures in found.items()
+            if figure in figures
+            for row in figures[figure]["findings"]
+        ]
+        if rows:
+            order = list(dict.fromkeys(row[0] for row in rows))
+            rows.sort(key=lambda row: order.index(row[0]))
+            head = ("quantity", "paper", "subject", "measured", "agrees", "note")
+            parts += [f"### {title}", markdown(head, _without_repeats(rows))]
+    return "\n\n".join([*parts, _about(found)])
+
+
+def install(text: str, out: Path, readme: Path) -> None:
+    """Writes the page between its marks in a README, and some pictures beside it.
+
+    Raises:
+      ValueError: the README does not have exactly one of each mark.
+    """
+    old = readme.read_text()
+    if old.count(BEGIN) != 1 or old.count(END) != 1:
+        raise ValueError(f"{readme}: expected one line {BEGIN!r} and one {END!r}.")
+    folder = readme.parent / "play_fair" / "pictures"
+    make_folder(folder)
+    shown = []
+    for subject, figure in _INSTALLED:
+        path = out / subject / figure / "summary.json"
+        if path.is_file():
+            name = json.loads(path.read_text())["pictures"][0]
+            copy = f"{subject}-{figure}.png"
+            shutil.copyfile(path.parent / name, folder / copy)
+            shown.append(f"![{TITLES[figure]}, {subject}](play_fair/pictures/{copy})")
+    before, rest = old.split(BEGIN)
+    after = rest.split(END)[1]
+    body = "\n\n".join([BEGIN, text, *shown, END])
+    write_text(readme, (before + body + after).rstrip("\n"))
+
+
+def _about(found: Summaries) -> str:
+    rows = []
+    for subject, figures in found.items():
+        one = next(iter(figures.values()))
+        size = "full" if one["settings"]["full"] else "reduced"
+        seconds = sum(figure["wall_seconds"] for figure in figures.values())
+        digests = ", ".join(
+            f"{name} `{one[f'{name}_digest'][:12]}`"
+            for name in ("trn", "tsn")
+            if f"{name}_digest" in one
+        )
+        row = subject, one["n_sequences"], one["settings"]["seed"], size, digests, f"{seconds:.0f}"
+        rows.append(row)
+    head = ("subject", "sequences", "seed", "size", "weights", "seconds")
+    one = next(iter(next(iter(found.values())).values()))
+    versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+    return f"{markdown(head, rows)}\n\n{one['cpu_cores']} CPU cores; {versions}."
+
+
+def _without_repeats(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The same rows with each quantity on its first row only."""
+    seen: set[str] = set()
+    short = []
+    for row in rows:
+        short.append(row if row[0] not in seen else ("", "", *row[2:]))
+        seen.add(row[0])
+    return short
 
 
 if __name__ == "__main__":

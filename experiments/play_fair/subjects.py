@@ -1,13 +1,13 @@
-"""What the figures are drawn of: labelled sequences, a multi-scale model and an average consensus.
+"""Labelled sequences and models that the figures are measured on.
 
-  synthetic         clips of `data.synthetic_videos` under the model that comes with the package
+  synthetic         clips of `data.synthetic_videos`, under the model that comes with the package
   japanese-vowels   the UEA data set of that name; heads are trained on its training part
-  basic-motions     likewise
-  features          one's own: an HDF5 file of features and a model, such as those imported from
-                    the public project of Play Fair
+  basic-motions     the same for BasicMotions
+  features          an HDF5 file of features and a model, for example those imported from the
+                    public project of Play Fair
 
-Of the first three an average-consensus model (TSN) is trained on the same features. What is
-trained is kept in `<out>/<subject>/models` and found there by later runs of the same settings.
+For the first three an average-consensus model (TSN) is trained on the same features. Trained
+models are stored in `<out>/<subject>/models` and reused by later runs with the same settings.
 """
 
 from __future__ import annotations
@@ -25,51 +25,47 @@ import numpy as np
 
 import esv_jax as ej
 from esv_jax.checks import message
-from experiments.records import as_json, sha256
+from experiments.harness import MissingDataError, as_json, require, sha256
 
 SubjectName = Literal["synthetic", "japanese-vowels", "basic-motions", "features"]
 _PROBLEMS = {"japanese-vowels": "JapaneseVowels", "basic-motions": "BasicMotions"}
 _CLIP_FRAMES = 32
 
 
-class MissingDataError(FileNotFoundError):
-    """Data that an experiment was asked for is not there; says what is expected where."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Which subject, and where its files are."""
+    """Name of the subject, and paths of its files."""
 
     subject: SubjectName = "synthetic"
-    """synthetic videos, a data set of the UEA archive, or one's own features."""
+    """Synthetic videos, a data set of the UEA archive, or features from a file."""
     features: Path | None = None
-    """Of "features": an HDF5 file of features, as `esv-jax extract` or play-fair write it."""
+    """For "features": HDF5 file of features, written by `esv-jax extract` or play-fair."""
     model: Path | None = None
-    """Of "features": the multi-scale model, .safetensors of `import-play-fair` or `train`."""
+    """For "features": multi-scale model, .safetensors of `import-play-fair` or `train`."""
     tsn: Path | None = None
-    """Of "features": an average-consensus model of the same features; figure 4a needs it."""
+    """For "features": average-consensus model of the same features; figure 4a needs it."""
     label: str | None = None
-    """Of "features": which label is the class; by default "action", or the only one."""
+    """For "features": name of the label; by default "action", else the first."""
     data: Path = Path("../shared/data/series")
-    """Folder of the `.ts` files; the default is beside a checkout, seen from its root."""
+    """Folder of the `.ts` files; the default is relative to the root of a checkout."""
     limit: int | None = None
-    """Sequences to measure on; by default 1,000 synthetic clips, all of the others."""
+    """Number of sequences; by default 1,000 synthetic clips, or all of another subject."""
     train_clips: int = 2000
-    """Synthetic clips that the average consensus is trained on."""
+    """Synthetic clips to train the average consensus on."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """Labelled sequences and the models that are asked about them.
+    """Labelled sequences and the models that classify them.
 
     Attributes:
       name: as on the command line. title: for pictures.
       trn: multi-scale heads with prior and class names. tsn: average consensus, or None.
-      sequences: every element there is of each, (n_i, D) float32.
+      sequences: all elements of each, (n_i, D) float32.
       labels: (V,) true classes. uids: V names.
-      baseline: (D,) mean feature of the training sequences where there are any, else of these.
+      baseline: (D,) mean feature of the training sequences, or of these where there are none.
       about: digests of data and weights, for the summary.
-      draw: frames of sequence i at given indices, uint8 (n, h, w, 3); None of mere features.
+      draw: frames of sequence i at given indices, uint8 (n, h, w, 3); None for features.
     """
 
     name: str
@@ -103,11 +99,15 @@ class Subject:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Elements of each sequence, (V,)."""
+        """Number of elements of each sequence, (V,)."""
         return np.array([len(x) for x in self.sequences])
 
     def at_centres(self, n: int) -> Elements:
-        """The n elements at segment centres of every sequence that has as many."""
+        """The n elements at segment centres of every sequence that has at least n.
+
+        Raises:
+          ValueError: no sequence has n elements.
+        """
         rows = np.flatnonzero(self.lengths >= n)
         if not len(rows):
             got = f"at most {self.lengths.max()}"
@@ -116,7 +116,7 @@ class Subject:
         return self.take(rows, index)
 
     def take(self, rows: np.ndarray, index: np.ndarray) -> Elements:
-        """Elements at given indices (V', n) of some sequences."""
+        """Elements at indices (V', n) of some sequences."""
         xs = np.stack([self.sequences[i][at] for i, at in zip(rows, index, strict=True)])
         return Elements(rows, index, xs, self.labels[rows])
 
@@ -126,7 +126,7 @@ class Elements:
     """The same number of elements of some sequences of a subject.
 
     Attributes:
-      rows: (V',) which sequences. index: (V', n) which of their elements.
+      rows: (V',) indices of the sequences. index: (V', n) indices of their elements.
       xs: (V', n, D) features. labels: (V',) true classes.
     """
 
@@ -136,19 +136,25 @@ class Elements:
     labels: np.ndarray
 
 
-def explain_true(game: Any, prior: np.ndarray, elements: Elements) -> tuple[np.ndarray, np.ndarray]:
+def explain_exactly(
+    game: Any, prior: np.ndarray, elements: Elements
+) -> tuple[np.ndarray, np.ndarray]:
     """Exact ESVs (V', n, C) and scores (V', C) of the elements, float64 on the host."""
-    batch = ej.explain_batch(game, elements.xs, prior=prior, estimator=ej.Exact())
-    batch = jax.device_get(batch)
+    batch = jax.device_get(ej.explain_batch(game, elements.xs, prior=prior, estimator=ej.Exact()))
     return np.asarray(batch.values, float), np.asarray(batch.scores, float)
 
 
+def of_class(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Values (V, n) of one class per sequence, from (V, n, C)."""
+    return values[np.arange(len(values)), :, classes]
+
+
 def load_subject(choice: Choice, out: Path, seed: int) -> Subject:
-    """The subject, its models trained or loaded.
+    """Loads a subject; trains its models or loads them.
 
     Raises:
-      MissingDataError: files that are not there, with what is expected where.
-      ValueError, TypeError: files that do not fit each other, naming them.
+      MissingDataError: a file is absent.
+      ValueError, TypeError: files do not fit each other.
     """
     if choice.subject == "synthetic":
         return _synthetic(choice, out, seed)
@@ -158,7 +164,7 @@ def load_subject(choice: Choice, out: Path, seed: int) -> Subject:
 
 
 def _synthetic(choice: Choice, out: Path, seed: int) -> Subject:
-    """Held-out clips of 32 frames; every frame is encoded, so that figures may choose."""
+    """Held-out clips of 32 frames, every frame encoded."""
     model = ej.models.load_synthetic_world()
     n = 1000 if choice.limit is None else choice.limit
     clips = ej.data.synthetic_videos(n, key=jax.random.key(30_000 + seed), n_frames=_CLIP_FRAMES)
@@ -173,7 +179,7 @@ def _synthetic(choice: Choice, out: Path, seed: int) -> Subject:
     digest = ej.models.video_model_digest(model)
     stem = ("tsn", digest, choice.train_clips, seed)
     config = ej.models.TrainConfig(seed=seed, max_epochs=60)
-    tsn = _kept(
+    tsn = _stored(
         out / "models",
         stem,
         config,
@@ -200,16 +206,11 @@ def _synthetic(choice: Choice, out: Path, seed: int) -> Subject:
 
 
 def _series(choice: Choice, out: Path, seed: int) -> Subject:
-    """A data set of labelled series; both models are trained on its training part."""
+    """Labelled series, with both models trained on the training part."""
     problem = _PROBLEMS[choice.subject]
     paths = [choice.data / f"{problem}_{part}.ts" for part in ("TRAIN", "TEST")]
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise MissingDataError(
-            f"No {' and '.join(missing)} in {choice.data}. Both come with the problem {problem} of"
-            " the UEA archive of time series classification (.ts format); name their folder with"
-            " --data."
-        )
+    archive = f"They are the problem {problem} of the UEA archive, in .ts format."
+    require(choice.data, [path.name for path in paths], "--data", archive)
     train, test = map(ej.data.read_ts, paths)
     rows = np.arange(len(test))
     if choice.limit is not None and choice.limit < len(test):
@@ -217,7 +218,7 @@ def _series(choice: Choice, out: Path, seed: int) -> Subject:
     digests = [sha256(path) for path in paths]
     config = ej.models.TrainConfig(seed=seed)
     models = {
-        name: _kept(
+        name: _stored(
             out / "models",
             (name, digests[0], seed),
             config,
@@ -250,16 +251,16 @@ def _series(choice: Choice, out: Path, seed: int) -> Subject:
 
 
 def _features(choice: Choice) -> Subject:
-    """Features and models of one's own."""
-    for option, path, what in [
+    """Features and models from files."""
+    for option, path, kind in [
         ("--features", choice.features, "an HDF5 file of features (esv-jax extract, or play-fair)"),
         ("--model", choice.model, "a .safetensors model (esv-jax import-play-fair, or train)"),
     ]:
         if path is None or not path.is_file():
-            got = "none was named" if path is None else f"there is no {path}"
-            raise MissingDataError(f"{option}: {what} is needed, {got}.")
+            got = "none" if path is None else f"{path}, which does not exist"
+            raise MissingDataError(f"{option}: expected {kind}, got {got}.")
     if choice.tsn is not None and not choice.tsn.is_file():
-        raise MissingDataError(f"--tsn: there is no {choice.tsn}.")
+        raise MissingDataError(f"--tsn: {choice.tsn} does not exist.")
     trn = _model(choice.model)
     tsn = None if choice.tsn is None else _model(choice.tsn)
     with ej.data.FeatureStore(choice.features) as store:
@@ -291,18 +292,18 @@ def _features(choice: Choice) -> Subject:
 
 
 def _model(path: Path) -> ej.models.TrainedModel:
-    """A model of features, also out of a file that holds a frame encoder beside it."""
+    """A model of features, also from a file that contains a frame encoder."""
     if ej.models.holds_encoder(path):
         return ej.models.load_video_model(path).trained
     return ej.models.load_model(path)
 
 
-def _kept(
-    folder: Path, named: tuple[Any, ...], config: Any, train: Callable[[], ej.models.TrainedModel]
+def _stored(
+    folder: Path, stem: tuple[Any, ...], config: Any, train: Callable[[], ej.models.TrainedModel]
 ) -> ej.models.TrainedModel:
-    """The model trained before with these settings on these data, or one trained now and kept."""
-    text = json.dumps([*named, as_json(config)])
-    path = folder / f"{named[0]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
+    """The stored model of these settings and data; trained and stored where absent."""
+    text = json.dumps([*stem, as_json(config)])
+    path = folder / f"{stem[0]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
     if path.is_file():
         return ej.models.load_model(path)
     model = train()

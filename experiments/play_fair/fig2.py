@@ -1,21 +1,17 @@
 """Figure 2: ESV, Integrated Gradients and Grad-CAM on the same sequences.
 
-Claim: the three methods often disagree about which frames speak for the true class. The paper
-shows it on examples, without a number; the thresholds below are ours.
+Claim of the paper: the three methods often disagree about the frames that support the true class.
+The paper shows examples without a number; the threshold below is ours.
 
-How: attributions of the true class by each method, for every sequence that has `n_elements`.
-Agreement of two methods on a sequence is the Pearson correlation over its elements; the table has
-its mean, the share of sequences below 0.5, and how often both have the same most supporting
-element. ESVs and Integrated Gradients are of the probability, Grad-CAM of the logit; "ESV of the
-logit" says how much of a difference comes from that alone. The picture shows sequences found by
-rule: the surest right one, the one of median sureness, the least sure right one, the surest wrong
-one, of different classes where there are any.
+Measured: attributions of the true class by each method, for every sequence that has `n_elements`.
+Agreement of two methods on a sequence is Pearson's r over its elements. The table has its mean, the
+share of sequences with r < 0.5, and how often both methods have the same highest element. ESVs and
+Integrated Gradients explain the probability, Grad-CAM the logit; "ESV of the logit" shows the part
+of a difference that comes from this alone. The picture shows sequences selected by rule: right
+predictions of the greatest, median and least margin, and the most confident wrong one.
 
-A pair "often disagrees" (reproduced) where the interval of the share of sequences with r < 0.5 lies
-above 25 %; contradicted where it lies below 5 %; else weaker.
-
-Expected: strong agreement on synthetic videos, where a frame shows the action or does not, and
-disagreement in a quarter of the sequences and more where all elements carry some evidence.
+Agrees: the interval of the share of sequences with r < 0.5 lies above 25 %. Expected: strong
+agreement on synthetic videos, disagreement where all elements carry some evidence.
 
 Settings that matter: n_elements (8); full adds gradient x input, leave-one-out and leave-one-in.
 
@@ -26,6 +22,7 @@ Settings that matter: n_elements (8); full adds gradient x input, leave-one-out 
 
 from __future__ import annotations
 
+import sys
 from itertools import combinations
 from typing import Any
 
@@ -33,17 +30,27 @@ import numpy as np
 import xarray
 
 import esv_jax as ej
-from experiments.play_fair.fig2.examples import Standing, mean_of, standing, typical
-from experiments.play_fair.fig2.panels import Row, called, common_limits, draw_panels, panel_of
-from experiments.play_fair.figure import Finding, Outcome, Settings, Verdict, markdown, plus_minus
+from experiments.harness import Finding, above, finding, markdown
+from experiments.play_fair.examples import (
+    Row,
+    Standing,
+    called,
+    common_limits,
+    draw_panels,
+    panel_of,
+    standing,
+    typical,
+)
+from experiments.play_fair.figure import Outcome, Settings, main
 from experiments.play_fair.methods import all_values
-from experiments.play_fair.subjects import Elements, Subject, explain_true
+from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
+from experiments.statistics import Mean, mean_of, written
 
 SHOWN = ("ESV", "Integrated Gradients", "Grad-CAM")
 MORE = ("gradient x input", "leave-one-out", "leave-one-in")
 OF_LOGIT = "ESV of the logit"
 DISAGREE = 0.5  # correlations below it
-OFTEN, SELDOM = 0.25, 0.05  # shares of the sequences
+OFTEN = 0.25  # share of the sequences
 _FEWEST = 3  # elements: a correlation over two is 1 or -1
 _NAMES = {
     "ESV": "ESV\n(probability)",
@@ -53,13 +60,13 @@ _NAMES = {
 
 
 def measure(subject: Subject, settings: Settings) -> Outcome:
-    """Agreement of each pair of methods over all sequences, and a picture of a few."""
+    """Agreement of each pair of methods over all sequences, with a picture of examples."""
     elements = subject.at_centres(settings.n_elements)
     v, n = elements.index.shape
     rows = np.arange(v)
-    esv, scores = explain_true(subject.game, subject.trn.prior, elements)
+    esv, scores = explain_exactly(subject.game, subject.trn.prior, elements)
     more = (*SHOWN[1:], *(MORE if settings.full else ()))
-    values = {"ESV": esv[rows, :, elements.labels]}
+    values = {"ESV": of_class(esv, elements.labels)}
     values |= all_values(subject, elements, settings.seed, more)
     values[OF_LOGIT] = _of_logit(subject, elements)
     found = standing(scores, elements.labels)
@@ -71,7 +78,7 @@ def measure(subject: Subject, settings: Settings) -> Outcome:
     shown = typical(found, elements.labels)
     numbers = {
         "n_sequences": v,
-        "n_left_out": len(subject.sequences) - v,  # of fewer elements
+        "n_left_out": len(subject.sequences) - v,  # fewer elements
         "n_elements": n,
         "accuracy": float(found.right.mean()),
         "same_top_by_chance": 1 / n,
@@ -94,13 +101,13 @@ def measure(subject: Subject, settings: Settings) -> Outcome:
             "class": list(subject.class_names),
         },
     )
-    return Outcome(numbers, _table(pairs), findings(pairs, v), {"examples": picture}, store)
+    return Outcome(numbers, _table(pairs), findings(pairs), {"examples": picture}, store)
 
 
 def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Pearson correlation of two methods' values (V, n) on each sequence, (V,).
 
-    NaN where a method gives all elements the same value, or where there are fewer than 3.
+    NaN where a method gives all elements the same value, and for fewer than 3 elements.
     """
     if a.shape[1] < _FEWEST:
         return np.full(len(a), np.nan)
@@ -108,10 +115,8 @@ def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(agreement.pearson, float)[:, 0]
 
 
-def compare(
-    a: np.ndarray, b: np.ndarray, r: np.ndarray, settings: Settings
-) -> dict[str, dict[str, float] | None]:
-    """Means over sequences with intervals: correlation, share below 0.5, same top, same bottom."""
+def compare(a: np.ndarray, b: np.ndarray, r: np.ndarray, settings: Settings) -> dict[str, Mean]:
+    """Means over sequences: correlation, share below 0.5, same highest and lowest element, sign."""
     same = {
         "same_top": a.argmax(1) == b.argmax(1),
         "same_bottom": a.argmin(1) == b.argmin(1),
@@ -122,61 +127,46 @@ def compare(
     return {name: mean_of(x.astype(float), settings) for name, x in every.items()}
 
 
-def findings(pairs: dict[str, Any], n_sequences: int) -> list[Finding]:
-    """Whether each pair of the three methods often disagrees; see the rule at the top."""
+def findings(pairs: dict[str, Any]) -> list[Finding]:
+    """Share of sequences on which each pair of the three methods disagrees."""
     rows = []
     for a, b in combinations(SHOWN, 2):
-        one = pairs[f"{a}, {b}"]
-        finding = f"{a} and {b} often disagree about the frames of the true class"
-        if one["r"] is None:
-            reason = f"a correlation needs {_FEWEST} elements, and values that differ"
-            rows.append(Finding(finding, "examples", "-", "not measured", reason))
-            continue
-        measured = (
-            f"r {_text(one['r'], 1, 2)}; below {DISAGREE} in {_text(one['disagree'])} % of"
-            f" {n_sequences} sequences; same most supporting element in"
-            f" {_text(one['same_top'])} %"
+        share = pairs[f"{a}, {b}"]["disagree"]
+        agrees = above(share, OFTEN)
+        name = f"{a} and {b}: sequences with r < {DISAGREE} (%)"
+        rows.append(
+            finding(
+                name,
+                share,
+                agrees,
+                "often",
+                note=""
+                if share["mean"] is not None
+                else f"r needs {_FEWEST} elements, and values that differ",
+            )
         )
-        why = _why(pairs) if (a, b) == ("ESV", "Grad-CAM") else ""
-        rows.append(Finding(finding, "examples", measured, verdict(one["disagree"]), why))
     return rows
 
 
-def verdict(share: dict[str, float]) -> Verdict:
-    """By the interval of the share of sequences on which two methods disagree."""
-    if share["low"] > OFTEN:
-        return "reproduced"
-    return "contradicted" if share["high"] < SELDOM else "weaker"
-
-
-def _why(pairs: dict[str, Any]) -> str:
-    """What is left of Grad-CAM's disagreement with ESVs where both explain the logit."""
-    r = pairs[f"Grad-CAM, {OF_LOGIT}"]["r"]
-    return "" if r is None else f"Grad-CAM and ESVs of the logit: r {_text(r, 1, 2)}"
-
-
 def _of_logit(subject: Subject, elements: Elements) -> np.ndarray:
-    """ESVs (V, n) of the true class's logit. The prior's part is equal for all elements: left out.
+    """ESVs (V, n) of the true class's logit, up to a constant of each sequence.
 
-    Correlations and the order of elements do not depend on it; signs do.
+    The prior is set to 0: it adds the same to all elements, and neither correlations nor the order
+    of elements depend on it.
     """
     game = ej.MultiScale(subject.trn.heads, link="identity")
-    esv, _ = explain_true(game, np.zeros(len(subject.class_names), np.float32), elements)
-    return esv[np.arange(len(esv)), :, elements.labels]
+    esv, _ = explain_exactly(game, np.zeros(len(subject.class_names), np.float32), elements)
+    return of_class(esv, elements.labels)
 
 
 def _table(pairs: dict[str, Any]) -> str:
     head = ("methods", "r", f"r < {DISAGREE} (%)", "same top (%)", "same bottom (%)")
+    shares = ("disagree", "same_top", "same_bottom")
     rows = [
-        (name, _text(x["r"], 1, 2), *(_text(x[k]) for k in ("disagree", "same_top", "same_bottom")))
+        (name, written(x["r"], 1, 2), *(written(x[share]) for share in shares))
         for name, x in pairs.items()
     ]
     return markdown(head, rows)
-
-
-def _text(x: dict[str, float] | None, scale: float = 100, digits: int = 1) -> str:
-    """A mean with its interval, in percent unless told otherwise."""
-    return "-" if x is None else plus_minus(*(scale * value for value in x.values()), digits)
 
 
 def _uid(subject: Subject, elements: Elements, row: int) -> str:
@@ -191,7 +181,7 @@ def _picture(
     found: Standing,
     shown: list[tuple[str, int]],
 ) -> Any:
-    """Each sequence's frames, over one row of bars per method, each in its own range."""
+    """Frames of each sequence above a row of bars per method, each in its own range."""
     names, prior = subject.class_names, np.asarray(subject.trn.prior, float)
     panels = []
     for rule, row in shown:
@@ -205,15 +195,19 @@ def _picture(
             ticks = ([0, end], ["0", f"{end * largest[name]:.2g}"])
             bars.append(Row(_NAMES[name], scaled[name], limits, ticks))
         predicted = c if found.right[row] else int(found.rivals[row])
-        said = "predicted so" if found.right[row] else f"predicted {called(names[predicted])}"
+        outcome = "predicted" if found.right[row] else f"predicted {called(names[predicted])}"
         esv = values["ESV"][row : row + 1]
         pair = [correlations(esv, values[name][row : row + 1])[0] for name in SHOWN[1:]]
         score = scores[row, c]
         lines = [
-            f"{said}; score {score:.3f} - prior {prior[c]:.3f} = {score - prior[c]:.3f}",
+            f"{outcome}; score {score:.3f} - prior {prior[c]:.3f} = {score - prior[c]:.3f}",
             f"{_uid(subject, elements, row)}; r with ESV: IG {pair[0]:.2f}, Grad-CAM {pair[1]:.2f}",
         ]
         panels.append(panel_of(subject, elements, row, f"{rule}: {called(names[c])}", lines, bars))
-    what = "attributions of the true class, each row scaled to its largest absolute value"
-    title = f"{subject.title}: {what}"
+    scaling = "each row scaled to its largest absolute value"
+    title = f"{subject.title}: attributions of the true class, {scaling}"
     return draw_panels(panels, title, ("supporting", "distracting"))
+
+
+if __name__ == "__main__":
+    sys.exit(main("fig2", __doc__, measure))

@@ -1,43 +1,57 @@
-"""Means over sequences with their bootstrap, and how they are written down."""
+"""Means over sequences with 95 % intervals, as plain values.
+
+A mean is {"mean", "low", "high", "n_sequences"}: numbers, or nested lists where the values of a
+sequence have axes. None stands for NaN.
+"""
 
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 import esv_jax as ej
-from experiments.play_fair.figure import Settings, Verdict, plus_minus
+from experiments.harness import plus_minus
+
+Mean = dict[str, Any]
 
 
-def mean_of(values: np.ndarray, settings: Settings) -> dict[str, Any]:
-    """Mean over sequences with its 95 % interval, plain: floats, or lists of values (V, K).
+class Resampling(Protocol):
+    """Settings of a bootstrap."""
 
-    NaN says that a sequence has no value there; a place where none has any is None, and so is the
-    interval of a single one.
+    seed: int
+    n_resamples: int
+
+
+def mean_of(values: ArrayLike, settings: Resampling) -> Mean:
+    """Mean over sequences (V, ...) with its percentile bootstrap interval.
+
+    NaN marks a sequence without a value. The mean is None where no sequence has one; the interval
+    is None where fewer than two have.
     """
     values = np.asarray(values, float)
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
     n = (~np.isnan(flat)).sum(0)
     found = np.full((3, flat.shape[1]), np.nan)
     if (n > 0).any():
-        there = flat[:, n > 0]
+        present = flat[:, n > 0]
         key = jax.random.key(settings.seed)
-        ends = ej.metrics.bootstrap_interval(there, key=key, resamples=settings.n_resamples)
-        found[:, n > 0] = np.nanmean(there, axis=0), ends.low, ends.high
+        ends = ej.metrics.bootstrap_interval(present, key=key, resamples=settings.n_resamples)
+        found[:, n > 0] = np.nanmean(present, axis=0), ends.low, ends.high
         found[1:, n == 1] = np.nan
     named = dict(zip(("mean", "low", "high"), found, strict=True)) | {"n_sequences": n}
     return {name: plain(row.reshape(values.shape[1:])) for name, row in named.items()}
 
 
-def resampled_means(values: np.ndarray, settings: Settings) -> np.ndarray:
-    """Means (R, ...) over sequences drawn anew, for intervals of what is made of several means.
+def resampled_means(values: np.ndarray, settings: Resampling) -> np.ndarray:
+    """Bootstrap means for intervals of functions of several means.
 
     Args:
-      values: (V, ...), NaN where a sequence has no value. A seed draws the same sequences of any
-        V values, so that differences are paired.
+      values: (V, ...), NaN where a sequence has no value. A seed draws the same sequences for all
+        arrays of V rows, so differences are paired.
     Returns:
       (R, ...); NaN where no sequence that was drawn has a value.
     """
@@ -54,10 +68,10 @@ def resampled_means(values: np.ndarray, settings: Settings) -> np.ndarray:
     return means.reshape(settings.n_resamples, *np.shape(values)[1:])
 
 
-def with_ends(value: Any, draws: np.ndarray) -> dict[str, Any]:
-    """A number made of means, with the 95 % percentile interval of its resamples (R,)."""
-    none = np.isnan(draws).all()
-    low, high = (np.nan, np.nan) if none else np.nanquantile(draws, [0.025, 0.975])
+def with_interval(value: float | np.ndarray, draws: np.ndarray) -> Mean:
+    """A function of means with the 95 % percentile interval of its resamples (R,)."""
+    absent = np.isnan(draws).all()
+    low, high = (np.nan, np.nan) if absent else np.nanquantile(draws, [0.025, 0.975])
     return plain({"mean": float(value), "low": float(low), "high": float(high)})
 
 
@@ -70,26 +84,17 @@ def wilson(count: Any, total: int) -> tuple[Any, Any]:
 
 
 def plain(values: Any) -> Any:
-    """An array as nested lists (a number where it has no axes), None in the place of NaN."""
+    """Arrays as nested lists, None in the place of NaN."""
     if isinstance(values, dict):
         return {name: plain(value) for name, value in values.items()}
-    if isinstance(values, list):
+    if isinstance(values, list | tuple):
         return [plain(value) for value in values]
     if isinstance(values, np.ndarray | np.generic | jax.Array):
         return plain(np.asarray(values).tolist())
     return None if isinstance(values, float) and np.isnan(values) else values
 
 
-def by_sign(found: dict[str, Any]) -> Verdict:
-    """What a difference says that should be positive: its whole interval above 0, below, or not."""
-    if found["low"] is None:
-        return "not measured"
-    if found["low"] > 0:
-        return "reproduced"
-    return "contradicted" if found["high"] < 0 else "weaker"
-
-
-def written(found: dict[str, Any], scale: float = 100, digits: int = 1) -> str:
+def written(found: Mean, scale: float = 100, digits: int = 1) -> str:
     """A mean with its interval, in per cent by default; "-" where there is none."""
     if found["mean"] is None:
         return "-"
@@ -98,6 +103,11 @@ def written(found: dict[str, Any], scale: float = 100, digits: int = 1) -> str:
     return plus_minus(*(scale * found[name] for name in ("mean", "low", "high")), digits)
 
 
-def at(found: dict[str, Any], k: int) -> dict[str, Any]:
-    """The k-th of means that were found together."""
-    return {name: values[k] for name, values in found.items()}
+def at(found: Mean, *index: int | str) -> Mean:
+    """One of the means that were computed together."""
+    picked = {}
+    for name, values in found.items():
+        for k in index:
+            values = values[k]
+        picked[name] = values
+    return picked

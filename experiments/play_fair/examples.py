@@ -1,4 +1,4 @@
-"""A few sequences in one picture: the frames of each above rows of bars. Figure 7 draws so too."""
+"""Example sequences: selection by rule, and their picture of frames above rows of bars."""
 
 from __future__ import annotations
 
@@ -18,12 +18,77 @@ _SOURCE, _BARS, _TEXT = 0.62, 0.6, 0.85  # inches: frames or features, a row of 
 _FILLED = 0.94  # share of its slot that a frame takes
 
 
+class Standing(NamedTuple):
+    """Margin of the true class over the others, (V,) each.
+
+    Attributes:
+      rivals: the strongest other class: the predicted one where the prediction is wrong, else
+        the runner-up.
+      margins: score of the true class minus that of its rival; negative where wrong.
+      right: bool, the model predicts the true class.
+    """
+
+    rivals: np.ndarray
+    margins: np.ndarray
+    right: np.ndarray
+
+
+def standing(scores: np.ndarray, labels: np.ndarray) -> Standing:
+    """Rivals and margins of V sequences from scores (V, C)."""
+    rows = np.arange(len(labels))
+    others = scores.copy()
+    others[rows, labels] = -np.inf
+    rivals = others.argmax(-1)
+    margins = scores[rows, labels] - others[rows, rivals]
+    return Standing(rivals, margins, scores.argmax(-1) == labels)
+
+
+def typical(found: Standing, labels: np.ndarray) -> list[tuple[str, int]]:
+    """Up to four sequences, each with the rule that selects it.
+
+    Right predictions of the greatest, the median and the least margin, and the wrong prediction of
+    the least margin; without a wrong one, the right one at the lower quartile. Each is the nearest
+    to its rule among classes not shown yet, or, where all classes are shown, among sequences not
+    shown yet.
+    """
+    right, wrong = np.flatnonzero(found.right), np.flatnonzero(~found.right)
+    rules = [
+        ("Right, surest", right, 1.0),
+        ("Right, median", right, 0.5),
+        ("Right, least sure", right, 0.0),
+        ("Wrong, surest", wrong, 0.0),
+    ]
+    if not len(wrong):
+        rules[3] = ("Right, lower quartile", right, 0.25)
+    shown: list[tuple[str, int]] = []
+    for rule, rows, quantile in rules:
+        rows = np.setdiff1d(rows, [row for _, row in shown])
+        if not len(rows):
+            continue
+        among = found.margins[right if rows[0] in right else wrong]
+        distance = np.abs(found.margins[rows] - np.quantile(among, quantile))
+        seen = np.isin(labels[rows], [labels[row] for _, row in shown])
+        shown.append((rule, int(rows[np.lexsort((distance, seen))[0]])))
+    return shown
+
+
+def contested(found: Standing, labels: np.ndarray, n: int) -> list[int]:
+    """The n sequences of least margin, one of each pair of classes before a second of any.
+
+    Margins of wrong predictions are negative, so these come first.
+    """
+    order = np.argsort(found.margins, kind="stable")
+    pairs = [frozenset((int(labels[row]), int(found.rivals[row]))) for row in order]
+    again = [pair in pairs[:k] for k, pair in enumerate(pairs)]
+    return order[np.argsort(again, kind="stable")][:n].tolist()
+
+
 class Row(NamedTuple):
     """One row of bars.
 
     Attributes:
       name: left of it. values: (n,).
-      limits: ends of its y axis. ticks: places on it, with their labels; None for round numbers.
+      limits: ends of its y axis. ticks: positions and labels; None for round numbers.
     """
 
     name: str
@@ -38,8 +103,8 @@ class Panel(NamedTuple):
     Attributes:
       heading: in bold. lines: below it.
       frames: (n, h, w, 3) uint8, or None.
-      features: (L, D) of the whole sequence, drawn where there are no frames.
-      index: (n,) which of its L elements the bars belong to.
+      features: (L, D) of the whole sequence, drawn in the absence of frames.
+      index: (n,) elements of the bars.
       rows: rows of bars, as many in each panel of a picture.
     """
 
@@ -59,19 +124,19 @@ def panel_of(
     lines: list[str],
     rows: list[Row],
 ) -> Panel:
-    """The panel of one of the elements' sequences, with its frames where these can be drawn."""
+    """The panel of a sequence, with its frames where the subject has them."""
     which, index = int(elements.rows[row]), elements.index[row]
     frames = None if subject.draw is None else subject.draw(which, index)
     return Panel(heading, lines, frames, subject.sequences[which], index, rows)
 
 
 def called(class_name: str) -> str:
-    """A class in a sentence, where its name may be a number."""
+    """A class name, preceded by "class" where it is a number."""
     return f"class {class_name}" if class_name.isdigit() else class_name
 
 
 def common_limits(rows: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Ends of one y axis that holds zero and all bars."""
+    """Ends of a y axis that contains zero and all bars."""
     low = min(0.0, *(float(row.min()) for row in rows))
     high = max(0.0, *(float(row.max()) for row in rows))
     margin = 0.08 * (high - low) or 0.05
@@ -79,7 +144,7 @@ def common_limits(rows: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def draw_panels(panels: Sequence[Panel], title: str, meanings: tuple[str, str]) -> Any:
-    """The panels two by two, under a title, over what the two colours mean."""
+    """The panels in two columns, with a title and a legend of the two colours."""
     n_rows, columns = -(-len(panels) // _COLUMNS), min(_COLUMNS, len(panels))
     heights = [_SOURCE, *[_BARS] * len(panels[0].rows)]
     inches = n_rows * (sum(heights) + _TEXT) + 0.7
@@ -111,7 +176,7 @@ def draw_panels(panels: Sequence[Panel], title: str, meanings: tuple[str, str]) 
         handlelength=0.9,
         handleheight=0.9,
     )
-    figure.draw_without_rendering()  # settles how wide the panels are
+    figure.draw_without_rendering()  # fixes the width of the panels
     for axes, panel in zip(blocks, panels, strict=False):
         if panel.frames is not None:
             _frames(axes[0], panel.frames)
@@ -135,7 +200,7 @@ def _heading(ax: Any, panel: Panel) -> None:
 
 
 def _source(ax: Any, panel: Panel) -> None:
-    """Room for the frames, or every feature over the whole sequence, in its own range."""
+    """Axes for the frames, or every feature over the whole sequence, each in its own range."""
     n = len(panel.index)
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -165,8 +230,8 @@ def _frames(ax: Any, frames: np.ndarray) -> None:
     aspect = frames.shape[1] / frames.shape[2]
     width = min(_FILLED * slot, box.height / aspect)
     x, y = width / slot / 2, width * aspect / box.height / 2
-    for place, frame in enumerate(frames):
-        ax.imshow(frame, extent=(place - x, place + x, 0.5 - y, 0.5 + y), aspect="auto")
+    for i, frame in enumerate(frames):
+        ax.imshow(frame, extent=(i - x, i + x, 0.5 - y, 0.5 + y), aspect="auto")
     ax.set_xlim(limits)
     ax.set_ylim(0, 1)
 
@@ -186,7 +251,7 @@ def _bars(ax: Any, row: Row) -> None:
 
 
 def _name(ax: Any, text: str) -> None:
-    """What a row is, in lines left of it, at one distance from the axes in all rows."""
+    """The name of a row, left of it at the same distance in all rows."""
     ax.annotate(
         text,
         (0, 0.5),

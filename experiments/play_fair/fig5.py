@@ -1,0 +1,316 @@
+"""Figure 5: probability that the element at one position has a higher ESV than at another.
+
+Claim of the paper: P(phi_i > phi_j) differs between positions, and by class.
+
+Measured on exact ESVs of `n_elements` elements at segment centres, for the true class: the share of
+sequences in which element i is above element j, over all sequences and by class, of the multi-scale
+model (TRN), and over all sequences of an average consensus (TSN) where there is one. 1/2 means no
+preference. A pair differs from 1/2 where its 95 % binomial interval excludes it; by chance one pair
+in twenty does.
+
+Two distances are compared with chance. Overall: the mean of (P - 1/2)^2 over pairs, against the
+same after shuffling the elements of every sequence. Between classes: the mean squared difference of
+a class's P from that of all, weighted by sequences, against the same after shuffling classes among
+sequences. The picture shows the four classes furthest from 1/2, by the mean over pairs of
+(P - 1/2)^2 - var/V, where var/V is the part expected by chance; classes of fewer than 10 sequences
+are left out.
+
+Agrees: the distance is beyond 95 % of the shuffles; at least half of the pairs differ. `--full`
+draws 2000 shuffles instead of 400.
+
+    python -m experiments.play_fair.fig5
+    python -m experiments.play_fair.fig5 --subject japanese-vowels
+    python -m experiments.play_fair.fig5 --subject features --features F.hdf --model M.safetensors
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray
+
+import esv_jax as ej
+from esv_jax.plots import style
+from esv_jax.plots.figures import new_figure
+from experiments.harness import Finding, markdown
+from experiments.play_fair.figure import Outcome, Settings, main
+from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
+from experiments.statistics import plain, wilson
+
+LEAST = 10  # sequences of a class that is compared
+SHOWN = 4
+_SHUFFLES, _FULL_SHUFFLES = 400, 2000
+_COLUMNS = 3
+_MOST_NUMBERS = 10  # positions whose cells hold a number
+_INCHES = 2.9
+
+
+class Matrix(NamedTuple):
+    """P(phi_i > phi_j) over a set of sequences.
+
+    Attributes:
+      share: (n, n), ties count 1/2. low, high: (n, n), 95 % interval.
+      n_sequences: number of sequences.
+    """
+
+    share: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n_sequences: int
+
+    @property
+    def differs(self) -> np.ndarray:
+        """Bool (n, n): the interval excludes 1/2."""
+        return (self.low > 0.5) | (self.high < 0.5)
+
+
+def measure(subject: Subject, settings: Settings) -> Outcome:
+    """Matrices of both models and of some classes, and their distances from 1/2."""
+    n = settings.n_elements
+    if n < 2:
+        raise ValueError("n_elements: expected at least 2, got 1.")
+    elements = subject.at_centres(n)
+    esv = _of_true_class(subject.game, subject.trn.prior, elements)
+    pairs = pairs_above(esv)
+    matrices = {"TRN": matrix(esv)}
+    if subject.tsn_game is not None:
+        tsn = _of_true_class(subject.tsn_game, subject.tsn.prior, elements)
+        matrices["TSN"] = matrix(tsn)
+    distances = class_distances(pairs, elements.labels)
+    for c in list(distances)[:SHOWN]:
+        matrices[subject.class_names[c]] = matrix(esv[elements.labels == c])
+    n_shuffles = _FULL_SHUFFLES if settings.full else _SHUFFLES
+    rng = np.random.default_rng(settings.seed)
+    numbers = {
+        "n_elements": n,
+        "n_sequences": len(esv),
+        "n_pairs": n * (n - 1) // 2,
+        "matrices": {name: _plain(found) for name, found in matrices.items()},
+        "classes": {
+            subject.class_names[c]: {
+                "n_sequences": int((elements.labels == c).sum()),
+                "squared distance": distance,
+            }
+            for c, distance in distances.items()
+        },
+        "overall": against_shuffles(
+            overall_distance(pairs), shuffled_elements(esv, n_shuffles, rng)
+        ),
+        "between classes": between_classes(pairs, elements.labels, n_shuffles, rng),
+    }
+    return Outcome(
+        numbers,
+        _table(numbers),
+        findings(numbers),
+        {"pairs": plot_matrices(matrices, subject.title)},
+        _store(matrices, esv, elements, subject),
+    )
+
+
+def pairs_above(esv: np.ndarray) -> np.ndarray:
+    """Indicator that element i is above element j, (V, n, n): 1, 0, or 1/2 for a tie."""
+    a, b = esv[:, :, None], esv[:, None, :]
+    return (a > b) + 0.5 * (a == b)
+
+
+def matrix(esv: np.ndarray) -> Matrix:
+    """Shares with intervals, from values (V, n)."""
+    share = ej.metrics.position_statistics(esv).overall.above
+    return Matrix(share, *wilson(share * len(esv), len(esv)), len(esv))
+
+
+def overall_distance(pairs: np.ndarray) -> float:
+    """Mean over pairs i < j of (P - 1/2)^2."""
+    return float(((_upper(pairs.mean(0)) - 0.5) ** 2).mean())
+
+
+def class_distances(pairs: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+    """Class -> mean over pairs of (P - 1/2)^2 - var/V, the furthest first.
+
+    The second term, the unbiased variance of P, removes the bias of small classes. Classes of fewer
+    than `LEAST` sequences are left out.
+    """
+    found = {}
+    for c in np.unique(labels):
+        own = _upper(pairs[labels == c])
+        if len(own) >= LEAST:
+            noise = own.var(0, ddof=1) / len(own)
+            found[int(c)] = float(((own.mean(0) - 0.5) ** 2 - noise).mean())
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def shuffled_elements(esv: np.ndarray, n_shuffles: int, rng: np.random.Generator) -> np.ndarray:
+    """`overall_distance` after shuffling the elements of every sequence, (n_shuffles,)."""
+    i, j = np.triu_indices(esv.shape[1], 1)
+    found = np.empty(n_shuffles)
+    for k in range(n_shuffles):
+        mixed = rng.permuted(esv, axis=1)
+        share = ((mixed[:, i] > mixed[:, j]) + 0.5 * (mixed[:, i] == mixed[:, j])).mean(0)
+        found[k] = ((share - 0.5) ** 2).mean()
+    return found
+
+
+def between_classes(
+    pairs: np.ndarray, labels: np.ndarray, n_shuffles: int, rng: np.random.Generator
+) -> dict[str, Any] | None:
+    """Distance of the classes' P from that of all, against shuffled classes; None for one class."""
+    classes, group = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        return None
+    flat = _upper(pairs)
+    member = np.eye(len(classes))[group]  # (V, G)
+    count, centred = member.sum(0), flat - flat.mean(0)
+
+    def distance(member: np.ndarray) -> float:
+        share = member.T @ centred / count[:, None]
+        return float((count / count.sum()) @ (share**2).mean(1))
+
+    shuffled = [distance(rng.permutation(member)) for _ in range(n_shuffles)]
+    return against_shuffles(distance(member), np.array(shuffled))
+
+
+def against_shuffles(distance: float, shuffled: np.ndarray) -> dict[str, float]:
+    """A squared distance beside those of shuffles; p counts the distance itself among these."""
+    return {
+        "squared distance": distance,
+        "by chance": float(shuffled.mean()),
+        "by chance, 95 %": float(np.quantile(shuffled, 0.95)),
+        "p": float((1 + (shuffled >= distance).sum()) / (1 + len(shuffled))),
+    }
+
+
+def _upper(pairs: np.ndarray) -> np.ndarray:
+    """Entries i < j, (..., n (n - 1) / 2)."""
+    i, j = np.triu_indices(pairs.shape[-1], 1)
+    return pairs[..., i, j]
+
+
+def _of_true_class(game: Any, prior: np.ndarray, elements: Elements) -> np.ndarray:
+    esv, _ = explain_exactly(game, prior, elements)
+    return of_class(esv, elements.labels)
+
+
+def _plain(found: Matrix) -> dict[str, Any]:
+    ends = {name: getattr(found, name) for name in ("share", "low", "high")}
+    differs = int(_upper(found.differs).sum())
+    return plain(ends) | {"n_sequences": found.n_sequences, "n_differ": differs}
+
+
+def findings(numbers: dict[str, Any]) -> list[Finding]:
+    """Distances from 1/2 and between classes, and the number of pairs that differ."""
+    differ, n_pairs = numbers["matrices"]["TRN"]["n_differ"], numbers["n_pairs"]
+    return [
+        _distance("root mean square of P - 1/2, TRN, all classes (%)", numbers["overall"]),
+        Finding(
+            f"pairs that differ from 1/2, of {n_pairs}",
+            value=float(differ),
+            agrees=2 * differ >= n_pairs,
+        ),
+        _distance("root mean square of P(class) - P(all), TRN (%)", numbers["between classes"]),
+    ]
+
+
+def _distance(quantity: str, found: dict[str, float] | None) -> Finding:
+    """Root of a squared distance in per cent; the bound is the 95 % quantile of shuffles."""
+    if found is None:
+        return Finding(quantity, note="one class")
+    root, chance, bound = (
+        100 * found[name] ** 0.5 for name in ("squared distance", "by chance", "by chance, 95 %")
+    )
+    agrees = found["squared distance"] > found["by chance, 95 %"]
+    note = f"shuffled: {chance:.1f}, p = {found['p']:.2g}"
+    return Finding(quantity, f"> {bound:.1f} (shuffled, 95 %)", root, agrees=agrees, note=note)
+
+
+def _table(numbers: dict[str, Any]) -> str:
+    rows = []
+    for name, found in numbers["matrices"].items():
+        share, differ = np.array(found["share"]), found["n_differ"]
+        i, j = np.unravel_index(share.argmax(), share.shape)
+        apart = 100 * np.abs(_upper(share) - 0.5).mean()
+        ends = f"[{100 * found['low'][i][j]:.0f}, {100 * found['high'][i][j]:.0f}]"
+        highest = f"{i + 1} above {j + 1}: {100 * share[i, j]:.0f} {ends}"
+        rows.append((name, found["n_sequences"], f"{apart:.1f}", differ, highest))
+    head = "set", "sequences", "mean of abs(P - 50 %)", "pairs that differ", "clearest pair (%)"
+    pairs = f"{numbers['n_pairs']} pairs of {numbers['n_elements']} positions"
+    return f"{markdown(head, rows)}\n\n{pairs}; by chance one in twenty differs from 50 %."
+
+
+def _store(
+    matrices: dict[str, Matrix], esv: np.ndarray, elements: Elements, subject: Subject
+) -> xarray.Dataset:
+    dims = ("set", "element", "other")
+    fields = {
+        name: np.stack([getattr(m, name) for m in matrices.values()]) for name in Matrix._fields
+    }
+    return xarray.Dataset(
+        {name: (dims[: array.ndim], array) for name, array in fields.items()}
+        | {
+            "esv": (("video", "element"), esv),
+            "label": (("video",), elements.labels),
+            "index": (("video", "element"), elements.index),
+        },
+        coords={"set": list(matrices), "video": [subject.uids[i] for i in elements.rows]},
+    )
+
+
+def plot_matrices(matrices: Mapping[str, Matrix], title: str) -> Any:
+    """A panel per set; 50 % is white, bold numbers have an interval that excludes it."""
+    n_rows = -(-len(matrices) // _COLUMNS)
+    columns = min(len(matrices), _COLUMNS)
+    figure = new_figure(_INCHES * columns + 1.2, (_INCHES + 0.45) * n_rows + 0.5)
+    axes = figure.subplots(n_rows, columns, squeeze=False)
+    widest = max(np.abs(found.share - 0.5).max() for found in matrices.values())
+    half = 5 * np.ceil(20 * max(widest, 0.05))  # per cent
+    for k, (ax, (name, found)) in enumerate(zip(axes.flat, matrices.items(), strict=False)):
+        image = _panel(ax, name, found, half)
+        if k % columns == 0:
+            ax.set_ylabel("position i", **style.TEXT)
+        if k + columns >= len(matrices):
+            ax.set_xlabel("position j", **style.TEXT)
+    for ax in axes.flat[len(matrices) :]:
+        ax.set_axis_off()
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.02)
+    bar.set_label("sequences with ESV of i > ESV of j (%)", **style.TEXT)
+    bar.ax.tick_params(colors=style.QUIET, labelcolor=style.INK, labelsize=style.TEXT_SIZE)
+    bar.outline.set_visible(False)
+    style.head(figure, f"{title}: P(ESV i > ESV j); bold: the 95 % interval excludes 50 %")
+    return figure
+
+
+def _panel(ax: Any, name: str, found: Matrix, half: float) -> Any:
+    n = len(found.share)
+    shown = np.where(np.eye(n, dtype=bool), np.nan, 100 * found.share)
+    image = ax.imshow(shown, cmap="PuOr_r", vmin=50 - half, vmax=50 + half)
+    if n <= _MOST_NUMBERS:
+        for i, j in zip(*np.nonzero(~np.eye(n, dtype=bool)), strict=True):
+            differs = bool(found.differs[i, j])
+            depth = abs(shown[i, j] - 50) / half
+            on_pale = style.INK if differs or depth > 0.25 else style.QUIET
+            ax.text(
+                j,
+                i,
+                f"{shown[i, j]:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                fontweight="bold" if differs else "normal",
+                color="white" if depth > 0.65 else on_pale,
+            )
+    ticks = np.arange(0, n, 1 if n <= _MOST_NUMBERS else 2)
+    ax.set_xticks(ticks, ticks + 1)
+    ax.set_yticks(ticks, ticks + 1)
+    ax.tick_params(length=0, labelsize=style.TEXT_SIZE, labelcolor=style.INK)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    kind = f"{name}, all classes" if name in ("TRN", "TSN") else f"TRN, class {name}"
+    text = f"{style.wrap(kind, _INCHES, style.TITLE_SIZE)}\n{found.n_sequences} sequences"
+    ax.set_title(text, loc="left", **style.TEXT, parse_math=False)
+    return image
+
+
+if __name__ == "__main__":
+    sys.exit(main("fig5", __doc__, measure))
