@@ -1,12 +1,11 @@
-"""Training, explaining and discarding on labelled `.ts` sequences, from one command.
+"""Training, explanation and discard curves on labelled `.ts` sequences.
 
-What `japanese_vowels` and `basic_motions` share: settings, the course of a run, what it leaves.
+Shared by `japanese_vowels` and `basic_motions`: settings, the run, its tables and stored files.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,28 +14,40 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
-from tqdm import tqdm
 
 import esv_jax as ej
 from esv_jax.checks import expect, expect_int
-from experiments import series_figures as figures
 from experiments import series_measures as measures
-from experiments import series_report as report
-from experiments.records import as_json, sha256, surroundings, write_json
+from experiments import series_pictures as pictures
+from experiments.harness import (
+    Finding,
+    above,
+    as_json,
+    as_rows,
+    command,
+    finding,
+    findings_table,
+    markdown,
+    require,
+    sha256,
+    surroundings,
+    write_json,
+)
+from experiments.statistics import at, written
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
+_EFFICIENCY = 1e-5  # largest gap of exact ESVs that rounding explains
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One data set and what is claimed of it.
+    """A data set and its claims.
 
     Attributes:
-      name: of the script and its results.
+      name: name of the module and of the results.
       problem: files are `<problem>_TRAIN.ts` and `<problem>_TEST.ts`.
-      expected_accuracy: least accuracy of f^ms from all elements.
-      about: the script's docstring.
+      expected_accuracy: lower bound on the accuracy of f^ms from all elements.
+      about: docstring of the module.
     """
 
     name: str
@@ -50,14 +61,13 @@ class Settings:
     """Settings of one run; with the data they determine its numbers on one backend."""
 
     out: Path
-    """Folder for the results; made if absent, and files of an earlier run are replaced."""
+    """Folder for the results; files of an earlier run are replaced."""
     data: Path = Path("../shared/data/series")
-    """Folder of the `.ts` files; the default is beside a checkout, seen from its root."""
+    """Folder of the `.ts` files; the default is relative to the root of a checkout."""
     seed: int = 0
     """Seed of training, sampling, random orders and bootstrap."""
     n_elements: int = 16
-    """Elements of a sequence that are explained exactly, at segment centres; each more doubles the
-    time."""
+    """Elements of a sequence to explain exactly, at segment centres; time doubles with each."""
     n_max: int = 8
     """Largest scale with its own head."""
     max_epochs: int = 200
@@ -67,42 +77,44 @@ class Settings:
     iterations: int = 4
     """Independent passes for sampled ESVs; two or more give a standard error."""
     n_random: int = 4
-    """Random orders of dropping elements, drawn for each sequence."""
+    """Random orders of dropping elements per sequence."""
     n_resamples: int = 2000
     """Bootstrap resamples of the sequences."""
     limit: int | None = None
-    """Measure on this many test sequences only, spread evenly over the file."""
+    """Number of test sequences, evenly spaced in the file; default all."""
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1; the library asks about the rest."""
+        """Checks the counts; the library checks the rest."""
         for name in ("n_elements", "n_random", "n_resamples", "limit"):
             if getattr(self, name) is not None:
                 expect_int(name, getattr(self, name), minimum=1)
 
 
 def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
-    """Run from the command line: 0 when done, 2 where the data is missing."""
-    default = Settings(out=Path("results") / experiment.name)
-    prog = f"python -m experiments.{experiment.name}"
-    settings = tyro.cli(
-        Settings, prog=prog, description=experiment.about, default=default, args=args
+    """Runs from the command line: 0 when done, 2 where the data is missing."""
+    return command(
+        Settings,
+        lambda settings: table(run(experiment, settings)),
+        module=experiment.name,
+        about=experiment.about,
+        args=args,
+        default=Settings(out=Path("results") / experiment.name),
     )
-    missing = [path.name for path in _files(experiment, settings) if not path.is_file()]
-    if missing:
-        print(f"No {' and '.join(missing)} in {settings.data}; see --data.", file=sys.stderr)
-        return 2
-    print(report.table(run(experiment, settings)))
-    return 0
 
 
 def run(experiment: Experiment, settings: Settings) -> dict[str, Any]:
-    """Train, measure, write everything to `settings.out`; what `summary.json` holds."""
+    """Trains, measures and writes all files to `settings.out`.
+
+    Returns:
+      The content of `summary.json`.
+    """
+    paths = [settings.data / f"{experiment.problem}_{part}.ts" for part in ("TRAIN", "TEST")]
+    require(settings.data, [path.name for path in paths], "--data")
     settings.out.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
     evaluate_key, sample_key = jax.random.split(jax.random.key(settings.seed))
-    train_path, test_path = _files(experiment, settings)
-    train, test = ej.data.read_ts(train_path), ej.data.read_ts(test_path)
-    rows = _measured(test, settings)
+    train, test = map(ej.data.read_ts, paths)
+    rows = _selected(test, settings)
 
     with _timed(seconds, "train"):
         config = ej.models.TrainConfig(
@@ -117,7 +129,7 @@ def run(experiment: Experiment, settings: Settings) -> dict[str, Any]:
             progress=True,
         )
     ej.models.save_model(settings.out / "model.safetensors", model)
-    subject = measures.Subject(
+    subject = measures.Trained(
         model=model,
         sequences=[test.sequences[i] for i in rows],
         labels=test.labels[rows],
@@ -128,27 +140,25 @@ def run(experiment: Experiment, settings: Settings) -> dict[str, Any]:
     sampler = ej.Constructive(settings.max_subsequences, settings.iterations)
 
     with _timed(seconds, "exact ESVs"):
-        exact = measures.explain_all(subject, elements, ej.Exact(), tqdm, desc="exact ESVs")
+        exact = measures.explain_all(subject, elements, ej.Exact(), desc="exact ESVs")
     with _timed(seconds, "accuracy by elements"):
         sizes = [n for n in _SIZES if n <= settings.n_elements]
         accuracy = measures.accuracy_by_elements(
-            subject, exact, sizes, settings.n_elements, tqdm, key=evaluate_key
+            subject, exact, sizes, settings.n_elements, key=evaluate_key
         )
     with _timed(seconds, "sampled ESVs, same elements"):
         desc = "sampled ESVs of the same elements"
-        same = measures.explain_all(subject, elements, sampler, tqdm, key=sample_key, desc=desc)
+        same = measures.explain_all(subject, elements, sampler, key=sample_key, desc=desc)
     with _timed(seconds, "sampled ESVs, all elements"):
         desc = "sampled ESVs of all elements"
-        sampled = measures.explain_all(
-            subject, everything, sampler, tqdm, key=sample_key, desc=desc
-        )
+        sampled = measures.explain_all(subject, everything, sampler, key=sample_key, desc=desc)
     with _timed(seconds, "discarding"):
         discarded = _discard(subject, elements, exact, settings)
 
     gap = max(float(abs(record.efficiency_gap()).max()) for record in exact)
     summary = {
         "experiment": experiment.name,
-        "claims": report.claims(experiment.expected_accuracy, accuracy, discarded, gap),
+        "findings": as_rows(findings(experiment.expected_accuracy, accuracy, discarded, gap)),
         "seed": settings.seed,
         "settings": as_json(settings),
         "training": {
@@ -157,7 +167,7 @@ def run(experiment: Experiment, settings: Settings) -> dict[str, Any]:
             "best_epoch": model.history.best_epoch,
         },
         "weights_digest": ej.models.model_digest(model),
-        "data": {path.name: sha256(path) for path in (train_path, test_path)},
+        "data": {path.name: sha256(path) for path in paths},
         "n_train": len(train),
         "n_test": len(subject.labels),
         "lengths": [int(subject.lengths.min()), int(subject.lengths.max())],
@@ -171,20 +181,15 @@ def run(experiment: Experiment, settings: Settings) -> dict[str, Any]:
     _save(settings.out / "exact.nc", subject, exact, elements, settings, "Exact()")
     _save(settings.out / "sampled.nc", subject, sampled, everything, settings, repr(sampler))
     title = experiment.problem
-    figures.plot_accuracy(accuracy, settings.out / "accuracy_by_elements.png", title)
-    figures.plot_discard(discarded, settings.out / "discard.png", title)
-    figures.plot_examples(subject, elements, exact, settings.out)
+    pictures.plot_accuracy(accuracy, settings.out / "accuracy_by_elements.png", title)
+    pictures.plot_discard(discarded, settings.out / "discard.png", title)
+    pictures.plot_examples(subject, elements, exact, settings.out)
     write_json(settings.out / "summary.json", summary)
     return summary
 
 
-def _files(experiment: Experiment, settings: Settings) -> tuple[Path, Path]:
-    train, test = (settings.data / f"{experiment.problem}_{part}.ts" for part in ("TRAIN", "TEST"))
-    return train, test
-
-
-def _measured(test: ej.data.Sequences, settings: Settings) -> np.ndarray:
-    """Rows of the test sequences to measure on."""
+def _selected(test: ej.data.Sequences, settings: Settings) -> np.ndarray:
+    """Indices of the test sequences to measure on."""
     rows = np.arange(len(test))
     if settings.limit is not None and settings.limit < len(test):
         rows = ej.data.segment_centres(len(test), settings.limit)
@@ -195,7 +200,7 @@ def _measured(test: ej.data.Sequences, settings: Settings) -> np.ndarray:
 
 
 def _discard(
-    subject: measures.Subject,
+    subject: measures.Trained,
     elements: Sequence[np.ndarray],
     exact: Sequence[ej.Attribution],
     settings: Settings,
@@ -207,18 +212,16 @@ def _discard(
         subject,
         np.stack([subject.sequences[i][elements[i]] for i in rows]),
         np.stack([exact[i].values[:, c] for i, c in zip(rows, labels, strict=True)]),
-        np.stack([exact[i].scores for i in rows]),
         labels,
         settings.n_random,
-        tqdm,
         rng=np.random.default_rng(settings.seed),
     )
-    return measures.discard_summary(curves, settings.n_resamples, settings.seed)
+    return measures.discard_summary(curves, settings)
 
 
 def _save(
     path: Path,
-    subject: measures.Subject,
+    subject: measures.Trained,
     records: Sequence[ej.Attribution],
     elements: Sequence[np.ndarray],
     settings: Settings,
@@ -239,7 +242,53 @@ def _save(
 
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note the wall time of a block, compilation included."""
+    """Records the wall time of a block, with compilation."""
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start
+
+
+def findings(
+    expected_accuracy: float, rows: Sequence[dict[str, Any]], discarded: dict[str, Any], gap: float
+) -> list[Finding]:
+    """Accuracy, differences between orders of dropping, and efficiency gap."""
+    accuracy, bound = 100 * rows[-1]["accuracy"], 100 * expected_accuracy
+    found = [
+        Finding(
+            "accuracy from all elements (%)", f">= {bound:g}", accuracy, agrees=accuracy >= bound
+        )
+    ]
+    for pair, row in discarded["accuracy_difference"].items():
+        name = f"accuracy while dropping, {pair} (points)"
+        found.append(finding(name, row, above(row), "> 0"))
+    name = "largest efficiency gap of exact ESVs"
+    return [*found, Finding(name, f"< {_EFFICIENCY:g}", gap, agrees=gap < _EFFICIENCY)]
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The numbers as Markdown."""
+    names = ("n", "accuracy", "n_sequences", "left_out", "method")
+    rows = [
+        (row["n"], f"{100 * row['accuracy']:.1f}", *(row[name] for name in names[2:]))
+        for row in summary["accuracy_by_elements"]
+    ]
+    head = ("elements", "accuracy (%)", "sequences", "left out", "f^ms")
+    parts = [f"{summary['experiment']}, seed {summary['seed']}", markdown(head, rows)]
+    pooled = summary["agreement"]["pooled"]
+    if pooled["n_sequences"]:
+        cells = (
+            pooled["n_sequences"],
+            f"{100 * pooled['relative_error']:.2f}",
+            f"{pooled['pearson']:.4f}",
+            f"{pooled['lad_slope']:.4f}",
+        )
+        head = ("sampled and exact ESVs, sequences", "error (%)", "Pearson r", "LAD slope")
+        parts.append(markdown(head, [cells]))
+    orders = summary["discard"]["accuracy"]
+    dropped = summary["discard"]["dropped"]
+    rows = [(k, *(written(at(curve, k)) for curve in orders.values())) for k in dropped]
+    count = summary["discard"]["n_sequences"]
+    parts.append(markdown((f"dropped, accuracy (%) of {count} sequences", *orders), rows))
+    parts.append(findings_table(summary["findings"]))
+    parts.append(f"{sum(summary['wall_seconds'].values()):.0f} s, with compilation")
+    return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""The experiments on real sequences run from one command and store what they claim."""
+"""The experiments on real sequences run from one command and store their findings."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from experiments import basic_motions, japanese_vowels, series_measures
+from experiments import basic_motions, japanese_vowels, series
+from experiments.statistics import mean_of
 
 N = 4  # elements explained in these runs
 TINY = ["--n-elements", str(N), "--n-max", "3", "--max-epochs", "2", "--max-subsequences", "8"]
 TINY += ["--iterations", "2", "--n-random", "2", "--n-resamples", "50"]
 SCRIPTS = {"japanese_vowels": japanese_vowels, "basic_motions": basic_motions}
 KEYS = {
-    "experiment", "claims", "seed", "settings", "training", "weights_digest", "data", "n_train",
+    "experiment", "findings", "seed", "settings", "training", "weights_digest", "data", "n_train",
     "n_test", "lengths", "accuracy_by_elements", "efficiency_gap", "agreement", "discard",
     "versions", "device", "cpu_cores", "wall_seconds",
 }  # fmt: skip
@@ -69,6 +70,13 @@ def check_record(out: Path, test_path: Path, n_test: int) -> None:
     assert set(summary) == KEYS
     assert summary["n_test"] == n_test
     assert summary["efficiency_gap"] < 1e-5
+    accuracy, *differences, gap = summary["findings"]
+    assert accuracy["value"] == 100 * summary["accuracy_by_elements"][-1]["accuracy"]
+    assert gap["value"] == summary["efficiency_gap"] and gap["agrees"]
+    for row, found in zip(
+        differences, summary["discard"]["accuracy_difference"].values(), strict=True
+    ):
+        assert (row["value"], row["low"]) == (100 * found["mean"], 100 * found["low"])
     for name in ("accuracy_by_elements", "discard", "elements_typical"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -113,12 +121,12 @@ def check_discard(discard: dict, exact, test: ej.data.Sequences, model) -> None:
             assert (low - 1e-9 <= mean).all() and (mean <= high + 1e-9).all()
     for order, last in (("ascending", np.argmax), ("descending", np.argmin)):
         right = []
-        for place, uid in enumerate(rows["video"].values):
-            esv = rows["esv"].values[place, :, labels[place]]
-            element = rows["element_index"].values[place, last(esv)]
+        for i, uid in enumerate(rows["video"].values):
+            esv = rows["esv"].values[i, :, labels[i]]
+            element = rows["element_index"].values[i, last(esv)]
             x = sequences[uid][element][None]  # (1, D)
             logits = ej.models.head_logits(model.heads, 1, x)
-            right.append(int(np.argmax(logits)) == labels[place])
+            right.append(int(np.argmax(logits)) == labels[i])
         accuracy = discard["accuracy"][order]["mean"]
         assert accuracy[0] == pytest.approx(whole)
         assert accuracy[-1] == pytest.approx(np.mean(right))
@@ -140,7 +148,8 @@ def test_missing_data_is_one_line_and_exit_code_2(name, tmp_path, capsys):
 
 def test_bootstrap_interval_has_the_width_of_the_normal_one(rng):
     values = rng.normal(size=(400, 2))
-    low, high = series_measures.bootstrap(values, 2000, rng=np.random.default_rng(0))
+    found = mean_of(values, series.Settings(out=Path()))
+    low, high = np.array(found["low"]), np.array(found["high"])
     wanted = 2 * 1.96 * values.std(0) / 20
     np.testing.assert_allclose(high - low, wanted, rtol=0.1)
     np.testing.assert_allclose((low + high) / 2, values.mean(0), atol=0.01)
