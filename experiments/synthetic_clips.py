@@ -28,7 +28,7 @@ import tyro
 import esv_jax as ej
 from esv_jax.checks import expect_int
 from esv_jax.models import ClipCNN, ClipModel
-from esv_jax.models.clip_networks.clip_cnn import STRIDES
+from esv_jax.models.clip_model import STRIDES
 from experiments.synthetic_training import (
     ASSETS,
     Kind,

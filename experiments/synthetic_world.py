@@ -30,7 +30,7 @@ import esv_jax as ej
 from esv_jax.checks import expect_int
 from esv_jax.models import FrameEncoder, HeadStack, MultiScaleHeads, TrainedModel, VideoModel
 from esv_jax.models.evaluation import draw_subsequences
-from esv_jax.models.frame_cnn import FrameCNN
+from esv_jax.models.frame_encoder import FrameCNN
 from experiments.synthetic_training import (
     ASSETS,
     Kind,

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from esv_jax.data import preprocessing
 from esv_jax.models import backbones, load_model
-from esv_jax.models.backbones import conversion, registry
-from esv_jax.models.backbones.bninception import InceptionBlock, Widths
-from esv_jax.models.backbones.resnet import Bottleneck
+from esv_jax.models.networks import Bottleneck, InceptionBlock, Widths
+from esv_jax.models.state_dicts import torch_name, torch_shape, variables_from_state
+from esv_jax.models.tensor_files import digest_of
 
 NAMES = tuple(backbones.BACKBONES)
 POOLED = {"bninception": 1024, "resnet50": 2048}
@@ -44,8 +44,8 @@ def by_rule(name, shape):
 
 def rule_state(name, n_outputs=256):
     """Names and rule-made weights of a backbone, as our own module has them."""
-    leaves = flax.traverse_util.flatten_dict(registry._shapes(name, n_outputs))
-    shapes = {conversion.torch_name(p): conversion._torch_shape(x.shape) for p, x in leaves.items()}
+    leaves = flax.traverse_util.flatten_dict(backbones._shapes(name, n_outputs))
+    shapes = {torch_name(p): torch_shape(x.shape) for p, x in leaves.items()}
     return {key: by_rule(key, shape) for key, shape in shapes.items()}
 
 
@@ -164,12 +164,12 @@ def run_block(module, x):
     frames = jnp.asarray(x.transpose(1, 2, 0)[None], jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), frames)
     leaves = flax.traverse_util.flatten_dict(shapes)
-    names = [conversion.torch_name(path) for path in leaves]
+    names = [torch_name(path) for path in leaves]
     state = {
-        name: by_rule(name, conversion._torch_shape(leaf.shape))
+        name: by_rule(name, torch_shape(leaf.shape))
         for name, leaf in zip(names, leaves.values(), strict=True)
     }
-    variables = conversion.variables_from_state(shapes, state)
+    variables = variables_from_state(shapes, state)
     return np.asarray(module.apply(variables, frames))[0].transpose(2, 0, 1), state
 
 
@@ -367,20 +367,26 @@ def test_a_file_there_and_back(tmp_path, states):
         load_model(path)
 
 
+TENSORS = {"w": np.zeros(2, np.float32)}
+
+
 @pytest.mark.parametrize(
     ("header", "text"),
     [
         (None, "got tensors without the header 'esv_jax'"),
-        ({"kind": "multi_scale"}, "got a file of kind 'multi_scale'"),
-        ({"kind": "backbone", "format": 2}, "got format 2, architecture None. It may come from a"),
-        ({"kind": "backbone", "format": 1, "architecture": "x"}, "architecture 'x'. It may come"),
-        ({"kind": "backbone", "format": 1, "architecture": "resnet50"}, "differ from the digest"),
+        ({"kind": "multi_scale", "format": 1}, "got format 1, kind 'multi_scale'. It may"),
+        ({"kind": "backbone", "format": 2}, "got format 2, kind 'backbone'. It may come from a"),
+        (
+            {"kind": "backbone", "format": 1, "architecture": "x", "digest": digest_of(TENSORS)},
+            "header and arrays that do not go together .name: expected one of 'bninception'",
+        ),
+        ({"kind": "backbone", "format": 1, "architecture": "resnet50"}, "no entry 'digest'"),
     ],
 )
 def test_other_files_are_refused(tmp_path, header, text):
     metadata = None if header is None else {"esv_jax": json.dumps(header)}
     path = tmp_path / "b.safetensors"
-    safetensors.numpy.save_file({"w": np.zeros(2, np.float32)}, path, metadata=metadata)
+    safetensors.numpy.save_file(TENSORS, path, metadata=metadata)
     with pytest.raises(
         ValueError, match=rf"b\.safetensors: expected a backbone written by.*{text}"
     ):

@@ -14,7 +14,7 @@ from esv_jax.models import (
     clip_network_to_state_dict,
     recognise_clip_network,
 )
-from esv_jax.models.clip_networks.r2plus1d import factored_width
+from esv_jax.models.networks import factored_width
 from tests.conftest import SHARED
 from tests.test_backbones import by_rule
 

@@ -27,7 +27,7 @@ from esv_jax.models import (
     stack_heads,
     video_model_digest,
 )
-from esv_jax.models.frame_cnn import prepare_frames
+from esv_jax.models.frame_encoder import prepare_frames
 from experiments import synthetic_evidence, synthetic_world
 from tests.conftest import drawn_variables
 

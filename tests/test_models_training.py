@@ -16,8 +16,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from esv_jax import models
-from esv_jax.models.evaluation import draw_subsequences
-from esv_jax.models.examples import class_prior, feature_moments, hold_out, pad_examples
+from esv_jax.models.evaluation import draw_subsequences, pad_examples
+from esv_jax.models.training import class_prior, feature_moments, hold_out
 
 D, C = 3, 2
 SMALL = models.TrainConfig(

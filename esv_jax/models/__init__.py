@@ -11,29 +11,26 @@ from esv_jax.extras import lazy
 
 if TYPE_CHECKING:
     from esv_jax.models import backbones as backbones
+    from esv_jax.models.clip_model import C3D as C3D
+    from esv_jax.models.clip_model import CLIP_NETWORKS as CLIP_NETWORKS
+    from esv_jax.models.clip_model import ClipCNN as ClipCNN
     from esv_jax.models.clip_model import ClipModel as ClipModel
+    from esv_jax.models.clip_model import ClipNetwork as ClipNetwork
+    from esv_jax.models.clip_model import R2Plus1D18 as R2Plus1D18
     from esv_jax.models.clip_model import clip_model_digest as clip_model_digest
     from esv_jax.models.clip_model import clip_model_from_state_dict as clip_model_from_state_dict
+    from esv_jax.models.clip_model import (
+        clip_network_from_state_dict as clip_network_from_state_dict,
+    )
+    from esv_jax.models.clip_model import clip_network_to_state_dict as clip_network_to_state_dict
     from esv_jax.models.clip_model import holds_clip_model as holds_clip_model
     from esv_jax.models.clip_model import load_clip_model as load_clip_model
     from esv_jax.models.clip_model import load_synthetic_clips as load_synthetic_clips
+    from esv_jax.models.clip_model import recognise_clip_network as recognise_clip_network
     from esv_jax.models.clip_model import save_clip_model as save_clip_model
-    from esv_jax.models.clip_networks import C3D as C3D
-    from esv_jax.models.clip_networks import CLIP_NETWORKS as CLIP_NETWORKS
-    from esv_jax.models.clip_networks import ClipCNN as ClipCNN
-    from esv_jax.models.clip_networks import ClipNetwork as ClipNetwork
-    from esv_jax.models.clip_networks import R2Plus1D18 as R2Plus1D18
-    from esv_jax.models.clip_networks import (
-        clip_network_from_state_dict as clip_network_from_state_dict,
-    )
-    from esv_jax.models.clip_networks import (
-        clip_network_to_state_dict as clip_network_to_state_dict,
-    )
-    from esv_jax.models.clip_networks import recognise_clip_network as recognise_clip_network
-    from esv_jax.models.config import TrainConfig as TrainConfig
     from esv_jax.models.evaluation import Evaluation as Evaluation
     from esv_jax.models.evaluation import evaluate as evaluate
-    from esv_jax.models.frame_cnn import FrameCNN as FrameCNN
+    from esv_jax.models.frame_encoder import FrameCNN as FrameCNN
     from esv_jax.models.frame_encoder import FrameEncoder as FrameEncoder
     from esv_jax.models.frame_encoder import register_frame_encoder as register_frame_encoder
     from esv_jax.models.heads import HeadStack as HeadStack
@@ -48,7 +45,11 @@ if TYPE_CHECKING:
     from esv_jax.models.trainable import MultiScaleHeads as MultiScaleHeads
     from esv_jax.models.trainable import Tsn as Tsn
     from esv_jax.models.trained import History as History
+    from esv_jax.models.trained import TrainConfig as TrainConfig
     from esv_jax.models.trained import TrainedModel as TrainedModel
+    from esv_jax.models.trained import load_model as load_model
+    from esv_jax.models.trained import model_digest as model_digest
+    from esv_jax.models.trained import save_model as save_model
     from esv_jax.models.training import train_heads as train_heads
     from esv_jax.models.training import train_tsn as train_tsn
     from esv_jax.models.video_model import VideoModel as VideoModel
@@ -57,22 +58,10 @@ if TYPE_CHECKING:
     from esv_jax.models.video_model import load_video_model as load_video_model
     from esv_jax.models.video_model import save_video_model as save_video_model
     from esv_jax.models.video_model import video_model_digest as video_model_digest
-    from esv_jax.models.weights import load_model as load_model
-    from esv_jax.models.weights import model_digest as model_digest
-    from esv_jax.models.weights import save_model as save_model
 
 _NAMES = {
     "backbones": (),
     "clip_model": (
-        "ClipModel",
-        "clip_model_digest",
-        "clip_model_from_state_dict",
-        "holds_clip_model",
-        "load_clip_model",
-        "load_synthetic_clips",
-        "save_clip_model",
-    ),
-    "clip_networks": (
         "C3D",
         "CLIP_NETWORKS",
         "ClipCNN",
@@ -81,11 +70,16 @@ _NAMES = {
         "clip_network_from_state_dict",
         "clip_network_to_state_dict",
         "recognise_clip_network",
+        "ClipModel",
+        "clip_model_digest",
+        "clip_model_from_state_dict",
+        "holds_clip_model",
+        "load_clip_model",
+        "load_synthetic_clips",
+        "save_clip_model",
     ),
-    "config": ("TrainConfig",),
     "evaluation": ("Evaluation", "evaluate"),
-    "frame_cnn": ("FrameCNN",),
-    "frame_encoder": ("FrameEncoder", "register_frame_encoder"),
+    "frame_encoder": ("FrameCNN", "FrameEncoder", "register_frame_encoder"),
     "heads": (
         "HeadStack",
         "HiddenLayer",
@@ -98,7 +92,14 @@ _NAMES = {
         "unstack_heads",
     ),
     "trainable": ("MultiScaleHeads", "Tsn"),
-    "trained": ("History", "TrainedModel"),
+    "trained": (
+        "History",
+        "TrainConfig",
+        "TrainedModel",
+        "load_model",
+        "model_digest",
+        "save_model",
+    ),
     "training": ("train_heads", "train_tsn"),
     "video_model": (
         "VideoModel",
@@ -108,6 +109,5 @@ _NAMES = {
         "save_video_model",
         "video_model_digest",
     ),
-    "weights": ("load_model", "model_digest", "save_model"),
 }
 __getattr__, __dir__, __all__ = lazy(__name__, _NAMES)

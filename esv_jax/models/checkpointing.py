@@ -1,4 +1,8 @@
-"""The whole state of a training run on disk, so that a stopped run can go on."""
+"""Training states on disk, from which a stopped run resumes.
+
+Orbax writes each state beside its final path, then renames it. A digest of its files is stored in
+`<step>.sha256`: Orbax reads a large array whose bytes changed on the disk without an error.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -20,48 +24,44 @@ import jax.numpy as jnp
 import numpy as np
 
 from esv_jax import checks
+from esv_jax.checks import message
 from esv_jax.files import atomic_path
+from esv_jax.models.tensor_files import JsonObject
 
 T = TypeVar("T")
 
-_KEPT = 2
-_MORE = 2**18  # bytes that a saved state has beside its arrays, at most
+_KEPT = 2  # saved states
+_OVERHEAD = 2**18  # bytes of a saved state beside its arrays, at most
 
 
-class TrainingCheckpoints:
-    """Folder and interval of a run's saved states; without a folder none are saved.
+@contextmanager
+def open_states(
+    folder: str | PathLike[str] | None, every: int, settings: JsonObject
+) -> Iterator[SavedStates]:
+    """Open a folder for the states of a run.
 
     Args:
       folder: made if absent; None saves nothing.
       every: epochs between saved states.
+      settings: of the run, plain values; those of a resumed run must be the same.
     """
+    every = checks.expect_int("checkpoint_every", every, minimum=1)
+    if folder is None:
+        yield SavedStates(None, Path(), {}, every)
+        return
+    import orbax.checkpoint as ocp
 
-    def __init__(self, folder: str | PathLike[str] | None, every: int = 1) -> None:
-        self.folder = None if folder is None else Path(folder).resolve()
-        self.every = checks.expect_int("checkpoint_every", every, minimum=1)
-
-    @contextmanager
-    def open(self, settings: Mapping[str, Any]) -> Iterator[SavedRun]:
-        """Open the folder for a run with these settings (plain values, compared on resuming)."""
-        if self.folder is None:
-            yield SavedRun(None, Path(), {}, self.every)
-            return
-        import orbax.checkpoint as ocp
-
-        options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
-        with ocp.CheckpointManager(self.folder, options=options) as manager:
-            yield SavedRun(manager, self.folder, json.loads(json.dumps(settings)), self.every)
+    folder = Path(folder).resolve()
+    options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
+    with ocp.CheckpointManager(folder, options=options) as manager:
+        yield SavedStates(manager, folder, json.loads(json.dumps(settings)), every)
 
 
-class SavedRun:
-    """An open folder of training states. Orbax writes each beside its place, then renames it.
+class SavedStates:
+    """The saved states of a run, by the number of finished epochs."""
 
-    The digest of a state's files is kept beside it: a large array whose bytes changed on the disk
-    can be read without an error.
-    """
-
-    def __init__(self, manager: Any, folder: Path, settings: Mapping[str, Any], every: int) -> None:
-        self._manager = manager
+    def __init__(self, manager: Any, folder: Path, settings: JsonObject, every: int) -> None:
+        self._manager = manager  # of Orbax; None saves nothing
         self._folder = folder
         self._settings = settings
         self._every = every
@@ -69,8 +69,7 @@ class SavedRun:
     def restore(self, state: T) -> T:
         """The latest undamaged state, or `state` (which gives the structure) if none was saved.
 
-        Damaged states that are newer than it are deleted, with a warning: their epochs are trained
-        again.
+        Damaged states newer than it are deleted, with a warning, and their epochs trained again.
 
         Raises:
           ValueError: all saved states are damaged, or the run began with other settings or data.
@@ -79,14 +78,15 @@ class SavedRun:
             return state
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            known = _digest_path(self._folder, step)
-            if known.is_file() and known.read_text(errors="replace") != _digest(self._folder, step):
-                damaged.append(step)  # before Orbax reads it, whose threads print their own errors
+            digest = _digest_path(self._folder, step)
+            has_digest = digest.is_file()
+            if has_digest and digest.read_text(errors="replace") != _digest(self._folder, step):
+                damaged.append(step)  # not read with Orbax, whose threads print their errors
                 continue
             try:
                 settings, restored = self._read(step, state)
             except (ValueError, KeyError, OSError):
-                if known.is_file():  # whole: the error is no damage, and nothing may be deleted
+                if has_digest:  # undamaged: another error, and nothing may be deleted
                     raise
                 damaged.append(step)
                 continue
@@ -96,34 +96,36 @@ class SavedRun:
                 _digest_path(self._folder, each).unlink(missing_ok=True)
             if damaged:
                 text = f"checkpoint_dir: the state of epoch {damaged[0]} is damaged."
-                warnings.warn(f"{text} Training continues from epoch {step}.", stacklevel=4)
+                warnings.warn(f"{text} Training continues from epoch {step}.", stacklevel=5)
             return restored
         way_out = "Pass another folder, or delete this one to train from the beginning."
         got = f"{self._folder}, where the state of epoch {damaged[0]} is damaged"
-        raise ValueError(checks.message("checkpoint_dir", "an undamaged state", got, way_out))
+        raise ValueError(message("checkpoint_dir", "an undamaged state", got, way_out))
 
-    def _read(self, step: int, state: T) -> tuple[Mapping[str, Any], T]:
-        """Settings and state after `step` epochs."""
+    def _read(self, step: int, state: T) -> tuple[JsonObject, T]:
+        """Settings and state after `step` epochs; `state` itself where the settings differ."""
         import orbax.checkpoint as ocp
 
-        settings = self._manager.restore(
-            step, args=ocp.args.Composite(settings=ocp.args.JsonRestore())
-        )["settings"]
+        args = ocp.args.Composite(settings=ocp.args.JsonRestore())
+        settings = self._manager.restore(step, args=args)["settings"]
         if self._differing(settings):
             return settings, state
         leaves, structure = _named_leaves(state)
-        wanted = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
-        )["state"]
+        like = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        restored = self._manager.restore(step, args=args)["state"]
         found = [
             jnp.asarray(restored[name]) if isinstance(leaf, jax.Array) else restored[name]
             for name, leaf in leaves.items()
         ]
         return settings, jax.tree.unflatten(structure, found)
 
-    def save(self, state: Any, step: int, last: bool = False) -> None:
-        """Save the state after `step` epochs, where one is due or it is the `last`."""
+    def save(self, state: object, step: int, last: bool = False) -> None:
+        """Save the state after `step` epochs, if one is due or it is the `last`.
+
+        Raises:
+          OSError: not enough space.
+        """
         if self._manager is None or step == self._manager.latest_step():
             return
         if not last and step % self._every:
@@ -134,8 +136,8 @@ class SavedRun:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves), settings=ocp.args.JsonSave(self._settings)
         )
-        with _ctrl_c_waits():
-            _expect_space(self._folder, 2 * sum(leaf.nbytes for leaf in leaves.values()) + _MORE)
+        with _ctrl_c_delayed():
+            _expect_space(self._folder, 2 * sum(x.nbytes for x in leaves.values()) + _OVERHEAD)
             self._manager.save(step, args=args, force=True)
             with atomic_path(_digest_path(self._folder, step)) as path:
                 path.write_text(_digest(self._folder, step))
@@ -143,24 +145,24 @@ class SavedRun:
                 if path.stem.isdigit() and not (self._folder / path.stem).is_dir():
                     path.unlink()  # of a state that Orbax has dropped
 
-    def _differing(self, found: Mapping[str, Any]) -> list[str]:
-        """Names of the settings that differ from those found."""
-        names = sorted({*found, *self._settings})
-        return [name for name in names if found.get(name) != self._settings.get(name)]
+    def _differing(self, settings: JsonObject) -> list[str]:
+        """Names of the settings that differ from those of this run."""
+        names = sorted({*settings, *self._settings})
+        return [name for name in names if settings.get(name) != self._settings.get(name)]
 
-    def _expect_same(self, found: Mapping[str, Any]) -> None:
+    def _expect_same(self, settings: JsonObject) -> None:
         """Refuse to continue a run that was begun with other settings or data."""
-        differing = self._differing(found)
+        differing = self._differing(settings)
         if not differing:
             return
-        expected = ", ".join(f"{name}={found.get(name)!r}" for name in differing)
+        expected = ", ".join(f"{name}={settings.get(name)!r}" for name in differing)
         got = ", ".join(f"{name}={self._settings.get(name)!r}" for name in differing)
-        way_out = "Use another folder, or what the run began with."
-        raise ValueError(checks.message("checkpoint_dir", f"a run with {expected}", got, way_out))
+        way_out = "Use another folder, or the settings and data that the run began with."
+        raise ValueError(message("checkpoint_dir", f"a run with {expected}", got, way_out))
 
 
 def _expect_space(folder: Path, n_bytes: int) -> None:
-    """Refuse to save where the disk is full: threads of Orbax would print tracebacks.
+    """Refuse to save on a full disk, where threads of Orbax would print tracebacks.
 
     Raises:
       OSError: less space, as far as the system can reserve it.
@@ -177,7 +179,7 @@ def _expect_space(folder: Path, n_bytes: int) -> None:
         got = f"a full disk at {folder} ({error.strerror})"
         way_out = "Free some space there, or choose another folder."
         expected = f"{n_bytes:,} bytes of free space"
-        raise OSError(checks.message("checkpoint_dir", expected, got, way_out)) from error
+        raise OSError(message("checkpoint_dir", expected, got, way_out)) from error
     finally:
         path.unlink(missing_ok=True)
 
@@ -188,7 +190,7 @@ def _digest_path(folder: Path, step: int) -> Path:
 
 
 def _digest(folder: Path, step: int) -> str:
-    """SHA-256 of the names and the content of all files of a saved state."""
+    """SHA-256 of the names and contents of all files of a saved state."""
     digest = hashlib.sha256()
     for path in sorted((folder / str(step)).rglob("*")):
         if path.is_file():
@@ -199,8 +201,8 @@ def _digest(folder: Path, step: int) -> str:
 
 
 @contextmanager
-def _ctrl_c_waits() -> Iterator[None]:
-    """Delay Ctrl-C until the block is over: in the middle, Orbax's writers lose each other."""
+def _ctrl_c_delayed() -> Iterator[None]:
+    """Delay Ctrl-C to the end of the block: Orbax's writers cannot be interrupted safely."""
     on_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
     if not (on_main_thread and callable(before)):
@@ -216,8 +218,10 @@ def _ctrl_c_waits() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _named_leaves(state: Any) -> tuple[dict[str, Any], Any]:
-    """The arrays of a state by their path, and its structure."""
+def _named_leaves(
+    state: object,
+) -> tuple[dict[str, jax.Array | np.ndarray], jax.tree_util.PyTreeDef]:
+    """The arrays of a state by their paths, and its structure."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(state)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): v for path, v in leaves}
     return named, structure

@@ -1,6 +1,7 @@
-"""A whole classifier of clips: a 3D network by name, its preprocessing, weights and class names.
+"""Classifiers of whole clips: 3D networks by name, with preprocessing, weights and class names.
 
-Where a `VideoModel` encodes frames one by one, a `ClipModel` sees all frames of a clip at once.
+A `VideoModel` encodes frames one by one; a `ClipModel` takes all frames of a clip at once. Clips
+are (B, t, h, w, 3), channels last; the networks return logits (B, C).
 """
 
 from __future__ import annotations
@@ -9,46 +10,171 @@ import functools
 import importlib.resources
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from flax.errors import ScopeParamShapeError
+from jax import Array
+from jax.typing import ArrayLike
 
-from esv_jax import checks
+from esv_jax.checks import expect, expect_choice, message
 from esv_jax.data.preprocessing import Preprocessing, preprocess
-from esv_jax.models.clip_networks import CLIP_NETWORKS, clip_network_from_state_dict
-from esv_jax.models.clip_networks.clip_cnn import ClipCNN
-from esv_jax.models.clip_networks.registry import recognise_clip_network
-from esv_jax.models.frame_cnn import prepare_frames
+from esv_jax.models.frame_encoder import prepare_frames
+from esv_jax.models.networks import C3D, R2Plus1D18
+from esv_jax.models.state_dicts import (
+    PublishedNetwork,
+    last_width,
+    plain_names,
+    recognise_network,
+    state_from_variables,
+    variable_shapes,
+    variables_from_state,
+)
 from esv_jax.models.tensor_files import (
+    JsonObject,
+    TensorFormat,
+    Tensors,
+    Variables,
     digest_of,
-    halved,
-    has_header,
-    has_version,
-    read_model,
-    widened,
-    write_tensors,
+    from_half,
+    to_half,
 )
 
-_FORMAT = 1
-_HEADER = "esv_jax.clip_model"
-_WRITER = "save_clip_model"
+_FORMAT = TensorFormat("esv_jax.clip_model", "a model written by save_clip_model")
 _SIDE = 64  # of the frames of a ClipCNN
+_KERNELS = ((3, 5, 5), (3, 3, 3), (3, 3, 3), (3, 3, 3))
+STRIDES = ((1, 4, 4), (2, 2, 2), (2, 1, 1), (2, 2, 2))
+"""Strides of the convolutions of a `ClipCNN`."""
+
+
+# Networks
+
+
+class ClipCNN(nn.Module):
+    """A small 3D network: four convolutions with strides and ReLUs, one linear layer.
+
+    Like `FrameCNN` it has no normalisation, and positions stay apart up to the linear layer,
+    which fixes the size of the clip to that of initialisation.
+
+    Attributes:
+      n_classes: C.
+      widths: channels after each of the four convolutions.
+    """
+
+    n_classes: int
+    widths: tuple[int, int, int, int] = (32, 64, 64, 96)
+
+    @nn.compact
+    def __call__(self, clips: Array) -> Array:
+        """Logits of B clips.
+
+        Args:
+          clips: (B, t, h, w, 3), floating point, 0..1.
+        Returns:
+          (B, C).
+        Raises:
+          ValueError: another shape.
+        """
+        fits = clips.ndim == 5 and clips.shape[-1] == 3
+        expect(fits, "clips", "shape (B, t, h, w, 3)", clips.shape)
+        x = clips
+        init = nn.initializers.he_normal()
+        for i, width in enumerate(self.widths):
+            kernel, strides = _KERNELS[i], STRIDES[i]
+            x = nn.relu(nn.Conv(width, kernel, strides, kernel_init=init, name=f"conv_{i}")(x))
+        return nn.Dense(self.n_classes, name="dense")(x.reshape(x.shape[0], -1))
+
+
+@dataclass(frozen=True)
+class ClipNetwork(PublishedNetwork):
+    """One published architecture.
+
+    Attributes:
+      n_frames: of the clips that the published weights were trained on.
+    """
+
+    n_frames: int
+
+
+_KINETICS = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))  # mean, deviation
+_UCF_101 = ((90.0, 98.0, 102.0),)
+CLIP_NETWORKS: Mapping[str, ClipNetwork] = MappingProxyType(
+    {
+        "r2plus1d_18": ClipNetwork(
+            R2Plus1D18,
+            Preprocessing(128, 112, 1.0, "RGB", *_KINETICS),
+            mark="stem.0.weight",
+            last="fc",
+            n_frames=16,
+        ),
+        "c3d": ClipNetwork(
+            C3D,
+            Preprocessing(128, 112, 255.0, "BGR", *_UCF_101),
+            mark="conv5b.weight",
+            last="fc8",
+            n_frames=16,
+        ),
+    }
+)
+"""Published 3D networks by name."""
 
 NETWORKS = ("clip_cnn", *CLIP_NETWORKS)
-"""3D networks that a `ClipModel` can have, by name."""
+"""Names of the networks that a `ClipModel` can have."""
+
+
+def recognise_clip_network(state: Tensors) -> str:
+    """The name of the published network that a state dict belongs to.
+
+    Raises:
+      ValueError: none of them.
+    """
+    return recognise_network(state, plain_names(state), CLIP_NETWORKS)
+
+
+def clip_network_from_state_dict(name: str, state: Tensors) -> tuple[nn.Module, Variables]:
+    """The module and its variables from the weights of a public PyTorch model.
+
+        state = ej.checkpoints.load_torch("r2plus1d_18.pth")
+        module, variables = clip_network_from_state_dict("r2plus1d_18", state)
+        logits = module.apply(variables, clips)
+
+    Args:
+      name: "r2plus1d_18" (torchvision's layout) or "c3d" (`conv1` ... `conv5b`, `fc6` ... `fc8`),
+        as returned by `recognise_clip_network`.
+      state: {name: array} as PyTorch has it. Leading `module.`, `model.` and similar are removed;
+        counters of batches may be absent.
+    Returns:
+      The Linen module, with as many classes as the last layer has, and
+      {"params": ..., "batch_stats": ...} of float32 arrays.
+    Raises:
+      ValueError: an unknown name, unknown or missing entries, wrong shapes, values that are not
+      finite; the entries are named. TypeError: arrays that are not floating-point.
+    """
+    expect_choice("name", name, CLIP_NETWORKS)
+    network, plain = CLIP_NETWORKS[name], plain_names(state)
+    module = network.module(n_classes=last_width(plain, network.last) or 1)
+    side = network.preprocessing.crop
+    shapes = variable_shapes(module, (1, network.n_frames, side, side, 3))
+    return module, variables_from_state(shapes, plain)
+
+
+def clip_network_to_state_dict(variables: Variables) -> dict[str, np.ndarray]:
+    """Weights under the names, and in the layout, of the public PyTorch models."""
+    return state_from_variables(variables)
+
+
+# Models
 
 
 @dataclass(frozen=True, eq=False)
 class ClipModel:
-    """A classifier that sees a clip at once, with all that explaining it needs.
+    """A classifier of clips.
 
         clip = model.prepare(frames)                     # of uint8 frames (t, h, w, 3)
         lrp(model.logits, clip, target, composite=preset("epsilon_plus", *model.bounds))
@@ -58,22 +184,22 @@ class ClipModel:
       settings: of the architecture: `n_classes`, of "clip_cnn" also `widths`.
       variables: weights, nested dicts of arrays.
       class_names: C names.
-      n_frames: frames of a clip that it takes, at the centres of as many segments of a video.
-      about: where it comes from: seed, accuracy and the like; plain values, as JSON holds them.
+      n_frames: frames of a clip, at the centres of as many segments of a video.
+      about: provenance, e.g. seed and accuracy; plain values, as JSON holds them.
     """
 
     network: str
-    settings: Mapping[str, Any]
-    variables: Mapping[str, Any]
+    settings: JsonObject
+    variables: Variables
     class_names: tuple[str, ...]
     n_frames: int = 16
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: JsonObject = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse an unknown network and names that do not fit its classes."""
-        checks.expect_choice("network", self.network, NETWORKS)
+        """Refuse an unknown network and a wrong number of names."""
+        expect_choice("network", self.network, NETWORKS)
         n = int(self.settings["n_classes"])
-        checks.expect(len(self.class_names) == n, "class_names", f"{n}", len(self.class_names))
+        expect(len(self.class_names) == n, "class_names", f"{n}", len(self.class_names))
 
     @property
     def module(self) -> nn.Module:
@@ -82,18 +208,18 @@ class ClipModel:
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest value that a prepared clip can have, (3,) each, by channel."""
+        """Lowest and highest possible value of a prepared clip, (3,) each, by channel."""
         if self._preprocessing is not None:
             return self._preprocessing.bounds
         return np.zeros(3, np.float32), np.ones(3, np.float32)
 
-    def prepare(self, frames: Any) -> jax.Array:
-        """Frames as the network takes them.
+    def prepare(self, frames: ArrayLike) -> Array:
+        """Preprocess frames for the network.
 
         Args:
           frames: (t, h, w, 3) uint8 of any size.
         Returns:
-          (t, s, s, 3) float32: the short side scaled, the square in the middle, within `bounds`.
+          (t, s, s, 3) float32: the short side scaled, the centre square, within `bounds`.
         Raises:
           TypeError: not uint8. ValueError: another shape.
         """
@@ -101,58 +227,67 @@ class ClipModel:
             return jnp.asarray(preprocess(frames, self._preprocessing))
         return prepare_frames(frames, _SIDE)
 
-    def pictures(self, clip: Any) -> np.ndarray:
-        """Prepared frames (..., s, s, 3), also perturbed ones, for people: uint8, RGB."""
+    def pictures(self, clip: ArrayLike) -> np.ndarray:
+        """Prepared frames (..., s, s, 3), also perturbed ones, as pictures: uint8, RGB."""
         low, high = self.bounds
         scaled = ((np.asarray(clip) - low) / (high - low)).clip(0, 1)
         is_bgr = self._preprocessing is not None and self._preprocessing.channels == "BGR"
         return np.rint(255 * scaled).astype(np.uint8)[..., :: -1 if is_bgr else 1]
 
-    def shown(self, frames: Any) -> np.ndarray:
-        """The same frames for people: what of them the network sees, (t, s, s, 3) uint8, RGB."""
+    def shown(self, frames: ArrayLike) -> np.ndarray:
+        """The part of frames that the network processes, as pictures (t, s, s, 3) uint8, RGB."""
         return self.pictures(self.prepare(frames))
 
     @property
     def _preprocessing(self) -> Preprocessing | None:
-        """Preprocessing of a published network; a `ClipCNN` uses `prepare_frames`."""
-        known = CLIP_NETWORKS.get(self.network)
-        return None if known is None else known.preprocessing
+        """Preprocessing of a published network; None for a `ClipCNN`."""
+        published = CLIP_NETWORKS.get(self.network)
+        return None if published is None else published.preprocessing
 
-    def logits(self, clip: jax.Array) -> jax.Array:
+    def logits(self, clip: Array) -> Array:
         """Logits (C,) of one prepared clip (t, s, s, 3), in JAX: differentiable, compilable.
 
         Raises:
           ValueError: a clip of another size than the weights are for.
         """
         try:
-            found: jax.Array = self.module.apply(self.variables, clip[None])
+            logits: Array = self.module.apply(self.variables, clip[None])
         except ScopeParamShapeError as error:
             expected = f"shape ({self.n_frames}, s, s, 3), as prepare() gives it"
-            raise ValueError(checks.message("clip", expected, clip.shape)) from error
-        return found[0]
+            raise ValueError(message("clip", expected, clip.shape)) from error
+        return logits[0]
+
+
+@functools.lru_cache(maxsize=32)
+def _module(network: str, settings: str) -> nn.Module:
+    values = json.loads(settings)
+    n_classes = int(values["n_classes"])
+    if network in CLIP_NETWORKS:
+        return CLIP_NETWORKS[network].module(n_classes=n_classes)
+    return ClipCNN(n_classes=n_classes, widths=tuple(values["widths"]))
 
 
 def load_synthetic_clips() -> ClipModel:
     """The 3D network that comes with the package, trained on `data.synthetic_videos`.
 
-    A `ClipCNN` on 16 frames of 64 x 64; `about` says how it was trained and how often it is right.
+    A `ClipCNN` on 16 frames of 64 x 64; `about` holds its training settings and accuracy.
     Nothing is downloaded.
     """
-    place = importlib.resources.files("esv_jax.models") / "assets" / "synthetic_clips.safetensors"
-    with importlib.resources.as_file(place) as path:
+    asset = importlib.resources.files("esv_jax.models") / "assets" / "synthetic_clips.safetensors"
+    with importlib.resources.as_file(asset) as path:
         return load_clip_model(path)
 
 
 def clip_model_from_state_dict(
-    state: Mapping[str, np.ndarray], class_names: tuple[str, ...] | None = None
+    state: Tensors, class_names: Sequence[str] | None = None
 ) -> ClipModel:
-    """A published 3D network from its PyTorch weights; which one is told by their names.
+    """A published 3D network from its PyTorch weights, recognised by their names.
 
     Args:
-      state: {name: array}, as `checkpoints.load_torch` gives it.
+      state: {name: array}, as returned by `checkpoints.load_torch`.
       class_names: C names; default the numbers "0".."C-1".
     Raises:
-      ValueError, TypeError: as `clip_network_from_state_dict`; names that do not fit.
+      ValueError, TypeError: as `clip_network_from_state_dict`; a wrong number of names.
     """
     name = recognise_clip_network(state)
     module, variables = clip_network_from_state_dict(name, state)
@@ -161,50 +296,46 @@ def clip_model_from_state_dict(
     return ClipModel(name, {"n_classes": n}, variables, names, CLIP_NETWORKS[name].n_frames)
 
 
+# Files
+
+
 def save_clip_model(path: str | os.PathLike[str], model: ClipModel, *, half: bool = False) -> Path:
-    """Write a model to one file, replacing a former one only when all is written.
+    """Write a model to one file; an existing file is replaced once the new one is complete.
 
     Args:
       path: the file, e.g. "clips.safetensors"; its folder is made if absent.
-      model: what is written.
+      model: the model.
       half: store weights in half precision; they come back in single precision, rounded.
     Returns:
       The path.
     Raises:
-      ValueError, OSError: a folder in the place of a file, a file that cannot be written.
+      ValueError, OSError: a path that cannot be written to.
     """
     tensors = _tensors(model)
-    tensors = halved(tensors) if half else tensors
+    tensors = to_half(tensors) if half else tensors
     header = {
-        "format": _FORMAT,
         "network": model.network,
         "settings": dict(model.settings),
         "class_names": list(model.class_names),
         "n_frames": model.n_frames,
         "about": dict(model.about),
     }
-    header["digest"] = clip_model_digest(_model(header, tensors))
-    return write_tensors(path, tensors, _HEADER, header)
+    return _FORMAT.write(path, tensors, header, _model(header, tensors)[1])
 
 
 def load_clip_model(path: str | os.PathLike[str]) -> ClipModel:
-    """Read a model written by `save_clip_model`. Nothing in the file is executed.
+    """Read a model written by `save_clip_model`; runs no code of the file.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: a damaged or foreign file, a network that is not known.
+      ValueError: a damaged or foreign file, an unknown network.
     """
-
-    def build(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> tuple[ClipModel, str]:
-        model = _model(header, tensors)
-        return model, clip_model_digest(model)
-
-    return read_model(path, _HEADER, _WRITER, build, has_version(_FORMAT))
+    return _FORMAT.read(path, _model)
 
 
 def holds_clip_model(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file is a model of `save_clip_model`, by its header."""
-    return has_header(path, _HEADER)
+    """Return whether a file was written by `save_clip_model`, by its header."""
+    return _FORMAT.matches(path)
 
 
 def clip_model_digest(model: ClipModel) -> str:
@@ -218,9 +349,10 @@ def _tensors(model: ClipModel) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(array) for name, array in flat.items()}
 
 
-def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> ClipModel:
-    flat = {name: jnp.asarray(array) for name, array in widened(tensors).items()}
-    return ClipModel(
+def _model(header: JsonObject, tensors: Tensors) -> tuple[ClipModel, str]:
+    """The model that header and arrays describe, in single precision, and its digest."""
+    flat = {name: jnp.asarray(array) for name, array in from_half(tensors).items()}
+    model = ClipModel(
         network=header["network"],
         settings=header["settings"],
         variables=traverse_util.unflatten_dict(flat, sep="."),
@@ -228,11 +360,4 @@ def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Clip
         n_frames=int(header["n_frames"]),
         about=header["about"],
     )
-
-
-@functools.lru_cache(maxsize=32)
-def _module(network: str, settings: str) -> nn.Module:
-    known = json.loads(settings)
-    if network in CLIP_NETWORKS:
-        return CLIP_NETWORKS[network].module(n_classes=int(known["n_classes"]))
-    return ClipCNN(n_classes=int(known["n_classes"]), widths=tuple(known["widths"]))
+    return model, clip_model_digest(model)

@@ -1,21 +1,37 @@
-"""Accuracy of a model on whole sequences, with f^ms estimated from sampled subsequences."""
+"""Accuracy of a model on whole labelled sequences, estimated from sampled subsequences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from esv_jax import checks
-from esv_jax.models.examples import Examples, pad_examples
+from esv_jax.checks import message
 from esv_jax.models.heads import HeadStack, TsnHead, scale_logits, tsn_logits
 
-# Elements x features alive at once while evaluating; 64 MiB in single precision.
+# Largest number of elements x features in memory while evaluating; 64 MiB in single precision.
 _MAX_ALIVE = 2**24
+
+
+class Examples(NamedTuple):
+    """Labelled sequences, padded with zeros to the longest.
+
+    Attributes:
+      features: (m, n, D) float32.
+      lengths: elements of each sequence, (m,) int.
+      labels: (m,) int.
+    """
+
+    features: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
 
 
 class Evaluation(NamedTuple):
@@ -29,103 +45,18 @@ class Evaluation(NamedTuple):
       logits: (m, C), f^ms of every sequence.
     """
 
-    accuracy: jax.Array
-    loss: jax.Array
-    scale_accuracy: jax.Array
-    logits: jax.Array
-
-
-def draw_subsequences(
-    sizes: jax.Array, length: jax.Array, n_positions: int, n: int, *, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Random subsequences of one sequence, one of each size, in temporal order.
-
-    Each is uniform among those of its size. The smaller ones lie within the larger: a single
-    random order of the elements serves all sizes.
-
-    Args:
-      sizes: (g,) ints, at most `length` and `n_positions`; 0 asks for no element.
-      length: () int, elements of the sequence.
-      n_positions: width p of the result.
-      n: length the sequence is padded to.
-      key: consumed.
-    Returns:
-      Element indices (g, p), 0 where there is none, and the mask (g, p).
-    """
-    noise = jnp.where(jnp.arange(n) < length, jax.random.uniform(key, (n,)), jnp.inf)
-    order = jnp.argsort(noise)[:n_positions]
-    order = jnp.pad(order, (0, n_positions - order.shape[0]), constant_values=n)
-    taken = jnp.arange(n_positions)[None] < sizes[:, None]
-    positions = jnp.sort(jnp.where(taken, order[None], n), axis=-1)
-    mask = positions < n
-    return jnp.where(mask, positions, 0), mask
-
-
-def sampled_logits(
-    heads: HeadStack | TsnHead, x: jax.Array, length: jax.Array, n_subsequences: int, *, key: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Mean logits of each head over sampled subsequences of one padded sequence.
-
-    Args:
-      heads: the model; average consensus takes all elements and draws nothing.
-      x: (n, D), padded.
-      length: () int, elements that are there.
-      n_subsequences: subsequences per scale.
-      key: consumed.
-    Returns:
-      (n_scales, C), and whether the sequence is long enough for each scale, (n_scales,).
-    """
-    n = x.shape[0]
-    if isinstance(heads, TsnHead):
-        return tsn_logits(heads, x, jnp.arange(n) < length)[None], jnp.ones(1, bool)
-    scales = jnp.arange(1, heads.n_max + 1)
-    there = scales <= length
-
-    def one_draw(draw_key: jax.Array) -> jax.Array:
-        sizes = jnp.where(there, scales, 0)
-        positions, mask = draw_subsequences(sizes, length, heads.n_max, n, key=draw_key)
-        return scale_logits(heads, x[positions], mask)
-
-    return jax.vmap(one_draw)(jax.random.split(key, n_subsequences)).mean(axis=0), there
-
-
-def evaluate_examples(
-    heads: HeadStack | TsnHead, examples: Examples, n_subsequences: int, *, key: jax.Array
-) -> Evaluation:
-    """`evaluate` on padded examples; can be jitted with `n_subsequences` static."""
-    keys = jax.random.split(key, examples.labels.shape[0])
-    n_max = heads.n_max if isinstance(heads, HeadStack) else 1
-    alive = n_subsequences * n_max * n_max * heads.feature_dim
-
-    def one(sequence: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        x, length, sequence_key = sequence
-        return sampled_logits(heads, x, length, n_subsequences, key=sequence_key)
-
-    by_scale, there = jax.lax.map(  # (m, n_scales, C), (m, n_scales)
-        one, (examples.features, examples.lengths, keys), batch_size=max(1, _MAX_ALIVE // alive)
-    )
-    counts = there.sum(axis=1, keepdims=True).astype(by_scale.dtype)
-    logits = jnp.where(there[..., None], by_scale, 0).sum(axis=1) / counts
-    labels = examples.labels
-    right = (by_scale.argmax(axis=-1) == labels[:, None]) & there
-    log_probs = jax.nn.log_softmax(logits)
-    return Evaluation(
-        accuracy=(logits.argmax(axis=-1) == labels).mean(),
-        loss=-jnp.take_along_axis(log_probs, labels[:, None], axis=1).mean(),
-        scale_accuracy=right.sum(axis=0) / there.sum(axis=0),
-        logits=logits,
-    )
-
-
-_evaluate = partial(jax.jit, static_argnames="n_subsequences")(evaluate_examples)
+    accuracy: Array
+    loss: Array
+    scale_accuracy: Array
+    logits: Array
 
 
 def evaluate(
     heads: HeadStack | TsnHead,
-    sequences: Sequence[Any],
-    labels: Any,
+    sequences: Sequence[ArrayLike],
+    labels: ArrayLike,
     *,
-    key: jax.Array,
+    key: Array,
     n_subsequences: int = 256,
 ) -> Evaluation:
     """Accuracy of the multi-scale (or average-consensus) model on whole sequences.
@@ -150,3 +81,137 @@ def evaluate(
     checks.expect(got == expected, "sequences", f"feature width D = {expected}", got)
     result = _evaluate(heads, examples, n_subsequences, key=key)
     return jax.tree.map(np.asarray, result)
+
+
+def evaluate_examples(
+    heads: HeadStack | TsnHead, examples: Examples, n_subsequences: int, *, key: Array
+) -> Evaluation:
+    """`evaluate` on padded examples; can be jitted with `n_subsequences` static."""
+    keys = jax.random.split(key, examples.labels.shape[0])
+    n_max = heads.n_max if isinstance(heads, HeadStack) else 1
+    alive = n_subsequences * n_max * n_max * heads.feature_dim
+
+    def one(sequence: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        x, length, sequence_key = sequence
+        return _sampled_logits(heads, x, length, n_subsequences, key=sequence_key)
+
+    by_scale, exists = jax.lax.map(  # (m, n_scales, C), (m, n_scales)
+        one, (examples.features, examples.lengths, keys), batch_size=max(1, _MAX_ALIVE // alive)
+    )
+    counts = exists.sum(axis=1, keepdims=True).astype(by_scale.dtype)
+    logits = jnp.where(exists[..., None], by_scale, 0).sum(axis=1) / counts
+    labels = jnp.asarray(examples.labels)
+    right = (by_scale.argmax(axis=-1) == labels[:, None]) & exists
+    log_probs = jax.nn.log_softmax(logits)
+    return Evaluation(
+        accuracy=(logits.argmax(axis=-1) == labels).mean(),
+        loss=-jnp.take_along_axis(log_probs, labels[:, None], axis=1).mean(),
+        scale_accuracy=right.sum(axis=0) / exists.sum(axis=0),
+        logits=logits,
+    )
+
+
+_evaluate = partial(jax.jit, static_argnames="n_subsequences")(evaluate_examples)
+
+
+def _sampled_logits(
+    heads: HeadStack | TsnHead, x: Array, length: Array, n_subsequences: int, *, key: Array
+) -> tuple[Array, Array]:
+    """Mean logits of each head over sampled subsequences of one padded sequence.
+
+    Args:
+      heads: the model; average consensus takes all elements and draws nothing.
+      x: (n, D), padded.
+      length: () int, number of elements.
+      n_subsequences: subsequences per scale.
+      key: consumed.
+    Returns:
+      (n_scales, C), and whether the sequence is long enough for each scale, (n_scales,).
+    """
+    n = x.shape[0]
+    if isinstance(heads, TsnHead):
+        return tsn_logits(heads, x, jnp.arange(n) < length)[None], jnp.ones(1, bool)
+    scales = jnp.arange(1, heads.n_max + 1)
+    exists = scales <= length
+
+    def one_draw(draw_key: Array) -> Array:
+        sizes = jnp.where(exists, scales, 0)
+        positions, mask = draw_subsequences(sizes, length, heads.n_max, n, key=draw_key)
+        return scale_logits(heads, x[positions], mask)
+
+    return jax.vmap(one_draw)(jax.random.split(key, n_subsequences)).mean(axis=0), exists
+
+
+def draw_subsequences(
+    sizes: Array, length: Array, n_positions: int, n: int, *, key: Array
+) -> tuple[Array, Array]:
+    """Random subsequences of one sequence, one of each size, in temporal order.
+
+    Each is uniform among those of its size. The smaller ones lie within the larger: a single
+    random order of the elements serves all sizes.
+
+    Args:
+      sizes: (g,) ints, at most `length` and `n_positions`; 0 draws no element.
+      length: () int, elements of the sequence.
+      n_positions: width p of the result.
+      n: length the sequence is padded to.
+      key: consumed.
+    Returns:
+      Element indices (g, p), padded with 0, and the mask (g, p), False for padding.
+    """
+    noise = jnp.where(jnp.arange(n) < length, jax.random.uniform(key, (n,)), jnp.inf)
+    order = jnp.argsort(noise)[:n_positions]
+    order = jnp.pad(order, (0, n_positions - order.shape[0]), constant_values=n)
+    taken = jnp.arange(n_positions)[None] < sizes[:, None]
+    positions = jnp.sort(jnp.where(taken, order[None], n), axis=-1)
+    mask = positions < n
+    return jnp.where(mask, positions, 0), mask
+
+
+def pad_examples(
+    sequences: Sequence[ArrayLike], labels: ArrayLike, n_classes: int, name: str = "sequences"
+) -> Examples:
+    """Check labelled sequences and pad them.
+
+    Args:
+      sequences: m arrays (n_i, D), floating-point and finite, n_i >= 1.
+      labels: (m,) ints in 0..n_classes - 1.
+      n_classes: classes C.
+      name: of the sequences in messages.
+    Raises:
+      ValueError: shapes, classes out of range, values that are not finite. TypeError: dtypes.
+    """
+    checks.expect(len(sequences) > 0, name, "at least one sequence", "none")
+    arrays: list[np.ndarray] = []
+    for i, sequence in enumerate(sequences):
+        each = f"{name}[{i}]"
+        array = np.asarray(sequence)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            got = f"dtype {array.dtype}"
+            raise TypeError(message(each, "a floating-point array", got, "Cast it."))
+        width = None if i == 0 else arrays[0].shape[1]
+        letters = "(n, D)" if i == 0 else f"(n, D) with D = {width}"
+        checks.expect_shape(each, array, (None, width), letters)
+        checks.expect(len(array) > 0, each, "at least one element", "none", "Leave it out.")
+        checks.expect_finite(each, array)
+        arrays.append(array)
+    lengths = np.array([len(array) for array in arrays], dtype=np.int64)
+    features = np.zeros((len(arrays), lengths.max(), arrays[0].shape[1]), np.float32)
+    for row, array in zip(features, arrays, strict=True):
+        row[: len(array)] = array
+    label_name = "labels" if name == "sequences" else f"{name} labels"
+    return Examples(features, lengths, _checked_labels(labels, len(arrays), n_classes, label_name))
+
+
+def _checked_labels(labels: ArrayLike, m: int, n_classes: int, name: str) -> np.ndarray:
+    array = np.asarray(labels)
+    checks.expect_shape(name, array, (m,), f"({m},), one per sequence")
+    if not np.issubdtype(array.dtype, np.integer):
+        way_out = "Number the classes from 0."
+        raise TypeError(message(name, "integers", f"dtype {array.dtype}", way_out))
+    outside = (array < 0) | (array >= n_classes)
+    if outside.any():
+        i = int(np.flatnonzero(outside)[0])
+        expected = f"classes in 0..{n_classes - 1}"
+        raise ValueError(message(f"{name}[{i}]", expected, int(array[i])))
+    return array.astype(np.int64)

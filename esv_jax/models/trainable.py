@@ -7,7 +7,7 @@ batch norm and standardisation folded into its linear layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import flax.linen as nn
@@ -17,17 +17,15 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from esv_jax.models.heads import HeadStack, HiddenLayer, TsnHead
-
-Variables = Mapping[str, Any]
-"""Nested dicts of arrays by collection ("params", "batch_stats"), as Linen modules take them."""
+from esv_jax.models.tensor_files import Variables
 
 
 class TrainableHeads(Protocol):
     """Protocol of Linen modules that `training` can train."""
 
     n_classes: int
-    init: Any
-    apply: Any
+    init: Callable[..., Variables]
+    apply: Callable[..., Any]
 
     def sizes(self, length: Array) -> Array:
         """Number of elements that each head is trained on, (n_scales,); 0 for none."""

@@ -1,32 +1,40 @@
-"""Training the heads of all scales at once, or an average-consensus head, on labelled sequences.
+"""Training of the heads of all scales at once, or of an average-consensus head.
 
-In each step every sequence of the batch gives one random ordered subsequence per scale. Each
-scale has its own cross-entropy, and since no parameter is shared between scales, their sum trains
-all heads side by side.
+In each step every sequence of the batch contributes one random ordered subsequence per scale. Each
+scale has its own cross-entropy. Scales share no parameter, so the sum of these losses trains all
+heads side by side.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from os import PathLike
-from typing import Any
+from typing import TypeAlias
 
+import jax
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from esv_jax import checks
-from esv_jax.models.checkpointing import TrainingCheckpoints
-from esv_jax.models.config import TrainConfig
-from esv_jax.models.examples import Examples, class_prior, hold_out, pad_examples
-from esv_jax.models.loop import Callback, Run, make_keys, run_epochs, standardisation
-from esv_jax.models.trainable import MultiScaleHeads, Tsn
-from esv_jax.models.trained import History, TrainedModel
+from esv_jax.checks import message
+from esv_jax.models.checkpointing import open_states
+from esv_jax.models.evaluation import Examples, pad_examples
+from esv_jax.models.loop import Callback, make_keys, run_epochs
+from esv_jax.models.trainable import MultiScaleHeads, TrainableHeads, Tsn
+from esv_jax.models.trained import History, TrainConfig, TrainedModel
 
-Labelled = tuple[Sequence[Any], Any]
+Labelled: TypeAlias = tuple[Sequence[ArrayLike], ArrayLike]
+"""Sequences and their labels."""
+
+_SHARE = 0.1  # of each class, held out by default
 
 
 def train_heads(
-    sequences: Sequence[Any],
-    labels: Any,
+    sequences: Sequence[ArrayLike],
+    labels: ArrayLike,
     n_classes: int,
     config: TrainConfig | None = None,
     *,
@@ -43,9 +51,9 @@ def train_heads(
     multi-scale model, at equal accuracy the lowest cross-entropy. Same data, same `config`: the
     same result on one backend, whether or not the run was stopped and resumed.
 
-    Ctrl-C: once an epoch is done, the best model so far is returned with
+    Ctrl-C: after the first epoch, the best model so far is returned with
     `history.interrupted` set (with `checkpoint_dir` the state is saved first, and calling again
-    continues); before that the `KeyboardInterrupt` goes on to the caller.
+    continues); before that the `KeyboardInterrupt` propagates.
 
     Args:
       sequences: m arrays (n_i, D), the elements of each in temporal order. A sequence trains
@@ -60,7 +68,7 @@ def train_heads(
         settings and data are the same.
       checkpoint_every: epochs between saved states.
       progress: show a progress bar.
-      callback: called after each epoch with the number of epochs finished and the metrics
+      callback: called after each epoch with the number of finished epochs and the metrics
         "train_loss", "validation_accuracy" and "validation_loss".
     Returns:
       The model on raw features, with the prior from `labels` (held-out ones included).
@@ -74,7 +82,7 @@ def train_heads(
         "n_max",
         f"at most {longest}, the longest training sequence",
         config.n_max,
-        "The heads of larger scales would have nothing to learn from.",
+        "Larger scales have no sequence to train on.",
     )
     module = MultiScaleHeads(
         n_max=config.n_max,
@@ -85,14 +93,13 @@ def train_heads(
         dropout=config.dropout,
         batch_norm=config.batch_norm,
     )
-    checkpoints = TrainingCheckpoints(checkpoint_dir, checkpoint_every)
-    run, interrupted = run_epochs(module, train, held, config, checkpoints, progress, callback)
-    return _trained(module, run, interrupted, train, config, names, labels)
+    states = (checkpoint_dir, checkpoint_every)
+    return _train(module, train, held, config, labels, names, states, progress, callback)
 
 
 def train_tsn(
-    sequences: Sequence[Any],
-    labels: Any,
+    sequences: Sequence[ArrayLike],
+    labels: ArrayLike,
     n_classes: int,
     config: TrainConfig | None = None,
     *,
@@ -110,15 +117,9 @@ def train_tsn(
     config = config or TrainConfig()
     names = _names(class_names, n_classes)
     train, held = _examples(sequences, labels, n_classes, config, validation)
-    module = Tsn(
-        n_classes=n_classes,
-        n_max=config.n_max,
-        input_relu=config.input_relu,
-        dropout=config.dropout,
-    )
-    checkpoints = TrainingCheckpoints(checkpoint_dir, checkpoint_every)
-    run, interrupted = run_epochs(module, train, held, config, checkpoints, progress, callback)
-    return _trained(module, run, interrupted, train, config, names, labels)
+    module = Tsn(n_classes, config.n_max, config.input_relu, config.dropout)
+    states = (checkpoint_dir, checkpoint_every)
+    return _train(module, train, held, config, labels, names, states, progress, callback)
 
 
 def _names(class_names: Sequence[str] | None, n_classes: int) -> tuple[str, ...]:
@@ -128,34 +129,46 @@ def _names(class_names: Sequence[str] | None, n_classes: int) -> tuple[str, ...]
     return names
 
 
-def _examples(
-    sequences: Any, labels: Any, n_classes: int, config: TrainConfig, validation: Labelled | None
-) -> tuple[Examples, Examples | None]:
-    """Checked examples to train on and to validate with."""
-    examples = pad_examples(sequences, labels, n_classes)
-    if validation is None:
-        return hold_out(examples, config.validation_fraction, key=make_keys(config).split)
-    held = pad_examples(*validation, n_classes, name="validation")
-    width = examples.features.shape[2]
-    got = held.features.shape[2]
-    checks.expect(got == width, "validation", f"feature width D = {width}", got)
-    return examples, held
-
-
-def _trained(
-    module: Any,
-    run: Run,
-    interrupted: bool,
+def _train(
+    module: TrainableHeads,
     train: Examples,
+    held: Examples | None,
     config: TrainConfig,
+    labels: ArrayLike,
     class_names: tuple[str, ...],
-    labels: Any,
+    states: tuple[str | PathLike[str] | None, int],
+    progress: bool,
+    callback: Callback | None,
 ) -> TrainedModel:
-    """The record of a finished run, its parameters folded to take raw features."""
+    """Train until the last epoch, until patience runs out, or until Ctrl-C."""
+    moments: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+    features = train.features
+    if config.standardise and not config.input_relu:
+        mean, std = moments = feature_moments(train)
+        scaled = (features - mean[None, None]) / std[None, None]
+        features = np.where(_is_element(train)[..., None], scaled, 0)
+    settings = {
+        "model": type(module).__name__,
+        **asdict(config),
+        "n_classes": module.n_classes,
+        "training data": _digest(train),
+        "validation data": _digest(held),
+    }
+    with open_states(*states, settings) as saved:
+        run, interrupted = run_epochs(
+            module,
+            train._replace(features=features),
+            held,
+            moments,
+            config,
+            saved,
+            progress,
+            callback,
+        )
     curves = run.curves[: int(run.epoch)]
     n_scales = (curves.shape[1] - 2) // 2
     return TrainedModel(
-        heads=module.fold(run.best, *standardisation(train, config)),
+        heads=module.fold(run.best, *moments),
         prior=class_prior(np.asarray(labels), module.n_classes, config.prior_smoothing),
         class_names=class_names,
         history=History(
@@ -168,3 +181,86 @@ def _trained(
         ),
         config=config,
     )
+
+
+# Examples
+
+
+def _examples(
+    sequences: Sequence[ArrayLike],
+    labels: ArrayLike,
+    n_classes: int,
+    config: TrainConfig,
+    validation: Labelled | None,
+) -> tuple[Examples, Examples | None]:
+    """Checked examples for training and for validation."""
+    examples = pad_examples(sequences, labels, n_classes)
+    if validation is None:
+        return hold_out(examples, config.validation_fraction, key=make_keys(config).split)
+    held = pad_examples(*validation, n_classes, name="validation")
+    width, got = examples.features.shape[2], held.features.shape[2]
+    checks.expect(got == width, "validation", f"feature width D = {width}", got)
+    return examples, held
+
+
+def hold_out(
+    examples: Examples, fraction: float | None, *, key: Array
+) -> tuple[Examples, Examples | None]:
+    """Split off a share of each class, drawn by `key`; each class keeps at least one.
+
+    Args:
+      fraction: of each class, rounded to whole examples; None for a tenth, but at least one of each
+        class that has two.
+    Returns:
+      The rest, and the held-out examples: None for `fraction` 0, or if by default no class has two.
+    Raises:
+      ValueError: a fraction that holds out nothing.
+    """
+    if fraction == 0:
+        return examples, None
+    share, least = (_SHARE, 1) if fraction is None else (fraction, 0)
+    order = np.asarray(jax.random.permutation(key, len(examples.labels)))
+    held = np.zeros(len(order), dtype=bool)
+    for c in np.unique(examples.labels):
+        members = order[examples.labels[order] == c]
+        n = max(round(share * len(members)), least)
+        held[members[: min(n, len(members) - 1)]] = True
+    if not held.any():
+        if fraction is None:
+            return examples, None
+        expected = "a share that holds out at least one example"
+        way_out = "Leave it out, give a validation set, a larger fraction, or 0."
+        got = f"{fraction} of {len(order)} examples"
+        raise ValueError(message("validation_fraction", expected, got, way_out))
+    rest, taken = (Examples(*(array[rows] for array in examples)) for rows in (~held, held))
+    return rest, taken
+
+
+def class_prior(labels: np.ndarray, n_classes: int, smoothing: float = 0.0) -> np.ndarray:
+    """Relative frequency of each class, (C,) float64: `(count + a) / (m + a * C)`."""
+    counts = np.bincount(labels, minlength=n_classes) + float(smoothing)
+    return counts / counts.sum()
+
+
+def feature_moments(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each feature over all elements, (D,) float32 each.
+
+    The standard deviation of a constant feature is replaced by 1.
+    """
+    elements = examples.features[_is_element(examples)].astype(np.float64)  # (all elements, D)
+    std = elements.std(axis=0)
+    return elements.mean(axis=0).astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
+
+
+def _is_element(examples: Examples) -> np.ndarray:
+    """False for padding, (m, n)."""
+    return np.arange(examples.features.shape[1]) < examples.lengths[:, None]
+
+
+def _digest(examples: Examples | None) -> str:
+    """SHA-256 of the examples, by which a resumed run recognises its data."""
+    digest = hashlib.sha256()
+    for array in examples or ():
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
