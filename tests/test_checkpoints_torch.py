@@ -7,8 +7,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from esv_jax import checkpoints
 from esv_jax.checkpoints import CheckpointError, load_torch
+from esv_jax.checkpoints.archives import read_torch
 
 torch = pytest.importorskip("torch", reason="these compare with torch itself (extra 'parity')")
 
@@ -101,7 +101,7 @@ def test_a_whole_training_state(layout, save):
         "random": torch.get_rng_state(),
         "array": np.arange(3),
     }
-    found = checkpoints.read_torch(save(training, layout))
+    found = read_torch(save(training, layout))
     assert found.found_under == "model" and found.layout == layout
     expect_same(found.arrays, training["model"])
     assert set(found.ignored) == {repr(name) for name in training if name != "model"}

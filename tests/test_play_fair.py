@@ -11,6 +11,7 @@ import pytest
 
 import esv_jax as ej
 from esv_jax import checkpoints
+from esv_jax.checkpoints.archives import read_torch
 from esv_jax.cli import main
 from esv_jax.games import make_game
 
@@ -59,7 +60,7 @@ def test_tensors_of_the_heads(s, expected):
 
 @pytest.mark.parametrize("name", ["tsn", "tsn_legacy"])
 def test_tensors_of_both_layouts(name, expected):
-    found = checkpoints.read_torch(PROJECT / FEATURES / f"{name}.pth")
+    found = read_torch(PROJECT / FEATURES / f"{name}.pth")
     assert found.layout == ("legacy" if "legacy" in name else "zip")
     assert (found.found_under, found.ignored) == ("state_dict", ())
     assert list(found.arrays) == ["classifier.weight", "classifier.bias"]

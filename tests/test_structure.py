@@ -55,6 +55,7 @@ OUTSIDE_PURE = {
     ),
 }
 # Reading these runs code of the file; and a second framework is no dependency of ours.
+RESTRICTED = ("esv_jax.checkpoints.unpickle", "pickle")  # a subclass that runs nothing
 NOWHERE = {
     *("pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"),
     *("torch", "torchvision", "tensorflow"),
@@ -218,7 +219,7 @@ def test_no_other_framework_and_no_unpickling():
         wrong += [
             f"{name_of(path)}, line {line}: import of {module}"
             for module, line in imports_in(tree)
-            if is_among(module, NOWHERE)
+            if is_among(module, NOWHERE) and (name_of(path), module) != RESTRICTED
         ]
         wrong += [
             f"{name_of(path)}, line {node.lineno}: {called}()"
@@ -227,6 +228,25 @@ def test_no_other_framework_and_no_unpickling():
             or any(ast.unparse(word) == "allow_pickle=True" for word in node.keywords)
         ]
     assert not wrong, "\n".join(["", *wrong])
+
+
+def test_the_restricted_unpickler_uses_one_class_of_pickle():
+    """No function that would run a pickle as it is, and no name that another module could use."""
+    tree = tree_of(PACKAGE / "checkpoints" / "unpickle.py")
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert [[n.name for n in node.names] for node in froms if node.module == "pickle"] == [
+        ["_Unpickler"]
+    ]
+    assert "pickle" not in {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    assert "_Unpickler" not in {called for called, _ in calls_in(tree)}
+    for path in modules():
+        imported = {
+            n.name
+            for node in ast.walk(tree_of(path))
+            if isinstance(node, ast.ImportFrom) and node.module == RESTRICTED[0]
+            for n in node.names
+        }
+        assert not {"_Unpickler", "_RestrictedUnpickler"} & imported, name_of(path)
 
 
 def narrows_a_type(test: ast.expr) -> bool:

@@ -1,29 +1,23 @@
-"""Weights and results of other programs, read without running anything in their files.
+"""Weights and results of other programs, read without running any code of their files.
 
-    load_torch          the state dict of a PyTorch checkpoint as arrays; `read_torch` says more
+    load_torch          the state dict of a PyTorch checkpoint as NumPy arrays
     load_pickle         plain values and arrays of a result pickle
-    import_play_fair    a folder of play-fair as a model; `read_play_fair` adds the report
+    import_play_fair    a folder of play-fair as a model; `read_play_fair` adds a report
 
-A pickle is a program. Here it is interpreted by a machine that knows an allow-list of names, each
-with a constructor of ours; any other name becomes an `Unknown` record, and nothing is called.
+Classes and functions that a file names are replaced by constructors of this package, or by inert
+`Unknown` records.
 """
 
-from esv_jax.checkpoints.inert import CheckpointError, Unknown
-from esv_jax.checkpoints.pickles import load_pickle
-from esv_jax.checkpoints.play_fair import PlayFairImport, import_play_fair, read_play_fair
-from esv_jax.checkpoints.report import FileRecord, ImportReport
-from esv_jax.checkpoints.state_dicts import TorchCheckpoint, load_torch, read_torch
+from esv_jax.checkpoints.archives import load_torch
+from esv_jax.checkpoints.play_fair import import_play_fair, read_play_fair
+from esv_jax.checkpoints.result_pickles import load_pickle
+from esv_jax.checkpoints.unpickle import CheckpointError, Unknown
 
 __all__ = [
     "CheckpointError",
-    "FileRecord",
-    "ImportReport",
-    "PlayFairImport",
-    "TorchCheckpoint",
     "Unknown",
     "import_play_fair",
     "load_pickle",
     "load_torch",
     "read_play_fair",
-    "read_torch",
 ]

@@ -1,10 +1,10 @@
-"""The two layouts of torch checkpoints: a zip archive, and before torch 1.6 a row of pickles.
+"""Torch checkpoints as NumPy arrays, in both layouts: a zip archive, and pickles in a row.
 
     zip     <folder>/data.pkl, <folder>/data/<key> for each storage, <folder>/byteorder
-    legacy  pickles of a magic number, 1001, the writer's sizes, the object and the storage keys;
-            then for each key the number of elements (int64) and their bytes
+    legacy  (before torch 1.6) pickles of a magic number, 1001, sizes of the writer, the object and
+            the storage keys; then for each key the number of elements (int64) and their bytes
 
-Nothing is unpacked: members are stored as they are, and only their place in the file is noted.
+Nothing is unpacked: members are stored uncompressed, and only their offset in the file is kept.
 """
 
 from __future__ import annotations
@@ -16,15 +16,28 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from os import PathLike
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
-from esv_jax.checkpoints.files import mapped
-from esv_jax.checkpoints.inert import CheckpointError, expect, short
-from esv_jax.checkpoints.opcodes import interpret
-from esv_jax.checkpoints.tensors import TORCH, Storage, storage_of
+import numpy as np
+
+from esv_jax.checkpoints.tensors import TORCH, Storage, Tensor, storage_of, to_array
+from esv_jax.checkpoints.unpickle import (
+    CheckpointError,
+    StrPath,
+    Unknown,
+    expect,
+    mapped,
+    short,
+    unpickle,
+)
 from esv_jax.checks import message
 
+Layout = Literal["zip", "legacy"]
+
+STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+_MAX_KEYS_SHOWN = 8
+_SPREAD = 8  # bytes of arrays per byte of the file
+_MIN_BYTES = 2**24  # bytes of arrays that any file may have
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _MAX_DIRECTORY = 2**23  # bytes of a zip directory: some 100,000 storages
@@ -33,31 +46,134 @@ _LOCAL = struct.Struct("<4s5H3I2H")  # before a member
 _WAY_OUT = "The download may be incomplete."
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A torch checkpoint that is open.
+@dataclass(frozen=True, eq=False)
+class TorchCheckpoint:
+    """Content of a torch checkpoint.
 
     Attributes:
-      layout: "zip" or "legacy".
-      root: the object, its tensors as `Tensor`, what is not on the allow-list as `Unknown`.
-      read: all bytes of a storage.
+      arrays: the state dict, names as stored.
+      layout: "zip" or "legacy" (before torch 1.6).
+      found_under: the entry that held the state dict, "" where it is the whole file.
+      ignored: entries that were not read, e.g. "optimizer".
+    """
+
+    arrays: dict[str, np.ndarray]
+    layout: Layout
+    found_under: str
+    ignored: tuple[str, ...]
+
+
+def load_torch(path: StrPath) -> dict[str, np.ndarray]:
+    """The state dict of a `.pth` file by name, without torch and without running the file.
+
+    It is looked up under "state_dict", "model_state_dict", "model", "net", "network" and
+    "weights", in this order, then at the top. All other entries (optimiser, epoch, arguments) are
+    ignored, and so are entries of the state dict other than arrays.
+
+    Args:
+      path: a checkpoint of torch 0.1.10 or later, in either layout.
+    Returns:
+      Names exactly as stored, a prefix "module." of parallel training included. Each array is a
+      contiguous copy in native byte order, in the dtype of the tensor; bfloat16 becomes float32.
+    Raises:
+      FileNotFoundError: no such file.
+      CheckpointError: (a ValueError) a file of another kind, damaged, or in big-endian order; no
+        state dict; a sparse, quantised or otherwise special tensor in it; tensors that share
+        bytes so often that their arrays would take over 8 times the size of the file.
+    Cost: reads the entries of the state dict, each once.
+    """
+    return read_torch(path).arrays
+
+
+def read_torch(path: StrPath) -> TorchCheckpoint:
+    """As `load_torch`, with the layout, the entry and the ignored entries."""
+    name = str(path)
+    with _open_archive(path) as archive:
+        found_under, state = _state_dict(archive.root, name)
+        ignored = [short(key) for key in archive.root if key != found_under] if found_under else []
+        entries: dict[str, Tensor | np.ndarray] = {}
+        for key, value in state.items():
+            _refuse_special(key, value, name)
+            if isinstance(key, str) and isinstance(value, Tensor | np.ndarray):
+                entries[key] = value
+            else:
+                ignored.append(f"{found_under}: {short(key)}" if found_under else short(key))
+        arrays = _arrays(entries, archive, name)
+    return TorchCheckpoint(arrays, archive.layout, found_under, tuple(ignored))
+
+
+def _state_dict(root: Any, name: str) -> tuple[str, dict[Any, Any]]:
+    """The dict of arrays, and its key in `root`."""
+    if isinstance(root, Unknown):
+        got, way_out = f"a whole object ({short(root)})", "Save its state_dict() instead."
+        raise CheckpointError(message(name, "a state dict", got, way_out))
+    expect(isinstance(root, dict), name, "a dict with a state dict", short(root))
+    for key in STATE_KEYS:
+        if _has_arrays(root.get(key)):
+            return key, root[key]
+    if not _has_arrays(root):
+        keys = ", ".join(short(key) for key in list(root)[:_MAX_KEYS_SHOWN])
+        more = ", ..." if len(root) > _MAX_KEYS_SHOWN else ""
+        got = f"entries {keys}{more}" if root else "an empty dict"
+        expected = "a state dict at the top or under " + ", ".join(STATE_KEYS)
+        raise CheckpointError(message(name, expected, got))
+    return "", root
+
+
+def _has_arrays(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return any(isinstance(entry, Tensor | np.ndarray) for entry in value.values())
+
+
+def _refuse_special(key: Any, value: Any, name: str) -> None:
+    """Refuse a tensor that is not dense: a state dict without it would look complete."""
+    is_torch = isinstance(value, Unknown) and value.module.split(".")[0] == "torch"
+    if is_torch and value.name.startswith("_rebuild"):
+        raise CheckpointError(message(name, f"a dense tensor {short(key)}", short(value)))
+
+
+def _arrays(
+    entries: dict[str, Tensor | np.ndarray], archive: _Archive, name: str
+) -> dict[str, np.ndarray]:
+    bound = _SPREAD * archive.n_bytes + _MIN_BYTES
+    total = sum(entry.nbytes for entry in entries.values())
+    expect(total <= bound, name, f"tensors of at most {bound} bytes in all", total)
+    tensors: dict[str, dict[str, Tensor]] = {}  # by storage, so that each is read once
+    for key, entry in entries.items():
+        if isinstance(entry, Tensor):
+            tensors.setdefault(entry.storage.key, {})[key] = entry
+    arrays = {key: entry for key, entry in entries.items() if isinstance(entry, np.ndarray)}
+    for views in tensors.values():
+        raw = archive.read(next(iter(views.values())).storage)
+        arrays |= {key: to_array(tensor, raw) for key, tensor in views.items()}
+    return {key: arrays[key] for key in entries}
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """An open torch checkpoint.
+
+    Attributes:
+      root: the object, with tensors as `Tensor` and unknown objects as `Unknown`.
+      read: returns all bytes of a storage.
       n_bytes: size of the file.
     """
 
-    layout: Literal["zip", "legacy"]
+    layout: Layout
     root: Any
     read: Callable[[Storage], bytes]
     n_bytes: int
 
 
 @contextmanager
-def open_archive(path: str | PathLike[str]) -> Iterator[Archive]:
-    """Read what a checkpoint says of itself; numbers can be read within the `with` block.
+def _open_archive(path: StrPath) -> Iterator[_Archive]:
+    """Read the pickle of a checkpoint; storages can be read within the `with` block.
 
     Raises:
       FileNotFoundError: no such file.
-      CheckpointError: (a ValueError) anything but a whole torch checkpoint of a known layout in
-        little-endian order.
+      CheckpointError: anything but a whole torch checkpoint of a known layout in little-endian
+        order.
     """
     name = str(path)
     with mapped(path) as data:
@@ -75,16 +191,19 @@ def open_archive(path: str | PathLike[str]) -> Iterator[Archive]:
         yield _open_legacy(data, name)
 
 
+# Zip archives
+
+
 @dataclass(frozen=True)
 class _Member:
-    """Position of a member's bytes in a zip archive."""
+    """Offset, size and checksum of a member of a zip archive."""
 
     start: int
     size: int
     checksum: int
 
 
-def _open_zip(data: mmap.mmap, name: str) -> Archive:
+def _open_zip(data: mmap.mmap, name: str) -> _Archive:
     members = _members(data, name)
     pickles = [member for member in members if member.endswith("/data.pkl")]
     folder = pickles[0].removesuffix("data.pkl") if pickles else ""
@@ -96,13 +215,15 @@ def _open_zip(data: mmap.mmap, name: str) -> Archive:
 
     def member_of(storage: Storage) -> _Member:
         key = f"{folder}data/{storage.key}"
-        expect(key in members, name, f"a member {short(key)}", "none", _WAY_OUT)
-        got = f"{members[key].size}"
-        expected = f"{storage.nbytes} bytes of storage {short(storage.key)}"
-        expect(members[key].size == storage.nbytes, name, expected, got)
-        return members[key]
+        if key not in members:
+            raise CheckpointError(message(name, f"a member {short(key)}", "none", _WAY_OUT))
+        member = members[key]
+        if member.size != storage.nbytes:
+            expected = f"{storage.nbytes} bytes of storage {short(storage.key)}"
+            raise CheckpointError(message(name, expected, member.size))
+        return member
 
-    def noted(identifier: Any) -> Any:
+    def persistent(identifier: Any) -> Storage | Unknown:
         storage = storage_of(identifier, name)
         if isinstance(storage, Storage):
             member_of(storage)
@@ -112,20 +233,20 @@ def _open_zip(data: mmap.mmap, name: str) -> Archive:
         return _content(data, member_of(storage), name)
 
     content = _content(data, members[pickles[0]], name)
-    root, _ = interpret(content, name, TORCH, persistent=noted)
-    return Archive("zip", root, read, len(data))
+    root, _ = unpickle(content, name, TORCH, persistent=persistent)
+    return _Archive("zip", root, read, len(data))
 
 
 def _members(data: mmap.mmap, name: str) -> dict[str, _Member]:
-    """The members of a zip archive by name, each known to lie in the file as it is."""
+    """The members of a zip archive by name, each uncompressed and within the file."""
     at = data.rfind(b"PK\x05\x06", max(0, len(data) - 65_557))
-    whole = 0 <= at <= len(data) - _END.size
-    expect(whole, name, "a whole zip archive", "one without its end", _WAY_OUT)
+    is_whole = 0 <= at <= len(data) - _END.size
+    expect(is_whole, name, "a whole zip archive", "one without its end", _WAY_OUT)
     directory = _END.unpack_from(data, at)[5]
     expected = f"a zip directory of at most {_MAX_DIRECTORY} bytes"
     expect(directory <= _MAX_DIRECTORY, name, expected, directory)
     try:
-        with zipfile.ZipFile(_AsFile(data)) as archive:
+        with zipfile.ZipFile(cast(IO[bytes], data)) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, struct.error, ValueError) as error:
         got = f"a damaged one ({short(str(error))})"
@@ -143,7 +264,7 @@ def _members(data: mmap.mmap, name: str) -> dict[str, _Member]:
         expect(entry.filename not in members, name, f"one {what}", "two")
         at = entry.header_offset
         fits = 0 <= at <= len(data) - _LOCAL.size and data[at : at + 4] == b"PK\x03\x04"
-        expect(fits, name, f"{what} within the file", "another place", _WAY_OUT)
+        expect(fits, name, f"{what} within the file", "another offset", _WAY_OUT)
         *_, name_size, extra_size = _LOCAL.unpack_from(data, at)
         start = at + _LOCAL.size + name_size + extra_size
         fits = start + entry.file_size <= len(data)
@@ -154,67 +275,41 @@ def _members(data: mmap.mmap, name: str) -> dict[str, _Member]:
     return members
 
 
-class _AsFile:
-    """The mapped bytes as the file that `zipfile` asks for; it closes nothing."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self._data, self._at = data, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        at = offset + (0, self._at, len(self._data))[whence]
-        if at < 0:
-            raise OSError("a place before the start")
-        self._at = at
-        return at
-
-    def read(self, size: int = -1) -> bytes:
-        end = len(self._data) if size < 0 else self._at + size
-        chunk = self._data[self._at : end]
-        self._at += len(chunk)
-        return chunk
-
-
 def _content(data: mmap.mmap, member: _Member, name: str) -> bytes:
-    """The bytes of a member, checked where torch was asked to write a checksum."""
+    """The bytes of a member; its checksum is compared if torch wrote one."""
     content = data[member.start : member.start + member.size]
-    intact = member.checksum in (0, zlib.crc32(content))
-    expect(intact, name, "members as they were written", "others (checksum)", _WAY_OUT)
+    is_intact = member.checksum in (0, zlib.crc32(content))
+    expect(is_intact, name, "members as they were written", "others (checksum)", _WAY_OUT)
     return content
 
 
-def _open_legacy(data: mmap.mmap, name: str) -> Archive:
-    magic, at = interpret(data, name, TORCH)
+# The legacy layout
+
+
+def _open_legacy(data: mmap.mmap, name: str) -> _Archive:
+    magic, at = unpickle(data, name, TORCH)
     way_out = "A plain pickle is read by load_pickle."
     expect(type(magic) is int and magic == _MAGIC, name, "a torch checkpoint", "others", way_out)
-    protocol, at = interpret(data, name, TORCH, start=at)
-    expect(
-        type(protocol) is int and protocol == _PROTOCOL,
-        name,
-        f"protocol {_PROTOCOL}",
-        short(protocol),
-    )
-    system, at = interpret(data, name, TORCH, start=at)
-    little = isinstance(system, dict) and system.get("little_endian") is True
-    expect(little, name, "little-endian numbers", "others")
+    protocol, at = unpickle(data, name, TORCH, start=at)
+    fits = type(protocol) is int and protocol == _PROTOCOL
+    expect(fits, name, f"protocol {_PROTOCOL}", short(protocol))
+    system, at = unpickle(data, name, TORCH, start=at)
+    is_little = isinstance(system, dict) and system.get("little_endian") is True
+    expect(is_little, name, "little-endian numbers", "others")
 
     storages: dict[str, Storage] = {}
 
-    def noted(identifier: Any) -> Any:
+    def persistent(identifier: Any) -> Storage | Unknown:
         storage = storage_of(identifier, name)
         if isinstance(storage, Storage):
             known = storages.setdefault(storage.key, storage)
-            same = (known.kind, known.numel) == (storage.kind, storage.numel)
-            expect(same, name, f"one storage {short(storage.key)}", "two of different sizes")
+            if (known.kind, known.numel) != (storage.kind, storage.numel):
+                expected = f"one storage {short(storage.key)}"
+                raise CheckpointError(message(name, expected, "two of different sizes"))
         return storage
 
-    root, at = interpret(data, name, TORCH, start=at, persistent=noted)
-    keys, at = interpret(data, name, TORCH, start=at)
+    root, at = unpickle(data, name, TORCH, start=at, persistent=persistent)
+    keys, at = unpickle(data, name, TORCH, start=at)
     fits = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
     expect(fits, name, "the keys of the storages", short(keys))
     expected = "every storage in the file, once, of a known type"
@@ -236,4 +331,4 @@ def _open_legacy(data: mmap.mmap, name: str) -> Archive:
         start = starts[storage.key]
         return data[start : start + storage.nbytes]
 
-    return Archive("legacy", root, read, len(data))
+    return _Archive("legacy", root, read, len(data))

@@ -6,7 +6,7 @@
     MTRN             single_scale_models.<s - 1>.model.<i>..., the TRN of every scale
     TSN              classifier.weight (C, D), classifier.bias (C,)
 
-A prefix "module." before all names, as parallel training leaves it, is taken away.
+A prefix "module." of all names, written by parallel training, is removed.
 Source: `src/models/components/mlp.py`, `multiscale.py` and `tsn.py` of play-fair.
 """
 
@@ -18,25 +18,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from esv_jax.checkpoints.inert import CheckpointError, expect
+from esv_jax import models
+from esv_jax.checkpoints.unpickle import CheckpointError, expect, short
 from esv_jax.checks import expect_finite, message
 
 _LAYER = re.compile(r"model\.(\d{1,4})\.(weight|bias)")
-_OF_SCALE = re.compile(r"single_scale_models\.(\d{1,4})\.(.+)")
+_SCALE = re.compile(r"single_scale_models\.(\d{1,4})\.(.+)")
 _PARALLEL = "module."
-_SHOWN = 6  # names in a message
+_MAX_NAMES_SHOWN = 6
+_N_EXAMPLES = 8
 
 Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """Linear layers as a file holds them.
+    """Linear layers as stored in a file.
 
     Attributes:
-      name: of the file, for messages; with the scale where it holds several.
+      name: of the file, for messages; with the scale if the file has several.
       layers: weight (out, in) and bias (out,) of each, float32.
       input_relu: whether the features pass a ReLU first.
     """
@@ -56,32 +59,28 @@ class Layers:
         return int(self.layers[-1][0].shape[0])
 
     def head(self) -> dict[str, Any]:
-        """The head that `stack_heads` takes: "w1" (s*D, H), "b1", "hidden", "w2" (H, C), "b2"."""
+        """The head for `stack_heads`: "w1" (s*D, H), "b1", "hidden", "w2" (H, C), "b2"."""
         (w1, b1), *hidden, (w2, b2) = self.layers
-        return {
-            "w1": w1.T,
-            "b1": b1,
-            "hidden": [{"w": w.T, "b": b} for w, b in hidden],
-            "w2": w2.T,
-            "b2": b2,
-        }
+        hidden_layers = [{"w": w.T, "b": b} for w, b in hidden]
+        return {"w1": w1.T, "b1": b1, "hidden": hidden_layers, "w2": w2.T, "b2": b2}
 
 
-def without_prefix(arrays: Arrays) -> dict[str, np.ndarray]:
-    """The entries with "module." taken from every name, where every name has it."""
+def _without_prefix(arrays: Arrays) -> Arrays:
+    """The entries without "module.", if every name has it."""
     if arrays and all(name.startswith(_PARALLEL) for name in arrays):
         return {name.removeprefix(_PARALLEL): array for name, array in arrays.items()}
-    return dict(arrays)
+    return arrays
 
 
-def by_scale(arrays: Arrays, name: str) -> dict[int, dict[str, np.ndarray]]:
+def split_scales(arrays: Arrays, name: str) -> dict[int, dict[str, np.ndarray]]:
     """The state dicts of the TRNs in one MTRN, by scale."""
     scales: dict[int, dict[str, np.ndarray]] = {}
-    for key, array in without_prefix(arrays).items():
-        match = _OF_SCALE.fullmatch(key)
-        expect(match is not None, name, "entries single_scale_models.<k>....", _listed(arrays))
-        if match is not None:
-            scales.setdefault(int(match[1]) + 1, {})[match[2]] = array
+    for key, array in _without_prefix(arrays).items():
+        match = _SCALE.fullmatch(key)
+        if match is None:
+            expected = "entries single_scale_models.<k>...."
+            raise CheckpointError(message(name, expected, _listed(arrays)))
+        scales.setdefault(int(match[1]) + 1, {})[match[2]] = array
     return scales
 
 
@@ -89,28 +88,31 @@ def trn_layers(arrays: Arrays, name: str) -> Layers:
     """The layers of a TRN of one scale.
 
     Args:
-      arrays: its state dict. name: of the file.
+      arrays: its state dict.
+      name: of the file.
     Raises:
-      CheckpointError: (a ValueError) other entries, batch normalisation among them; layers
-        that do not follow each other; values that are not finite.
+      CheckpointError: (a ValueError) other entries, batch normalisation among them; shapes of
+        consecutive layers that do not fit; values that are not finite.
     """
-    arrays = without_prefix(arrays)
-    places: dict[int, dict[str, np.ndarray]] = {}
-    way_out = "Heads with batch normalisation are not read." if _normalised(arrays) else ""
+    arrays = _without_prefix(arrays)
+    entries: dict[int, dict[str, np.ndarray]] = {}
+    has_norm = any(key.endswith("running_mean") for key in arrays)
     expected = "linear layers model.<i>.weight and model.<i>.bias"
     for key, array in arrays.items():
         match = _LAYER.fullmatch(key)
-        if match is None or way_out:
+        if match is None or has_norm:
+            way_out = "Heads with batch normalisation are not supported." if has_norm else ""
             raise CheckpointError(message(name, expected, _listed(arrays), way_out))
-        places.setdefault(int(match[1]), {})[match[2]] = array
-    order = sorted(places)
-    complete = all(len(places[i]) == 2 for i in order)
-    # dropout at 0 (1 after a ReLU), then linear layers and ReLUs in turn
+        entries.setdefault(int(match[1]), {})[match[2]] = array
+    order = sorted(entries)
+    is_complete = all(len(entries[i]) == 2 for i in order)
+    # Dropout is at index 0 (1 after a ReLU); then linear layers alternate with ReLUs.
     first = order[0] if order else 0
-    in_turn = first in (1, 2) and len(order) >= 2 and order == list(range(first, order[-1] + 1, 2))
+    alternates = first in (1, 2) and len(order) >= 2
+    alternates = alternates and order == list(range(first, order[-1] + 1, 2))
     expected += " at i = 1, 3, ..., or 2, 4, ... after a ReLU"
-    expect(complete and in_turn, name, expected, _listed(arrays))
-    layers = tuple(_linear(places[i], f"{name}, model.{i}") for i in order)
+    expect(is_complete and alternates, name, expected, _listed(arrays))
+    layers = tuple(_linear(entries[i], f"{name}, model.{i}") for i in order)
     for k, (left, right) in enumerate(itertools.pairwise(layers)):
         expected = f"{left[0].shape[0]} columns in layer {k + 2}, as layer {k + 1} has rows"
         expect(right[0].shape[1] == left[0].shape[0], name, expected, right[0].shape[1])
@@ -123,7 +125,7 @@ def tsn_layers(arrays: Arrays, name: str) -> Layers:
     Raises:
       CheckpointError: (a ValueError) other entries, shapes or values.
     """
-    arrays = without_prefix(arrays)
+    arrays = _without_prefix(arrays)
     expected = "entries classifier.weight and classifier.bias"
     fits = set(arrays) == {"classifier.weight", "classifier.bias"}
     expect(fits, name, expected, _listed(arrays))
@@ -131,8 +133,8 @@ def tsn_layers(arrays: Arrays, name: str) -> Layers:
     return Layers(name, (_linear(entries, f"{name}, classifier"),), input_relu=True)
 
 
-def expect_scales_fit(heads: Mapping[int, Layers]) -> None:
-    """Refuse heads whose sizes are not those of their scale, given those of scale 1.
+def check_scales(heads: Mapping[int, Layers]) -> None:
+    """Refuse heads whose sizes contradict those of scale 1.
 
     Raises:
       CheckpointError: (a ValueError) naming the file of the head that does not fit.
@@ -144,31 +146,62 @@ def expect_scales_fit(heads: Mapping[int, Layers]) -> None:
         shape = head.layers[0][0].shape
         expected = f"a first layer (H, s*D) = ({h}, {s * d}) at scale {s}, by D = {d} of scale 1"
         expect(shape == (h, s * d), head.name, expected, shape, way_out)
-        got = f"{head.n_classes}"
-        expect(head.n_classes == first.n_classes, head.name, f"{first.n_classes} classes", got)
+        fits = head.n_classes == first.n_classes
+        expect(fits, head.name, f"{first.n_classes} classes", head.n_classes)
         expected = f"{len(first.layers)} layers, as at scale 1"
         expect(len(head.layers) == len(first.layers), head.name, expected, len(head.layers))
-        same = head.input_relu == first.input_relu
-        expect(same, head.name, "a ReLU on the features at every scale or none", "another")
+        fits = head.input_relu == first.input_relu
+        expect(fits, head.name, "a ReLU on the features at every scale or none", "another")
+
+
+def logit_errors(
+    heads: models.HeadStack | models.TsnHead, layers: Mapping[int, Layers]
+) -> dict[str, float]:
+    """The largest relative difference between a model's logits and those of its source layers.
+
+    Args:
+      heads: the model.
+      layers: by scale, as in the files; of a TSN only scale 1.
+    Returns:
+      For each head, the largest absolute difference over 8 random sequences, divided by the
+      largest absolute logit.
+    """
+    errors: dict[str, float] = {}
+    rng = np.random.default_rng(0)
+    for s, source in sorted(layers.items()):
+        x = rng.normal(size=(_N_EXAMPLES, s, source.width // s)).astype(np.float32)
+        if isinstance(heads, models.TsnHead):
+            mask = jnp.ones(s, jnp.bool_)
+            found = [models.tsn_logits(heads, row, mask) for row in jnp.asarray(x)]
+        else:
+            found = [models.head_logits(heads, s, row) for row in jnp.asarray(x)]
+        expected = _logits(source, x.reshape(_N_EXAMPLES, -1).astype(np.float64))
+        error = np.abs(np.stack([np.asarray(row) for row in found]) - expected).max()
+        largest = float(np.abs(expected).max())
+        errors[f"scale {s}" if len(layers) > 1 else "head"] = float(error) / (largest or 1.0)
+    return errors
+
+
+def _logits(source: Layers, x: np.ndarray) -> np.ndarray:
+    """Logits (examples, C) of the source layers in double precision."""
+    h = np.maximum(x, 0) if source.input_relu else x
+    for k, (w, b) in enumerate(source.layers):
+        h = (np.maximum(h, 0) if k else h) @ w.T.astype(np.float64) + b
+    return h
 
 
 def _linear(entries: Arrays, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and bias of one layer in single precision, asked whether they fit each other."""
+    """Weight and bias of one layer in single precision, with matching shapes."""
     w, b = entries["weight"], entries["bias"]
-    floats = all(array.dtype.kind == "f" for array in (w, b))
-    expect(floats, name, "floating-point numbers", f"{w.dtype} and {b.dtype}")
+    is_float = w.dtype.kind == b.dtype.kind == "f"
+    expect(is_float, name, "floating-point numbers", f"{w.dtype} and {b.dtype}")
     fits = w.ndim == 2 and b.shape == w.shape[:1] and w.size > 0
-    expected = "a weight (out, in) and a bias (out,)"
-    expect(fits, name, expected, f"{w.shape} and {b.shape}")
+    expect(fits, name, "a weight (out, in) and a bias (out,)", f"{w.shape} and {b.shape}")
     expect_finite(f"{name}.weight", w)
     expect_finite(f"{name}.bias", b)
     return w.astype(np.float32), b.astype(np.float32)
 
 
-def _normalised(arrays: Arrays) -> bool:
-    return any(key.endswith("running_mean") for key in arrays)
-
-
 def _listed(arrays: Arrays) -> str:
-    names = ", ".join(name[:40] for name in list(arrays)[:_SHOWN])
-    return (names or "none") + (", ..." if len(arrays) > _SHOWN else "")
+    names = ", ".join(short(name) for name in list(arrays)[:_MAX_NAMES_SHOWN])
+    return (names or "none") + (", ..." if len(arrays) > _MAX_NAMES_SHOWN else "")

@@ -1,10 +1,10 @@
 """A model of play-fair from its folder: checkpoints of the heads, class priors, class names.
 
     trn_<s>_frames.pth       the head of scale s, trained on its own
-    mtrn_<n_max>_frames.pth  the heads of all scales in one file; read where there is no trn_1
+    mtrn_<n_max>_frames.pth  the heads of all scales in one file; read if there is no trn_<s>
     tsn.pth                  the average-consensus head
     class-priors.csv         or train-action-counts.csv, scores of the empty subsequence
-    classes.csv              names; without it the classes are called by their numbers
+    classes.csv              names; without it the classes are named by their numbers
 
 The folder is the project itself, its `checkpoints/features`, or one that holds all of these. In a
 project, tables are looked for in `metadata`, `datasets/*` and `src/datasets/metadata/*` too.
@@ -13,26 +13,32 @@ Source: willprice/play-fair at 5b4ad20; Price & Damen (2020), Section 5.1.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from os import PathLike
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax.numpy as jnp
 import numpy as np
 
 from esv_jax import data, models
-from esv_jax.checkpoints.heads import Layers, by_scale, expect_scales_fit, trn_layers, tsn_layers
-from esv_jax.checkpoints.inert import CheckpointError, expect
-from esv_jax.checkpoints.report import FileRecord, ImportReport, digest_of, parity_of
-from esv_jax.checkpoints.state_dicts import read_torch
+from esv_jax.checkpoints.archives import read_torch
+from esv_jax.checkpoints.heads import (
+    Layers,
+    check_scales,
+    logit_errors,
+    split_scales,
+    trn_layers,
+    tsn_layers,
+)
+from esv_jax.checkpoints.unpickle import CheckpointError, StrPath, expect
 from esv_jax.checks import expect_choice, expect_int, message
 
 Kind: TypeAlias = Literal["mtrn", "tsn"]
-StrPath: TypeAlias = str | PathLike[str]
 
+TOLERANCE = 1e-5  # of the largest logit; single precision gives about 1e-7
 _FEATURES = ("checkpoints/features", "features", "checkpoints", ".")
 _TABLES = (".", "metadata", "datasets/*", "src/datasets/metadata/*", *_FEATURES[:-1])
 _PRIORS = ("class-priors.csv", "train-action-counts.csv")
@@ -42,12 +48,102 @@ _MTRN = re.compile(r"mtrn_(\d{1,4})_frames\.pth")
 _TSN = "tsn.pth"
 
 
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of the folder.
+
+    Attributes:
+      path: relative to the folder.
+      role: its use, e.g. "head of scale 3"; "not used".
+      layout: "zip", "legacy", "csv", or "" if it was not read.
+      digest: SHA-256 of its bytes, 64 hexadecimal digits.
+      used: entries that became part of the model.
+      ignored: entries that were not read, e.g. "'optimizer'".
+    """
+
+    path: str
+    role: str
+    layout: str
+    digest: str
+    used: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """Files read for a model, and the error of its logits.
+
+    Attributes:
+      model: "mtrn" or "tsn".
+      files: those of the folder, used or not.
+      parity: for each head, the largest difference between its logits and those computed from
+        the file's tensors alone (NumPy, double precision) on random features, as a share of the
+        largest logit.
+      sizes: n_max, D, H and C by name.
+    """
+
+    model: str
+    files: tuple[FileRecord, ...]
+    parity: dict[str, float]
+    sizes: dict[str, int]
+
+    @property
+    def faithful(self) -> bool:
+        """Whether all differences are within the tolerance of single precision, 1e-5."""
+        return all(error <= TOLERANCE for error in self.parity.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as values that JSON can represent."""
+        return {**asdict(self), "tolerance": TOLERANCE}
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
+        lines = [f"{self.model}: {sizes}"]
+        for record in self.files:
+            used = f", {', '.join(record.used)}" if record.used else ""
+            ignored = f", ignored {', '.join(record.ignored)}" if record.ignored else ""
+            digest = f", sha256 {record.digest[:12]}"
+            lines.append(f"  {record.path}: {record.role}{used}{ignored}{digest}")
+        lines += [f"  parity {name}: {error:.1e}" for name, error in self.parity.items()]
+        return "\n".join(lines)
+
+
 @dataclass(frozen=True, eq=False)
 class PlayFairImport:
-    """A model that was read, with the record of what was read."""
+    """An imported model with its report."""
 
     model: models.TrainedModel
     report: ImportReport
+
+
+@dataclass(frozen=True, eq=False)
+class _Folder:
+    """The folder of an import, the folder of its checkpoints, and records of the files read."""
+
+    path: Path
+    features: Path
+    records: dict[Path, FileRecord]
+
+    def record(self, path: Path, role: str, layout: str, **entries: tuple[str, ...]) -> None:
+        """Enter a file in the records, with its entries `used` and `ignored`."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        shown = _relative(path, self.path)
+        self.records[path] = FileRecord(shown, role, layout, digest, **entries)
+
+    def read(self, path: Path, role: str) -> Mapping[str, np.ndarray]:
+        """Read a state dict and enter the file in the records."""
+        found = read_torch(path)
+        self.record(path, role, found.layout, used=tuple(found.arrays), ignored=found.ignored)
+        return found.arrays
+
+    def listed(self) -> str:
+        """The checkpoints, for messages."""
+        return ", ".join(path.name for path in self.checkpoints()) or "no checkpoints"
+
+    def checkpoints(self) -> list[Path]:
+        """Paths of the checkpoints, used or not."""
+        return sorted(self.features.glob("*.pth"))
 
 
 def import_play_fair(
@@ -58,21 +154,21 @@ def import_play_fair(
     priors: StrPath | None = None,
     classes: StrPath | None = None,
 ) -> models.TrainedModel:
-    """A model of play-fair on frame features, from its checkpoints; nothing in them is run.
+    """Import a model of play-fair on frame features, without running code of its checkpoints.
 
         model = import_play_fair("play-fair")
         att = explain(make_game(model.heads), x, prior=model.prior)
 
     Args:
       directory: the project, its `checkpoints/features`, or a folder with all files.
-      model: "mtrn", the heads of scales 1..n_max, or "tsn"; default "mtrn" where the folder has
-        any of its heads.
-      n_max: the largest scale to read (the published settings: 8); default all that are there.
+      model: "mtrn", the heads of scales 1..n_max, or "tsn"; default "mtrn" if the folder has any of
+        its heads.
+      n_max: the largest scale to read (the published settings: 8); default all in the folder.
       priors: class priors; default the `class-priors.csv` of the folder.
-      classes: class names; default its `classes.csv`, or numbers where there is none.
+      classes: class names; default its `classes.csv`, or numbers without one.
     Returns:
       The model in single precision; `save_model` writes it. Features of a TSN pass a ReLU first,
-      as in its published settings; those of a TRN where its layers say so.
+      as in its published settings; those of a TRN if its layers have one.
     Raises:
       FileNotFoundError: no such folder.
       CheckpointError: (a ValueError) naming the file: a missing scale, layers that do not fit,
@@ -91,152 +187,121 @@ def read_play_fair(
     priors: StrPath | None = None,
     classes: StrPath | None = None,
 ) -> PlayFairImport:
-    """As `import_play_fair`, with the record of what was read and how exactly."""
-    folder = Path(directory)
-    if not folder.is_dir():
+    """As `import_play_fair`, with a report of the files and the error of the logits."""
+    if not Path(directory).is_dir():
         raise FileNotFoundError(message(str(directory), "a folder of play-fair", "none"))
     if model is not None:
         expect_choice("model", model, get_args(Kind))
     if n_max is not None:
         expect_int("n_max", n_max, minimum=1)
-    features = _features(folder)
-    kind = model or ("mtrn" if _scales(features, _TRN) or _scales(features, _MTRN) else "tsn")
-    records: dict[Path, FileRecord] = {}
+    folder = _Folder(Path(directory), _features(Path(directory)), {})
+    features = folder.features
+    kind = model or ("mtrn" if _by_scale(features, _TRN) or _by_scale(features, _MTRN) else "tsn")
     if kind == "tsn":
         expect(n_max is None, "n_max", "no scales for a TSN", n_max)
-        layers = {1: _read_tsn(folder, features, records)}
+        layers = {1: _read_tsn(folder)}
         w, b = layers[1].layers[0]
         heads: models.HeadStack | models.TsnHead = models.TsnHead(
             jnp.asarray(w.T), jnp.asarray(b), input_relu=layers[1].input_relu
         )
+        sizes = {"D": heads.feature_dim, "C": heads.n_classes}
     else:
-        layers = _read_trn(folder, features, n_max, records)
-        expect_scales_fit(layers)
+        layers = _read_trn(folder, n_max)
+        check_scales(layers)
         stacked = {s: head.head() for s, head in layers.items()}
         heads = models.stack_heads(stacked, input_relu=layers[1].input_relu)
-    prior, names = _tables(folder, priors, classes, layers[1], records)
-    for path in sorted(features.glob("*.pth")):
-        if path not in records:
-            records[path] = FileRecord(_shown(path, folder), "not used", "", digest_of(path))
-    sizes = {"D": heads.feature_dim, "C": heads.n_classes}
-    if isinstance(heads, models.HeadStack):
-        sizes = {"n_max": heads.n_max, **sizes, "H": heads.hidden_dim}
-    report = ImportReport(kind, tuple(records.values()), parity_of(heads, layers), sizes)
+        sizes = {"n_max": heads.n_max, "D": heads.feature_dim, "C": heads.n_classes}
+        sizes["H"] = heads.hidden_dim
+    prior, names = _read_tables(folder, priors, classes, layers[1])
+    for path in folder.checkpoints():
+        if path not in folder.records:
+            folder.record(path, "not used", "")
+    report = ImportReport(kind, tuple(folder.records.values()), logit_errors(heads, layers), sizes)
     return PlayFairImport(models.TrainedModel(heads, prior, names), report)
 
 
 def _features(folder: Path) -> Path:
     """The folder with the checkpoints of the heads."""
-    for place in _FEATURES:
-        candidate = folder / place
-        if _scales(candidate, _TRN) or _scales(candidate, _MTRN) or (candidate / _TSN).is_file():
-            return candidate
-    found = ", ".join(path.name for path in sorted(folder.glob("*"))[:8]) or "nothing"
+    for name in _FEATURES:
+        found = folder / name
+        if _by_scale(found, _TRN) or _by_scale(found, _MTRN) or (found / _TSN).is_file():
+            return found
+    got = ", ".join(path.name for path in sorted(folder.glob("*"))[:8]) or "nothing"
     expected = "trn_<s>_frames.pth, mtrn_<n>_frames.pth or tsn.pth"
-    raise CheckpointError(message(str(folder), expected, found))
+    raise CheckpointError(message(str(folder), expected, got))
 
 
-def _scales(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
-    """The files of a kind in a folder, by the number in their name."""
+def _by_scale(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
+    """The files of a folder that match, by the number in their name."""
     matches = ((pattern.fullmatch(path.name), path) for path in sorted(folder.glob("*.pth")))
     return {int(match[1]): path for match, path in matches if match}
 
 
-def _found(features: Path) -> str:
-    """List the candidates, for messages."""
-    names = [path.name for path in sorted(features.glob("*.pth"))]
-    return ", ".join(names) or "no checkpoints"
+def _read_tsn(folder: _Folder) -> Layers:
+    path = folder.features / _TSN
+    expect(path.is_file(), str(path), "the checkpoint of the TSN", f"only {folder.listed()}")
+    return tsn_layers(folder.read(path, "average-consensus head"), str(path))
 
 
-def _read_tsn(folder: Path, features: Path, records: dict[Path, FileRecord]) -> Layers:
-    path = features / _TSN
-    expect(path.is_file(), str(path), "the checkpoint of the TSN", f"only {_found(features)}")
-    arrays = _read(path, folder, "average-consensus head", records)
-    return tsn_layers(arrays, str(path))
-
-
-def _read_trn(
-    folder: Path, features: Path, n_max: int | None, records: dict[Path, FileRecord]
-) -> dict[int, Layers]:
-    """The heads by scale, one file each, or all from one file where there are none such."""
-    paths = _scales(features, _TRN)
-    together = _scales(features, _MTRN)
+def _read_trn(folder: _Folder, n_max: int | None) -> dict[int, Layers]:
+    """The heads by scale: of one file each, or, if there are none, of one file with all."""
+    paths = _by_scale(folder.features, _TRN)
+    together = _by_scale(folder.features, _MTRN)
     if not paths and together:
         path = together.get(n_max or max(together), together[max(together)])
-        state = _read(path, folder, "heads of all scales", records)
-        scales = by_scale(state, str(path))
-        wanted = range(1, (n_max or max(scales)) + 1)
-        for s in wanted:
-            got = f"none for scale {s} (scales {sorted(scales)})"
-            expect(s in scales, str(path), f"a head for every scale 1..{max(wanted)}", got)
-        return {s: trn_layers(scales[s], f"{path}, scale {s}") for s in wanted}
-    expect(bool(paths), str(features), "checkpoints trn_<s>_frames.pth", _found(features))
-    wanted = range(1, (n_max or max(paths)) + 1)
-    for s in wanted:
+        states = split_scales(folder.read(path, "heads of all scales"), str(path))
+        scales = range(1, (n_max or max(states)) + 1)
+        for s in scales:
+            got = f"none for scale {s} (scales {sorted(states)})"
+            expect(s in states, str(path), f"a head for every scale 1..{max(scales)}", got)
+        return {s: trn_layers(states[s], f"{path}, scale {s}") for s in scales}
+    if not paths:
+        expected = "checkpoints trn_<s>_frames.pth"
+        raise CheckpointError(message(str(folder.features), expected, folder.listed()))
+    scales = range(1, (n_max or max(paths)) + 1)
+    for s in scales:
         if s not in paths:
-            name = str(features / f"trn_{s}_frames.pth")
-            expected = f"a checkpoint for every scale 1..{max(wanted)}"
+            name = str(folder.features / f"trn_{s}_frames.pth")
+            expected = f"a checkpoint for every scale 1..{max(scales)}"
             way_out = "Choose n_max= to read fewer scales."
-            if (features / _TSN).is_file():
+            if (folder.features / _TSN).is_file():
                 way_out = "Choose n_max= to read fewer scales, or model='tsn'."
-            raise CheckpointError(message(name, expected, f"only {_found(features)}", way_out))
-    heads = {}
-    for s in wanted:
-        arrays = _read(paths[s], folder, f"head of scale {s}", records)
-        heads[s] = trn_layers(arrays, str(paths[s]))
-    return heads
+            raise CheckpointError(message(name, expected, f"only {folder.listed()}", way_out))
+    return {
+        s: trn_layers(folder.read(paths[s], f"head of scale {s}"), str(paths[s])) for s in scales
+    }
 
 
-def _read(
-    path: Path, folder: Path, role: str, records: dict[Path, FileRecord]
-) -> Mapping[str, np.ndarray]:
-    """A state dict, entered in the record."""
-    found = read_torch(path)
-    records[path] = FileRecord(
-        _shown(path, folder),
-        role,
-        found.layout,
-        digest_of(path),
-        used=tuple(found.arrays),
-        ignored=found.ignored,
-    )
-    return found.arrays
-
-
-def _tables(
-    folder: Path,
-    priors: StrPath | None,
-    classes: StrPath | None,
-    head: Layers,
-    records: dict[Path, FileRecord],
+def _read_tables(
+    folder: _Folder, priors: StrPath | None, classes: StrPath | None, head: Layers
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Priors (C,) and names of the classes, as many as the heads have."""
+    """Priors (C,) and names of the classes, as many as the head has."""
     c = head.n_classes
     expected = f"{c} classes, as {head.name} has"
-    path = Path(priors) if priors is not None else _table(folder, _PRIORS, "priors")
+    path = Path(priors) if priors is not None else _table(folder.path, _PRIORS, "priors")
     if path is None:
-        way_out = "Pass the file with priors=."
-        raise CheckpointError(message(str(folder / _PRIORS[0]), "class priors", "none", way_out))
+        name, way_out = str(folder.path / _PRIORS[0]), "Pass the file with priors=."
+        raise CheckpointError(message(name, "class priors", "none", way_out))
     prior = data.read_class_priors(path)
     expect(len(prior) == c, str(path), expected, len(prior))
-    records[path] = FileRecord(_shown(path, folder), "class priors", "csv", digest_of(path))
-    path = Path(classes) if classes is not None else _table(folder, _CLASSES, "classes")
+    folder.record(path, "class priors", "csv")
+    path = Path(classes) if classes is not None else _table(folder.path, _CLASSES, "classes")
     if path is None:
         return prior, tuple(map(str, range(c)))
     names = data.read_classes(path)
     expect(len(names) == c, str(path), expected, len(names))
-    records[path] = FileRecord(_shown(path, folder), "class names", "csv", digest_of(path))
+    folder.record(path, "class names", "csv")
     return prior, names
 
 
 def _table(folder: Path, names: tuple[str, ...], argument: str) -> Path | None:
-    """The one table of these names in the places where a project keeps it."""
+    """The only table of these names in the folders where a project keeps it."""
     for root in _roots(folder):
         for name in names:
-            for place in _TABLES:
-                found = sorted(root.glob(name if place == "." else f"{place}/{name}"))
+            for subfolder in _TABLES:
+                found = sorted(root.glob(name if subfolder == "." else f"{subfolder}/{name}"))
                 if len(found) > 1:
-                    got = ", ".join(_shown(path, root) for path in found)
+                    got = ", ".join(_relative(path, root) for path in found)
                     way_out = f"Pass one with {argument}=."
                     raise CheckpointError(message(str(folder), f"one {name}", got, way_out))
                 if found:
@@ -245,12 +310,12 @@ def _table(folder: Path, names: tuple[str, ...], argument: str) -> Path | None:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """The folder, and the project around it where it is one of its own folders."""
+    """The folder, and the project around it if it is one of its own folders."""
     whole = folder.resolve()
     if whole.parts[-2:] == ("checkpoints", "features"):
         return [folder, whole.parent.parent]
     return [folder, whole.parent] if whole.name == "checkpoints" else [folder]
 
 
-def _shown(path: Path, folder: Path) -> str:
+def _relative(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()

@@ -1,8 +1,8 @@
-"""Tensors of a torch checkpoint: what the pickle says of them, and the arrays they are.
+"""Tensors of a torch checkpoint: their description in the pickle, and their arrays.
 
-The pickle holds no numbers of a tensor, only which storage (a run of elements elsewhere in the
-file) it looks at, from which offset, in which shape and with which strides. All of it is checked
-when it is read; the numbers are read when they are asked for.
+The pickle holds no numbers of a tensor. It names a storage (consecutive elements elsewhere in the
+file), an offset, a shape and strides. They are checked when the pickle is read; the numbers are
+read on demand.
 """
 
 from __future__ import annotations
@@ -13,9 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from esv_jax.checkpoints.inert import Unknown, expect, short
-from esv_jax.checkpoints.machine import Budget, Constructor, Table
-from esv_jax.checkpoints.plain import PLAIN, is_shape, make_table, to_tuple
+from esv_jax.checkpoints.result_pickles import PLAIN, Args, is_shape, is_text, make_table, to_tuple
+from esv_jax.checkpoints.unpickle import (
+    Budget,
+    CheckpointError,
+    Constructor,
+    Table,
+    Unknown,
+    expect,
+    short,
+)
+from esv_jax.checks import message
+
+_MAX_KEY = 1_024  # characters
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class ElementType:
     """Type of the elements of a storage.
 
     Attributes:
-      name: torch's, e.g. "bfloat16"; "untyped" for bare bytes.
+      name: torch's name, e.g. "bfloat16"; "untyped" for bytes.
       stored: dtype of the bytes, little-endian.
     """
 
@@ -38,13 +48,13 @@ class ElementType:
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of elements outside the pickle.
+    """Consecutive elements outside the pickle.
 
     Attributes:
       key: its name in the file.
-      kind: of its elements.
-      numel: how many it has.
-      start, stop: the elements that may be looked at (old files know views of storages).
+      kind: type of its elements.
+      numel: number of elements.
+      start, stop: range of elements that tensors may use (legacy files have views of storages).
     """
 
     key: str
@@ -71,16 +81,16 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the array it becomes."""
+        """Bytes of its array."""
         itemsize = 4 if self.kind.name == "bfloat16" else self.kind.itemsize
         return math.prod(self.shape) * itemsize
 
 
 def to_array(tensor: Tensor, raw: bytes) -> np.ndarray:
-    """The numbers of a tensor, given all bytes of its storage.
+    """The array of a tensor, given all bytes of its storage.
 
     Returns:
-      A new contiguous array in native byte order; bfloat16 becomes float32, which holds it exactly.
+      A new contiguous array in native byte order; bfloat16 becomes float32, without rounding.
     """
     if math.prod(tensor.shape) == 0:
         array = np.zeros(tensor.shape, tensor.kind.stored)
@@ -96,92 +106,93 @@ def to_array(tensor: Tensor, raw: bytes) -> np.ndarray:
     return np.asarray(array != 0) if tensor.kind.name == "bool" else array
 
 
-def storage_of(identifier: Any, name: str) -> Any:
-    """The storage that a persistent identifier of torch names.
+def storage_of(identifier: Any, name: str) -> Storage | Unknown:
+    """The storage of a persistent identifier of torch, or a record if its type is unknown.
 
     Args:
-      identifier: ("storage", type, key, location, numel), in old files with the view
-        (key, offset, numel) or None after it; or ("module", class, ...).
+      identifier: ("storage", type, key, location, numel), in legacy files followed by the view
+        (key, offset, numel) or None; or ("module", class, ...).
       name: of the file, for messages.
-    Returns:
-      A `Storage`, or a record where its type is none that we know.
     Raises:
       CheckpointError: any other identifier.
     """
     is_tuple = isinstance(identifier, tuple) and bool(identifier)
-    if is_tuple and identifier[0] == "module":
-        known = len(identifier) >= 2 and isinstance(identifier[1], Unknown)
-        expect(known, name, "the class of a module", "another value")
+    if is_tuple and is_text(identifier[0], "module"):
+        if len(identifier) < 2 or not isinstance(identifier[1], Unknown):
+            raise CheckpointError(message(name, "the class of a module", "another value"))
         return identifier[1]
-    fits = is_tuple and identifier[0] == "storage" and len(identifier) in (5, 6)
-    expect(fits, name, "references to tensor storages", f"another one ({short(identifier)})")
+    if not is_tuple or not is_text(identifier[0], "storage") or len(identifier) not in (5, 6):
+        got = f"another one ({short(identifier)})"
+        raise CheckpointError(message(name, "references to tensor storages", got))
     _, kind, key, _, numel, *views = identifier
-    expect(isinstance(key, str), name, "the key of a storage", short(key))
-    expect(type(numel) is int and numel >= 0, name, "a storage of 0 elements or more", short(numel))
+    is_key = isinstance(key, str) and len(key) <= _MAX_KEY
+    expect(is_key, name, "the key of a storage", short(key))
+    expect(_is_count(numel), name, "a storage of 0 elements or more", short(numel))
     if not isinstance(kind, ElementType):
         expect(isinstance(kind, Unknown), name, "the type of a storage", short(kind))
         return Unknown(kind.module, kind.name, identifier)
     start, size = 0, numel
     if views and views[0] is not None:
         view = views[0]
-        fits = isinstance(view, tuple) and len(view) == 3
-        fits = fits and all(type(part) is int and part >= 0 for part in view[1:])
+        fits = isinstance(view, tuple) and len(view) == 3 and all(map(_is_count, view[1:]))
         expect(fits, name, "key, offset and size of a view", short(view))
         start, size = view[1:]
         expect(start + size <= numel, name, f"a view within {numel} elements", f"{start}+{size}")
     return Storage(key, kind, numel, start, start + size)
 
 
-def _tensor(args: tuple[Any, ...], budget: Budget, kind: ElementType | None = None) -> Any:
-    """A dense tensor from (storage, offset, shape, strides, ...); None for another storage."""
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _tensor(args: Args, budget: Budget, kind: ElementType | None = None) -> Tensor | None:
+    """A dense tensor of (storage, offset, shape, strides, ...); None for another storage."""
     if len(args) < 4 or not isinstance(args[0], Storage):
         return None
     storage, offset, shape, strides = args[:4]
     kind = storage.kind if kind is None else kind
     expect(is_shape(shape), budget.name, "the shape of a tensor", short(shape))
     fits = isinstance(strides, tuple) and len(strides) == len(shape)
-    fits = fits and all(type(stride) is int and stride >= 0 for stride in strides)
+    fits = fits and all(map(_is_count, strides))
     expect(fits, budget.name, f"{len(shape)} strides of a tensor, each 0 or more", short(strides))
-    expect(
-        type(offset) is int and offset >= 0, budget.name, "an offset of 0 or more", short(offset)
-    )
+    expect(_is_count(offset), budget.name, "an offset of 0 or more", short(offset))
     if kind.itemsize != storage.kind.itemsize:
         got = f"one of {storage.kind.name}"
         expect(storage.kind.name == "untyped", budget.name, f"a storage of {kind.name}", got)
     scale = kind.itemsize // storage.kind.itemsize
     last = offset + sum((s - 1) * step for s, step in zip(shape, strides, strict=True) if s > 1)
     first, stop = storage.start // scale, storage.stop // scale
-    inside = math.prod(shape) == 0 or first + last < stop
-    expected = f"a tensor within the {stop - first} elements of its storage"
-    expect(inside, budget.name, expected, f"one that reaches element {last}")
+    if math.prod(shape) > 0 and first + last >= stop:
+        expected = f"a tensor within the {stop - first} elements of its storage"
+        raise CheckpointError(message(budget.name, expected, f"one that reaches element {last}"))
     return Tensor(storage, kind, first + offset, shape, strides)
 
 
-def _rebuild(args: tuple[Any, ...], budget: Budget) -> Any:
+def _rebuild(args: Args, budget: Budget) -> Tensor | None:
     """`_rebuild_tensor_v2(storage, offset, shape, strides, grad, hooks[, flags])`."""
-    flagged = len(args) > 6 and bool(args[6])  # conjugated or negated on reading
-    return None if flagged else _tensor(args, budget)
+    is_flagged = len(args) > 6 and bool(args[6])  # conjugated or negated on reading
+    return None if is_flagged else _tensor(args, budget)
 
 
-def _rebuild_typed(args: tuple[Any, ...], budget: Budget) -> Any:
+def _rebuild_typed(args: Args, budget: Budget) -> Tensor | None:
     """`_rebuild_tensor_v3(storage, offset, shape, strides, grad, hooks, dtype[, flags])`."""
     fits = len(args) >= 7 and isinstance(args[6], ElementType) and not any(args[7:8])
     return _tensor(args, budget, args[6]) if fits else None
 
 
-def _parameter(args: tuple[Any, ...], budget: Budget) -> Any:
+def _parameter(args: Args, budget: Budget) -> Tensor | None:
     """`_rebuild_parameter(tensor, grad, hooks[, state])`: the tensor."""
     return args[0] if args and isinstance(args[0], Tensor) else None
 
 
-def _with_attributes(args: tuple[Any, ...], budget: Budget) -> Any:
+def _with_attributes(args: Args, budget: Budget) -> Tensor | None:
     """`_rebuild_from_type_v2(function, type, args, state)`: the tensor, without the state."""
     fits = len(args) == 4 and isinstance(args[0], Constructor) and isinstance(args[2], tuple)
-    fits = fits and args[0].call in _OF_TENSORS.values()
+    fits = fits and args[0].call in _TENSOR_FUNCTIONS.values()
     return args[0].call(args[2], budget) if fits else None
 
 
-_OF_TENSORS = {
+_TENSOR_FUNCTIONS = {
     "_rebuild_tensor": _rebuild,
     "_rebuild_tensor_v2": _rebuild,
     "_rebuild_tensor_v3": _rebuild_typed,
@@ -190,7 +201,7 @@ _OF_TENSORS = {
 }
 
 # name, dtype in the file, storage class
-_KINDS = (
+_ELEMENT_TYPES = (
     ("float16", "<f2", "HalfStorage"),
     ("float32", "<f4", "FloatStorage"),
     ("float64", "<f8", "DoubleStorage"),
@@ -214,10 +225,9 @@ def _torch_names() -> dict[tuple[str, str], Any]:
     names: dict[tuple[str, str], Any] = {
         ("torch", "Size"): to_tuple,
         ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
+        **{("torch._utils", name): call for name, call in _TENSOR_FUNCTIONS.items()},
     }
-    for name, call in _OF_TENSORS.items():
-        names["torch._utils", name] = call
-    for name, stored, storage in _KINDS:
+    for name, stored, storage in _ELEMENT_TYPES:
         kind = ElementType(name, stored)
         names["torch", name] = kind
         if storage is not None:

@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from esv_jax import checkpoints, models
+from esv_jax.checkpoints.play_fair import ImportReport
 from esv_jax.checks import expect
 from esv_jax.cli.options import with_backbone
 from esv_jax.cli.printing import progress, say, table
@@ -124,7 +125,7 @@ def _compare(model: models.TrainedModel, results: Path, features: Path) -> dict[
     return worst
 
 
-def _show(report: checkpoints.ImportReport) -> None:
+def _show(report: ImportReport) -> None:
     """Print the use of each file, and the largest difference of logits."""
     rows = [
         (

@@ -1,0 +1,312 @@
+"""Result pickles: plain containers, numbers, text and NumPy arrays.
+
+`PLAIN` is the allow-list of Python's and NumPy's names, each with a constructor of this module.
+Arrays of numbers, booleans or text are copied out of the file, in native byte order. Object,
+structured and date arrays stay `Unknown` records.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+
+from esv_jax.checkpoints.unpickle import (
+    Budget,
+    CheckpointError,
+    Constructor,
+    Pending,
+    StrPath,
+    Table,
+    Unknown,
+    as_key,
+    expect,
+    mapped,
+    unpickle,
+)
+from esv_jax.checks import message
+
+_MAX_DEPTH = 100
+_MAX_UNFOLDED = 100_000_000
+_MAX_DIMENSIONS = 32
+_MAX_SIZE = 2**40
+_MAX_CODE_POINT = 0x10FFFF
+_DTYPE = re.compile(r"[biufc](1|2|4|8|16)|U[1-9]\d{0,6}|\?")
+
+Args = tuple[Any, ...]
+
+
+def load_pickle(path: StrPath) -> Any:
+    """Read a pickle of plain values without running any code of it.
+
+    The results of play-fair are such files: a dict of arrays, or of lists of arrays.
+
+    Args:
+      path: the file, of any pickle protocol from 0 to 5.
+    Returns:
+      dicts (an OrderedDict too), lists, tuples, sets, numbers, text, bytes, NumPy arrays and
+      scalars of numbers, booleans and text. Any other object is an `Unknown` record of its name
+      and parts; so is a dict key other than a string, bytes, float or 64-bit integer.
+    Raises:
+      FileNotFoundError: no such file.
+      CheckpointError: (a ValueError) a damaged file, bytes after its end, nesting deeper than 100
+        levels, containers that contain themselves, or more than 100 million values once shared
+        containers are counted as often as they occur.
+    Cost: linear in the size of the file.
+    """
+    with mapped(path) as data:
+        name = str(path)
+        value, end = unpickle(data, name, PLAIN)
+        way_out = "A torch checkpoint is read by load_torch."
+        expect(end == len(data), name, "no bytes after the pickle", len(data) - end, way_out)
+    _expect_finite_tree(name, value)
+    return value
+
+
+def _expect_finite_tree(name: str, value: Any) -> None:
+    """Refuse a value that is small in a file but large or endless to iterate over.
+
+    Each container is visited once, without recursion; `Unknown` records are not entered.
+    """
+    depth: dict[int, int] = {}  # levels of each finished container
+    unfolded: dict[int, int] = {}  # its values, shared ones counted as often as they occur
+    path: list[tuple[Any, Iterator[Any]]] = [((value,), iter((value,)))]
+    open_containers = {id(path[0][0])}
+    while path:
+        container, rest = path[-1]
+        for item in rest:
+            expect(not isinstance(item, Pending), name, "arrays with their data", "one without")
+            if id(item) in depth or not isinstance(item, dict | list | tuple | set | frozenset):
+                continue
+            is_cycle = id(item) in open_containers
+            expect(not is_cycle, name, "a tree of containers", "one that contains itself")
+            expect(len(path) <= _MAX_DEPTH, name, f"at most {_MAX_DEPTH} levels", "more")
+            open_containers.add(id(item))
+            path.append((item, iter(_values(item))))
+            break
+        else:
+            path.pop()
+            items = _values(container)
+            levels = 1 + max((depth.get(id(item), 0) for item in items), default=0)
+            total = 1 + sum(unfolded.get(id(item), 1) for item in items)
+            expect(levels <= _MAX_DEPTH, name, f"at most {_MAX_DEPTH} levels", levels)
+            got = "more, as shared parts unfold"
+            expect(total <= _MAX_UNFOLDED, name, f"at most {_MAX_UNFOLDED} values", got)
+            depth[id(container)], unfolded[id(container)] = levels, total
+
+
+def _values(container: Any) -> Collection[Any]:
+    """The elements of a container; of a dict, its values."""
+    return container.values() if isinstance(container, dict) else container
+
+
+# Arrays
+
+
+class _PendingDtype(Pending):
+    """A dtype whose byte order follows."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__()
+        self.dtype = np.dtype(code)
+
+    def filled(self, state: Any, budget: Budget) -> Any:
+        """The dtype, or a record where it has fields."""
+        fits = (
+            isinstance(state, tuple) and len(state) >= 5 and is_text(state[1], "<", ">", "|", "=")
+        )
+        expect(fits, budget.name, "the byte order of a dtype", "another value")
+        if any(part is not None for part in state[2:5]):
+            return Unknown("numpy", "dtype", (state,))
+        return self.dtype.newbyteorder(">" if state[1] == ">" else "<")
+
+
+class _PendingArray(Pending):
+    """An array whose shape, dtype and bytes follow."""
+
+    def filled(self, state: Any, budget: Budget) -> Any:
+        """The array, or a record where its elements are objects."""
+        fits = isinstance(state, tuple) and len(state) == 5
+        expect(fits, budget.name, "version, shape, dtype, order and bytes of an array", "others")
+        _, shape, dtype, is_column_major, raw = state
+        array = _array(raw, dtype, shape, "F" if is_column_major else "C", budget)
+        return Unknown("numpy", "ndarray", state) if array is None else array
+
+
+def is_text(value: Any, *choices: str) -> bool:
+    """Return whether a value is one of the strings. An array would be compared by element."""
+    return type(value) is str and value in choices
+
+
+def is_shape(shape: Any) -> bool:
+    """Return whether a value is a tuple of sizes of an array below the limits."""
+    return (
+        isinstance(shape, tuple)
+        and len(shape) <= _MAX_DIMENSIONS
+        and all(type(size) is int and 0 <= size <= _MAX_SIZE for size in shape)
+        and math.prod(max(size, 1) for size in shape) <= _MAX_SIZE
+    )
+
+
+def _array(raw: Any, dtype: Any, shape: Any, order: Any, budget: Budget) -> np.ndarray | None:
+    """The array of the given bytes; None if the dtype is not of numbers, booleans or text.
+
+    Raises:
+      CheckpointError: bytes that do not fit the shape, code points outside Unicode.
+    """
+    dtype = dtype.dtype if isinstance(dtype, _PendingDtype) else dtype
+    if not isinstance(dtype, np.dtype):
+        return None
+    if isinstance(raw, str):  # bytes as Python 2 wrote them
+        budget.take(len(raw))
+        raw = raw.encode("latin-1")
+    expect(is_shape(shape), budget.name, "the shape of an array", "another value")
+    size = math.prod(shape) * dtype.itemsize
+    is_raw = isinstance(raw, bytes | bytearray)
+    if not is_raw or len(raw) != size or not is_text(order, "C", "F"):
+        got = len(raw) if is_raw else type(raw).__name__
+        expected = f"{size} bytes of an array {shape} of {dtype}"
+        raise CheckpointError(message(budget.name, expected, got))
+    budget.take(2 * size)
+    if size == 0:
+        return np.zeros(shape, dtype.newbyteorder("="))
+    is_bool = dtype.kind == "b"  # a stored bool other than 0 and 1 becomes 1
+    flat = np.frombuffer(raw, np.uint8) != 0 if is_bool else np.frombuffer(raw, dtype)
+    if dtype.kind == "U":
+        largest = int(flat.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder)).max())
+        expect(largest <= _MAX_CODE_POINT, budget.name, "code points of Unicode", largest)
+    return flat.astype(dtype.newbyteorder("=")).reshape(shape, order=order)
+
+
+def _reconstruct(args: Args, budget: Budget) -> Any:
+    """`_reconstruct(ndarray, (0,), b"b")`: an array whose data follows."""
+    fits = len(args) == 3 and isinstance(args[0], Unknown) and args[0].path == "numpy.ndarray"
+    return _PendingArray() if fits else None
+
+
+def _from_buffer(args: Args, budget: Budget) -> Any:
+    """`_frombuffer(bytes, dtype, shape, order[, axes])`, written by NumPy at protocol 5.
+
+    With order "K", shape is that of the bytes, and the axes are then put in the given order.
+    """
+    if len(args) == 4 or (len(args) == 5 and args[4] is None):
+        return _array(*args[:4], budget)
+    if len(args) != 5 or not is_text(args[3], "K"):
+        return None
+    array, axes = _array(*args[:3], "C", budget), args[4]
+    if array is None:
+        return None
+    fits = isinstance(axes, tuple) and len(axes) == array.ndim
+    fits = fits and all(type(axis) is int for axis in axes)
+    fits = fits and sorted(axes) == list(range(array.ndim))
+    expect(fits, budget.name, f"an order of {array.ndim} axes", "another value")
+    return array.transpose(axes)
+
+
+def _dtype(args: Args, budget: Budget) -> Any:
+    """`dtype(code, align, copy)` of a plain code, e.g. "f4"."""
+    if not args or type(args[0]) is not str or not _DTYPE.fullmatch(args[0]):
+        return None
+    try:
+        return _PendingDtype(args[0])
+    except TypeError as error:  # e.g. f1
+        raise CheckpointError(message(budget.name, "a dtype of NumPy", repr(args[0]))) from error
+
+
+def _scalar(args: Args, budget: Budget) -> Any:
+    """`scalar(dtype, bytes)`."""
+    array = _array(args[1], args[0], (), "C", budget) if len(args) == 2 else None
+    return None if array is None else array[()]
+
+
+# Plain values
+
+
+def _encode(args: Args, budget: Budget) -> Any:
+    """`encode(text, "latin1")`, which is how protocol 2 stores bytes."""
+    if len(args) != 2 or type(args[0]) is not str or not is_text(args[1], "latin1", "latin-1"):
+        return None
+    budget.take(len(args[0]))
+    return args[0].encode("latin-1")
+
+
+def _elements(args: Args, budget: Budget) -> list[Any] | None:
+    """The elements in the arguments `()` or `([...],)`; None for other arguments."""
+    if not args:
+        return []
+    if len(args) != 1 or not isinstance(args[0], list | tuple):
+        return None
+    budget.take(64 * len(args[0]))
+    return list(args[0])
+
+
+def _ordered_dict(args: Args, budget: Budget) -> Any:
+    """`OrderedDict()`, or of a list of pairs, as a dict."""
+    pairs = _elements(args, budget)
+    is_pairs = pairs is not None and all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs)
+    return {as_key(key): value for key, value in pairs} if pairs is not None and is_pairs else None
+
+
+def to_tuple(args: Args, budget: Budget) -> Any:
+    """`tuple([...])`; `torch.Size` likewise."""
+    items = _elements(args, budget)
+    return None if items is None else tuple(items)
+
+
+def _set(args: Args, budget: Budget) -> Any:
+    items = _elements(args, budget)
+    return None if items is None else set(map(as_key, items))
+
+
+def _frozenset(args: Args, budget: Budget) -> Any:
+    items = _elements(args, budget)
+    return None if items is None else frozenset(map(as_key, items))
+
+
+def _complex(args: Args, budget: Budget) -> Any:
+    fits = len(args) == 2 and all(type(part) is float for part in args)
+    return complex(*args) if fits else None
+
+
+def make_table(entries: dict[tuple[str, str], Any]) -> Table:
+    """A table for `unpickle`: functions become `Constructor`s, other values stay as they are."""
+    return {
+        (module, name): Constructor(module, name, value) if callable(value) else value
+        for (module, name), value in entries.items()
+    }
+
+
+_BUILTINS = {
+    "set": _set,
+    "frozenset": _frozenset,
+    "tuple": to_tuple,
+    "bytes": lambda args, budget: None if args else b"",  # how protocol 2 stores empty ones
+    "bytearray": lambda args, budget: None if args else b"",
+    "complex": _complex,
+}
+PLAIN = make_table(
+    {
+        ("collections", "OrderedDict"): _ordered_dict,
+        # As a dict; the default factory is ignored.
+        ("collections", "defaultdict"): lambda args, budget: {} if len(args) <= 1 else None,
+        ("_codecs", "encode"): _encode,
+        ("numpy", "dtype"): _dtype,
+        **{
+            (f"numpy.{core}.{name}", function): call
+            for core in ("core", "_core")  # NumPy 1 and 2
+            for name, function, call in (
+                ("multiarray", "_reconstruct", _reconstruct),
+                ("multiarray", "scalar", _scalar),
+                ("numeric", "_frombuffer", _from_buffer),
+            )
+        },
+        **{
+            (module, name): call
+            for module in ("builtins", "__builtin__")
+            for name, call in _BUILTINS.items()
+        },
+    }
+)
