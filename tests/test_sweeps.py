@@ -16,8 +16,8 @@ import esv_jax as ej
 from esv_jax import files
 from esv_jax.results import store
 from esv_jax.sweeps import engine as engines
-from esv_jax.sweeps.choices import choice_names, chosen_classes, of_chosen
 from esv_jax.sweeps.planning import bucket_ends, make_shards, share_of_host
+from esv_jax.sweeps.shards import choice_names, chosen_classes, select_classes
 from tests.sweeps_for_tests import (
     LENGTHS,
     N_CLASSES,
@@ -261,7 +261,7 @@ def test_chosen_classes_one_by_one(rng):
     scores[3] = 1.0  # equal scores: the first class
     chosen = chosen_classes(names, scores, labels)
     values = rng.normal(size=(6, 3, 4)).astype(np.float32)
-    kept = of_chosen(values, chosen)
+    kept = select_classes(values, chosen)
     for i in range(6):
         order = sorted(range(4), key=lambda c: (-scores[i, c], c))
         assert chosen[i].tolist() == [labels[i], order[0], order[0], order[1]]

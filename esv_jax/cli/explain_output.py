@@ -23,7 +23,7 @@ from esv_jax.extras import require
 from esv_jax.files import JSONObject, atomic_path
 from esv_jax.results.layout import reading
 from esv_jax.results.sequences import dataset_of, write_sequences
-from esv_jax.sweeps.job import differences
+from esv_jax.sweeps.planning import differences
 
 if TYPE_CHECKING:
     import xarray

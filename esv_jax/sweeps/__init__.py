@@ -1,6 +1,5 @@
-"""Many videos: batches by length, devices, hosts, and results that a killed run does not lose."""
+"""Sweeps: explanation of many videos on all devices and hosts, continued after interruptions."""
 
-from esv_jax.sweeps.hosts import connect
-from esv_jax.sweeps.run import Progress, SweepReport, sweep
+from esv_jax.sweeps.run import connect, sweep
 
-__all__ = ["Progress", "SweepReport", "connect", "sweep"]
+__all__ = ["connect", "sweep"]

@@ -1,10 +1,10 @@
-"""The videos of one shard, explained on all devices of this process."""
+"""Explanation of videos in blocks on all devices of this process."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +12,8 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from esv_jax.checks import AnyArray
+from esv_jax.attribution import Attribution
+from esv_jax.checks import AnyArray, message
 from esv_jax.estimators import Estimator
 from esv_jax.explanations import (
     block_program,
@@ -26,21 +27,35 @@ from esv_jax.games.protocol import Game
 from esv_jax.games.scoring import GameInfo, request_cost
 from esv_jax.inputs import free_bytes
 
+Program = Callable[..., Attribution]
 _FIELDS = ("values", "scores", "std_error", "marginals", "n_evaluations")
+
+
+class Values(NamedTuple):
+    """Values of explained sequences.
+
+    Attributes:
+      fields: arrays with a leading axis over sequences, by the name of the field in `Attribution`.
+      warnings: texts.
+    """
+
+    fields: dict[str, np.ndarray]
+    warnings: tuple[str, ...]
 
 
 class Engine:
     """Compiled programs of one game, and the devices they run on.
 
-    Videos go to the devices in blocks of one shape, a block to each device at a time, by
-    `shard_map` over a mesh with the one axis `video`. A video's bits depend on the shape of its
-    block alone: not on the number of devices, the order or other videos.
+    Videos go to the devices in blocks of one shape, one block to each device at a time, by
+    `shard_map` over a mesh with the one axis `video`. A video's bits depend only on the shape of
+    its block: not on the number of devices, the order or other videos.
 
     Attributes:
-      compile_seconds: spent on compiling so far. n_programs: compiled.
-      n_elements, n_padded: elements explained so far, and with them the padding of sequences and
-        of blocks.
-      block_sizes: videos in a block, by (estimator, n), where memory was short or one was given.
+      compile_seconds: time spent on compiling.
+      n_elements, n_padded: number of elements explained, and the same with the padding of sequences
+        and of blocks.
+      block_sizes: number of videos in a block, by (estimator, n), where memory was short or a size
+        was given.
     """
 
     def __init__(
@@ -56,8 +71,8 @@ class Engine:
         """Put the game on the devices.
 
         Args:
-          key: of the sweep; None where nothing is drawn.
-          marginals: whether mean marginals are stored.
+          key: of the sweep; None if nothing is drawn.
+          marginals: compute mean marginals.
           devices: of this process; default all.
           batch_size: videos in a block; default by shape and memory (see `block_size`).
         """
@@ -65,31 +80,31 @@ class Engine:
         self._by_video, self._everywhere = NamedSharding(mesh, P("video")), NamedSharding(mesh, P())
         self._mesh, self._marginals, self._batch_size = mesh, marginals, batch_size
         self._game = game if game.on_host else jax.device_put(game, self._everywhere)
-        self._plain_prior, self._key = prior, key
+        self._host_prior, self._key = prior, key
         self._prior = jax.device_put(prior, self._everywhere)
-        self._programs: dict[Any, Any] = {}
-        self._plan: tuple[Any, Any] = (None, None)
+        self._programs: dict[tuple[Estimator, tuple[int, ...]], Program] = {}
+        self._plan: tuple[tuple[Estimator, int] | None, object] = (None, None)
         self.block_sizes: dict[tuple[Estimator, int], int] = {}
         self.compile_seconds = 0.0
         self.n_elements = self.n_padded = 0
 
     @property
     def n_programs(self) -> int:
-        """Programs compiled so far."""
+        """Number of compiled programs."""
         return len(self._programs)
 
     def explain(
         self, estimator: Estimator, sequences: Sequence[np.ndarray], uids: Sequence[str], n: int
-    ) -> dict[str, np.ndarray]:
-        """Values of all sequences, in order, of those fields that `Attribution` has for them.
+    ) -> Values:
+        """Explain sequences, in order.
 
         Args:
           sequences: (n_i, ...) each, n_i <= n; n_i = n for an estimator that does not pad.
           uids: their names, for their keys. n: elements of the block.
         Returns:
-          Arrays with a leading axis over sequences, padded to n with zeros; `warnings`, texts.
+          Their values, padded to n with zeros.
         Raises:
-          MemoryError: where one video alone does not fit.
+          MemoryError: a single video does not fit.
         """
         if self._game.on_host:
             return self._on_host(estimator, sequences, uids)
@@ -102,13 +117,13 @@ class Engine:
                 if not out_of_memory(error):
                     raise
                 if block == 1:
+                    expected = f"room for a video of {n} elements"
                     got = f"a device that has too little for one ({error})"
-                    text = f"memory: expected room for a video of {n} elements, got {got}"
-                    raise MemoryError(text) from error
+                    raise MemoryError(message("memory", expected, got)) from error
             block //= 2
             self.block_sizes[estimator, n] = block
 
-    def _block_size(self, estimator: Estimator, example: Any) -> int:
+    def _block_size(self, estimator: Estimator, example: jax.ShapeDtypeStruct) -> int:
         key = (estimator, example.shape[0])
         if key not in self.block_sizes and self._batch_size is not None:
             self.block_sizes[key] = self._batch_size
@@ -126,9 +141,9 @@ class Engine:
         estimator: Estimator,
         sequences: Sequence[np.ndarray],
         uids: Sequence[str],
-        example: Any,
+        example: jax.ShapeDtypeStruct,
         block: int,
-    ) -> dict[str, Any]:
+    ) -> Values:
         rows = block * self._mesh.size
         plan = self._plan_for(estimator, example.shape[0])
         results = []
@@ -139,29 +154,29 @@ class Engine:
             keys = None if made.keys is None else jax.device_put(made.keys, self._by_video)
             arguments = (self._game, xs, self._prior, keys, lengths, plan)
             results.append(self._program(estimator, arguments)(*arguments))
-        found: dict[str, Any] = {"warnings": results[0].warnings}
+        fields = {}
         for name in _FIELDS:
             if getattr(results[0], name) is not None:
                 leaves = [np.asarray(getattr(result, name)) for result in results]
-                found[name] = np.concatenate(leaves)[: len(sequences)]
+                fields[name] = np.concatenate(leaves)[: len(sequences)]
         self.n_elements += sum(map(len, sequences))
         self.n_padded += len(results) * rows * example.shape[0]
-        return found
+        return Values(fields, results[0].warnings)
 
     def prepare(self, estimator: Estimator, n: int) -> None:
-        """Make the draw that sequences of n elements share, if there is one; it is cached."""
+        """Make the draw shared by sequences of n elements, if there is one; it is cached."""
         if not self._game.on_host:
             shared_plan(estimator, self._game, n, self._key)
 
-    def _plan_for(self, estimator: Estimator, n: int) -> Any:
-        """The shared draw for sequences of n elements, on all devices; the last one is kept."""
+    def _plan_for(self, estimator: Estimator, n: int) -> object:
+        """Return the shared draw for n elements, on all devices; the last one is kept."""
         if self._plan[0] != (estimator, n):
             plan = shared_plan(estimator, self._game, n, self._key)
             self._plan = ((estimator, n), jax.device_put(plan, self._everywhere))
         return self._plan[1]
 
-    def _program(self, estimator: Estimator, arguments: tuple[Any, ...]) -> Any:
-        """The compiled call of an estimator on blocks of this shape."""
+    def _program(self, estimator: Estimator, arguments: tuple) -> Program:
+        """Return the compiled call of an estimator on blocks of this shape."""
         name = (estimator, arguments[1].shape)
         if name not in self._programs:
             program = jax.shard_map(
@@ -178,12 +193,12 @@ class Engine:
 
     def _on_host(
         self, estimator: Estimator, sequences: Sequence[np.ndarray], uids: Sequence[str]
-    ) -> dict[str, Any]:
-        """A game on the host: its own batches, none of our devices."""
+    ) -> Values:
+        """Explain a game on the host, which makes its own batches."""
         result = explain_batch(
             self._game,
             list(sequences),
-            prior=self._plain_prior,
+            prior=self._host_prior,
             estimator=estimator,
             key=self._key,
             uids=uids,
@@ -191,6 +206,6 @@ class Engine:
         )
         self.n_elements += sum(map(len, sequences))
         self.n_padded += sum(map(len, sequences))
-        found = {name: getattr(result, name) for name in _FIELDS}
-        arrays = {name: np.asarray(leaf) for name, leaf in found.items() if leaf is not None}
-        return arrays | {"warnings": result.warnings}
+        leaves = {name: getattr(result, name) for name in _FIELDS}
+        fields = {name: np.asarray(leaf) for name, leaf in leaves.items() if leaf is not None}
+        return Values(fields, result.warnings)

@@ -1,35 +1,171 @@
-"""Which videos are explained together: buckets of lengths, and shards of these."""
+"""Plan of a sweep: the job, its shards, its identity."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple, NoReturn
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
+from esv_jax import data as sources
+from esv_jax.checks import AnyArray, expect, message
 from esv_jax.estimators import Estimator
 from esv_jax.explanations import block_size
-from esv_jax.games import Cost
+from esv_jax.files import JSONObject
+from esv_jax.games import Cost, ScaleGame, SubsetGame, make_game
 from esv_jax.games.protocol import Game
 from esv_jax.games.scoring import GameInfo, request_cost
+from esv_jax.inputs import checked_prior
+from esv_jax.models import TrainedModel, load_model, model_digest
+from esv_jax.models.tensor_files import digest_of
+from esv_jax.results import store
 
 _MAX_WASTE = 0.08  # of the elements of padded sequences
 _MAX_BUCKETS = 16
 _SHARD_VIDEOS = 1024
 _SHARD_BYTES = 64e6  # of values
-_SHARD_FLOPS = 4e12  # half a minute or so on two cores of a CPU
+_SHARD_FLOPS = 4e12  # about half a minute on two CPU cores
+
+
+# Data and model
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Data and model of a sweep.
+
+    Attributes:
+      inputs: the data. rows: positions in it of the videos to explain.
+      width: shape of one element.
+    """
+
+    inputs: sources.Inputs
+    rows: np.ndarray
+    game: Game
+    prior: AnyArray
+    class_names: tuple[str, ...]
+    digest: str
+    width: tuple[int, ...]
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """True classes of the videos to explain."""
+        return None if self.inputs.labels is None else self.inputs.labels[self.rows]
+
+    @property
+    def uids(self) -> list[str]:
+        """Names of the videos to explain."""
+        return [self.inputs.uids[i] for i in self.rows]
+
+    def example(self, n: int) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of a sequence of n elements."""
+        return jax.ShapeDtypeStruct((n, *self.width), jnp.float32)
+
+    def lengths(self, frames: int | None, least: int) -> np.ndarray:
+        """Number of elements to explain of each video; 0 if unknown or below `least`."""
+
+        def one(row: int) -> int:
+            try:
+                n = self.inputs.length(row)
+            except (ValueError, OSError):
+                return 0
+            return 0 if n < least else min(n, frames or n)
+
+        if self.inputs.videos is None:
+            return np.array([one(int(row)) for row in self.rows])
+        return np.array(list(sources.prefetch(self.rows.tolist(), one, workers=4, ahead=16)))
+
+
+def make_job(
+    data: str | PathLike[str] | sources.Inputs,
+    model: str | PathLike[str] | TrainedModel | Game,
+    prior: ArrayLike | None,
+    class_names: Sequence[str] | None,
+    digest: str | None,
+    uids: Sequence[str],
+    limit: int | None,
+    frames: int | None,
+) -> Job:
+    """Open model and data, and check that they fit together."""
+    inputs = data if isinstance(data, sources.Inputs) else sources.open_inputs(data)
+    rows = np.array(inputs.positions(tuple(uids), limit), int)
+    expect(len(rows) > 0, "data", "at least one video", "none")
+    name, times = Counter(inputs.uids[i] for i in rows).most_common(1)[0]
+    expect(times == 1, "uids", "distinct uids", f"{name!r} {times} times")
+    if isinstance(model, str | PathLike):
+        model = load_model(model)
+    if isinstance(model, TrainedModel):
+        expect(prior is None, "prior", "None beside a model that has one", "a prior")
+        prior, class_names = model.prior, class_names or model.class_names
+        digest = digest or model_digest(model)
+        game: Game = make_game(model.heads)
+    elif isinstance(model, SubsetGame | ScaleGame):
+        game = model
+        digest = digest or _digest_of_game(model)
+    else:
+        expected = "a TrainedModel, its file, or a game"
+        raise TypeError(message("model", expected, type(model).__name__))
+    example = _first_readable(inputs, rows, frames)
+    try:
+        game.begin(example)
+        n_outputs = game.output(example).shape[0]
+    except ValueError as error:
+        raise ValueError(f"data that do not fit the model: {error}") from error
+    names = tuple(map(str, range(n_outputs))) if class_names is None else tuple(class_names)
+    checked = checked_prior(game, example, prior)
+    n = checked.shape[0]
+    expect(len(names) == n, "class_names", f"{n} names, as the model has", len(names))
+    if inputs.class_names is not None:
+        got, way_out = len(inputs.class_names), "They are of other classes."
+        expect(got == n, "data", f"{n} classes, as the model has", got, way_out)
+    if inputs.labels is not None:
+        top = int(np.max(inputs.labels[rows]))
+        expect(top < n, "labels", f"classes 0..{n - 1}, as the model has", top)
+    return Job(inputs, rows, game, checked, names, digest, example.shape[1:])
+
+
+def _first_readable(inputs: sources.Inputs, rows: np.ndarray, frames: int | None) -> Array:
+    """Read the first readable video, with which the model is checked."""
+    for row in rows.tolist():
+        (found,) = inputs.read_many([row], frames)
+        if not isinstance(found, Exception) and np.isfinite(found[0]).all():
+            return jnp.asarray(found[0])
+    raise ValueError(message("data", "a video that can be read", f"none of {len(rows)}: {found}"))
+
+
+def _digest_of_game(game: Game) -> str:
+    """Digest of a game's arrays and settings; games of functions need a name from the caller."""
+    leaves, structure = jax.tree.flatten(game)
+    if not leaves or not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
+        got = f"{type(game).__name__}, whose weights are not its own"
+        raise ValueError(message("digest", "a name for the model's weights", got))
+    arrays = {str(k): np.asarray(leaf) for k, leaf in enumerate(leaves)}
+    return digest_of(arrays, str(structure))
+
+
+# Shards
 
 
 class Shard(NamedTuple):
-    """Videos that are explained by one program and written to one file.
+    """Videos explained by one program and written to one file.
 
     Attributes:
       positions: of the videos in the data. start: row of the first in the results.
-      n: elements that sequences are padded to; sequences of an estimator that does not pad have
-        as many.
-      estimator: None where these videos cannot be explained.
+      n: number of elements, with padding; for an estimator without padding that of every sequence.
+      estimator: None if these videos cannot be explained.
       reason: why not, or "".
-      cost: of one video; None where there is no estimator.
+      cost: of one video; None without an estimator.
     """
 
     positions: np.ndarray
@@ -39,19 +175,25 @@ class Shard(NamedTuple):
     reason: str
     cost: Cost | None
 
+    @property
+    def place(self) -> store.ShardPlace:
+        """Position in the store."""
+        sampled = self.estimator is not None and self.estimator.needs_key
+        return store.ShardPlace(self.start, len(self.positions), self.n, sampled)
+
 
 def bucket_ends(
     lengths: Sequence[int], max_waste: float = _MAX_WASTE, most: int = _MAX_BUCKETS
 ) -> list[int]:
-    """Lengths to pad to, fewest that waste at most `max_waste`, chosen from the data.
+    """Choose the fewest lengths to pad to that waste at most `max_waste`.
 
-    For each number of buckets the ends that pad the fewest elements are found by dynamic
-    programming over the distinct lengths; the first number that is good enough is taken.
+    For each number of buckets, dynamic programming over the distinct lengths finds the ends that
+    pad the fewest elements; the first number that is good enough is taken.
 
     Args:
       lengths: of all sequences, each >= 1.
       max_waste: padding's share of all elements, in [0, 1).
-      most: buckets; with so many the share may be larger.
+      most: largest number of buckets; with that many the share may be larger.
     Returns:
       Ends in ascending order, the last one the longest length.
     Cost: most * L**2 for L distinct lengths.
@@ -85,19 +227,19 @@ def make_shards(
     lengths: np.ndarray,
     choose: Callable[[int], Estimator],
     game: Game,
-    shape_of: Callable[[int], Any],
+    shape_of: Callable[[int], jax.ShapeDtypeStruct],
     *,
     n_classes: int,
     n_values: int,
     shard_size: int | None = None,
 ) -> list[Shard]:
-    """All videos in shards, the same for the same data and settings.
+    """Divide all videos into shards, the same for the same data and settings.
 
     Args:
-      lengths: elements of every video; 0 where that is not known.
+      lengths: number of elements of every video; 0 if unknown.
       choose: the estimator for sequences of n elements; may raise ValueError.
       shape_of: shape and dtype of a sequence of n elements.
-      n_classes: C. n_values: numbers stored per element, all classes and marginals counted.
+      n_classes: C. n_values: numbers stored per element, of all classes, marginals included.
       shard_size: videos in a shard; default by the size of values and by cost.
     """
     chosen: dict[int, tuple[Estimator | None, str]] = {}
@@ -107,7 +249,7 @@ def make_shards(
         except ValueError as error:
             chosen[n] = (None, str(error))
 
-    padded = dict(zip(chosen, chosen, strict=True))
+    padded = {n: n for n in chosen}
     for estimator in {each for each, _ in chosen.values() if each is not None and each.pads}:
         own = [n for n, (each, _) in chosen.items() if each == estimator]
         ends = bucket_ends(lengths[np.isin(lengths, own)].tolist())
@@ -118,18 +260,18 @@ def make_shards(
         groups.setdefault((max(padded[n], 1), *chosen[n]), []).append(position)
     shards: list[Shard] = []
     start = 0
-    for (n, each, reason), positions in sorted(groups.items(), key=lambda item: _order(*item[0])):
+    for n, each, reason in sorted(groups, key=lambda group: (group[0], repr(group[1]), group[2])):
+        positions = groups[n, each, reason]
         cost = None
+        size = _SHARD_VIDEOS
         if each is not None:
             cost = request_cost(game, shape_of(n), each.request(GameInfo.of(game, n)))
-        size = shard_size
-        if size is None:
-            size = _SHARD_VIDEOS
-            if cost is not None and each is not None:
+            if shard_size is None:
                 size = min(size, int(_SHARD_BYTES // (4 * n * n_values + 4 * n_classes)))
                 size = min(size, int(_SHARD_FLOPS // (cost.flops or 1)))
                 block = block_size(each, game, shape_of(n))
                 size = max(size // block * block, block)
+        size = shard_size or size
         for first in range(0, len(positions), size):
             part = np.array(positions[first : first + size])
             shards.append(Shard(part, start, n, each, reason, cost))
@@ -137,17 +279,13 @@ def make_shards(
     return shards
 
 
-def _order(n: int, estimator: Estimator | None, reason: str) -> tuple[Any, ...]:
-    return (n, repr(estimator), reason)
-
-
 def share_of_host(
     shards: Sequence[Shard], todo: Sequence[int], host: int, n_hosts: int
 ) -> list[int]:
-    """Which of the shards `todo` one of several hosts does, so that all have about as much.
+    """Return the indices of the shards `todo` that one of several hosts computes.
 
-    The most expensive first, each to the host that has least: the same answer on every host. A
-    host does its own in the order of the data.
+    The most expensive first, each to the host with the least work: the same division on every host.
+    Indices are in ascending order.
     """
 
     def work(index: int) -> float:
@@ -162,3 +300,103 @@ def share_of_host(
         if least == host:
             mine.append(index)
     return sorted(mine)
+
+
+# Identity
+
+
+def identity_of(
+    job: Job, lengths: np.ndarray, shards: Sequence[Shard], options: JSONObject
+) -> JSONObject:
+    """Return the settings that must be equal on all hosts, and for a sweep to be continued."""
+    plan = hashlib.sha256()
+    for shard in shards:
+        rows = ",".join(map(str, shard.positions.tolist()))
+        plan.update(f"{shard.n} {shard.estimator} {rows};".encode())
+    videos = hashlib.sha256(json.dumps([job.uids, lengths.tolist(), job.width]).encode())
+    labels = "none" if job.labels is None else str(job.labels.tolist())
+    names = json.dumps(job.class_names)
+    return {
+        "videos": f"{len(lengths)} ({videos.hexdigest()[:16]})",
+        "labels": hashlib.sha256(labels.encode()).hexdigest()[:16],
+        "classes' names": hashlib.sha256(names.encode()).hexdigest()[:16],
+        "model": job.digest,
+        "prior": hashlib.sha256(np.asarray(job.prior).tobytes()).hexdigest()[:16],
+        **options,
+        "shards": f"{len(shards)} ({plan.hexdigest()[:16]})",
+        "platform": jax.local_devices()[0].platform,
+        "esv_jax": metadata.version("esv-jax"),
+        "jax": jax.__version__,
+    }
+
+
+def differences(there: JSONObject, here: JSONObject) -> str:
+    """Describe the differences between two identities."""
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    return "; ".join(f"{name}: {there.get(name)} there, {here.get(name)} here" for name in names)
+
+
+def data_of(job: Job) -> JSONObject:
+    """Return the paths of the data, with a digest of the files' sizes and times.
+
+    They may change without the content (see `changed_videos`), so the identity excludes them.
+    """
+    stamps, source = job.inputs.stamps_when_opened(job.rows.tolist()), job.inputs.source
+    return {
+        "path": None if source is None else str(source.absolute()),
+        "videos": job.inputs.videos is not None,
+        "stamp": None if stamps is None else hashlib.sha256(repr(stamps).encode()).hexdigest(),
+    }
+
+
+def changed_videos(
+    inputs: sources.Inputs, records: Mapping[int, JSONObject], frames: int | None
+) -> list[str]:
+    """Return the uids of the videos whose content differs from the input of complete shards.
+
+    Args:
+      inputs: the data. records: of the shards. frames: number of elements read of each video.
+    Cost: reads the videos of all these shards.
+    """
+    position, changed = {uid: i for i, uid in enumerate(inputs.uids)}, []
+    for record in records.values():
+        before = {uid: digest for uid, digest in record.get("read", {}).items() if digest}
+        present = [uid for uid in before if uid in position]
+        now = inputs.contents([position[uid] for uid in present], frames)
+        same = {uid for uid, digest in zip(present, now, strict=True) if digest == before[uid]}
+        changed += [uid for uid in before if uid not in same]
+    return changed
+
+
+def compare_data(
+    out: str | PathLike[str], records: Mapping[int, JSONObject]
+) -> tuple[list[str], str]:
+    """Compare the data of a sweep, if they still exist, with the input of its shards.
+
+    Args:
+      out: folder of the sweep. records: of its shards.
+    Returns:
+      Uids of videos with other content or none; a sentence about the comparison.
+    Raises:
+      ValueError: data that can no longer be read.
+    Cost: reads the data.
+    """
+    manifest = store.read_manifest(out)
+    about = manifest.get("data") or {}
+    path = about.get("path")
+    if path is None:
+        return [], "The data came from no file: not compared."
+    if not Path(path).exists():
+        return [], f"The data are no longer at {path}: not compared."
+    inputs = (
+        sources.open_videos(Path(path), _no_encoder)  # files are read, not decoded
+        if about.get("videos")
+        else sources.open_inputs(path)
+    )
+    changed = changed_videos(inputs, records, manifest["identity"].get("frames"))
+    n = sum(len(record.get("read", {})) for record in records.values())
+    return changed, f"{n} videos compared with the data at {path}."
+
+
+def _no_encoder(frames: np.ndarray) -> NoReturn:
+    raise ValueError(message("videos", "files to compare", "a call to decode them"))

@@ -1,4 +1,4 @@
-"""`sweep`: every video of a set, on all the devices there are, to a store that can be continued."""
+"""`sweep`: Element Shapley Values of a set of videos, on all devices and hosts, in one store."""
 
 from __future__ import annotations
 
@@ -13,36 +13,44 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental import multihost_utils
+from jax.typing import ArrayLike
 
 from esv_jax import data as sources
-from esv_jax.checks import expect, expect_int, expect_key, message
+from esv_jax.checks import expect, expect_int, expect_key, first_few, message
 from esv_jax.estimators import Estimator
-from esv_jax.files import expect_writable
+from esv_jax.files import JSONObject, expect_writable
 from esv_jax.games.protocol import Game
 from esv_jax.inputs import EstimatorChoice, check_randomness, choose_estimator
 from esv_jax.models import TrainedModel
 from esv_jax.results import store
-from esv_jax.sweeps.choices import choice_names
 from esv_jax.sweeps.engine import Engine
-from esv_jax.sweeps.hosts import expect_agreement, from_first
-from esv_jax.sweeps.job import Job, changed_videos, data_of, differences, identity_of
-from esv_jax.sweeps.planning import Shard, make_shards, share_of_host
-from esv_jax.sweeps.shard_work import Task, explained, load, make_header, place_of, write
+from esv_jax.sweeps.planning import (
+    Job,
+    Shard,
+    changed_videos,
+    data_of,
+    differences,
+    identity_of,
+    make_job,
+    make_shards,
+    share_of_host,
+)
+from esv_jax.sweeps.shards import Task, choice_names, explain, load, make_header, write
 
 _AHEAD = 2  # shards that are read, and that wait to be written, beside the one being explained
-_POLL = 0.5  # seconds between looks for the shards of other hosts
+_POLL = 0.5  # seconds between checks for the shards of other hosts
 
 
 class Progress(NamedTuple):
     """Progress of a sweep.
 
     Attributes:
-      done: videos of this host's share that are written, failed ones included.
-      of: videos of this host's share. failed: of those done.
-      host, n_hosts: which process this is, of how many.
+      done: number of videos of this host's share that are written, failed ones included.
+      of: number of videos of this host's share. failed: those of `done` that failed.
+      host, n_hosts: index of this process, and number of processes.
     """
 
     done: int
@@ -57,16 +65,16 @@ class SweepReport:
     """Summary of a finished sweep.
 
     Attributes:
-      path: folder of the results; `results.open` takes it.
-      n_videos: in the data. n_explained: by this process, this time. n_before: were there already.
+      path: folder of the results, for `results.open`.
+      n_videos: in the data. n_explained: by this process, in this run. n_before: in earlier runs.
       failures: reasons by uid, of all videos of the store that could not be explained.
-      recomputed: shards that were there but damaged, and were made again.
+      recomputed: number of damaged shards that were computed again.
       planning_seconds: opening, planning and checking, which every host does for the whole set.
       seconds: from the first shard to the last. explain_seconds: of these on devices.
-      compile_seconds: of these spent on compiling; n_programs: compiled.
-      padding_waste: share of the elements computed that were padding.
-      block_sizes: videos in a block by elements, where not the default.
-      host, n_hosts: which process this is, of how many.
+      compile_seconds: of these spent on compiling. n_programs: number of compiled programs.
+      padding_waste: share of the computed elements that were padding.
+      block_sizes: number of videos in a block by elements, where not the default.
+      host, n_hosts: index of this process, and number of processes.
     """
 
     path: Path
@@ -96,7 +104,7 @@ def sweep(
     estimator: EstimatorChoice = "auto",
     key: Array | None = None,
     marginals: bool = False,
-    prior: Any = None,
+    prior: ArrayLike | None = None,
     class_names: Sequence[str] | None = None,
     digest: str | None = None,
     uids: Sequence[str] = (),
@@ -109,44 +117,44 @@ def sweep(
     strict: bool = False,
     retry_failed: bool = False,
     overwrite: bool = False,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> SweepReport:
-    """Explain every video of a set and store the results; continue where an earlier call ended.
+    """Explain every video of a set and store the results; continue an interrupted sweep.
 
-    Videos of like lengths share compiled programs of fixed shape and are dealt to all devices of
-    the process; reading and writing go on beside. Called in several processes of one JAX runtime
-    (`jax.distributed.initialize`), each does its share of the shards and writes its own files.
+    Videos of similar lengths share compiled programs of fixed shape and are distributed over all
+    devices of the process; reading and writing run in threads. Called in several processes of one
+    JAX runtime (`connect`), each computes its share of the shards and writes its own files.
 
     A video's values depend on the data, the model, the settings and the shape of its block (see
-    `batch_size`), not on order, devices or hosts: those of a sweep that was killed and continued
-    are, byte for byte, those of one that was not.
+    `batch_size`), not on order, devices or hosts: a sweep that was killed and continued has, byte
+    for byte, the values of one that was not.
 
     Args:
       data: a file of features (see `data.open_inputs`), or `Inputs`, also of videos
         (`data.open_videos`).
       model: a file of `models.save_model`, a `TrainedModel`, or any game, with `prior`.
-      out: folder of the store; made where it is missing.
-      frames: elements to explain, at segment centres; default all. Shorter videos keep all theirs.
-      classes: whose values are kept: "all", or some of "gt", "pred", "top5" (any number), as
-        "gt,pred" or in a sequence. Scores are kept of all classes.
-      estimator: as for `explain`; "auto" is settled length by length.
-      key: `jax.random.key(seed)`, needed where anything is sampled. Each video draws with
+      out: folder of the store; created if missing.
+      frames: elements to explain, at segment centres; default all. Of shorter videos all.
+      classes: classes whose values are stored: "all", or some of "gt", "pred", "top5" (any number),
+        as "gt,pred" or in a sequence. Scores of all classes are stored.
+      estimator: as for `explain`; "auto" is resolved for each length.
+      key: `jax.random.key(seed)`, needed if anything is sampled. Each video draws with
         `video_key(key, uid)`, or all with one (`Surrogate`).
-      marginals: whether to keep mean marginals by scale, n * n numbers per class.
+      marginals: store mean marginals by scale, n * n numbers per class.
       prior, class_names, digest: of a game: scores of the empty sequence, (C,), C names (default
-        0..C-1), and a name for its weights, needed where they are not arrays of the game's own.
-      uids, limit: the videos to explain: those named, or the first so many; default all.
+        0..C-1), and a name for its weights, needed if they are not arrays of the game itself.
+      uids, limit: the videos to explain: those named, or the first N; default all.
       min_elements: a video with fewer (before `frames`) is recorded as failed.
       batch_size: videos explained together by one device; default by their shape and its memory,
-        halved where memory runs out. The last bits of values depend on it.
-      shard_size: videos per file, and lost at most if the sweep is killed; default by their cost.
+        halved if memory runs out. The last bits of values depend on it.
+      shard_size: videos per file, the most that a killed sweep loses; default by their cost.
       devices: of this process; default all.
-      max_bytes: memory that one video may take; default what is free.
-      strict: whether the first video that fails ends the sweep.
-      retry_failed: whether to explain again what failed in an earlier run, with its whole shard.
-      overwrite: whether another sweep's results in `out` may be deleted.
-      settings: what the results should say that they were made with, beside the above.
+      max_bytes: memory for one video; default what is free.
+      strict: end the sweep at the first video that fails.
+      retry_failed: explain again what failed in an earlier run, with its whole shard.
+      overwrite: delete another sweep's results in `out`.
+      settings: further settings to store with the results.
       progress: called after each shard.
     Returns:
       `SweepReport`.
@@ -157,7 +165,7 @@ def sweep(
       FileExistsError: results of another sweep in `out` (saying what differs), a folder to which
         another process is writing.
       TypeError: a model or key of another kind.
-      OSError: a place that cannot be written to, a full disk. Finished shards stay.
+      OSError: a folder that cannot be written, a full disk. Finished shards stay.
     Cost: see `plan_cost`, per video; one compilation per length (exact, `Surrogate`) or bucket of
       lengths (`Constructive`), at most 16. Memory of the host: a few shards.
     """
@@ -168,14 +176,14 @@ def sweep(
     expect_int("min_elements", min_elements, 1)
     if key is not None:
         expect_key("key", key)
-    job = Job.of(data, model, prior, class_names, digest, uids, limit, frames)
+    job = make_job(data, model, prior, class_names, digest, uids, limit, frames)
     choices = choice_names(classes, len(job.class_names))
     labelled = job.labels is not None
     expect(labelled or not (choices and "gt" in choices), "classes", "labels for gt", "none")
 
     lengths = job.lengths(frames, min_elements)
     shards = _shards(job, lengths, estimator, key, choices, marginals, shard_size, max_bytes)
-    asked = {
+    options = {
         "frames": frames,
         "classes": "all" if choices is None else ",".join(choices),
         "estimator": estimator if isinstance(estimator, str) else repr(estimator),
@@ -184,41 +192,39 @@ def sweep(
         "min_elements": min_elements,
         "batch_size": batch_size,
     }
-    identity = identity_of(job, lengths, shards, asked)
-    expect_agreement(identity, differences)
+    identity = identity_of(job, lengths, shards, options)
+    _expect_agreement(identity)
 
     out = Path(out)
-    header = make_header(job, lengths, shards, choices, marginals, asked | dict(settings or {}))
-    places = [place_of(shard) for shard in shards]
-    about = data_of(job)
+    header = make_header(job, lengths, shards, choices, marginals, options | dict(settings or {}))
     rows = job.rows[np.concatenate([shard.positions for shard in shards])]
     stamps = job.inputs.stamps_when_opened(rows.tolist())
+    engine = Engine(
+        job.game, job.prior, key, marginals=marginals, devices=devices, batch_size=batch_size
+    )
+    limits = (frames, min_elements, choices, strict, stamps)
+    task = Task(job, out, header, shards, identity, engine, *limits)
 
     def prepare() -> tuple[list[int], int]:
-        _expect_ours(out, identity, overwrite)
-        held.enter_context(store.writing(out))
-        return _prepare(out, identity, header, places, about, job, frames, overwrite, retry_failed)
+        _is_same_sweep(task, overwrite)
+        lock.enter_context(store.writing(out))
+        return _prepare(task, overwrite, retry_failed)
 
-    with ExitStack() as held:  # by the first host, until all have written
-        todo, recomputed = from_first(prepare)
+    with ExitStack() as lock:  # held by the first host until all have written
+        todo, recomputed = _from_first(prepare)
         host, n_hosts = jax.process_index(), jax.process_count()
         mine = share_of_host(shards, todo, host, n_hosts)
-        engine = Engine(
-            job.game, job.prior, key, marginals=marginals, devices=devices, batch_size=batch_size
-        )
-        fixed = (frames, min_elements, choices, strict, stamps)
-        task = Task(job, out, header, shards, identity, engine, *fixed)
         started = time.perf_counter()
         explain_seconds = _run(task, mine, progress, host, n_hosts)
-        if n_hosts > 1:
-            _wait_for_others(out, len(shards))
-    n_before = sum(shard.positions.size for i, shard in enumerate(shards) if i not in set(todo))
+        while n_hosts > 1 and not _all_complete(task):  # JAX's runtime ends it if a host is lost
+            time.sleep(_POLL)
     records = store.read_records(out)
+    n_todo = sum(len(shards[i].positions) for i in todo)
     return SweepReport(
         path=out,
         n_videos=len(lengths),
         n_explained=sum(len(shards[i].positions) for i in mine),
-        n_before=n_before,
+        n_before=len(lengths) - n_todo,
         failures={uid: why for each in records.values() for uid, why in each["failures"].items()},
         recomputed=recomputed,
         planning_seconds=started - began,
@@ -243,11 +249,10 @@ def _shards(
     shard_size: int | None,
     max_bytes: float | None,
 ) -> list[Shard]:
-    def shape_of(n: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((n, *job.width), jnp.float32)
+    """Divide the videos into shards; check that a key is given if one is needed."""
 
     def choose(n: int) -> Estimator:
-        return choose_estimator(job.game, shape_of(n), estimator, None, max_bytes)
+        return choose_estimator(job.game, job.example(n), estimator, None, max_bytes)
 
     n_classes = len(job.class_names)
     kept = n_classes if choices is None else len(choices)
@@ -256,94 +261,15 @@ def _shards(
         lengths,
         choose,
         job.game,
-        shape_of,
+        job.example,
         n_classes=n_classes,
         n_values=kept * (2 + (widest if marginals else 0)),
         shard_size=shard_size,
     )
-    for shard in shards:  # a missing key is the caller's to mend, no failure of single videos
+    for shard in shards:  # a missing key is an error of the call, not a failure of videos
         if shard.estimator is not None:
             check_randomness(shard.estimator, shard.n, key, None)
     return shards
-
-
-def _expect_ours(out: Path, identity: dict[str, Any], overwrite: bool) -> bool:
-    """Return whether a folder has this sweep's results; others are refused without `overwrite`."""
-    if not store.is_sweep(out):
-        taken = (out / store.VIEW).exists()
-        got = f"{out / store.VIEW}, which no sweep wrote"
-        expect(not taken or overwrite, "out", "a folder without results", got, kind=FileExistsError)
-        store.expect_free(out)
-        return False
-    try:
-        before = store.read_manifest(out)["identity"]
-    except ValueError:
-        if not overwrite:
-            raise
-        return False
-    ours = bool(before == json.loads(json.dumps(identity)))
-    got = f"another sweep ({differences(before, identity)})"
-    way_out = "Choose another folder, or pass overwrite to delete it."
-    expected = "a folder without results, or with this sweep's"
-    expect(ours or overwrite, "out", expected, got, way_out, kind=FileExistsError)
-    return ours
-
-
-def _prepare(
-    out: Path,
-    identity: dict[str, Any],
-    header: store.Header,
-    places: list[store.ShardPlace],
-    about: dict[str, Any],
-    job: Job,
-    frames: int | None,
-    overwrite: bool,
-    retry_failed: bool,
-) -> tuple[list[int], int]:
-    """Make or check the store; shards still to be done, and how many of them were damaged."""
-    ours = _expect_ours(out, identity, overwrite)  # again, now that nobody else writes
-    store.clear_leftovers(out)
-    if ours:
-        records = store.read_records(out)
-        recorded = [store.record_path(out, i).exists() for i in range(len(places))]
-        broken = set(store.damaged(out, records))
-        whole = {index: record for index, record in records.items() if index not in broken}
-        if _same_data(out, about, job, frames, whole, overwrite):
-            if store.read_manifest(out).get("data") != about or not store.view_is_whole(out):
-                store.renew(out, identity, header, places, about)
-            if retry_failed:
-                again = {index for index in whole if records[index]["failures"]}
-                whole = {index: record for index, record in whole.items() if index not in again}
-                recorded = [there and i not in again for i, there in enumerate(recorded)]
-            todo = [index for index in range(len(places)) if index not in whole]
-            return todo, sum(recorded[index] for index in todo)
-    expect_writable(out / store.VIEW)
-    store.create(out, identity, header, places, about)
-    return list(range(len(places))), 0
-
-
-def _same_data(
-    out: Path,
-    about: dict[str, Any],
-    job: Job,
-    frames: int | None,
-    whole: dict[int, dict[str, Any]],
-    overwrite: bool,
-) -> bool:
-    """Return whether finished shards were made of these data; refuses others, unless `overwrite`.
-
-    Files of the same size and time are the same; of others, and of data without files, the content
-    that each finished shard was made of is compared.
-    """
-    before = store.read_manifest(out).get("data", {}).get("stamp")
-    if before is not None and before == about["stamp"]:
-        return True
-    changed = changed_videos(job.inputs, whole, frames)
-    named = ", ".join(map(repr, changed[:3])) + (", ..." if len(changed) > 3 else "")
-    got = f"others for {len(changed)} videos that are explained ({named})"
-    way_out = "Choose another folder, or pass overwrite to delete what is there."
-    expect(not changed or overwrite, "data", "the features that the sweep began with", got, way_out)
-    return not changed
 
 
 def _run(
@@ -353,7 +279,7 @@ def _run(
     host: int,
     n_hosts: int,
 ) -> float:
-    """Read, explain and write the shards of this host; seconds that explaining took."""
+    """Read, explain and write the shards of this host; return the seconds spent on explaining."""
     total = sum(len(task.shards[index].positions) for index in mine)
     done = failed = 0
     seconds = 0.0
@@ -370,11 +296,10 @@ def _run(
 
     writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
     try:
-        for read in sources.prefetch(
-            mine, lambda index: load(task, index), workers=1, ahead=_AHEAD
-        ):
+        reads = sources.prefetch(mine, lambda index: load(task, index), workers=1, ahead=_AHEAD)
+        for read in reads:
             started = time.perf_counter()
-            loaded, found = explained(task, read)
+            loaded, found = explain(task, read)
             took = time.perf_counter() - started
             seconds += took
             if task.strict and loaded.failures:
@@ -390,7 +315,156 @@ def _run(
     return seconds
 
 
-def _wait_for_others(out: Path, n_shards: int) -> None:
-    """Until the shards of all hosts are there; JAX's runtime ends the wait if a host is lost."""
-    while not all(store.record_path(out, index).exists() for index in range(n_shards)):
-        time.sleep(_POLL)
+# The store before the work
+
+
+def _is_same_sweep(task: Task, overwrite: bool) -> bool:
+    """Return whether the folder has results of this sweep; refuse others without `overwrite`."""
+    out = task.out
+    if not store.is_sweep(out):
+        taken = (out / store.VIEW).exists()
+        got = f"{out / store.VIEW}, which no sweep wrote"
+        expect(not taken or overwrite, "out", "a folder without results", got, kind=FileExistsError)
+        store.expect_free(out)
+        return False
+    try:
+        before = store.read_manifest(out)["identity"]
+    except ValueError:
+        if not overwrite:
+            raise
+        return False
+    same = bool(before == json.loads(json.dumps(task.identity)))
+    got = f"another sweep ({differences(before, task.identity)})"
+    way_out = "Choose another folder, or pass overwrite to delete it."
+    expected = "a folder without results, or with this sweep's"
+    expect(same or overwrite, "out", expected, got, way_out, kind=FileExistsError)
+    return same
+
+
+def _prepare(task: Task, overwrite: bool, retry_failed: bool) -> tuple[list[int], int]:
+    """Create the store, or check it; return missing shards, and how many of them were damaged."""
+    out, n_shards, data = task.out, len(task.shards), data_of(task.job)
+    places = [shard.place for shard in task.shards]
+    same = _is_same_sweep(task, overwrite)  # again, now that no other process writes
+    store.clear_leftovers(out)
+    if same:
+        records = store.read_records(out)
+        recorded = {i for i in range(n_shards) if store.record_path(out, i).exists()}
+        broken = store.damaged(out, records)
+        whole = {index: record for index, record in records.items() if index not in broken}
+        if _is_same_data(task, data, whole, overwrite):
+            if store.read_manifest(out).get("data") != data or not store.view_is_whole(out):
+                store.renew(out, task.identity, task.header, places, data)
+            if retry_failed:
+                again = {index for index in whole if records[index]["failures"]}
+                whole = {index: record for index, record in whole.items() if index not in again}
+                recorded -= again
+            todo = [index for index in range(n_shards) if index not in whole]
+            return todo, len(recorded.intersection(todo))
+    expect_writable(out / store.VIEW)
+    store.create(out, task.identity, task.header, places, data)
+    return list(range(n_shards)), 0
+
+
+def _is_same_data(
+    task: Task, data: JSONObject, whole: Mapping[int, JSONObject], overwrite: bool
+) -> bool:
+    """Return whether finished shards were computed from these data; refuse others.
+
+    Files of the same size and time are the same. For other files, and for data without files, the
+    content is compared. With `overwrite` other data are not refused.
+    """
+    before = store.read_manifest(task.out).get("data", {}).get("stamp")
+    if before is not None and before == data["stamp"]:
+        return True
+    changed = changed_videos(task.job.inputs, whole, task.frames)
+    names = first_few(map(repr, changed))
+    got = f"others for {len(changed)} videos that are explained ({names})"
+    way_out = "Choose another folder, or pass overwrite to delete its results."
+    expect(not changed or overwrite, "data", "the features that the sweep began with", got, way_out)
+    return not changed
+
+
+def _all_complete(task: Task) -> bool:
+    paths = (store.record_path(task.out, index) for index in range(len(task.shards)))
+    return all(path.exists() for path in paths)
+
+
+# Several processes of one JAX runtime
+
+
+def connect(
+    coordinator: str | None = None,
+    n_hosts: int | None = None,
+    host: int | None = None,
+    *,
+    cluster: bool = False,
+) -> None:
+    """Join the other processes of a run; call it before any computation.
+
+    Args:
+      coordinator: address and port of the first process, "10.0.0.1:1234".
+      n_hosts: number of processes. host: index of this one, 0..n_hosts - 1.
+      cluster: let JAX read all three from its cluster (SLURM, Open MPI, TPU pods, Kubernetes).
+    Raises:
+      ValueError: some of the three without the others, or beside `cluster`; a number out of range.
+      RuntimeError: by JAX, if the others do not join.
+    """
+    given = (coordinator, n_hosts, host)
+    if cluster:
+        expect(given == (None,) * 3, "cluster", "nothing beside it", f"{given}")
+        jax.distributed.initialize()
+        return
+    if given == (None,) * 3:
+        return
+    expected = "all of coordinator, hosts and host"
+    expect(None not in given, "hosts", expected, f"{given}", "Or --cluster alone.")
+    assert n_hosts is not None and host is not None
+    expect(n_hosts >= 1, "hosts", "a number >= 1", n_hosts)
+    expect(0 <= host < n_hosts, "host", f"a number in 0..{n_hosts - 1}", host)
+    jax.distributed.initialize(coordinator, n_hosts, host)
+
+
+def _expect_agreement(identity: JSONObject) -> None:
+    """Raise, on every host, if one has another identity than the first."""
+    if jax.process_count() == 1:
+        return
+    every = _gather(identity)
+    for host, other in enumerate(every):
+        if other != every[0]:
+            got, way_out = differences(every[0], other), "Start all hosts with the same options."
+            expected = f"what host 0 has, on host {host} too"
+            raise ValueError(message("hosts", expected, got, way_out))
+
+
+def _from_first(work: Callable[[], Any]) -> Any:
+    """Return the result of `work` on the first host, a JSON value, on every host; or its error.
+
+    Raises:
+      ValueError, OSError: as raised by `work`.
+    """
+    if jax.process_count() == 1:
+        return work()
+    answer: JSONObject = {}
+    if jax.process_index() == 0:
+        try:
+            answer = {"result": work()}
+        except (ValueError, OSError) as error:
+            answer = {"error": str(error), "kind": type(error).__name__}
+    answer = _gather(answer)[0]
+    if "error" in answer:
+        kinds = {kind.__name__: kind for kind in (FileExistsError, PermissionError, OSError)}
+        raise kinds.get(answer["kind"], ValueError)(answer["error"])
+    return answer["result"]
+
+
+def _gather(content: JSONObject) -> list[JSONObject]:
+    """Return the JSON of every host on every host."""
+    text = np.frombuffer(json.dumps(content, sort_keys=True).encode(), np.uint8)
+    sizes = np.ravel(multihost_utils.process_allgather(np.array([len(text)], np.int32)))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(text)] = text
+    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
+    return [
+        json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes.tolist(), strict=True)
+    ]

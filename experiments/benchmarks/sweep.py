@@ -31,7 +31,7 @@ import numpy as np
 import tyro
 
 import esv_jax as ej
-from esv_jax.sweeps import SweepReport
+from esv_jax.sweeps.run import SweepReport
 from experiments.benchmarks.timing import seconds
 from experiments.records import write_cases
 
