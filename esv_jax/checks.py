@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 Link = Literal["softmax", "sigmoid", "identity"]
 LINKS: tuple[Link, ...] = get_args(Link)
@@ -36,7 +37,7 @@ def message(name: str, expected: str, got: object, way_out: str = "") -> str:
     return f"{name}: expected {expected}, got {got}.{tail}"
 
 
-def is_concrete(value: Any) -> bool:
+def is_concrete(value: object) -> bool:
     """Return whether the values of an array are available (not while tracing)."""
     return not isinstance(value, jax.core.Tracer)
 
@@ -54,7 +55,7 @@ def expect(
         raise kind(message(name, expected, got, way_out))
 
 
-def expect_int(name: str, value: Any, minimum: int | None = None, way_out: str = "") -> int:
+def expect_int(name: str, value: object, minimum: int | None = None, way_out: str = "") -> int:
     """Return `value` as an int; refuse bools, floats and anything below `minimum`."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(message(name, "an integer", f"{type(value).__name__} {value!r}", way_out))
@@ -63,7 +64,7 @@ def expect_int(name: str, value: Any, minimum: int | None = None, way_out: str =
     return int(value)
 
 
-def expect_array(name: str, value: Any, way_out: str = "") -> AnyArray:
+def expect_array(name: str, value: object, way_out: str = "") -> AnyArray:
     """Return `value` as an array of numbers; refuse what is none, e.g. a dict or a ragged list.
 
     Tensors of other frameworks are converted to NumPy, also those that record gradients.
@@ -82,14 +83,14 @@ def expect_array(name: str, value: Any, way_out: str = "") -> AnyArray:
     return value
 
 
-def expect_floating(name: str, value: Any, way_out: str = "") -> jax.Array:
+def expect_floating(name: str, value: object, way_out: str = "") -> jax.Array:
     """Return `value` as a floating-point JAX array; refuse other kinds of numbers."""
     array = as_array(name, value, way_out)
     # device_put compiles nothing; jnp.asarray compiles a program for every shape.
     return array if isinstance(array, jax.Array) else jax.device_put(array)
 
 
-def as_array(name: str, value: Any, way_out: str = "", integers: bool = False) -> AnyArray:
+def as_array(name: str, value: object, way_out: str = "", integers: bool = False) -> AnyArray:
     """Return `value` as a NumPy array, unless it is JAX's; refuse other than floating point.
 
     Args:
@@ -105,7 +106,7 @@ def as_array(name: str, value: Any, way_out: str = "", integers: bool = False) -
     return value
 
 
-def expect_numbers(name: str, value: Any, way_out: str = "") -> np.ndarray:
+def expect_numbers(name: str, value: object, way_out: str = "") -> np.ndarray:
     """Return `value` as a float64 array of NumPy; refuse what holds no numbers."""
     try:
         return np.array(value, np.float64)
@@ -115,7 +116,7 @@ def expect_numbers(name: str, value: Any, way_out: str = "") -> np.ndarray:
 
 def expect_classes(
     name: str,
-    value: Any,
+    value: object,
     n_classes: int | None = None,
     kind: str = "a class",
     each: str = "a class",
@@ -164,7 +165,7 @@ def as_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def check_link(link: Any, n_classes: int | None = None) -> None:
+def check_link(link: object, n_classes: int | None = None) -> None:
     """Refuse an unknown link, and a softmax over one class, which is 1 whatever the logit."""
     expect_choice("link", link, LINKS)
     if link == "softmax" and n_classes == 1:
@@ -174,7 +175,7 @@ def check_link(link: Any, n_classes: int | None = None) -> None:
 
 
 def expect_shape(
-    name: str, value: Any, shape: tuple[int | None, ...], letters: str, way_out: str = ""
+    name: str, value: ArrayLike, shape: tuple[int | None, ...], letters: str, way_out: str = ""
 ) -> None:
     """Refuse an array whose shape differs from `shape` (None matches any size).
 
@@ -188,7 +189,7 @@ def expect_shape(
         raise ValueError(message(name, f"shape {letters}", got, way_out))
 
 
-def expect_finite(name: str, value: Any, way_out: str = "") -> None:
+def expect_finite(name: str, value: object, way_out: str = "") -> None:
     """Refuse NaN and infinity, naming the first place. Skipped while tracing."""
     if isinstance(value, jax.core.Tracer):
         return
@@ -221,7 +222,7 @@ def expect_key(name: str, key: Any) -> jax.Array:
     return key
 
 
-def expect_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+def expect_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Refuse a value outside `choices`, suggesting the nearest."""
     choices = list(choices)
     if value not in choices:
@@ -237,7 +238,7 @@ class NominalFirst(type(Protocol)):  # type: ignore[misc]
     Python 3.11 compares all members of a protocol first, which takes 20 microseconds.
     """
 
-    def __instancecheck__(cls, instance: Any) -> bool:
+    def __instancecheck__(cls, instance: object) -> bool:
         return cls in type(instance).__mro__ or super().__instancecheck__(instance)
 
 
@@ -299,7 +300,7 @@ def class_scores(
     return found
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 

@@ -155,7 +155,7 @@ def attribute(
     x: Any,
     prior: Any,
     key: Array | None,
-    plan: Any,
+    plan: object,
     length: Array | None = None,
     marginals: bool = True,
 ) -> Attribution:
@@ -179,7 +179,7 @@ def _explained(
     x: AnyArray,
     prior: AnyArray,
     key: Array | None,
-    plan: Any,
+    plan: object,
     marginals: bool,
 ) -> Attribution:
     """One sequence by one estimator, checked afterwards."""
@@ -210,7 +210,7 @@ def _explained(
 
 
 def _on_host(
-    estimator: Estimator, game: Game, x: AnyArray, prior: Any, key: Array | None, plan: Any
+    estimator: Estimator, game: Game, x: AnyArray, prior: Any, key: Array | None, plan: object
 ) -> Attribution:
     """The three steps for a game on the host: its scores come from a loop on this thread."""
     info = GameInfo.of(game, x.shape[0])
@@ -249,7 +249,7 @@ def _on_host(
 # Checks of results
 
 
-def _not_finite(game: Game, x: AnyArray, result: Attribution, plan: Any) -> ValueError:
+def _not_finite(game: Game, x: AnyArray, result: Attribution, plan: object) -> ValueError:
     """The error for values that are not finite: what a plan lacks, or where NaN begins."""
     if isinstance(plan, SubsequencePlan) and is_concrete(plan.samples.valid):
         _check_plan(plan, result)
@@ -309,7 +309,7 @@ def _first_not_finite(game: Game, x: AnyArray) -> str:
     return f"for the first {size} elements" if size > 1 else "for the first element alone"
 
 
-def _without_tolerance(classes: Any, confidence: Any) -> ValueError:
+def _without_tolerance(classes: object, confidence: object) -> ValueError:
     """The error for arguments that have no effect without a tolerance."""
     name, value = ("confidence", confidence) if classes is None else ("classes", classes)
     way_out = "The result has the values of all classes, and interval(confidence)."
@@ -320,7 +320,7 @@ def _without_tolerance(classes: Any, confidence: Any) -> ValueError:
 # Tolerance: rounds of twice the budget
 
 
-def _check_tolerance(tolerance: float, plan: Any, x: AnyArray) -> None:
+def _check_tolerance(tolerance: float, plan: object, x: AnyArray) -> None:
     expect(tolerance > 0, "tolerance", "a half width > 0", tolerance)
     expect(plan is None, "plan", "None beside a tolerance", "a plan", "Its budget is fixed.")
     traced = not is_concrete(x)
@@ -677,7 +677,7 @@ def block_program(estimator: Estimator, marginals: bool) -> Callable[..., Attrib
     """
 
     def run(
-        game: Game, xs: Array, prior: Array, keys: Array | None, lengths: Array, plan: Any
+        game: Game, xs: Array, prior: Array, keys: Array | None, lengths: Array, plan: object
     ) -> Attribution:
         def one(x: Array, key: Array | None, length: Array) -> Attribution:
             given = None if estimator.pads is False else length

@@ -175,7 +175,7 @@ def check_finite_batch(
         )
 
 
-def check_randomness(estimator: Estimator, n: int, key: Any, plan: Any) -> None:
+def check_randomness(estimator: Estimator, n: int, key: object, plan: Any) -> None:
     """Raise where a sampled estimator has no key, a plan does not fit, or a key is none."""
     if key is not None:
         expect_key("key", key)
@@ -198,7 +198,7 @@ def choose_estimator(
     game: Game,
     x: Any,
     estimator: EstimatorChoice,
-    plan: Any = None,
+    plan: object = None,
     max_bytes: float | None = None,
     max_evaluations: int | None = None,
 ) -> Estimator:
@@ -234,7 +234,7 @@ def choose_estimator(
     return estimator
 
 
-def _sampled(info: GameInfo, plan: Any, max_evaluations: int | None) -> Estimator:
+def _sampled(info: GameInfo, plan: object, max_evaluations: int | None) -> Estimator:
     """The estimator that "auto" stands for where exact values do not fit."""
     if plan is not None:
         known: tuple[Estimator, ...] = (Surrogate(), Constructive())

@@ -38,7 +38,7 @@ class Exact:
         """The lattice of all subsequences; `key` and `length` are not used."""
         return make_lattice(info.n)
 
-    def replay(self, plan: Any) -> Any:
+    def replay(self, plan: object) -> Any:
         """There is no plan."""
         return plan
 

@@ -56,7 +56,7 @@ class PermutationSampling:
         assert key is not None
         return order_rows(random_orders(key, self.permutations, info.n))
 
-    def replay(self, plan: Any) -> Any:
+    def replay(self, plan: object) -> Any:
         """There is no plan."""
         return plan
 

@@ -100,7 +100,7 @@ class SizeRegression:
         side = draw_pairs(key, make_pair_plan(info.n, self._budget(info.n)))
         return jnp.concatenate([side, ~side, jnp.ones((1, info.n), bool)])
 
-    def replay(self, plan: Any) -> Any:
+    def replay(self, plan: object) -> Any:
         """There is no plan."""
         return plan
 

@@ -126,7 +126,7 @@ class ScoreTable(SubsetGame):
         return whole._replace(n_bytes=whole.n_bytes + n_bytes)
 
 
-def group_labels(groups: Any, n: int) -> np.ndarray:
+def group_labels(groups: object, n: int) -> np.ndarray:
     """Groups of n elements as labels, (n,) int64 of 0..g - 1.
 
     Args:
