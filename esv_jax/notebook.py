@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from esv_jax.checks import is_concrete
-from esv_jax.looks import DISTRACTING, SUPPORTING, number
+from esv_jax.display import (
+    DISTRACTING,
+    MEANINGS,
+    MOST_BARS,
+    SUPPORTING,
+    count_text,
+    element_text,
+    evaluations_text,
+    label_steps,
+    number,
+)
+from esv_jax.svg import bar_paths, bars_svg
 
-_MOST_BARS = 40
+if TYPE_CHECKING:
+    from esv_jax.attribution import Attribution
+
 _MOST_ROWS = 10  # sequences of a batch
-_ROW, _LEFT, _SPAN, _RIGHT = 16, 44, 320, 76  # pixels: height of a bar, label, bars, value
+_LEFT, _TOP, _WIDTH, _HEIGHT, _BELOW = 52, 8, 480, 112, 18  # pixels
+_MOST_LABELS = 16
 _CELL = 'style="text-align:left;padding:0 1em 0 0"'
 
 
-def record_html(record: Any) -> str:
-    """An `Attribution` in HTML: its numbers, and bars of the ESVs of the class of highest score.
+def record_html(record: Attribution) -> str:
+    """An `Attribution` as HTML: its numbers and the ESVs of the class with the highest score.
 
-    Supporting elements are blue and to the right of zero, distracting ones vermillion and to the
-    left. Of more than 40 elements the strongest 40 have bars. A batch is a table of its first
-    sequences. All text is escaped. Under `jit` and other transformations, the plain `repr`.
+    ESVs are drawn as in the report: bars in temporal order with 95 % intervals, more than 40
+    elements as a line of steps. A closed table below lists them, of more than 40 the 40 strongest.
+    A batch is a table of its first sequences. All text is escaped. Under `jit` and other
+    transformations, the plain `repr`.
     """
     known = (np.ndarray, np.generic, jax.Array, int, float)
     leaves = jax.tree.leaves(record)
@@ -40,11 +56,11 @@ def record_html(record: Any) -> str:
     return f"<div>{body}{f'<ul>{listed}</ul>' if notes else ''}</div>"
 
 
-def _plain(record: Any) -> str:
+def _plain(record: Attribution) -> str:
     return f"<pre>{escape(repr(record))}</pre>"
 
 
-def _one(record: Any) -> str:
+def _one(record: Attribution) -> str:
     c = int(np.argmax(np.asarray(record.scores)))
     numbers = {
         "top class": str(c),
@@ -53,78 +69,91 @@ def _one(record: Any) -> str:
         "evidence (score - prior)": number(float(record.evidential_score()[c])),
         "efficiency gap": f"{float(record.efficiency_gap()[c]):.1e}",
     }
-    what = f"{_count(record.n, 'element')}, {_count(record.n_classes, 'class', 'classes')}"
-    heading = f"<b>Attribution</b>: {what}; {_how(record)}"
+    size = f"{count_text(record.n, 'element')}, {count_text(record.n_classes, 'class', 'classes')}"
+    heading = f"<b>Attribution</b>: {size}; {_evaluations(record)}"
     values = np.asarray(record.values, np.float64)[:, c]
-    return heading + _table(list(numbers), [list(numbers.values())]) + _bars(values, c)
+    half = None
+    if record.std_error is not None:
+        half = np.asarray(record.half_width(), np.float64)[:, c]
+    parts = [_table(list(numbers), [list(numbers.values())]), _bars(values, half, c)]
+    return heading + "".join([*parts, _values(values, half)])
 
 
-def _batch(record: Any) -> str:
+def _batch(record: Attribution) -> str:
     lengths = np.asarray(record.lengths)
     scores, evidence = np.asarray(record.scores), np.asarray(record.evidential_score())
     gap = np.asarray(record.efficiency_gap())
     rows = []
     for i, c in enumerate(scores.argmax(1)[:_MOST_ROWS]):
-        numbers = [number(float(scores[i, c])), number(float(evidence[i, c])), f"{gap[i, c]:.1e}"]
+        numbers = [number(scores[i, c]), number(evidence[i, c]), f"{gap[i, c]:.1e}"]
         rows.append([str(i), str(lengths[i]), str(c), *numbers])
     names = ["sequence", "elements", "top class", "score", "evidence", "efficiency gap"]
-    spread = f"{lengths.min()}..{lengths.max()} elements"
-    what = f"{_count(len(lengths), 'sequence')} of {spread}"
-    classes = _count(record.n_classes, "class", "classes")
-    heading = f"<b>Attribution</b> of a batch: {what}, {classes}; {_how(record)}"
+    size = f"{count_text(len(lengths), 'sequence')} of {lengths.min()}..{lengths.max()} elements"
+    classes = count_text(record.n_classes, "class", "classes")
+    heading = f"<b>Attribution</b> of a batch: {size}, {classes}; {_evaluations(record)}"
     left = len(lengths) - len(rows)
     return heading + _table(names, rows) + (f"<p>and {left:,} more</p>" if left else "")
 
 
-def _how(record: Any) -> str:
+def _evaluations(record: Attribution) -> str:
     n = int(np.sum(np.asarray(record.n_evaluations, np.int64)))
-    return f"{'exact' if record.exact else 'sampled'}, {_count(n, 'evaluation')}"
+    return evaluations_text(bool(record.exact), n)
 
 
-def _count(n: int, one: str, many: str = "") -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
-
-
-def _table(names: list[str], rows: list[list[str]]) -> str:
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th {_CELL}>{escape(name)}</th>" for name in names)
     lines = ["".join(f"<td {_CELL}>{escape(cell)}</td>" for cell in row) for row in rows]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<table style="font-size:inherit"><tr>{head}</tr>{body}</table>'
 
 
-def _bars(values: np.ndarray, c: int) -> str:
-    """An inline picture: a row for each element, its bar on the side of its sign."""
-    sizes = np.nan_to_num(np.abs(values), posinf=0, neginf=0)
-    shown = np.sort(np.argsort(-sizes, kind="stable")[:_MOST_BARS])
-    finite = np.where(np.isfinite(values), values, 0)[shown]
-    low, high = min(0.0, finite.min()), max(0.0, finite.max())
-    scale = _SPAN / ((high - low) or 1.0)
-    zero = _LEFT - low * scale
-    rows = [_bar(k, int(i), values[i], finite[k], zero, scale) for k, i in enumerate(shown)]
-    width, height = _LEFT + _SPAN + _RIGHT, _ROW * len(shown)
-    note = f"; the {_MOST_BARS} strongest of {len(values):,}" if len(shown) < len(values) else ""
-    return (
-        f'<p style="margin:0.3em 0">ESVs of the elements for class {c}: {_square(DISTRACTING)} '
-        f"distracting to the left, {_square(SUPPORTING)} supporting to the right{note}</p>"
-        f'<svg role="img" aria-label="ESVs for class {c}" width="{width}" '
-        f'height="{height}" font-size="11" fill="currentColor">{"".join(rows)}<line '
-        f'x1="{zero:.1f}" x2="{zero:.1f}" y1="0" y2="{height}" stroke="currentColor"/></svg>'
+def _bars(values: np.ndarray, half: np.ndarray | None, c: int) -> str:
+    """The bars of all elements, with the ends of their axis and some of their indices."""
+    n = len(values)
+    paths = bar_paths(
+        np.where(np.isfinite(values), values, 0),
+        None if half is None else np.where(np.isfinite(half), half, 0),
     )
+    halves = [None] * n if half is None else half.tolist()
+    texts = [element_text(i, values[i], halves[i], "element") for i in range(n)]
+    box = f'x="{_LEFT}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}" overflow="visible"'
+    bars = bars_svg(paths, texts, f"ESVs for class {c}", attributes=box)
+    zero = _TOP + float(paths.zero_height) * _HEIGHT / 100
+    ends = ((paths.top, _TOP), ("0", zero), (paths.bottom, _TOP + _HEIGHT))
+    axis = [
+        f'<text x="{_LEFT - 6}" y="{y + 4:.4g}" text-anchor="end">{text}</text>'
+        for text, y in ends
+        if text
+    ]
+    below = _TOP + _HEIGHT + _BELOW
+    indices = [
+        f'<text x="{_LEFT + _WIDTH * (i + 0.5) / n:.4g}" y="{below}" text-anchor="middle">{i}'
+        "</text>"
+        for i in label_steps(n, _MOST_LABELS)
+    ]
+    intervals = "" if half is None else "; 95 % intervals"
+    return (
+        f'<p style="margin:0.3em 0">ESVs of the elements for class {c}: {_square(SUPPORTING)} '
+        f"{MEANINGS[0]}, {_square(DISTRACTING)} {MEANINGS[1]}{intervals}</p>"
+        f'<svg width="{_LEFT + _WIDTH + _TOP}" height="{below + _TOP}" font-size="11" '
+        f'fill="currentColor">{"".join(axis)}{bars}{"".join(indices)}</svg>'
+    )
+
+
+def _values(values: np.ndarray, half: np.ndarray | None) -> str:
+    """A closed table of the values, at most those of the 40 strongest elements."""
+    sizes = np.nan_to_num(np.abs(values), posinf=0, neginf=0)
+    shown = np.sort(np.argsort(-sizes, kind="stable")[:MOST_BARS])
+    rows = [[str(i), number(values[i], sign=True)] for i in shown]
+    names = ["element", "ESV"]
+    if half is not None:
+        names.append("half-width of the 95 % interval")
+        rows = [[*row, number(half[i])] for row, i in zip(rows, shown, strict=True)]
+    few = f"; the {MOST_BARS} strongest of {len(values):,}" if len(shown) < len(values) else ""
+    summary = f'<summary style="cursor:pointer">Table of values{few}</summary>'
+    return f"<details>{summary}{_table(names, rows)}</details>"
 
 
 def _square(colour: str) -> str:
-    """A colour, beside words that have that of the page: those are read on white and on black."""
+    """A coloured square; the words beside it keep the colour of the page, light or dark."""
     return f'<span style="color:{colour}">&#9632;</span>'
-
-
-def _bar(k: int, i: int, value: float, size: float, zero: float, scale: float) -> str:
-    """Row k: the number of element i, its bar from zero, its value."""
-    x, width = zero + min(size, 0) * scale, abs(size) * scale
-    colour = SUPPORTING if size > 0 else DISTRACTING
-    y, text = k * _ROW, k * _ROW + 12
-    end = _LEFT + _SPAN + _RIGHT
-    return (
-        f'<text x="{_LEFT - 8}" y="{text}" text-anchor="end">{i}</text>'
-        f'<rect x="{x:.1f}" y="{y + 2}" width="{width:.1f}" height="{_ROW - 4}" fill="{colour}"/>'
-        f'<text x="{end}" y="{text}" text-anchor="end">{number(value)}</text>'
-    )

@@ -13,8 +13,9 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.cli import main
-from esv_jax.report.cards import make_card
-from esv_jax.report.chart import draw
+from esv_jax.display import number
+from esv_jax.report.cards import element_texts, make_card
+from esv_jax.svg import bar_paths
 from experiments.browsing import dashboard, open_browser
 from tests.browser_for_tests import Watched, expect_browser
 
@@ -391,12 +392,13 @@ def test_the_report_draws_every_class_as_the_library_does(read, stored):
         assert menu.locator("option").count() == len(expected.classes)
         for j in [*range(len(expected.classes)), expected.shown]:
             menu.select_option(str(j))
-            chart = draw(expected.classes[j], expected.elements)
+            values = expected.classes[j]
+            chart = bar_paths(values.esv, values.half)
             paths, words, cells = drawn(card)
             assert paths == {name: getattr(chart, name) for name in paths}
-            assert tuple(words) == chart.words
-            assert cells == [row[0] for row in chart.rows]
-            assert card.locator(".shown").first.text_content() == expected.classes[j].name
+            assert words == element_texts(expected.elements, values)
+            assert cells == [number(value, sign=True) for value in values.esv]
+            assert card.locator(".shown").first.text_content() == values.name
 
 
 def test_the_report_contrasts_two_classes(read, stored):

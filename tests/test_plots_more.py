@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from esv_jax import metrics, plots
 from esv_jax.attribution import Attribution
-from esv_jax.looks import number
+from esv_jax.display import UNKNOWN, axis_limits, element_text, number
 from esv_jax.metrics import DiscardCurve
 from esv_jax.plots import style
+from esv_jax.svg import bar_paths
 
 LONG = "Pretending to put something behind something but missing, which costs $5 and then $6"
 
@@ -570,48 +571,70 @@ def test_a_page_states_the_numbers(rng):
     c = int(record.scores.argmax())
     page = record._repr_html_()
     assert "8 elements, 3 classes; exact, 4,096 evaluations" in page
-    names, cells = _rows(page)
+    names, cells, *rows = _rows(page)
     said = dict(zip(names, cells, strict=True))
     assert said["top class"] == str(c)
     assert said["score"] == f"{float(record.scores[c]):.3f}"
     assert said["prior"] == f"{float(record.prior[c]):.3f}"
     assert said["evidence (score - prior)"] == number(float(record.evidential_score(c)))
     assert said["efficiency gap"] == f"{float(record.efficiency_gap()[c]):.1e}"
-    values = [number(float(value)) for value in record.for_class(c)]
-    texts = re.findall(r'text-anchor="end">(.*?)<', page)
-    assert texts == [text for i, value in enumerate(values) for text in (str(i), value)]
+    values = [float(value) for value in record.for_class(c)]
+    assert rows == [
+        ["element", "ESV"],
+        *([str(i), number(v, sign=True)] for i, v in enumerate(values)),
+    ]
+    tips = re.findall(r"<title>(.*?)</title>", page)
+    assert tips == [element_text(i, v, kind="element") for i, v in enumerate(values)]
 
 
-def test_bars_of_a_page_say_signs_by_side_and_by_colour(rng):
-    record = _record(rng, 12)
-    values = np.asarray(record.for_class(int(record.scores.argmax())))
+def _chart(page: str) -> dict[str, str]:
+    """Paths of the bars of a page by name."""
+    return dict(re.findall(r'<path class="(\w+)" .*? d="(.*?)"/>', page))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_bars_of_a_page_say_signs_by_side_and_by_colour(rng, exact):
+    record = _record(rng, 12, exact=exact)
+    c = int(record.scores.argmax())
+    values = np.asarray(record.for_class(c))
+    half = None if exact else np.asarray(record.half_width())[:, c]
     page = record._repr_html_()
-    zero = float(re.search(r'<line x1="([\d.]+)"', page)[1])
-    pattern = r'<rect x="([\d.]+)" y="\d+" width="([\d.]+)" height="12" fill="(#\w+)"/>'
-    bars = re.findall(pattern, page)
+    drawn = _chart(page)
+    paths = bar_paths(values, half)
+    assert drawn == {name: getattr(paths, name) for name in drawn} and len(drawn) == 6
+    assert bool(drawn["whiskers"]) == (not exact) == ("95 % intervals" in page)
+    zero = float(paths.zero_height)
+    low, high = axis_limits(values, np.zeros(12) if exact else half)
+    colours = dict(re.findall(r'<path class="(\w+)" fill="(#\w+)"', page))
+    assert colours["supporting"] == style.SUPPORTING
+    assert colours["distracting"] == style.DISTRACTING
+    bars = {}
+    for kind in ("supporting", "distracting"):
+        for left, start, top in re.findall(r"M([\d.]+) ([\d.]+)V([\d.]+)H", drawn[kind]):
+            assert float(start) == zero
+            bars[int(float(left))] = kind, float(top)
     assert len(bars) == 12 and (values > 0).any() and (values < 0).any()
-    scale = 320 / (values.max() - values.min())
-    for (x, width, colour), value in zip(bars, values, strict=True):
-        start, end = float(x), float(x) + float(width)
-        assert colour == (style.SUPPORTING if value > 0 else style.DISTRACTING)
-        ends = (zero, zero + value * scale) if value > 0 else (zero + value * scale, zero)
-        np.testing.assert_allclose((start, end), ends, atol=0.2)
+    for i, value in enumerate(values):
+        kind, top = bars[i]
+        assert kind == ("supporting" if value > 0 else "distracting")
+        assert top == pytest.approx(100 * (high - value) / (high - low), abs=0.01)
 
 
 def test_words_of_a_page_have_the_colour_of_their_surroundings(rng):
     page = _record(rng, 5)._repr_html_()
     coloured = re.findall(r'style="color:(#\w+)">(.*?)<', page)
-    assert coloured == [(style.DISTRACTING, "&#9632;"), (style.SUPPORTING, "&#9632;")]
+    assert coloured == [(style.SUPPORTING, "&#9632;"), (style.DISTRACTING, "&#9632;")]
     texts = re.findall(r"<text[^>]*>", page)
-    assert len(texts) == 10 and not any("fill" in text for text in texts)
+    assert len(texts) >= 5 and not any("fill" in text for text in texts)
     assert 'fill="currentColor"' in page and 'stroke="currentColor"' in page
 
 
-def test_a_page_of_many_elements_has_the_strongest(rng):
+def test_a_page_of_many_elements_has_a_line_and_lists_the_strongest(rng):
     record = _record(rng, 100)
     page = record._repr_html_()
+    assert _chart(page)["step"].endswith("H100") and page.count("<title>") == 100
     values = np.abs(record.for_class(int(record.scores.argmax())))
-    shown = [int(i) for i in re.findall(r'x="36" y="\d+" text-anchor="end">(\d+)<', page)]
+    shown = [int(row[0]) for row in _rows(page)[3:]]
     assert shown == sorted(np.argsort(-values)[:40].tolist())
     assert "the 40 strongest of 100" in page
 
@@ -655,6 +678,9 @@ def test_a_page_under_tracing_and_of_odd_values(rng):
     assert pages[0].startswith("<pre>Attribution(values=")
     assert jax.eval_shape(lambda x: x, record)._repr_html_().startswith("<pre>")
     odd = dataclasses.replace(record, values=record.values.at[0].set(jnp.nan))
-    assert ">nan<" in odd._repr_html_() and 'width="nan"' not in odd._repr_html_()
+    assert f">{UNKNOWN}<" in odd._repr_html_() and "ESV not known" in odd._repr_html_()
+    assert "nan" not in "".join(_chart(odd._repr_html_()).values())
+    infinite = dataclasses.replace(record, values=record.values.at[0].set(jnp.inf))
+    assert "inf" not in "".join(_chart(infinite._repr_html_()).values())
     still = dataclasses.replace(record, values=jnp.zeros((3, 3)))
-    assert still._repr_html_().count('width="0.0"') == 3
+    assert _chart(still._repr_html_())["distracting"].count("V100") == 6

@@ -18,11 +18,11 @@ import PIL.Image
 import pytest
 
 import esv_jax as ej
-from esv_jax import looks
+from esv_jax import display, svg
 from esv_jax.cli import main
-from esv_jax.looks import number
-from esv_jax.report import chart, write_report
-from esv_jax.report.cards import ClassValues
+from esv_jax.display import UNKNOWN, element_text, number
+from esv_jax.report import write_report
+from esv_jax.report.cards import labelled
 from esv_jax.report.page import json_block
 from tests.sweeps_for_tests import LENGTHS, run_sweep, write_set
 
@@ -192,51 +192,58 @@ def test_chosen_classes_of_a_sweep(swept, tmp_path):
 # Charts
 
 
-def values_of(esv, std_error=None):
-    error = None if std_error is None else np.float32(std_error)
-    half = None if error is None else np.float32(NormalDist().inv_cdf(0.975)) * error
-    return ClassValues(0, "c", (), np.float32(0), np.float32(0), np.float32(esv), error, half)
+def paths_of(esv, std_error=None):
+    half = None
+    if std_error is not None:
+        half = np.float32(NormalDist().inv_cdf(0.975)) * np.float32(std_error)
+    return svg.bar_paths(np.float32(esv), half)
 
 
-def test_bars_stand_on_zero_and_reach_their_values():
-    drawn = chart.draw(values_of([0.5, -0.25, 0.0]), np.array([4, 5, 6]))
-    assert drawn.zero == "66.67"
+def test_bars_start_at_zero_and_end_at_their_values():
+    drawn = paths_of([0.5, -0.25, 0.0])
+    assert (drawn.zero_height, drawn.zero) == ("66.67", "M0 66.67H3")
     assert drawn.supporting == "M0.12 66.67V0H0.88V66.67Z"
     assert drawn.distracting == "M1.12 66.67V100H1.88V66.67ZM2.12 66.67V66.67H2.88V66.67Z"
     assert (drawn.whiskers, drawn.band, drawn.step) == ("", "", "")
     assert (drawn.top, drawn.bottom) == ("0.500", "-0.250")
-    assert drawn.words[2] == "frame 6: ESV +0.000, distracting"
+    assert element_text(6, 0.0) == "frame 6: ESV +0.000, distracting"
 
 
-def test_whiskers_are_of_95_percent_and_the_axis_holds_them():
-    drawn = chart.draw(values_of([1.0, -1.0], [0.5, 0.0]), np.array([0, 1]))
+def test_whiskers_are_95_percent_intervals_within_the_axis():
+    drawn = paths_of([1.0, -1.0], [0.5, 0.0])
     half = 0.5 * NormalDist().inv_cdf(0.975)
     y = [100 * (1 + half - v) / (2 + half) for v in (1 - half, 1 + half)]
     first = f"M0.35 {y[0]:.2f}H0.65M0.5 {y[0]:.2f}V0M0.35 0H0.65"
     assert drawn.whiskers.startswith(first)
-    assert drawn.words[0] == "frame 0: ESV +1.000 ± 0.980, supporting"
+    assert element_text(0, 1.0, half) == "frame 0: ESV +1.000 ± 0.980, supporting"
 
 
-def test_many_elements_are_a_timeline_with_a_band():
-    n = chart.MOST_BARS + 1
-    drawn = chart.draw(values_of([0.5] * n, [0.1] * n), np.arange(n))
+def test_many_elements_are_a_line_of_steps_with_a_band():
+    n = display.MOST_BARS + 1
+    drawn = paths_of([0.5] * n, [0.1] * n)
     assert drawn.whiskers == ""
     assert drawn.step.startswith("M0 28.16V28.16H1") and drawn.step.endswith(f"H{n}")
     assert drawn.band.startswith("M0 0V0H1") and drawn.band.endswith("H0Z")
-    assert chart.draw(values_of([0.5] * n), np.arange(n)).band == ""
+    assert paths_of([0.5] * n).band == ""
 
 
-def test_nothing_to_draw_is_drawn_flat():
-    drawn = chart.draw(values_of([0.0, np.nan]), np.arange(2))
-    assert (drawn.zero, drawn.bottom) == ("100", "")
-    assert drawn.words[1] == "frame 1: ESV not known"
+def test_zeros_and_nan_are_flat_bars():
+    drawn = paths_of([0.0, np.nan])
+    assert (drawn.zero_height, drawn.bottom) == ("100", "")
+    assert element_text(1, np.nan) == "frame 1: ESV not known"
+    assert element_text(1, 0.5, np.nan) == "frame 1: ESV +0.500, supporting"
 
 
-def test_what_is_not_known_is_a_dash_and_zero_has_no_minus():
-    drawn = chart.draw(values_of([-0.0, np.nan, -2e-4], [np.nan, 0.1, 0.0]), np.arange(3))
-    assert drawn.rows == (("+0.000", chart.UNKNOWN), (chart.UNKNOWN, "0.100"), ("-2.0e-4", "0.000"))
-    assert drawn.words[0] == "frame 0: ESV +0.000, distracting"
-    assert chart.draw(values_of([0.5]), np.arange(1)).rows == (("+0.500", ""),)
+def test_nan_is_a_dash_and_zero_has_no_minus(tmp_path):
+    assert [number(v, sign=True) for v in (-0.0, np.nan, -2e-4)] == ["+0.000", UNKNOWN, "-2.0e-4"]
+    assert [number(v) for v in (np.nan, 0.1, 0.0)] == [UNKNOWN, "0.100", "0.000"]
+    values, error = np.float32([[-0.0], [0.5], [-2e-4]]), np.float32([[np.nan], [0.1], [0.0]])
+    record = ej.Attribution(values, np.ones(1), np.zeros(1), std_error=error, exact=False)
+    ej.results.save(tmp_path / "r.nc", [record], uids=["one"])
+    source = write(tmp_path / "r.nc", tmp_path)[1].source
+    for value, width in (("+0.000", UNKNOWN), ("+0.500", "0.100"), ("-2.0e-4", "0.000")):
+        assert f"<td>{value}</td><td>{width}</td>" in source
+    assert 'aria-label="frame 0: ESV +0.000, distracting"' in source
 
 
 def test_intervals_are_those_of_the_record(tmp_path):
@@ -257,13 +264,13 @@ def test_intervals_are_those_of_the_record(tmp_path):
 
 
 def test_labels_and_pictures_below_the_bars():
-    assert chart.slots(np.arange(5), pictures=False).tolist() == [0, 1, 2, 3, 4]
+    assert labelled(np.arange(5), pictures=False).tolist() == [0, 1, 2, 3, 4]
     for n, pictures, k in ((32, False, 16), (32, True, 32), (300, True, 16)):
-        found = chart.slots(np.arange(n), pictures)
+        found = labelled(np.arange(n), pictures)
         np.testing.assert_array_equal(found * k // n, np.arange(k))  # each within its own slot
-    assert len(chart.slots(np.arange(32) + 9000, pictures=False)) == 8
+    assert len(labelled(np.arange(32) + 9000, pictures=False)) == 8
     for n in (1, 16, 17, 41, 300):
-        labels = chart.slots(np.arange(n), pictures=False)
+        labels = labelled(np.arange(n), pictures=False)
         steps = np.diff(labels)
         assert labels[0] * 2 + 1 <= n and len(labels) <= 16 and len(set(steps.tolist())) <= 1
         assert n == 1 or (labels[0] <= steps[0] / 2 and n - 1 - labels[-1] < steps[0])
@@ -274,7 +281,7 @@ def test_labels_stand_below_their_bars(saved, tmp_path):
     found = [
         (int(had["data-element"]), had["style"]) for had in page.all("li") if "data-element" in had
     ]
-    assert [i for i, _ in found] == chart.slots(3 * np.arange(60) + 1, False).tolist()
+    assert [i for i, _ in found] == labelled(3 * np.arange(60) + 1, False).tolist()
     for i, style in found:
         assert float(re.fullmatch(r"left:([\d.]+)%", style)[1]) == pytest.approx(
             100 * (i + 0.5) / 60, abs=0.01
@@ -283,16 +290,15 @@ def test_labels_stand_below_their_bars(saved, tmp_path):
 
 def test_the_script_draws_with_the_same_constants(saved, tmp_path):
     script = write(saved, tmp_path)[1].scripts[""]
-    names = {"MOST_BARS": "MOST_BARS", "GAP": "_GAP"}
-    for theirs, ours in (names | {"CAP": "_CAP", "NEAR": "_NEAR"}).items():
-        assert re.search(rf"\b{theirs} = ([\d.]+)", script)[1] == str(getattr(chart, ours))
+    for name in ("MOST_BARS", "GAP", "CAP", "NEAR"):
+        assert re.search(rf"\b{name} = ([\d.]+)", script)[1] == str(getattr(svg, name))
 
 
 def test_colours_are_those_of_all_pictures_and_can_be_read():
     style = resources.files("esv_jax.report").joinpath("style.css").read_text()
     colours = dict(re.findall(r"--(\w+): (#[0-9a-fA-F]+);", style))
-    assert colours["supporting"].upper() == looks.SUPPORTING
-    assert colours["distracting"].upper() == looks.DISTRACTING
+    assert colours["supporting"].upper() == display.SUPPORTING
+    assert colours["distracting"].upper() == display.DISTRACTING
 
     def luminance(name):
         digits = colours[name][1:]

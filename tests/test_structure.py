@@ -43,7 +43,7 @@ EXCEPTIONS = {("esv_jax.attribution", "esv_jax.plots")}
 PURE = {
     *("estimators", "perturbation", "relevance", "gradients", "metrics", "games"),
     *("baselines", "attribution", "notebook", "subsequences", "blur", "strided"),
-    *("records", "checks", "looks"),
+    *("records", "checks", "svg", "display"),
 }
 OUTSIDE_PURE = {
     *("os", "io", "sys", "pathlib", "tempfile", "shutil", "glob", "subprocess", "importlib"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from esv_jax.attribution import Attribution
-from esv_jax.looks import DISTRACTING, GRID, INK, QUIET, SUPPORTING
+from esv_jax.display import DISTRACTING, GRID, INK, QUIET, SUPPORTING
 
 PAPER = "rgba(0,0,0,0)"
 _MARKS = (  # of other methods: as Plotly calls and as a page writes them, colours of Okabe & Ito

@@ -8,7 +8,7 @@ import numpy as np
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect
-from esv_jax.looks import number
+from esv_jax.display import number
 from esv_jax.plots import style
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esv_jax.checks import expect, expect_finite, expect_int, expect_shape
-from esv_jax.looks import number
+from esv_jax.display import number
 from esv_jax.plots import style
 from esv_jax.plots.figures import fit_height, given_or_new
 from esv_jax.plots.heat import (

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from esv_jax.display import DISTRACTING, GRID, INK, QUIET, SUPPORTING
 from esv_jax.extras import require
-from esv_jax.looks import DISTRACTING, GRID, INK, QUIET, SUPPORTING
 
 TITLE_SIZE = 10.5
 TEXT_SIZE = 8.5

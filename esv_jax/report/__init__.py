@@ -1,9 +1,9 @@
-"""Results as one page for people: opens offline, in any browser, and asks nothing of a network.
+"""Results as one self-contained HTML page that opens offline, in any browser.
 
 write_report        a folder or file of results as one HTML file
-Report              what was written: how many videos are on the page, and what it lacks
+Report              a summary of what was written
 """
 
-from esv_jax.report.write import Report, write_report
+from esv_jax.report.page import Report, write_report
 
 __all__ = ["Report", "write_report"]

@@ -1,16 +1,30 @@
-"""Content of the card of one video: its numbers, and its values for a few classes."""
+"""Content of the card of one video: its numbers, its values for a few classes, its frames."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+from urllib.parse import quote
 
 import numpy as np
 
+from esv_jax import data
 from esv_jax.checks import expect, expect_int, message, nearest
+from esv_jax.data.video_files import find_videos
+from esv_jax.display import MOST_BARS, element_text, label_steps
+from esv_jax.extras import require
 from esv_jax.results.tables import Browser
+from esv_jax.svg import BarPaths, bar_paths, bars_svg
 
-TOP = 5  # classes of the highest scores that can be chosen on a card
+TOP = 5  # classes with the highest scores that can be chosen on a card
+THUMBNAIL_HEIGHT = 96  # pixels
+_QUALITY = 80  # of JPEG
+_LABELS, _FEW_LABELS = 16, 8  # below the bars at most, if short and if long
+
+Json: TypeAlias = "str | float | bool | Sequence[Json] | Mapping[str, Json] | None"
 
 
 class ClassValues(NamedTuple):
@@ -19,8 +33,8 @@ class ClassValues(NamedTuple):
     Attributes:
       number, name: of the class. tags: "predicted", "true", both or none.
       score, prior: of the class, float32.
-      esv: (n,) float32. std_error: (n,) float32, or None where there is none.
-      half: (n,) half-widths of 95 % intervals, or None like `std_error`.
+      esv: (n,) float32. std_error, half: (n,) float32 standard errors and half-widths of 95 %
+        intervals; None for exact values.
     """
 
     number: int
@@ -38,11 +52,12 @@ class Card(NamedTuple):
 
     Attributes:
       uid: its name. elements: (n,) indices of its elements in the original sequence.
-      true, predicted: class names, "" where unknown. correct: None where not known.
+      true, predicted: class names, "" if unknown. correct: None if unknown.
       score, evidence: of the predicted class. gap: largest efficiency gap.
-      exact: whether values are exact. n_evaluations: of the model.
-      classes: by falling score. shown: place of the class that is shown first among them.
-      notes: what a reader should know, a sentence each.
+      exact: of the values. n_evaluations: of the model.
+      classes: by falling score. shown: index among them of the class shown first.
+      labelled: elements with a label below the bars. pictures: of these, `data:` addresses.
+      notes: sentences about what is missing.
     """
 
     uid: str
@@ -57,7 +72,74 @@ class Card(NamedTuple):
     n_evaluations: int
     classes: tuple[ClassValues, ...]
     shown: int
+    labelled: tuple[int, ...]
+    pictures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def anchor(self) -> str:
+        """The id of the card in links: `page.html#video=clip-12`.
+
+        Percent-encoding keeps it distinct from all other uids and ids of the page.
+        """
+        return "video=" + quote(self.uid, safe="", errors="replace")
+
+    @property
+    def paths(self) -> BarPaths | None:
+        """Bars of the class shown first; None without stored values."""
+        if not self.classes:
+            return None
+        return bar_paths(self.classes[self.shown].esv, self.classes[self.shown].half)
+
+    def svg(self) -> str:
+        """The SVG of the bars."""
+        assert self.paths is not None
+        texts = element_texts(self.elements, self.classes[self.shown])
+        label = f"ESVs of {len(texts)} frames; arrow keys go from frame to frame"
+        return bars_svg(self.paths, texts, label, focus=True)
+
+    def json(self) -> Json:
+        """The card for the page's script; float32 in the shortest form that reads back equal."""
+        return {
+            "uid": self.uid,
+            "true": self.true,
+            "predicted": self.predicted,
+            "correct": self.correct,
+            "score": _shortest(self.score, np.float64),
+            "evidence": _shortest(self.evidence, np.float64),
+            "gap": _shortest(self.gap, np.float64),
+            "elements": self.elements.tolist(),
+            "shown": self.shown,
+            "place": {
+                tag: next((k for k, c in enumerate(self.classes) if tag in c.tags), None)
+                for tag in ("predicted", "true")
+            },
+            "classes": [
+                {
+                    "class": c.number,
+                    "name": c.name,
+                    "score": _shortest(c.score),
+                    "prior": _shortest(c.prior),
+                    "esv": [_shortest(v) for v in c.esv],
+                    "std_error": (
+                        None if c.std_error is None else [_shortest(v) for v in c.std_error]
+                    ),
+                }
+                for c in self.classes
+            ],
+        }
+
+
+def _shortest(value: float | np.float32, dtype: type[np.floating] = np.float32) -> float | None:
+    """The shortest number that reads back as `dtype`; None if it is not finite."""
+    return float(str(dtype(value))) if np.isfinite(value) else None
+
+
+def element_texts(elements: np.ndarray, values: ClassValues) -> list[str]:
+    """Descriptions of the elements (n,) with their values for one class."""
+    halves = [None] * len(elements) if values.half is None else values.half.tolist()
+    rows = zip(elements.tolist(), values.esv.tolist(), halves, strict=True)
+    return [element_text(index, value, half) for index, value, half in rows]
 
 
 def select(
@@ -69,10 +151,10 @@ def select(
     correct: bool | None,
     uids: Sequence[str],
 ) -> tuple[list[str], int]:
-    """Uids of the explained videos that are asked for, at most `limit`; and how many there were.
+    """Uids of the explained videos that match, at most `limit`, and the number that match.
 
     Raises:
-      ValueError: a uid that is not there, a negative limit, another sort.
+      ValueError: an unknown uid or sort, a negative limit.
     """
     limit = expect_int("limit", limit, minimum=0)
     names = [str(uid) for uid in browser.dataset["video"].values] if uids else []
@@ -81,13 +163,12 @@ def select(
         expect(uid in browser, "uids", f"names of the {len(browser)} videos", repr(uid), way_out)
     found = browser.find(correct=correct, failed=False, sort=sort, descending=descending)
     if uids:
-        asked = set(uids)
-        found = [uid for uid in found if uid in asked]
+        found = [uid for uid in found if uid in {*uids}]
     return found[:limit], len(found)
 
 
-def class_asked(browser: Browser, shown: str) -> int | None:
-    """Number of a class asked for by name; None for "pred" and "gt", which differ by video.
+def class_number(browser: Browser, shown: str) -> int | None:
+    """Number of a class by name; None for "pred" and "gt", which differ by video.
 
     Raises:
       ValueError: no such class.
@@ -100,49 +181,59 @@ def class_asked(browser: Browser, shown: str) -> int | None:
     return browser.class_names.index(shown)
 
 
-def make_card(browser: Browser, uid: str, shown: str = "pred") -> Card:
+def make_card(
+    browser: Browser, uid: str, shown: str = "pred", videos: Mapping[str, Path] | None = None
+) -> Card:
     """The card of one explained video; reads its values.
 
     Args:
       browser: of the results. uid: of a video that did not fail.
-      shown: "pred", "gt" or the name of a class: which is shown first. Where it has no values the
-        predicted class takes its place, or the stored one of the highest score, and a note says so.
+      shown: "pred", "gt" or the name of the class shown first. Without values of it, the predicted
+        class or the stored class with the highest score is shown, with a note.
+      videos: files by uid, for thumbnails.
     Raises:
       ValueError: no such video or class, one that failed.
+    Cost: with `videos`, decodes the video up to the last frame shown.
     """
     row, attribution = browser.row(uid), browser.attribution(uid)
-    by_name = class_asked(browser, shown)
-    asked = {"pred": row.prediction, "gt": row.label}.get(shown, by_name)
-    place: dict[int, int] = {}  # of a class along the last axis of the values
-    for k, number in enumerate(browser.classes_of(uid)):
-        if number >= 0:
-            place.setdefault(number, k)
+    wanted = {"pred": row.prediction, "gt": row.label}.get(shown, class_number(browser, shown))
+    columns: dict[int, int] = {}  # of each class along the last axis of the values
+    for k, c in enumerate(browser.classes_of(uid)):
+        if c >= 0:
+            columns.setdefault(c, k)
     scores, priors = np.asarray(attribution.scores), np.asarray(attribution.prior)
-    ranked = sorted(place, key=lambda number: (-scores[place[number]], number))
-    kept = {*ranked[:TOP], row.prediction, row.label, asked}
+    ranked = sorted(columns, key=lambda c: (-scores[columns[c]], c))
+    kept = {*ranked[:TOP], row.prediction, row.label, wanted}
+    numbers = [c for c in ranked if c in kept]
     values = np.asarray(attribution.values)
     sampled = attribution.std_error is not None
     errors = np.asarray(attribution.std_error) if sampled else None
     half = np.asarray(attribution.half_width(0.95)) if sampled else None
     classes = tuple(
         ClassValues(
-            number,
-            browser.class_names[number],
-            _tags(number, row.prediction, row.label),
-            scores[place[number]],
-            priors[place[number]],
-            values[:, place[number]],
-            None if errors is None else errors[:, place[number]],
-            None if half is None else half[:, place[number]],
+            c,
+            browser.class_names[c],
+            ("predicted",) * (c == row.prediction) + ("true",) * (c == row.label),
+            scores[columns[c]],
+            priors[columns[c]],
+            values[:, columns[c]],
+            None if errors is None else errors[:, columns[c]],
+            None if half is None else half[:, columns[c]],
         )
-        for number in ranked
-        if number in kept
+        for c in numbers
     )
-    numbers = [c.number for c in classes]
-    first = next((numbers.index(c) for c in (asked, row.prediction) if c in numbers), 0)
+    elements = browser.element_index(uid)
+    notes = [] if wanted in numbers else [_not_stored(shown, wanted, bool(numbers))]
+    pictures: tuple[str, ...] = ()
+    if videos is not None:
+        if "element_index" not in browser.dataset:
+            note = "No thumbnails: the results do not say which frames these are."
+        else:
+            pictures, note = thumbnails(videos, uid, elements[labelled(elements, True)])
+        notes += [note] if note else []
     return Card(
         uid=uid,
-        elements=browser.element_index(uid),
+        elements=elements,
         true=browser.class_names[row.label] if row.label >= 0 else "",
         predicted=browser.class_names[row.prediction] if row.prediction >= 0 else "",
         correct=row.correct,
@@ -152,58 +243,59 @@ def make_card(browser: Browser, uid: str, shown: str = "pred") -> Card:
         exact=row.exact,
         n_evaluations=int(attribution.n_evaluations),
         classes=classes,
-        shown=first,
-        notes=() if asked in numbers else (_not_stored(shown, asked, bool(numbers)),),
+        shown=next((numbers.index(c) for c in (wanted, row.prediction) if c in numbers), 0),
+        labelled=tuple(labelled(elements, bool(pictures)).tolist()),
+        pictures=pictures,
+        notes=tuple(notes),
     )
 
 
-def as_json(card: Card) -> dict[str, Any]:
-    """A card for the script of the page; float32 in their shortest form, which reads back alike."""
-    return {
-        "uid": card.uid,
-        "true": card.true,
-        "predicted": card.predicted,
-        "correct": card.correct,
-        "score": _finite(card.score),
-        "evidence": _finite(card.evidence),
-        "gap": _finite(card.gap),
-        "elements": [int(index) for index in card.elements],
-        "shown": card.shown,
-        "place": {tag: _place(card, tag) for tag in ("predicted", "true")},
-        "classes": [
-            {
-                "class": c.number,
-                "name": c.name,
-                "score": _shortest(c.score),
-                "prior": _shortest(c.prior),
-                "esv": [_shortest(value) for value in c.esv],
-                "std_error": None if c.std_error is None else [_shortest(e) for e in c.std_error],
-            }
-            for c in card.classes
-        ],
-    }
+def labelled(elements: np.ndarray, pictures: bool) -> np.ndarray:
+    """Indices of the elements (n,) with a label, or a picture, below the bars.
+
+    Picture j of k is below elements j * n / k to (j + 1) * n / k and shows the middle one.
+    """
+    n = len(elements)
+    if pictures:
+        k = n if n <= MOST_BARS else _LABELS
+        return (2 * np.arange(k) + 1) * n // (2 * k)
+    long = len(str(int(np.max(elements, initial=0)))) > 3
+    return np.array(label_steps(n, _FEW_LABELS if long else _LABELS))
 
 
-def _place(card: Card, tag: str) -> int | None:
-    """Return the index of the predicted or true class among a card's classes, or None."""
-    return next((k for k, c in enumerate(card.classes) if tag in c.tags), None)
+def videos_by_uid(source: str | os.PathLike[str]) -> dict[str, Path]:
+    """Video files by uid.
+
+    Raises:
+      ImportError: the `video` extra is not installed. OSError, ValueError: see `find_videos`.
+    """
+    require("PIL.Image", "video")
+    require("av", "video")
+    return find_videos([Path(source)])
 
 
-def _tags(number: int, prediction: int, label: int) -> tuple[str, ...]:
-    return ("predicted",) * (number == prediction) + ("true",) * (number == label)
+def thumbnails(
+    videos: Mapping[str, Path], uid: str, indices: np.ndarray
+) -> tuple[tuple[str, ...], str]:
+    """Frames (k,) of one video as k `data:image/jpeg` addresses, at most 96 pixels high.
+
+    Returns:
+      The addresses and ""; or none and the reason.
+    """
+    if uid not in videos:
+        return (), "No thumbnails: no video of this name was found."
+    try:
+        frames = data.decode_frames(videos[uid], indices=indices, size=THUMBNAIL_HEIGHT)
+    except (OSError, ValueError) as error:
+        return (), f"No thumbnails: {' '.join(str(error).split())}"
+    size = {"max_height": THUMBNAIL_HEIGHT, "max_width": 4 * THUMBNAIL_HEIGHT}
+    stills = (data.jpeg_still(frame, quality=_QUALITY, **size) for frame in frames)
+    encoded = (base64.b64encode(still).decode("ascii") for still in stills)
+    return tuple(f"data:image/jpeg;base64,{text}" for text in encoded), ""
 
 
-def _not_stored(shown: str, asked: int | None, others: bool) -> str:
-    if shown == "gt" and asked == -1:
+def _not_stored(shown: str, wanted: int | None, others: bool) -> str:
+    if shown == "gt" and wanted == -1:
         return "The true class is not known." + (" Another is shown." if others else "")
-    what = {"pred": "the predicted class", "gt": "the true class"}.get(shown, f"{shown!r}")
-    return f"No values of {what} are stored." + (" Another class is shown." if others else "")
-
-
-def _shortest(value: Any) -> float | None:
-    """The shortest number that reads back as the float32; None where it is not finite."""
-    return float(str(np.float32(value))) if np.isfinite(value) else None
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    name = {"pred": "the predicted class", "gt": "the true class"}.get(shown, repr(shown))
+    return f"No values of {name} are stored." + (" Another class is shown." if others else "")

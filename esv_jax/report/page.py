@@ -1,7 +1,7 @@
-"""The page itself: templates filled with cards, one script, and a policy that forbids the rest.
+"""Results as one HTML file: cards in templates, one script, a policy that forbids all others.
 
-Templates escape whatever they are given; the values for the script stand in a block of JSON in
-which no tag can end.
+The templates escape all text. The values for the script are in a block of JSON that cannot end
+its element.
 """
 
 from __future__ import annotations
@@ -9,99 +9,133 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from importlib import resources
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from pathlib import Path
+from typing import NamedTuple
 
+from esv_jax import results as stored
+from esv_jax.display import number
 from esv_jax.extras import require
-from esv_jax.report.cards import Card, as_json
-from esv_jax.report.chart import Chart, draw, slots, told
+from esv_jax.files import atomic_path
+from esv_jax.report.cards import Json, class_number, make_card, select, videos_by_uid
+from esv_jax.results.tables import Browser, summary
 
-_TOLD_APART = ("settings", "failures", "warnings", "title")  # attributes with a place of their own
+LIMIT = 50
+_SHOWN_ELSEWHERE = ("settings", "failures", "warnings", "title")  # attributes
 _FAILURES = 200  # that are listed
 
 
-class Entry(NamedTuple):
-    """A card with what is drawn on it.
+class Report(NamedTuple):
+    """Summary of a written report.
 
     Attributes:
-      card: its numbers. anchor: of links to it.
-      chart: of the class shown first, None where no values are stored.
-      slots: elements with a label below the bars. pictures: theirs, or none.
-      notes: of the card and of its pictures.
+      path: the file. n_shown: videos on the page. n_matching: that met the conditions.
+      n_failed: videos that could not be explained, listed on the page.
+      notes: by uid, what a card lacks.
     """
 
-    card: Card
-    anchor: str
-    chart: Chart | None
-    slots: tuple[int, ...]
-    pictures: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-class Head(NamedTuple):
-    """Content above the gallery.
-
-    Attributes:
-      title: of the page. summary: lines "name: text". attributes: of the dataset.
-      failures: reasons by uid.
-      n_videos: in the results. n_matching: that meet the conditions. conditions: in words.
-    """
-
-    title: str
-    summary: str
-    attributes: Mapping[str, Any]
-    failures: Mapping[str, str]
-    n_videos: int
+    path: Path
+    n_shown: int
     n_matching: int
-    conditions: str
+    n_failed: int
+    notes: dict[str, tuple[str, ...]]
 
 
-def make_entry(card: Card, pictures: Sequence[str] = (), note: str = "") -> Entry:
-    """A card with its chart; pictures are those of `slots(elements, pictures=True)`."""
-    chart = draw(card.classes[card.shown], card.elements) if card.classes else None
-    places = slots(card.elements, bool(pictures))
-    notes = (*card.notes, note) if note else card.notes
-    return Entry(card, anchor(card.uid), chart, tuple(places.tolist()), tuple(pictures), notes)
+def write_report(
+    results: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    limit: int = LIMIT,
+    sort: str = "file",
+    descending: bool = False,
+    correct: bool | None = None,
+    uids: Sequence[str] = (),
+    shown: str = "pred",
+    videos: str | os.PathLike[str] | None = None,
+    title: str | None = None,
+    overwrite: bool = False,
+) -> Report:
+    """Write results as one HTML file that opens offline and makes no network requests.
 
+    The page begins with the summary, settings, provenance, warnings and failures. Then follows a
+    card per video with bars of the ESVs of one class, a menu of other classes (the five with the
+    highest scores, the predicted and the true one; also one minus another), 95 % intervals of
+    sampled values, and a table. Cards can be searched, sorted and linked to:
+    `page.html#video=clip-12`. All text from the results is escaped.
 
-def anchor(uid: str) -> str:
-    """The id of a card, which links to it: `page.html#video=clip-12`.
-
-    Letters that an address cannot hold are percent-encoded, so that no uid is taken for another,
-    nor for a part of the page.
+    Args:
+      results: a folder of a sweep or of explanations, or one of their .nc files.
+      path: the HTML file, in a folder that exists.
+      limit: largest number of cards, >= 0.
+      sort: "file", "uid", "evidence", "score", "gap" or "length". descending: reverses it.
+      correct: keeps videos that are predicted correctly (True) or wrongly (False); None for all.
+      uids: the videos, default all.
+      shown: the class shown first: "pred", "gt" or a name.
+      videos: folder or list of videos, for thumbnails. Uids and frame numbers (`element_index`)
+        are those of the results.
+      title: heading; default the name of the results.
+      overwrite: replaces an existing file.
+    Raises:
+      ImportError: an extra is missing (`report`, for thumbnails `video`).
+      ValueError: results that cannot be read, no such class, uid or sort.
+      OSError: a path that exists or cannot be written, videos that do not exist.
+    Cost: reads the values of the videos shown. About 9 kB per video of 16 elements, 110 kB per
+      video of 300, 3 kB per thumbnail.
     """
-    return "video=" + quote(uid, safe="", errors="replace")
-
-
-def render(head: Head, entries: Sequence[Entry]) -> str:
-    """The page, complete."""
-    jinja2, markupsafe = require("jinja2", "report"), require("markupsafe", "report")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_file),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": told}
-    script = _file("script.js")
-    page = environment.get_template("page.html").render(
-        head=head,
-        policy=policy(script),
-        style=markupsafe.Markup(_file("style.css")),
-        script=markupsafe.Markup(script),
-        values=markupsafe.Markup(json_block({"videos": [as_json(e.card) for e in entries]})),
-        summary=[line.partition(":")[::2] for line in head.summary.splitlines()],
-        provenance=_provenance(head.attributes),
-        settings=_settings(head.attributes),
-        warnings=json.loads(head.attributes.get("warnings", "[]")),
-        failures=list(head.failures.items())[:_FAILURES],
-        n_failures=len(head.failures),
-        entries=entries,
-    )
-    return str(page)
+    jinja2 = require("jinja2", "report")
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        with stored.open(results) as dataset:
+            browser = Browser(dataset)
+            class_number(browser, shown)  # refuses an unknown class
+            chosen, n_matching = select(
+                browser,
+                limit=limit,
+                sort=sort,
+                descending=descending,
+                correct=correct,
+                uids=uids,
+            )
+            files = None if videos is None else videos_by_uid(videos)
+            cards = [make_card(browser, uid, shown, files) for uid in chosen]
+            failures, attributes = browser.failures, dataset.attrs
+            head = summary(dataset)
+        environment = jinja2.Environment(
+            loader=jinja2.FunctionLoader(_file),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters |= {"number": number}
+        script = _file("script.js")
+        page = environment.get_template("page.html").render(
+            title=title or f"Element Shapley Values: {_name(Path(results))}",
+            policy=policy(script),
+            style=_file("style.css"),
+            script=script,
+            values=json_block({"videos": [card.json() for card in cards]}),
+            summary=[line.partition(":")[::2] for line in head.splitlines()],
+            provenance=[
+                (name.replace("_", " "), str(value))
+                for name, value in attributes.items()
+                if name not in _SHOWN_ELSEWHERE and str(value)
+            ],
+            settings=json.dumps(
+                json.loads(attributes.get("settings", "{}")), indent=2, ensure_ascii=False
+            ),
+            warnings=json.loads(attributes.get("warnings", "[]")),
+            failures=list(failures.items())[:_FAILURES],
+            n_failures=len(failures),
+            n_videos=len(browser),
+            n_matching=n_matching,
+            conditions=_conditions(correct, len(uids), sort, descending),
+            cards=cards,
+        )
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+    notes = {card.uid: card.notes for card in cards if card.notes}
+    return Report(Path(path), len(cards), n_matching, len(failures), notes)
 
 
 def policy(script: str) -> str:
@@ -113,8 +147,8 @@ def policy(script: str) -> str:
     )
 
 
-def json_block(content: Any) -> str:
-    """JSON that may stand in a script element: ASCII, without a letter that HTML could read."""
+def json_block(content: Json) -> str:
+    """JSON that is safe in a script element: ASCII without <, > and &."""
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
@@ -122,16 +156,20 @@ def json_block(content: Any) -> str:
 
 
 def _file(name: str) -> str:
-    """A file of this subpackage, with line ends as a browser counts them for the script's hash."""
+    """A file of this subpackage, with the line ends by which a browser hashes the script."""
     text = resources.files("esv_jax.report").joinpath(name).read_text(encoding="utf-8")
     return text.replace("\r\n", "\n")
 
 
-def _provenance(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Attributes in words, the empty ones left out."""
-    told = {name: str(value) for name, value in attributes.items() if name not in _TOLD_APART}
-    return [(name.replace("_", " "), text) for name, text in told.items() if text]
+def _name(path: Path) -> str:
+    """The name of results: their folder, or the file without its suffix."""
+    path = path.absolute()
+    return path.parent.name if path.name == "results.nc" else path.name.removesuffix(".nc")
 
 
-def _settings(attributes: Mapping[str, Any]) -> str:
-    return json.dumps(json.loads(attributes.get("settings", "{}")), indent=2, ensure_ascii=False)
+def _conditions(correct: bool | None, n_uids: int, sort: str, descending: bool) -> str:
+    """`wrong predictions; sorted by gap, descending`."""
+    parts = [] if correct is None else ["correct predictions" if correct else "wrong predictions"]
+    parts += [f"{n_uids} named"] if n_uids else []
+    order = "in the order of the file" if sort == "file" else f"sorted by {sort}"
+    return "; ".join([*parts, order + (", descending" if descending else "")])

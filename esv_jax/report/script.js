@@ -44,7 +44,7 @@
     return { score: from("score"), prior: from("prior"), esv, error, half, sampled };
   }
 
-  // Charts: the formulas of chart.py.
+  // Bars: the formulas of svg.py.
 
   function chart(values) {
     const esv = values.esv.map((value) => value ?? 0), half = values.half.map((h) => h ?? 0);
