@@ -32,7 +32,7 @@ LAYERS = (
     ("games",),
     ("checkpoints", "models", "data"),
     ("attribution", "notebook", "subsequences", "blur", "strided"),
-    ("records", "files", "hdf5", "hdf5_inspection", "extras", "checks", "looks"),
+    ("records", "files", "hdf5", "hdf5_inspection", "extras", "checks", "svg", "display"),
 )
 SUBPACKAGES = [subpackage for layer in LAYERS for subpackage in layer]
 
