@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -23,8 +23,7 @@ from esv_jax.display import (
 )
 from esv_jax.svg import bar_paths, bars_svg
 
-if TYPE_CHECKING:
-    from esv_jax.attribution import Attribution
+Record: TypeAlias = Any  # an Attribution, whose module imports this one
 
 _MOST_ROWS = 10  # sequences of a batch
 _LEFT, _TOP, _WIDTH, _HEIGHT, _BELOW = 52, 8, 480, 112, 18  # pixels
@@ -32,7 +31,7 @@ _MOST_LABELS = 16
 _CELL = 'style="text-align:left;padding:0 1em 0 0"'
 
 
-def record_html(record: Attribution) -> str:
+def record_html(record: Record) -> str:
     """An `Attribution` as HTML: its numbers and the ESVs of the class with the highest score.
 
     ESVs are drawn as in the report: bars in temporal order with 95 % intervals, more than 40
@@ -56,11 +55,11 @@ def record_html(record: Attribution) -> str:
     return f"<div>{body}{f'<ul>{listed}</ul>' if notes else ''}</div>"
 
 
-def _plain(record: Attribution) -> str:
+def _plain(record: Record) -> str:
     return f"<pre>{escape(repr(record))}</pre>"
 
 
-def _one(record: Attribution) -> str:
+def _one(record: Record) -> str:
     c = int(np.argmax(np.asarray(record.scores)))
     numbers = {
         "top class": str(c),
@@ -79,7 +78,7 @@ def _one(record: Attribution) -> str:
     return heading + "".join([*parts, _values(values, half)])
 
 
-def _batch(record: Attribution) -> str:
+def _batch(record: Record) -> str:
     lengths = np.asarray(record.lengths)
     scores, evidence = np.asarray(record.scores), np.asarray(record.evidential_score())
     gap = np.asarray(record.efficiency_gap())
@@ -95,7 +94,7 @@ def _batch(record: Attribution) -> str:
     return heading + _table(names, rows) + (f"<p>and {left:,} more</p>" if left else "")
 
 
-def _evaluations(record: Attribution) -> str:
+def _evaluations(record: Record) -> str:
     n = int(np.sum(np.asarray(record.n_evaluations, np.int64)))
     return evaluations_text(bool(record.exact), n)
 
