@@ -224,7 +224,7 @@ def test_equal_length_is_held_to(tmp_path, extra):
         ("", r"Toy_TEST\.ts: expected an '@data' line, got an empty file without one"),
         ("\n \n", "expected an '@data' line, got an empty file"),
         ("@classLabel true a b\n", "expected an '@data' line, got 2 line"),
-        (HEADER, r"Toy_TEST\.ts: expected at least one case after @data, got none"),
+        (HEADER, r"Toy_TEST\.ts: expected at least one sequence after @data, got none"),
         ("@data\n1:a\n", "expected a '@classLabel' line, got a header without. Write"),
         ("1,2:a\n@data\n", "line 1: expected a header line, then '@data', got '1,2:a'"),
         ("@classLabel true\n@data\n1:a\n", r"line 1: expected distinct class names .*, got \[\]"),
@@ -236,7 +236,7 @@ def test_equal_length_is_held_to(tmp_path, extra):
             "line 1: expected '@dimensions' and a positive integer, got 'two'",
         ),
         ("@seriesLength 0\n@classLabel false\n@data\n1\n", "line 1: expected '@seriesLength' and"),
-        ("@timeStamps true\n@data\n", "expected '@timeStamps false', got .* Drop the time stamps"),
+        ("@timeStamps true\n@data\n", "expected '@timeStamps false', got .* Remove the timestamps"),
         ("@targetLabel true\n@data\n", "expected '@targetLabel false', got .* Only class labels"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Reader of the `.ts` text format: labelled sequences of any length, several channels each.
+"""Reader of the `.ts` text format for labelled multivariate sequences.
 
     # a comment
     @problemName Vowels
@@ -8,8 +8,8 @@
     1.6,1.7,1.6:0.1,0.2,0.1:ah
     1.3,?:-0.5,-0.6:eh
 
-One case a line: channels separated by `:`, values by `,`, the class label last. Line numbers in
-messages count from 1, as editors do; channels and values count from 0, as arrays do.
+One sequence per line: channels separated by `:`, values by `,`, the class label last. In messages,
+lines count from 1, channels and values from 0.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from esv_jax.checks import expect, expect_choice, message, nearest
+from esv_jax.checks import expect_choice, message, nearest
 
-MISSING_POLICIES = ("interpolate", "keep", "error")
+_MISSING_POLICIES = ("interpolate", "keep", "error")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +33,11 @@ class Sequences:
     """Sequences of one file, in file order.
 
     Attributes:
-      sequences: one (n_v, D) float32 array per sequence; lengths may differ.
-      labels: index into `class_names`, (V,) int64, or None where the file has no labels.
-      class_names: names in the order of the header; empty where the file has no labels.
+      sequences: V arrays (n_v, D) float32; lengths may differ.
+      labels: index into `class_names`, (V,) int64, or None for a file without labels.
+      class_names: names in the order of the header; empty for a file without labels.
       uids: file stem and row, "Vowels_TEST-17" for `sequences[17]` of `Vowels_TEST.ts`.
-      problem: the name the header gives, or the file stem.
+      problem: the name in the header, or the file stem.
     """
 
     sequences: list[np.ndarray]
@@ -50,59 +51,71 @@ class Sequences:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Elements of each sequence, (V,) int64."""
+        """Number of elements of each sequence, (V,) int64."""
         return np.array([len(x) for x in self.sequences], dtype=np.int64)
 
 
 def read_ts(path: str | PathLike[str], *, missing: str = "interpolate") -> Sequences:
-    """Sequences and labels of a `.ts` file.
+    """Read sequences and labels from a `.ts` file.
 
-    Comments, blank lines, CRLF and spaces around values are accepted anywhere; header keys are
-    read without regard to case, and keys this reader has no use for are passed over.
+    Comments, blank lines, CRLF and spaces around values are allowed anywhere. Header keys are
+    case-insensitive; unknown keys are ignored.
 
     Args:
-      path: the file, UTF-8 (Latin-1 where it is not valid UTF-8).
-      missing: what becomes of the values `?` and `NaN`:
-        "interpolate": on the line between their neighbours in time, the first and last known
-        value held towards the edges; a channel without any known value is an error.
-        "keep": NaN in the result. "error": refused.
+      path: the file, UTF-8 (Latin-1 if it is not valid UTF-8).
+      missing: treatment of the values `?` and `NaN`:
+        "interpolate": linear in time between known values, constant beyond the first and last; a
+        channel without any known value is an error.
+        "keep": NaN in the result.
+        "error": refused.
     Returns:
       `Sequences`. With `@classLabel false`, `labels` is None and `class_names` is empty.
     Raises:
       FileNotFoundError: no such file.
-      ValueError: a malformed header or row, with file name and line number: a value that is no
-        finite float32, channels of different number or length, an unknown class, a length other
-        than `@equalLength true` promises, no `@data`, no rows; time stamps and numeric targets
-        (`@timeStamps true`, `@targetLabel true`), which this reader does not support.
+      ValueError: a malformed header or row, with file name and line number: a value that is not a
+        finite float32, channels of different number or length, an unknown class, a length that
+        contradicts `@equalLength true`, no `@data`, no rows; timestamps and numeric targets
+        (`@timeStamps true`, `@targetLabel true`), which are not supported.
     Cost: one pass over the file, which is held in memory as text.
     """
-    expect_choice("missing", missing, MISSING_POLICIES)
+    expect_choice("missing", missing, _MISSING_POLICIES)
     path = Path(path)
-    expect(path.is_file(), "path", "a .ts file", f"{str(path)!r}", kind=FileNotFoundError)
-    lines = _text(path).split("\n")  # not splitlines, whose extra breaks would shift line numbers
+    if not path.is_file():
+        raise FileNotFoundError(message("path", "a .ts file", repr(str(path))))
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")  # comments of older archives
+    lines = [line.strip() for line in text.split("\n")]  # splitlines would split at more characters
     header = _read_header(path, lines)
 
     sequences: list[np.ndarray] = []
     labels: list[int] = []
     n_channels, length = header.n_channels, header.length
     for number, line in enumerate(lines[header.n_lines :], start=header.n_lines + 1):
-        line = line.strip()
         if not line or line.startswith("#"):
             continue
-        where = _place(path, number)
+        location = f"{path.name}, line {number}"
         channels = line.split(":")
-        label = channels.pop() if header.class_names else None
-        _expect_channels(where, channels, n_channels, labelled=label is not None)
+        label = channels.pop().strip() if header.class_names else None
+        _check_channels(location, channels, n_channels, labelled=label is not None)
         if label is not None:
-            labels.append(_class_index(where, label.strip(), header.class_names))
-        x = _parse_values(where, channels, missing)  # (n, D)
+            if label not in header.class_names:
+                expected = "one of the classes of the header at the end of the row"
+                way_out = nearest(label, header.class_names)
+                raise ValueError(message(location, expected, repr(label), way_out))
+            labels.append(header.class_names.index(label))
+        x = _parse_row(location, channels, missing)  # (n, D)
         if header.equal_length:
             length = length or len(x)
-            way_out = "Set '@equalLength false' in the header where lengths differ."
-            expect(len(x) == length, where, f"{length} values a channel", len(x), way_out)
+            if len(x) != length:
+                way_out = "Set '@equalLength false' in the header if lengths differ."
+                raise ValueError(message(location, f"{length} values a channel", len(x), way_out))
         n_channels = len(channels)
         sequences.append(x)
-    expect(bool(sequences), path.name, "at least one case after @data", "none")
+    if not sequences:
+        raise ValueError(message(path.name, "at least one sequence after @data", "none"))
 
     return Sequences(
         sequences=sequences,
@@ -113,166 +126,146 @@ def read_ts(path: str | PathLike[str], *, missing: str = "interpolate") -> Seque
     )
 
 
-@dataclass(frozen=True)
-class _Header:
-    """Read the header up to `@data`; None for fields that are absent."""
+class _Header(NamedTuple):
+    """The header up to `@data`; None for absent fields."""
 
     n_lines: int
     problem: str
     n_channels: int | None
     equal_length: bool
     length: int | None
-    class_names: tuple[str, ...]  # empty: no labels
+    class_names: tuple[str, ...]  # empty without labels
 
 
 def _read_header(path: Path, lines: Sequence[str]) -> _Header:
-    """The header, with every question about it asked."""
-    fields: dict[str, tuple[str, list[str]]] = {}  # key -> (place, words)
+    fields: dict[str, tuple[str, list[str]]] = {}  # key -> (location, words)
     for number, line in enumerate(lines, start=1):
-        line = line.strip()
-        where = _place(path, number)
+        location = f"{path.name}, line {number}"
         if not line or line.startswith("#"):
             continue
-        expect(line.startswith("@"), where, "a header line, then '@data'", repr(line[:40]))
+        if not line.startswith("@"):
+            raise ValueError(message(location, "a header line, then '@data'", repr(line[:40])))
         key, *words = line[1:].split() or [""]
         if key.lower() == "data":
             break
-        fields[key.lower()] = (where, words)
+        fields[key.lower()] = (location, words)
     else:
-        raise ValueError(message(path.name, "an '@data' line", f"{_size(lines)} without one"))
+        got = f"{len(lines)} line(s) without one" if any(lines) else "an empty file without one"
+        raise ValueError(message(path.name, "an '@data' line", got))
 
-    def flag(key: str, default: bool) -> bool:
-        where, words = fields.get(key.lower(), ("", [str(default)]))
+    def flag(key: str) -> bool:
+        location, words = fields.get(key.lower(), ("", ["false"]))
         word = words[0].lower() if words else ""
-        expect(word in ("true", "false"), where, f"'@{key} true' or 'false'", repr(word))
+        if word not in ("true", "false"):
+            raise ValueError(message(location, f"'@{key} true' or 'false'", repr(word)))
         return word == "true"
 
     def size(key: str) -> int | None:
         if key.lower() not in fields:
             return None
-        where, words = fields[key.lower()]
+        location, words = fields[key.lower()]
         word = words[0] if words else ""
-        good = word.isdecimal() and int(word) > 0
-        expect(good, where, f"'@{key}' and a positive integer", repr(word))
+        if not word.isdecimal() or int(word) == 0:
+            raise ValueError(message(location, f"'@{key}' and a positive integer", repr(word)))
         return int(word)
 
     for key, way_out in (
-        ("timeStamps", "Drop the time stamps and write plain values."),
-        ("targetLabel", "Only class labels are read."),
+        ("timeStamps", "Remove the timestamps and write plain values."),
+        ("targetLabel", "Only class labels are supported."),
     ):
-        expect(not flag(key, False), path.name, f"'@{key} false'", f"'@{key} true'", way_out)
+        if flag(key):
+            raise ValueError(message(path.name, f"'@{key} false'", f"'@{key} true'", way_out))
 
     way_out = "Write '@classLabel true' and the class names, or '@classLabel false'."
-    expect("classlabel" in fields, path.name, "a '@classLabel' line", "a header without", way_out)
+    if "classlabel" not in fields:
+        raise ValueError(message(path.name, "a '@classLabel' line", "a header without", way_out))
     class_names: tuple[str, ...] = ()
-    if flag("classLabel", False):
-        where, (_, *names) = fields["classlabel"]
-        distinct = bool(names) and len(set(names)) == len(names)
-        expect(distinct, where, "distinct class names after 'true'", names, way_out)
+    if flag("classLabel"):
+        location, (_, *names) = fields["classlabel"]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(message(location, "distinct class names after 'true'", names, way_out))
         class_names = tuple(names)
 
-    one = 1 if flag("univariate", False) else None
+    univariate = 1 if flag("univariate") else None
     return _Header(
         n_lines=number,
         problem=" ".join(fields.get("problemname", ("", []))[1]) or path.stem,
-        n_channels=size("dimensions") or size("dimension") or one,
-        equal_length=flag("equalLength", False),
+        n_channels=size("dimensions") or size("dimension") or univariate,
+        equal_length=flag("equalLength"),
         length=size("seriesLength"),
         class_names=class_names,
     )
 
 
-def _expect_channels(
-    where: str, channels: Sequence[str], n_channels: int | None, *, labelled: bool
+def _check_channels(
+    location: str, channels: Sequence[str], n_channels: int | None, *, labelled: bool
 ) -> None:
     """Refuse a row with another number of channels than the header or the rows above."""
+    if channels and n_channels in (None, len(channels)):
+        return
     expected = "1 or more channels" if n_channels is None else f"{n_channels} channel(s)"
-    expect(
-        bool(channels) and n_channels in (None, len(channels)),
-        where,
-        f"{expected} and a class label, separated by ':'" if labelled else expected,
-        f"{len(channels)} channel(s)",
-        "The file may be cut short." if len(channels) < (n_channels or 1) else "",
-    )
+    expected += " and a class label, separated by ':'" if labelled else ""
+    way_out = "The file may be cut short." if len(channels) < (n_channels or 1) else ""
+    raise ValueError(message(location, expected, f"{len(channels)} channel(s)", way_out))
 
 
-def _class_index(where: str, label: str, class_names: tuple[str, ...]) -> int:
-    """Return the index of `label` among the names of the header."""
-    if label not in class_names:
-        expected = "one of the classes of the header at the end of the row"
-        raise ValueError(message(where, expected, repr(label), nearest(label, class_names)))
-    return class_names.index(label)
-
-
-def _parse_values(where: str, channels: Sequence[str], missing: str) -> np.ndarray:
+def _parse_row(location: str, channels: Sequence[str], missing: str) -> np.ndarray:
     """The values of one row, (n, D) float32."""
-    columns = [_parse_channel(where, c, text) for c, text in enumerate(channels)]
+    columns = [_parse_channel(location, c, text) for c, text in enumerate(channels)]
     lengths = [len(column) for column in columns]
     usual = Counter(lengths).most_common(1)[0][0]
     if set(lengths) != {usual}:
         odd = ", ".join(f"{n} in channel {c}" for c, n in enumerate(lengths) if n != usual)
         got = f"{usual} values, but {odd}"
         way_out = "Write ? for a missing value."
-        raise ValueError(message(where, "channels of one length", got, way_out))
+        raise ValueError(message(location, "channels of one length", got, way_out))
     x = np.array(columns).T  # (n, D)
-    unknown = np.isnan(x)
-    if unknown.any() and missing != "keep":
-        x = _fill(where, x, unknown, missing)
+    if missing != "keep":
+        x = _fill(location, x, missing)
     with np.errstate(over="ignore"):
         x = np.ascontiguousarray(x, dtype=np.float32)
     if np.isinf(x).any():
         step, c = np.argwhere(np.isinf(x))[0]
         got = f"{channels[c].split(',')[step].strip()} as value {step} of channel {c}"
-        raise ValueError(message(where, "finite float32 values", got))
+        raise ValueError(message(location, "finite float32 values", got))
     return x
 
 
-def _parse_channel(where: str, c: int, text: str) -> list[float]:
-    """Values of one channel, NaN where missing."""
-    expect(bool(text.strip()), where, "values", f"nothing in channel {c}")
+def _parse_channel(location: str, c: int, text: str) -> list[float]:
+    """Values of one channel, NaN if missing."""
+    if not text.strip():
+        raise ValueError(message(location, "values", f"nothing in channel {c}"))
     tokens = text.split(",")
     try:
         return [float(token) for token in tokens]
     except ValueError:
-        pass  # a missing value, or a token worth naming
+        pass  # a missing value, or a token for the message
     values = []
     for i, token in enumerate(tokens):
         try:
             values.append(float("nan") if token.strip() == "?" else float(token))
         except ValueError:
             got = f"{token.strip()!r} as value {i} of channel {c}"
-            raise ValueError(message(where, "a number", got)) from None
+            raise ValueError(message(location, "a number", got)) from None
     return values
 
 
-def _fill(where: str, x: np.ndarray, unknown: np.ndarray, missing: str) -> np.ndarray:
-    """`x` (n, D) with the `unknown` values on the line between their neighbours in time."""
-    step, c = np.argwhere(unknown)[0]
-    way_out = "Read with missing='interpolate' or 'keep'."
-    got = f"value {step} of channel {c} missing"
-    expect(missing == "interpolate", where, "every value", got, way_out)
+def _fill(location: str, x: np.ndarray, missing: str) -> np.ndarray:
+    """`x` (n, D) with interpolated missing values."""
+    unknown = np.isnan(x)
+    if not unknown.any():
+        return x
+    if missing == "error":
+        step, c = np.argwhere(unknown)[0]
+        way_out = "Read with missing='interpolate' or 'keep'."
+        got = f"value {step} of channel {c} missing"
+        raise ValueError(message(location, "every value", got, way_out))
     x, steps = x.copy(), np.arange(len(x))
     for c in np.flatnonzero(unknown.any(axis=0)):
         known = ~unknown[:, c]
-        got = f"channel {c} wholly missing"
-        way_out = "Drop the case, or read with missing='keep'."
-        expect(bool(known.any()), where, "a known value in every channel", got, way_out)
+        if not known.any():
+            got = f"channel {c} wholly missing"
+            way_out = "Drop the sequence, or read with missing='keep'."
+            raise ValueError(message(location, "a known value in every channel", got, way_out))
         x[:, c] = np.interp(steps, steps[known], x[known, c])
     return x
-
-
-def _text(path: Path) -> str:
-    """The file's text; older archives carry Latin-1 names in their comments."""
-    raw = path.read_bytes()
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
-
-
-def _size(lines: Sequence[str]) -> str:
-    return f"{len(lines)} line(s)" if any(line.strip() for line in lines) else "an empty file"
-
-
-def _place(path: Path, number: int) -> str:
-    return f"{path.name}, line {number}"
