@@ -1,7 +1,7 @@
-"""HDF5 files of any origin, inspected before they are opened.
+"""Opening of untrusted HDF5 files.
 
-On a damaged or malicious file the HDF5 library may never return, crash, take gigabytes, or open
-other files. A second process, which is kept for further files, reads names, attributes and sizes
+On a damaged or malicious file the HDF5 library may hang, crash, allocate gigabytes, or open other
+files. A second process, reused for further files, therefore reads names, attributes and sizes
 first, in bounded time and memory.
 """
 
@@ -17,37 +17,41 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from esv_jax.checks import expect, message
+from esv_jax.checks import message
 from esv_jax.extras import require
 
-_SECONDS, _RATE = 5, 20e6  # of a processor, at most, for a file: this, and one for so many bytes
-_PATIENCE = 12  # times as long by the clock, where a disk or a busy machine lets wait
+if TYPE_CHECKING:
+    import h5py
+
+_SECONDS, _RATE = 5, 20e6  # limit of CPU time: _SECONDS + bytes / _RATE
+_WALL_FACTOR = 12  # limit of wall time / limit of CPU time, for slow disks and busy machines
 _PROGRAM = Path(__file__).with_name("hdf5_inspection.py")
 
 
-def open_hdf5(path: str | os.PathLike[str], expected: str, *, views: bool = False) -> Any:
-    """An h5py file, open for reading, that leads to no other file.
+def open_hdf5(path: str | os.PathLike[str], expected: str, *, views: bool = False) -> h5py.File:
+    """Open an HDF5 file for reading, if it refers to no other file.
 
     Args:
       path: the file.
-      expected: what it should be, for messages.
-      views: whether virtual datasets may lie in `shards/<number>.nc` beside the file.
+      expected: its content, for messages.
+      views: whether the sources of virtual datasets may be `shards/<number>.nc` beside the file.
     Raises:
       FileNotFoundError: no such file.
-      ValueError: naming the file: no HDF5, external links or values, sizes that are declared but
-        not stored, a file on which the library hangs or crashes.
+      ValueError: not an HDF5 file, external links or values, sizes that are declared but not
+        stored, a file on which the library hangs or crashes; names the file.
       ImportError: h5py is not installed.
     Cost: reads names, attributes and one-dimensional datasets once more than the caller; the first
       call starts a process, about 0.3 seconds.
     """
     h5py, path = require("h5py", "files"), Path(path)
-    expect(path.is_file(), str(path), expected, "no such file", kind=FileNotFoundError)
-    with open(path, "rb"):  # the system says who may not
+    if not path.is_file():
+        raise FileNotFoundError(message(str(path), expected, "no such file"))
+    with open(path, "rb"):  # raises without permission
         pass
-    refused = _INSPECTOR.refused(path, views)
-    expect(not refused, str(path), expected, refused)
+    if reason := _INSPECTOR.reason_to_refuse(path, views):
+        raise ValueError(message(str(path), expected, reason))
     try:
         return h5py.File(path, "r")
     except Exception as error:
@@ -58,9 +62,9 @@ def open_hdf5(path: str | os.PathLike[str], expected: str, *, views: bool = Fals
 
 @contextmanager
 def naming(where: str, expected: str) -> Iterator[None]:
-    """Turn errors of h5py into a ValueError of one line that says where they happened.
+    """Convert errors of h5py, which may be of any type, to a ValueError that names `where`.
 
-    Only calls of the library belong in the block: on a damaged file it raises nearly anything.
+    The block should contain calls of h5py alone.
     """
     try:
         yield
@@ -69,21 +73,21 @@ def naming(where: str, expected: str) -> Iterator[None]:
 
 
 class _Inspector:
-    """The process that inspects files, one at a time; started on first use and after a crash."""
+    """The process that inspects files one at a time; started on first use and after a crash."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._owner = 0
 
-    def refused(self, path: Path, views: bool) -> str:
-        """Why a file should not be opened, or ""."""
+    def reason_to_refuse(self, path: Path, views: bool) -> str:
+        """The reason not to open a file, or ""."""
         seconds = _SECONDS + int(path.stat().st_size / _RATE)
         request = {"path": str(path.absolute()), "views": views, "seconds": seconds}
         with self._lock:
             process = self._running()
-            late = threading.Timer(_PATIENCE * seconds, process.kill)
-            late.start()
+            timer = threading.Timer(_WALL_FACTOR * seconds, process.kill)
+            timer.start()
             try:
                 assert process.stdin is not None and process.stdout is not None
                 process.stdin.write(json.dumps(request) + "\n")
@@ -92,17 +96,17 @@ class _Inspector:
             except OSError:
                 line = ""
             finally:
-                in_time = late.is_alive()
-                late.cancel()
+                in_time = timer.is_alive()
+                timer.cancel()
             if line:
                 return str(json.loads(line)["refused"])
-            self.end()  # changes nothing of how it ended, where it did so by itself
+            self.end()  # keeps the exit status of a process that ended by itself
             if in_time and -process.returncode != getattr(signal, "SIGXCPU", None):
                 return "damage (the HDF5 library crashes)"
             return f"damage (the HDF5 library takes more than {seconds} seconds)"
 
     def _running(self) -> subprocess.Popen[str]:
-        """The process; a new one where there is none, or only that of a parent process."""
+        """The process, started if there is none, or if it belongs to the parent of a fork."""
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
             threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -119,7 +123,7 @@ class _Inspector:
         return self._process
 
     def end(self) -> None:
-        """End the process, if this one started it."""
+        """End the process, unless it belongs to the parent of a fork."""
         process, self._process = self._process, None
         if process is not None and self._owner == os.getpid():
             process.kill()

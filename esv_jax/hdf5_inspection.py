@@ -1,8 +1,8 @@
-"""The inspection of HDF5 files, as a program of its own: requests on stdin, answers on stdout.
+"""Program that inspects HDF5 files: requests on stdin, replies on stdout.
 
-Imports nothing but h5py, so that it starts quickly; `esv_jax.hdf5` runs it. One line of JSON each:
+Started by `esv_jax.hdf5`. Imports nothing but h5py, to start quickly. One line of JSON each:
 
-    {"path": "f.h5", "views": false, "seconds": 5}  ->  {"refused": ""}, or why it is not opened
+    {"path": "f.h5", "views": false, "seconds": 5}  ->  {"refused": ""}, or the reason to refuse
 """
 
 from __future__ import annotations
@@ -11,51 +11,57 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-SMALL = 2**26
-"""Bytes of a dataset that may be declared without being stored: fill values, for example."""
+if TYPE_CHECKING:
+    import h5py
 
-_READ = 2**24  # bytes of a file that is read as a whole; of larger ones names and numbers alone
-_MAX_RATIO = 1100  # of the compression by deflate: 1032 at most
-_MEMORY = 2**31  # bytes, and eight times the size of the file
+_SMALL = 2**26  # bytes that a dataset may declare without storing them, e.g. fill values
+_READ = 2**24  # bytes up to which all datasets of a file are read, not only names and numbers
+_MAX_RATIO = 1100  # of compression; that of deflate is at most 1032
+_MEMORY = 2**31  # bytes, in addition to eight times the size of the file
 _SHARD = re.compile(r"shards/\d{5,}\.nc")
 
 
 class Refused(Exception):
-    """Why a file is not opened."""
+    """The reason not to open a file."""
 
 
 def inspect(path: str, views: bool) -> None:
-    """Walk through a file and read its attributes, names and small datasets.
+    """Read attributes, names and small datasets of a file.
 
     Args:
       path: the file.
-      views: whether virtual datasets may lie in `shards/<number>.nc` beside the file.
+      views: whether the sources of virtual datasets may be `shards/<number>.nc` beside the file.
     Raises:
-      Refused: with the reason. Other errors of reading are not reported: who opens the file next
-        meets them again.
+      Refused: with the reason. Other errors are not reported; readers of the file get them again.
     """
     import h5py
 
-    whole, folder = os.path.getsize(path) <= _READ, os.path.dirname(path)
+    read_all, folder = os.path.getsize(path) <= _READ, os.path.dirname(path)
     with h5py.File(path, "r") as file:
-        _attempt(lambda: _expect_attributes(file))
-        for name, item in _objects(h5py, file, {_address(h5py, file)}):
-            _attempt(lambda item=item: _expect_attributes(item))
+        _attempt(_read_attributes, file)
+        for name, item in _objects(file, {_address(file)}):
+            _attempt(_read_attributes, item)
             if isinstance(item, h5py.Dataset):
-                # Each on its own: an error in one must not keep the next from being tried.
-                _attempt(lambda n=name, i=item: _expect_dataset(h5py, n, i, folder, views))
-                _attempt(lambda i=item: _read(h5py, i, whole) if not i.is_virtual else None)
+                # Separate attempts: an error in one does not prevent the next.
+                _attempt(_check_dataset, name, item, folder, views)
+                _attempt(_read, item, read_all)
 
 
-def _address(h5py: Any, item: Any) -> Any:
+def _address(item: h5py.Group | h5py.Dataset) -> int:
+    import h5py
+
     return h5py.h5o.get_info(item.id).addr
 
 
-def _objects(h5py: Any, group: Any, known: set[Any]) -> Iterator[tuple[str, Any]]:
-    """Groups and datasets below a group, each once; links that lead elsewhere are refused first."""
+def _objects(
+    group: h5py.Group, known: set[int | str]
+) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
+    """Yield the groups and datasets below a group, each once; refuse external links."""
+    import h5py
+
     try:
         names = list(group)
     except Exception:
@@ -69,38 +75,38 @@ def _objects(h5py: Any, group: Any, known: set[Any]) -> Iterator[tuple[str, Any]
         if isinstance(link, h5py.ExternalLink):
             raise Refused(f"a link to another file ({path!r} to {link.filename!r})")
         if not isinstance(link, h5py.HardLink):
-            continue  # to a name in this file, which is met by itself
+            continue  # a soft link, whose target is visited by itself
         try:
             item = group[name]
-        except Exception:  # readers cannot open it either
+        except Exception:  # nor can readers open it
             continue
         try:
-            address = _address(h5py, item)
+            address: int | str = _address(item)
         except Exception:
-            if isinstance(item, h5py.Group):  # which may contain itself
+            if isinstance(item, h5py.Group):  # it may contain itself
                 raise Refused(f"damage ({path!r} has no address)") from None
             address = path
         if address not in known:
             known.add(address)
             yield path, item
             if isinstance(item, h5py.Group):
-                yield from _objects(h5py, item, known)
+                yield from _objects(item, known)
 
 
-def _expect_attributes(item: Any) -> None:
+def _read_attributes(item: h5py.Group | h5py.Dataset) -> None:
     for name in item.attrs:
-        _attempt(lambda name=name: item.attrs[name])
+        _attempt(item.attrs.__getitem__, name)
 
 
-def _expect_dataset(h5py: Any, name: str, item: Any, folder: str, views: bool) -> None:
-    """Refuse values that lie in other files, and sizes that nothing stored can bear out."""
+def _check_dataset(name: str, item: h5py.Dataset, folder: str, views: bool) -> None:
+    """Refuse values in other files, and sizes larger than what is stored can decompress to."""
     if item.external:
         raise Refused(f"values in another file ({name!r} in {item.external[0][0]!r})")
     if item.is_virtual:
         for source in {source.file_name for source in item.virtual_sources()} - {"."}:
-            place = os.path.join(folder, source)
-            shard = views and _SHARD.fullmatch(source)
-            if not shard or (os.path.lexists(place) and not os.path.isfile(place)):
+            path = os.path.join(folder, source)
+            is_shard = views and _SHARD.fullmatch(source)
+            if not is_shard or (os.path.lexists(path) and not os.path.isfile(path)):
                 raise Refused(f"values in another file ({name!r} in {source!r})")
         return
     chunk = 1
@@ -108,38 +114,41 @@ def _expect_dataset(h5py: Any, name: str, item: Any, folder: str, views: bool) -
         chunk *= side
     stored = item.id.get_storage_size()
     declared = max(item.size or 0, chunk) * item.dtype.itemsize
-    if declared > max(SMALL, _MAX_RATIO * stored):
+    if declared > max(_SMALL, _MAX_RATIO * stored):
         raise Refused(f"{name!r} of {declared:,} bytes, of which {stored:,} are stored")
 
 
-def _read(h5py: Any, item: Any, whole: bool) -> None:
-    """Read a dataset of names or single numbers; any other only in a small file, not beyond 64 MB.
+def _read(item: h5py.Dataset, read_all: bool) -> None:
+    """Read a dataset of names or single numbers, and with `read_all` any other up to 64 MB.
 
-    Of a large file the values of variable length are read too, which lie in heaps, and the index of
-    the chunks: the library may loop on both. Rows are read a few at a time: how much is in memory
-    does not grow with what is declared.
+    Values of variable length, which are stored in heaps, and the index of the chunks are always
+    read: the library may loop on both. Rows are read a few at a time to bound the memory.
     """
+    import h5py
+
+    if item.is_virtual:
+        return
     if item.chunks:
         _attempt(item.id.get_num_chunks)
     names = item.ndim < 2 or h5py.check_vlen_dtype(item.dtype) is not None
-    if not (whole or names) or item.shape is None:
+    if not (read_all or names) or item.shape is None:
         return
     if item.ndim == 0:
-        _attempt(lambda: item[()])
+        _attempt(item.__getitem__, ())
         return
     row = item.dtype.itemsize
     for side in item.shape[1:]:
         row *= side
-    n_rows = item.shape[0] if names else min(item.shape[0], SMALL // max(row, 1))
-    step = max(1, _READ // 16 // max(row, 1), *(item.chunks or ())[:1])  # each chunk once
+    n_rows = item.shape[0] if names else min(item.shape[0], _SMALL // max(row, 1))
+    step = max(1, _READ // 16 // max(row, 1), *(item.chunks or ())[:1])  # reads each chunk once
     for start in range(0, n_rows, step):
-        _attempt(lambda start=start: item[start : min(start + step, n_rows)])
+        _attempt(item.__getitem__, slice(start, min(start + step, n_rows)))
 
 
-def _attempt(read: Any) -> None:
-    """Call a reader of possibly damaged data; report refusals and exhausted memory alone."""
+def _attempt(read: Callable[..., object], *arguments: object) -> None:
+    """Call a reader of possibly damaged data; report only refusals and exhausted memory."""
     try:
-        read()
+        read(*arguments)
     except Refused:
         raise
     except Exception as error:
@@ -148,10 +157,10 @@ def _attempt(read: Any) -> None:
 
 
 def _limit(path: str, seconds: int) -> None:
-    """Bound the memory of this process by the size of the file, and the time of its processor."""
+    """Limit the memory of this process, by the size of the file, and its CPU time."""
     try:
         import resource
-    except ImportError:  # not on every system
+    except ImportError:  # missing on some systems
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     limits = {
@@ -165,19 +174,19 @@ def _limit(path: str, seconds: int) -> None:
         resource.setrlimit(limit, (soft, hard))
 
 
-def answer(request: dict[str, Any]) -> dict[str, str]:
-    """The answer to one request."""
+def reply(path: str, views: bool, seconds: int) -> dict[str, str]:
+    """The reply to one request."""
     try:
-        _limit(request["path"], request["seconds"])
-        inspect(request["path"], request["views"])
+        _limit(path, seconds)
+        inspect(path, views)
     except Refused as refused:
         return {"refused": str(refused)}
-    except Exception:  # no HDF5 file, or a damaged one: told when it is opened
+    except Exception:  # not an HDF5 file, or a damaged one: opening it raises
         pass
     return {"refused": ""}
 
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
+        sys.stdout.write(json.dumps(reply(**json.loads(line))) + "\n")
         sys.stdout.flush()
