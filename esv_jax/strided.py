@@ -1,8 +1,7 @@
-"""Convolutions with strides as sums of convolutions without, whose transposes are fast everywhere.
+"""Strided convolutions as sums of convolutions without strides, whose transposes are fast on CPU.
 
-The transpose of a strided convolution puts zeros between the places of its input. XLA has no fast
-way for that on a CPU: it takes 20 to 300 times as long as what is written here, with the same
-numbers of multiplications. Other devices keep the operation as it is.
+The transpose of a strided convolution dilates its input. XLA is slow at that on a CPU: it takes 20
+to 300 times as long as the split version, with the same number of multiplications.
 """
 
 from __future__ import annotations
@@ -11,22 +10,23 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend import core
+from jax.typing import DTypeLike
 
-_FEW_CHANNELS = 8  # inputs with fewer have all their phases as channels of one convolution
+_FEW_CHANNELS = 8  # below this, the phases of the input become channels of one convolution
 
 
 def split_strides(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """The same function with its strided convolutions split, where its gradients gain by it.
+    """The same function with its strided convolutions split, for faster gradients on a CPU.
 
-    On a CPU the gradient of a 3D network with strides takes a tenth to a hundredth of the time.
-    Convolutions within loops, and within functions with derivatives of their own, stay as they are;
-    on other devices all do. Sums are in another order, so values differ by rounding.
+    The gradient of a 3D network with strides takes a tenth to a hundredth of the time.
+    Convolutions in loops or in functions with custom derivatives are not split; on other devices
+    none is. Values differ by rounding.
 
     Args:
       fn: one array -> one array, in JAX.
@@ -45,11 +45,11 @@ def split_strides(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 _CONVOLUTION = "conv_general_dilated"
-_CALLS = ("jit", "pjit")  # by name in versions of JAX
+_CALLS = ("jit", "pjit")  # the name depends on the version of JAX
 
 
-def _has_strides(jaxpr: Any) -> bool:
-    """Return whether there is a convolution that should be split."""
+def _has_strides(jaxpr: core.Jaxpr) -> bool:
+    """Return whether a convolution should be split."""
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
         if name in _CALLS and _has_strides(eqn.params["jaxpr"].jaxpr):
@@ -59,12 +59,12 @@ def _has_strides(jaxpr: Any) -> bool:
     return False
 
 
-def _evaluate(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-    """The operations one by one, strided convolutions split."""
-    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Array], inputs: Sequence[Array]) -> list[Array]:
+    """Evaluate a jaxpr with its strided convolutions split."""
+    values: dict[core.Var, Array] = dict(zip(jaxpr.constvars, consts, strict=True))
     values |= zip(jaxpr.invars, inputs, strict=True)
 
-    def read(atom: Any) -> Any:
+    def read(atom: core.Var | core.Literal) -> Array:
         return atom.val if isinstance(atom, core.Literal) else values[atom]
 
     for eqn in jaxpr.eqns:
@@ -75,38 +75,46 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[
             out = _evaluate(inner.jaxpr, inner.consts, operands)
         elif name == _CONVOLUTION and is_better_split(eqn.params):
             x, kernel = operands
-            out = [split_convolution(x, kernel, eqn.params, eqn.outvars[0].aval.dtype)]
+            dtype = cast(jax.core.ShapedArray, eqn.outvars[0].aval).dtype
+            out = [split_convolution(x, kernel, eqn.params, dtype)]
         else:
-            out = _alone(jaxpr, eqn)(*operands)
+            out = _as_function(jaxpr, eqn)(*operands)
         values |= zip(eqn.outvars, out, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _alone(jaxpr: Any, eqn: Any) -> Callable[..., list[Any]]:
-    """One operation as a function of its operands, whatever it holds."""
-    fresh = [core.Var(var.aval) for var in eqn.outvars]  # also of those that nobody reads
-    inputs = [core.Var(atom.aval) for atom in eqn.invars]
-    alone = jaxpr.replace(
+def _as_function(jaxpr: core.Jaxpr, eqn: core.JaxprEqn) -> Callable[..., list[Array]]:
+    """One operation of a jaxpr as a function of its operands."""
+    outputs = [core.Var(var.aval) for var in eqn.outvars]  # replaces dropped variables too
+    inputs: list[core.Var | core.Literal] = [core.Var(atom.aval) for atom in eqn.invars]
+    single = jaxpr.replace(
         constvars=[],
         invars=inputs,
-        outvars=fresh,
-        eqns=[eqn.replace(invars=inputs, outvars=fresh)],
+        outvars=outputs,
+        eqns=[eqn.replace(invars=inputs, outvars=outputs)],
     )
-    return core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))
+    return core.jaxpr_as_fun(core.ClosedJaxpr(single, []))
 
 
 def is_better_split(params: Mapping[str, Any]) -> bool:
-    """Return whether a convolution with these parameters should be `split_convolution` here."""
+    """Return whether to use `split_convolution` with these parameters on this device."""
     ones = (*params["lhs_dilation"], *params["rhs_dilation"], params["batch_group_count"])
     strided = any(stride > 1 for stride in params["window_strides"])
     return strided and all(one == 1 for one in ones) and jax.default_backend() == "cpu"
 
 
-def split_convolution(x: Array, kernel: Array, params: Mapping[str, Any], dtype: Any) -> Array:
-    """The convolution of `lax.conv_general_dilated_p` with these parameters, split by its strides.
+def split_convolution(
+    x: Array, kernel: Array, params: Mapping[str, Any], dtype: DTypeLike
+) -> Array:
+    """The convolution of `lax.conv_general_dilated_p`, split by its strides.
 
-    Places of x that are one stride apart are a phase; each phase meets its own part of the kernel,
-    in a convolution without strides. `dtype` is that of the outputs.
+    Positions of x that are one stride apart form a phase. Each phase is convolved with its own part
+    of the kernel, without strides.
+
+    Args:
+      x, kernel: operands.
+      params: parameters of the primitive.
+      dtype: of the result.
     """
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     strides = params["window_strides"]
@@ -115,42 +123,39 @@ def split_convolution(x: Array, kernel: Array, params: Mapping[str, Any], dtype:
     edges = [(0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)]
     x = lax.pad(x, jnp.zeros((), x.dtype), edges)
     windows = kernel.shape[:-2]
-    places = [
+    n_out = [
         (n - k) // stride + 1 for n, k, stride in zip(x.shape[1:-1], windows, strides, strict=True)
     ]
-    kind = {"groups": groups, "precision": params["precision"], "dtype": dtype}
+    options = {"groups": groups, "precision": params["precision"], "dtype": dtype}
     if x.shape[-1] < _FEW_CHANNELS and groups == 1:
-        y = _plain(*_phases_as_channels(x, kernel, strides, places), **kind)
+        y = _plain(*_phases_as_channels(x, kernel, strides, n_out), **options)
     else:
         phases = itertools.product(*map(range, map(min, strides, windows)))
-        parts = (_plain(*_phase(x, kernel, strides, places, p), **kind) for p in phases)
+        parts = (_plain(*_phase(x, kernel, strides, n_out, p), **options) for p in phases)
         y = functools.reduce(jnp.add, parts)
-    back = [0] * y.ndim
     order = (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
-    for axis, place in enumerate(order):
-        back[place] = axis
-    return jnp.transpose(y, back)
+    return jnp.transpose(y, [order.index(axis) for axis in range(y.ndim)])
 
 
 def _phase(
-    x: Array, kernel: Array, strides: Sequence[int], places: Sequence[int], phase: Sequence[int]
+    x: Array, kernel: Array, strides: Sequence[int], n_out: Sequence[int], phase: Sequence[int]
 ) -> tuple[Array, Array]:
-    """Every stride-th place of x and of the kernel from `phase` on."""
+    """Every stride-th position of x and of the kernel from `phase` on."""
     part = kernel[tuple(slice(p, None, stride) for p, stride in zip(phase, strides, strict=True))]
     stop = [
         p + (n + k - 2) * stride + 1
-        for p, n, k, stride in zip(phase, places, part.shape, strides, strict=False)
+        for p, n, k, stride in zip(phase, n_out, part.shape, strides, strict=False)
     ]
     start, end = (0, *phase, 0), (x.shape[0], *stop, x.shape[-1])
     return lax.slice(x, start, end, (1, *strides, 1)), part
 
 
 def _phases_as_channels(
-    x: Array, kernel: Array, strides: Sequence[int], places: Sequence[int]
+    x: Array, kernel: Array, strides: Sequence[int], n_out: Sequence[int]
 ) -> tuple[Array, Array]:
-    """All phases of x as channels; the kernel likewise, with zeros up to whole strides."""
+    """All phases of x as channels; the kernel likewise, padded to multiples of the strides."""
     windows = [-(-k // stride) for k, stride in zip(kernel.shape, strides, strict=False)]
-    sizes = [(n + k - 1) * stride for n, k, stride in zip(places, windows, strides, strict=True)]
+    sizes = [(n + k - 1) * stride for n, k, stride in zip(n_out, windows, strides, strict=True)]
     zero = jnp.zeros((), x.dtype)
     fit = [(0, size - have, 0) for size, have in zip(sizes, x.shape[1:-1], strict=True)]
     x = lax.pad(x, zero, [(0, 0, 0), *fit, (0, 0, 0)])
@@ -170,7 +175,9 @@ def _phases_as_channels(
     return x, kernel.reshape(*kernel.shape[:d], deep, kernel.shape[-1])
 
 
-def _plain(x: Array, kernel: Array, *, groups: int, precision: Any, dtype: Any) -> Array:
+def _plain(
+    x: Array, kernel: Array, *, groups: int, precision: lax.PrecisionLike, dtype: DTypeLike
+) -> Array:
     """A convolution without strides or padding, channels last."""
     d = x.ndim - 2
     axes = tuple(range(1, d + 1))
