@@ -17,6 +17,7 @@ import numpy as np
 
 import esv_jax as ej
 from esv_jax.checks import expect, expect_int
+from esv_jax.models.trained import model_digest
 from experiments import series_measures as measures
 from experiments import series_pictures as pictures
 from experiments.harness import (
@@ -166,7 +167,7 @@ def run(experiment: Experiment, settings: Settings) -> dict[str, Any]:
             "epochs": len(model.history.train_loss),
             "best_epoch": model.history.best_epoch,
         },
-        "weights_digest": ej.models.model_digest(model),
+        "weights_digest": model_digest(model),
         "data": {path.name: sha256(path) for path in paths},
         "n_train": len(train),
         "n_test": len(subject.labels),
@@ -227,7 +228,7 @@ def _save(
     settings: Settings,
     estimator: str,
 ) -> None:
-    digest = ej.models.model_digest(subject.model)
+    digest = model_digest(subject.model)
     ej.results.save(
         path,
         records,

@@ -27,8 +27,8 @@ import tyro
 
 import esv_jax as ej
 from esv_jax.checks import expect_int
-from esv_jax.models import ClipCNN, ClipModel
-from esv_jax.models.clip_model import STRIDES
+from esv_jax.models import ClipModel
+from esv_jax.models.clip_model import STRIDES, ClipCNN, clip_model_digest
 from experiments.synthetic_training import (
     ASSETS,
     Kind,
@@ -45,7 +45,7 @@ CLAIMED = 0.95
 KIND = Kind(
     ej.models.save_clip_model,
     ej.models.load_clip_model,
-    ej.models.clip_model_digest,
+    clip_model_digest,
     ASSETS / "synthetic_clips.safetensors",
 )
 

@@ -34,6 +34,7 @@ import tyro
 import esv_jax as ej
 from esv_jax.checks import expect_int
 from esv_jax.files import make_folder
+from esv_jax.models.video_model import video_model_digest
 from experiments import synthetic_world as world
 from experiments.records import as_json, surroundings, write_json
 
@@ -106,7 +107,7 @@ def run(settings: Settings) -> dict[str, Any]:
         "claims": [claim(name, intervals[name]) for name in MEASURES],
         "seed": settings.seed,
         "settings": as_json(settings),
-        "weights_digest": ej.models.video_model_digest(model),
+        "weights_digest": video_model_digest(model),
         "n_clips": int(mixed.sum()),
         "n_left_out": int((~mixed).sum()),
         "accuracy": float(right.mean()),

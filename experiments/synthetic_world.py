@@ -28,9 +28,12 @@ import tyro
 
 import esv_jax as ej
 from esv_jax.checks import expect_int
-from esv_jax.models import FrameEncoder, HeadStack, MultiScaleHeads, TrainedModel, VideoModel
+from esv_jax.models import FrameEncoder, TrainedModel, VideoModel
 from esv_jax.models.evaluation import draw_subsequences
 from esv_jax.models.frame_encoder import FrameCNN
+from esv_jax.models.heads import HeadStack
+from esv_jax.models.trainable import MultiScaleHeads
+from esv_jax.models.video_model import video_model_digest
 from experiments.synthetic_training import (
     ASSETS,
     Kind,
@@ -47,7 +50,7 @@ CLAIMED = 0.95
 KIND = Kind(
     ej.models.save_video_model,
     ej.models.load_video_model,
-    ej.models.video_model_digest,
+    video_model_digest,
     ASSETS / "synthetic_world.safetensors",
 )
 

@@ -18,13 +18,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import esv_jax as ej
 from esv_jax import checkpoints
 from esv_jax.checkpoints import CheckpointError, Unknown, load_pickle, load_torch
 from esv_jax.checkpoints.archives import read_torch
 from esv_jax.checkpoints.heads import trn_layers
 from esv_jax.checkpoints.tensors import TORCH
 from esv_jax.checkpoints.unpickle import Constructor, unpickle
+from esv_jax.models.heads import head_logits, unstack_heads
+from esv_jax.models.trained import model_digest
 
 PROJECT = Path(__file__).parent / "fixtures" / "play_fair_project"
 FEATURES = PROJECT / "checkpoints" / "features"
@@ -1156,7 +1157,7 @@ def test_more_hidden_layers_and_a_relu_on_the_features(first, folder, rng):
     arrays = list(load_torch(folder / "trn_2_frames.pth").values())
     for k in range(0, len(arrays), 2):
         h = arrays[k] @ (np.maximum(h, 0) if k else h) + arrays[k + 1]
-    np.testing.assert_allclose(ej.models.head_logits(found.model.heads, 2, x), h, rtol=1e-5)
+    np.testing.assert_allclose(head_logits(found.model.heads, 2, x), h, rtol=1e-5)
     assert found.report.faithful
 
 
@@ -1173,16 +1174,14 @@ def test_heads_of_all_scales_in_one_file(folder, rng):
     (folder / "mtrn_3_frames.pth").write_bytes(file_of(entries))
     model = checkpoints.import_play_fair(folder)
     assert model.heads.n_max == 3
-    second = ej.models.unstack_heads(model.heads)[1]
+    second = unstack_heads(model.heads)[1]
     np.testing.assert_array_equal(second["w1"].T, entries["single_scale_models.1.model.1.weight"])
     assert checkpoints.import_play_fair(folder, n_max=2).heads.n_max == 2
     with pytest.raises(ValueError, match=r"mtrn_3_frames\.pth: .*1\.\.4.*none for scale 4"):
         checkpoints.import_play_fair(folder, n_max=4)
     (folder / "mtrn_2_frames.pth").write_bytes(file_of(mtrn_of(rng, (1, 2))))
-    digests = {
-        n: ej.models.model_digest(checkpoints.import_play_fair(folder, n_max=n)) for n in (2, 3)
-    }
-    assert digests[3] == ej.models.model_digest(model) and digests[2] != digests[3]
+    digests = {n: model_digest(checkpoints.import_play_fair(folder, n_max=n)) for n in (2, 3)}
+    assert digests[3] == model_digest(model) and digests[2] != digests[3]
     (folder / "trn_1_frames.pth").write_bytes(file_of(layers_of(rng, (4, 5, 3))))
     report = checkpoints.read_play_fair(folder).report
     roles = {record.path: record.role for record in report.files}

@@ -12,6 +12,7 @@ import esv_jax as ej
 from esv_jax import maps
 from esv_jax.cli import main
 from esv_jax.cli.evaluate import Evaluate
+from esv_jax.models.clip_model import ClipCNN, clip_model_digest
 
 T = 8
 METRICS = ("insertion", "deletion", "pointing", "mass", "coverage", "temporal_grounding")
@@ -22,7 +23,7 @@ SHORT = ["--methods", "gradient_x_input", "random", "--steps", "2"]
 def model(tmp_path_factory):
     """A tiny network with the classes of the synthetic clips, in a file."""
     names = ej.data.SYNTHETIC_VIDEO_CLASSES
-    module = ej.models.ClipCNN(n_classes=len(names), widths=(2, 2, 2, 2))
+    module = ClipCNN(n_classes=len(names), widths=(2, 2, 2, 2))
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, T, 64, 64, 3)))
     rng = np.random.default_rng(1)
     variables = jax.tree.map(
@@ -84,7 +85,7 @@ def test_files_hold_what_the_functions_give(model, whole):
         assert row == pytest.approx(expected)
     assert content["n_clips"] == 3 and content["format"] == "esv_jax.evaluation/1"
     settings = content["settings"]
-    assert settings["model_digest"] == ej.models.clip_model_digest(network)
+    assert settings["model_digest"] == clip_model_digest(network)
     assert settings["seed"] == 0 and settings["metrics"] == list(METRICS)
 
 

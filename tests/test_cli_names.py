@@ -10,6 +10,7 @@ import pytest
 import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.cli.options import file_name
+from esv_jax.models.clip_model import ClipCNN
 from tests.conftest import drawn_variables
 from tests.games_for_tests import as_float32, random_heads
 
@@ -40,7 +41,7 @@ def clips(tmp_path_factory):
     with open(folder / "list.csv", "w", encoding="utf-8", newline="") as file:
         rows = [(path.name, uid) for path, uid in zip(paths, LONG[1:3], strict=True)]
         csv.writer(file).writerows([("path", "uid"), *rows])
-    module = ej.models.ClipCNN(n_classes=3, widths=(2, 2, 2, 2))
+    module = ClipCNN(n_classes=3, widths=(2, 2, 2, 2))
     variables = drawn_variables(module, jnp.zeros((1, 8, 64, 64, 3)), seed=1)
     settings = {"n_classes": 3, "widths": [2, 2, 2, 2]}
     model = ej.models.ClipModel("clip_cnn", settings, variables, ("left", "right", "up"), 8)

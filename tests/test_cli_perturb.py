@@ -12,6 +12,7 @@ import pytest
 import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.maps.programs import probabilities
+from esv_jax.models.clip_model import ClipCNN, clip_model_digest
 from esv_jax.perturbation import Core, Masking, perturb, pyramid
 from tests.conftest import drawn_variables
 
@@ -30,7 +31,7 @@ def folder(tmp_path_factory):
     content = (folder / "a.mp4").read_bytes()
     (folder / "broken.mp4").write_bytes(content[: len(content) // 2])
     ej.data.write_video(folder / "few.mp4", list(made.clips[0][:5]), 12)
-    module = ej.models.ClipCNN(n_classes=3, widths=(2, 2, 2, 2))
+    module = ClipCNN(n_classes=3, widths=(2, 2, 2, 2))
     variables = drawn_variables(module, jnp.zeros((1, T, 64, 64, 3)), seed=1)
     settings = {"n_classes": 3, "widths": [2, 2, 2, 2]}
     model = ej.models.ClipModel("clip_cnn", settings, variables, ("left", "right", "up"), T)
@@ -114,7 +115,7 @@ def test_files_hold_what_step_gave(folder, run):
             assert dataset.attrs["probabilities"][1] == pytest.approx(kept, rel=1e-4)
             settings = json.loads(dataset.attrs["settings"])
             assert settings["command"] == "perturb" and settings["iterations"] == 4
-            assert settings["model_digest"] == ej.models.clip_model_digest(model)
+            assert settings["model_digest"] == clip_model_digest(model)
 
 
 def test_traces_pictures_and_the_table(run):

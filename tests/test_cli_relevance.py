@@ -11,6 +11,7 @@ import pytest
 import esv_jax as ej
 from esv_jax import relevance as rules
 from esv_jax.cli import main
+from esv_jax.models.clip_model import ClipCNN, clip_model_digest
 from tests.conftest import drawn_variables
 
 pytest.importorskip("av", reason="needs the video extra")
@@ -74,7 +75,7 @@ def test_files_hold_what_the_functions_give(videos, tmp_path, capsys, method):
         assert dataset.attrs["class_name"] == model.class_names[c]
         assert dataset.attrs["score"] == pytest.approx(float(logits[c]), rel=1e-4)
         settings = json.loads(dataset.attrs["settings"])
-        assert settings["model_digest"] == ej.models.clip_model_digest(model)
+        assert settings["model_digest"] == clip_model_digest(model)
         stored = dataset["by_frame"].values
     with (tmp_path / "relevance.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -101,7 +102,7 @@ def test_videos_that_fail_do_not_keep_up_the_others(videos, tmp_path, capsys):
 
 def test_other_models_and_names(videos, tmp_path):
     _, paths = videos
-    module = ej.models.ClipCNN(n_classes=2, widths=(2, 2, 2, 2))
+    module = ClipCNN(n_classes=2, widths=(2, 2, 2, 2))
     variables = drawn_variables(module, jnp.zeros((1, 8, 64, 64, 3)))
     model = ej.models.ClipModel(
         "clip_cnn", {"n_classes": 2, "widths": [2, 2, 2, 2]}, variables, ("a", "b"), 8

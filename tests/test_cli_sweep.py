@@ -13,6 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.cli import sweep as command
+from esv_jax.models.trained import model_digest
 from esv_jax.results import store
 from esv_jax.sweeps.run import Progress
 from tests.conftest import PROGRAMS
@@ -62,7 +63,7 @@ def test_the_command_does_what_the_function_does(swept):
         settings = json.loads(dataset.attrs["settings"])
         assert settings["command"] == "sweep"
         assert settings["seed"] == 0
-        assert dataset.attrs["model_digest"] == ej.models.model_digest(make_model())
+        assert dataset.attrs["model_digest"] == model_digest(make_model())
     with xarray.open_dataset(swept / "out" / "results.nc", engine="h5netcdf") as plain:
         assert plain["esv"].shape == (len(LENGTHS), max(LENGTHS), N_CLASSES)
 

@@ -11,6 +11,7 @@ import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.cli.options import load_model
 from esv_jax.data.inputs import is_video, open_videos
+from esv_jax.models.video_model import video_model_digest
 from tests.conftest import drawn_variables
 
 pytest.importorskip("av", reason="needs the video extra")
@@ -46,7 +47,7 @@ def test_a_folder_of_videos_with_one_that_is_broken(videos, tmp_path, capsys):
         assert dataset.sizes["video"] == 3 and bool(dataset.exact.all())
         np.testing.assert_array_equal(dataset.element_index.values[0], index)
         settings = json.loads(dataset.attrs["settings"])
-        assert settings["model_digest"] == ej.models.video_model_digest(model)
+        assert settings["model_digest"] == video_model_digest(model)
         for path in paths:
             features = model.encoder(ej.data.decode_frames(path, 8))
             game = ej.MultiScale(model.trained.heads)

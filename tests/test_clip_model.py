@@ -10,16 +10,18 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.models import (
-    CLIP_NETWORKS,
-    ClipCNN,
     ClipModel,
-    clip_model_digest,
     clip_model_from_state_dict,
-    clip_network_to_state_dict,
-    holds_clip_model,
     load_clip_model,
     load_synthetic_clips,
     save_clip_model,
+)
+from esv_jax.models.clip_model import (
+    CLIP_NETWORKS,
+    ClipCNN,
+    clip_model_digest,
+    clip_network_to_state_dict,
+    holds_clip_model,
 )
 from experiments import synthetic_clips
 from tests.conftest import drawn_variables

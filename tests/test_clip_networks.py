@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esv_jax.models import (
+from esv_jax.models.clip_model import (
     CLIP_NETWORKS,
     clip_network_from_state_dict,
     clip_network_to_state_dict,

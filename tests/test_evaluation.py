@@ -11,7 +11,8 @@ import pytest
 
 from esv_jax import data, metrics
 from esv_jax.maps import METRICS, ClipScores, clip_map, evaluate, gathered, make_judge
-from esv_jax.models import ClipCNN, ClipModel
+from esv_jax.models import ClipModel
+from esv_jax.models.clip_model import ClipCNN
 
 V, T, SIDE, C = 3, 8, 20, 4
 CURVES = tuple(name for name, metric in METRICS.items() if metric.takes.endswith("first"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
+from esv_jax.models.clip_model import ClipCNN, clip_model_digest
 from esv_jax.perturbation import Masking, perturb, pyramid
 from experiments.perturbation import pictures
 from experiments.perturbation.__main__ import Settings, main
@@ -27,7 +28,7 @@ METHODS = ("step", "step_no_core", "gradient_x_input", "random")
 def model(tmp_path_factory):
     """A tiny network with the classes of the synthetic clips, in a file."""
     names = ej.data.SYNTHETIC_VIDEO_CLASSES
-    module = ej.models.ClipCNN(n_classes=len(names), widths=(2, 2, 2, 2))
+    module = ClipCNN(n_classes=len(names), widths=(2, 2, 2, 2))
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, T, 64, 64, 3)))
     rng = np.random.default_rng(1)
     variables = jax.tree.map(
@@ -239,7 +240,7 @@ def test_masks_of_other_settings_are_not_taken(folder, model):
     path = folder / "masks" / "core-000.npz"
     with np.load(path) as file:
         mark = str(file["mark"])
-    about = {"n_frames": 16, "model": ej.models.clip_model_digest(network)}
+    about = {"n_frames": 16, "model": clip_model_digest(network)}
     same = MaskStore(folder / "masks", network, network.logits, 40_000, 3, about)
     assert same._mark("core") == mark
     for change in ({"seed": 1}, {"iterations": 4}, {"about": {**about, "n_frames": 9}}):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
+from esv_jax.models.heads import head_logits
+from esv_jax.models.trained import model_digest
 from experiments import basic_motions, japanese_vowels, series
 from experiments.statistics import mean_of
 
@@ -82,7 +84,7 @@ def check_record(out: Path, test_path: Path, n_test: int) -> None:
 
     test = ej.data.read_ts(test_path)
     model = ej.models.load_model(out / "model.safetensors")
-    assert ej.models.model_digest(model) == summary["weights_digest"]
+    assert model_digest(model) == summary["weights_digest"]
     with ej.results.open(out / "exact.nc") as exact:
         exact.load()
     assert exact.sizes["video"] == n_test
@@ -125,7 +127,7 @@ def check_discard(discard: dict, exact, test: ej.data.Sequences, model) -> None:
             esv = rows["esv"].values[i, :, labels[i]]
             element = rows["element_index"].values[i, last(esv)]
             x = sequences[uid][element][None]  # (1, D)
-            logits = ej.models.head_logits(model.heads, 1, x)
+            logits = head_logits(model.heads, 1, x)
             right.append(int(np.argmax(logits)) == labels[i])
         accuracy = discard["accuracy"][order]["mean"]
         assert accuracy[0] == pytest.approx(whole)

@@ -14,20 +14,19 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.models import (
-    FrameCNN,
     FrameEncoder,
     TrainConfig,
     TrainedModel,
-    TsnHead,
     VideoModel,
     load_synthetic_world,
     load_video_model,
     register_frame_encoder,
     save_video_model,
     stack_heads,
-    video_model_digest,
 )
-from esv_jax.models.frame_encoder import prepare_frames
+from esv_jax.models.frame_encoder import FrameCNN, prepare_frames
+from esv_jax.models.heads import TsnHead
+from esv_jax.models.video_model import video_model_digest
 from experiments import synthetic_evidence, synthetic_world
 from tests.conftest import drawn_variables
 

@@ -13,6 +13,7 @@ from esv_jax.games import make_game
 from esv_jax.games.multi_scale import direct_logits
 from esv_jax.games.protocol import Tile
 from esv_jax.games.scoring import score_rows
+from esv_jax.models.heads import TsnHead
 from esv_jax.subsequences.lattice import make_lattice, recurrence_shares
 from tests.games_for_tests import multi_scale_case, random_prior
 from tests.reference import plain
@@ -231,7 +232,7 @@ def test_variable_length_never_scores_the_empty_subsequence(rng):
 def test_make_game(rng):
     game, *_ = multi_scale_case(rng, 3, 2)
     assert isinstance(make_game(game.heads), ej.MultiScale)
-    tsn = ej.models.TsnHead(jnp.ones((3, 2)), jnp.zeros(2), input_relu=True)
+    tsn = TsnHead(jnp.ones((3, 2)), jnp.zeros(2), input_relu=True)
     consensus = make_game(tsn, link="identity")
     assert isinstance(consensus, ej.AverageConsensus)
     assert (consensus.input_relu, consensus.link) == (True, "identity")

@@ -425,7 +425,7 @@ def test_grad_cam_at_leaves_nothing_behind_and_runs_compiled(clip_net):
 
 def test_grad_cam_at_other_methods_and_behind_a_head(rng, x64):
     """The frame encoder's convolutions are calls of one method; features go on to a game."""
-    from esv_jax.models import FrameCNN
+    from esv_jax.models.frame_encoder import FrameCNN
 
     model = FrameCNN(6, (3, 4, 4, 4))
     frames = jnp.asarray(rng.uniform(size=(2, 64, 64, 3)))

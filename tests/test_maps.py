@@ -13,7 +13,8 @@ import pytest
 from esv_jax import gradients, maps, relevance
 from esv_jax.games.removal import frame_index
 from esv_jax.maps import METHODS, MapSettings, clip_map, compiled, esv_x_spatial, freeze
-from esv_jax.models import CLIP_NETWORKS, ClipCNN, ClipModel
+from esv_jax.models import ClipModel
+from esv_jax.models.clip_model import CLIP_NETWORKS, ClipCNN
 from esv_jax.perturbation.occlusion import occlusion
 from tests.reference import plain
 

@@ -17,6 +17,7 @@ import pytest
 
 from esv_jax import models
 from esv_jax.models.evaluation import draw_subsequences, pad_examples
+from esv_jax.models.heads import tsn_logits
 from esv_jax.models.training import class_prior, feature_moments, hold_out
 
 D, C = 3, 2
@@ -326,7 +327,7 @@ def test_tsn_learns_what_single_elements_tell():
     assert result.accuracy > 0.9
     for i in (0, 7):
         x = jnp.asarray(sequences[i])
-        want = models.tsn_logits(model.heads, x, jnp.ones(len(x), bool))
+        want = tsn_logits(model.heads, x, jnp.ones(len(x), bool))
         np.testing.assert_allclose(result.logits[i], want, rtol=1e-5, atol=1e-5)
 
 

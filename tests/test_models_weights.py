@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from esv_jax import models
+from esv_jax.models.heads import TsnHead
+from esv_jax.models.trained import History, model_digest
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
@@ -24,9 +26,7 @@ def make_model(kind="multi_scale", n_hidden=1, dtype=np.float32):
         return rng.normal(size=shape).astype(dtype)
 
     if kind == "average_consensus":
-        heads = models.TsnHead(
-            w=jnp.asarray(normal(D, C)), b=jnp.asarray(normal(C)), input_relu=True
-        )
+        heads = TsnHead(w=jnp.asarray(normal(D, C)), b=jnp.asarray(normal(C)), input_relu=True)
     else:
         hidden = [{"w": normal(H, H), "b": normal(H)}] * n_hidden
         heads = models.stack_heads(
@@ -41,7 +41,7 @@ def make_model(kind="multi_scale", n_hidden=1, dtype=np.float32):
                 for s in (1, 2)
             ]
         )
-    history = models.History(
+    history = History(
         train_loss=np.array([[0.5, 0.25]]),
         validation_accuracy=np.array([0.1 + 0.2]),
         validation_loss=np.array([1.0]),
@@ -71,7 +71,7 @@ def test_a_model_comes_back_as_it_was(tmp_path, kind):
     assert back.class_names == model.class_names
     assert back.config == model.config
     np.testing.assert_equal(vars(back.history), vars(model.history))
-    assert models.model_digest(back) == models.model_digest(model)
+    assert model_digest(back) == model_digest(model)
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]  # no leftovers
 
 
@@ -95,12 +95,12 @@ def test_the_same_model_gives_the_same_bytes_and_any_change_another_digest(tmp_p
     one = models.save_model(tmp_path / "one", make_model()).read_bytes()
     assert one == models.save_model(tmp_path / "two", make_model()).read_bytes()
     model = make_model()
-    digest = models.model_digest(model)
+    digest = model_digest(model)
     assert len(digest) == 64
     other = models.TrainedModel(model.heads, np.array([0.9, 0.1]), model.class_names)
     heads = replace(model.heads, b2=model.heads.b2.at[0, 0].add(1))
     another = models.TrainedModel(heads, model.prior, model.class_names)
-    assert len({digest, models.model_digest(other), models.model_digest(another)}) == 3
+    assert len({digest, model_digest(other), model_digest(another)}) == 3
 
 
 def test_a_failed_write_leaves_the_former_file(tmp_path, monkeypatch):

@@ -14,6 +14,8 @@ from esv_jax import checkpoints
 from esv_jax.checkpoints.archives import read_torch
 from esv_jax.cli import main
 from esv_jax.games import make_game
+from esv_jax.models.heads import TsnHead, unstack_heads
+from esv_jax.models.trained import model_digest
 
 PROJECT = Path(__file__).parent / "fixtures" / "play_fair_project"
 FEATURES = "checkpoints/features"
@@ -83,7 +85,7 @@ def test_result_pickles(kind, expected):
 
 
 def test_the_model_holds_the_tensors_priors_and_names(model_of, expected):
-    heads = ej.models.unstack_heads(model_of["trn"].heads)
+    heads = unstack_heads(model_of["trn"].heads)
     assert len(heads) == 4
     for s, head in enumerate(heads, start=1):
         for ours, theirs in (("w1", "W1"), ("b1", "b1"), ("w2", "W2"), ("b2", "b2")):
@@ -146,14 +148,14 @@ def test_nothing_of_torch_is_needed():
 def test_the_folder_of_the_checkpoints_finds_the_project_around_it(model_of):
     for place in (FEATURES, "checkpoints"):
         model = checkpoints.import_play_fair(PROJECT / place)
-        assert ej.models.model_digest(model) == ej.models.model_digest(model_of["trn"])
+        assert model_digest(model) == model_digest(model_of["trn"])
         assert model.class_names == model_of["trn"].class_names
 
 
 def test_one_flat_folder_without_names(tmp_path):
     names = ["tsn.pth", "class-priors.csv"]
     model = checkpoints.import_play_fair(flat(PROJECT, tmp_path / "flat", names))
-    assert isinstance(model.heads, ej.models.TsnHead)
+    assert isinstance(model.heads, TsnHead)
     assert model.class_names[:3] == ("0", "1", "2")
 
 
@@ -173,7 +175,7 @@ def test_counts_serve_as_priors_and_paths_can_be_passed(tmp_path):
 def test_fewer_scales(expected):
     found = checkpoints.read_play_fair(PROJECT, n_max=2)
     assert found.model.heads.n_max == found.report.sizes["n_max"] == 2
-    head = ej.models.unstack_heads(found.model.heads)[1]
+    head = unstack_heads(found.model.heads)[1]
     np.testing.assert_array_equal(head["w1"], expected["trn2_W1"])
 
 
@@ -183,7 +185,7 @@ def test_a_missing_scale(project):
     with pytest.raises(ValueError, match=wanted + r".*n_max=.*model='tsn'"):
         checkpoints.import_play_fair(project)
     assert checkpoints.import_play_fair(project, n_max=2).heads.n_max == 2
-    assert isinstance(checkpoints.import_play_fair(project, "tsn").heads, ej.models.TsnHead)
+    assert isinstance(checkpoints.import_play_fair(project, "tsn").heads, TsnHead)
     with pytest.raises(ValueError, match=r"trn_3_frames\.pth"):
         checkpoints.import_play_fair(project, n_max=5)
 
@@ -276,7 +278,7 @@ def test_the_command(tmp_path, capsys, expected):
     np.testing.assert_array_equal(model.heads.w1[0, 0], expected["trn1_W1"])
     assert model.class_names == tuple(expected["class_names"].tolist())
     content = json.loads(report.read_text())
-    assert content["model_digest"] == ej.models.model_digest(model)
+    assert content["model_digest"] == model_digest(model)
     assert 0 <= max(content["results"].values()) <= 1e-6
 
 

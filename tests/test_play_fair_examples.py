@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
+from esv_jax.models.heads import unstack_heads
 from experiments.play_fair import fig2, fig7
 from experiments.play_fair.examples import Standing, contested, standing, typical
 from experiments.play_fair.figure import Settings, draw
@@ -73,7 +74,7 @@ def seventh(subject):
 
 def scores_of_parts(subject, x):
     """Scores of every subsequence of x by the definition of f^ms: a mean over scales."""
-    heads = ej.models.unstack_heads(subject.trn.heads)
+    heads = unstack_heads(subject.trn.heads)
     table = {(): np.asarray(subject.trn.prior, float)}
     means = {(): np.zeros(len(subject.class_names))}
     for code in sorted(range(1, 2 ** len(x)), key=int.bit_count):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
+from esv_jax.models.heads import unstack_heads
 from experiments.play_fair import fig3
 from experiments.play_fair.figure import Settings, draw
 from experiments.play_fair.methods import METHODS
@@ -74,7 +75,7 @@ def probabilities(heads, x):
 
 def slow_curve(subject, elements, values, order):
     """Right or wrong, and the class's score, (V', n) each, one drop after another."""
-    heads = ej.models.unstack_heads(subject.trn.heads)
+    heads = unstack_heads(subject.trn.heads)
     right, scores = [], []
     for x, own, label in zip(elements.xs, values, elements.labels, strict=True):
         left, rights, each = list(range(len(x))), [], []
@@ -143,7 +144,7 @@ def test_what_is_written(subject, outcome, tmp_path):
     assert outcome.table.count("\n| ") == 2 * (len(METHODS) + 2)
     everything = np.mean(
         [
-            probabilities(ej.models.unstack_heads(subject.trn.heads), x.astype(float)).argmax() == c
+            probabilities(unstack_heads(subject.trn.heads), x.astype(float)).argmax() == c
             for x, c in zip(*dataclasses.astuple(subject.at_centres(N))[2:], strict=True)
         ]
     )

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 import esv_jax as ej
+from esv_jax.models.heads import TsnHead
 from experiments.play_fair import fig4, fig5, fig6
 from experiments.play_fair.figure import Settings
 from experiments.play_fair.subjects import Subject
@@ -32,7 +33,7 @@ def make_subject(lengths=LENGTHS):
     ]
     heads = [{name: array.astype(np.float32) for name, array in head.items()} for head in heads]
     names, prior = tuple("abcd"), np.full(C, 1 / C)
-    tsn = ej.models.TsnHead(rng.normal(size=(D, C)).astype(np.float32), np.zeros(C, np.float32))
+    tsn = TsnHead(rng.normal(size=(D, C)).astype(np.float32), np.zeros(C, np.float32))
     sequences = [rng.normal(size=(n, D)).astype(np.float32) for n in lengths]
     return Subject(
         name="features",

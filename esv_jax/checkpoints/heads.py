@@ -21,9 +21,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from esv_jax import models
 from esv_jax.checkpoints.unpickle import CheckpointError, expect, short
 from esv_jax.checks import expect_finite, message
+from esv_jax.models.heads import HeadStack, TsnHead, head_logits, tsn_logits
 
 _LAYER = re.compile(r"model\.(\d{1,4})\.(weight|bias)")
 _SCALE = re.compile(r"single_scale_models\.(\d{1,4})\.(.+)")
@@ -154,9 +154,7 @@ def check_scales(heads: Mapping[int, Layers]) -> None:
         expect(fits, head.name, "a ReLU on the features at every scale or none", "another")
 
 
-def logit_errors(
-    heads: models.HeadStack | models.TsnHead, layers: Mapping[int, Layers]
-) -> dict[str, float]:
+def logit_errors(heads: HeadStack | TsnHead, layers: Mapping[int, Layers]) -> dict[str, float]:
     """The largest relative difference between a model's logits and those of its source layers.
 
     Args:
@@ -170,11 +168,11 @@ def logit_errors(
     rng = np.random.default_rng(0)
     for s, source in sorted(layers.items()):
         x = rng.normal(size=(_N_EXAMPLES, s, source.width // s)).astype(np.float32)
-        if isinstance(heads, models.TsnHead):
+        if isinstance(heads, TsnHead):
             mask = jnp.ones(s, jnp.bool_)
-            found = [models.tsn_logits(heads, row, mask) for row in jnp.asarray(x)]
+            found = [tsn_logits(heads, row, mask) for row in jnp.asarray(x)]
         else:
-            found = [models.head_logits(heads, s, row) for row in jnp.asarray(x)]
+            found = [head_logits(heads, s, row) for row in jnp.asarray(x)]
         expected = _logits(source, x.reshape(_N_EXAMPLES, -1).astype(np.float64))
         error = np.abs(np.stack([np.asarray(row) for row in found]) - expected).max()
         largest = float(np.abs(expected).max())

@@ -35,6 +35,7 @@ from esv_jax.checkpoints.heads import (
 )
 from esv_jax.checkpoints.unpickle import CheckpointError, StrPath, expect
 from esv_jax.checks import expect_choice, expect_int, message
+from esv_jax.models.heads import HeadStack, TsnHead
 
 Kind: TypeAlias = Literal["mtrn", "tsn"]
 
@@ -201,7 +202,7 @@ def read_play_fair(
         expect(n_max is None, "n_max", "no scales for a TSN", n_max)
         layers = {1: _read_tsn(folder)}
         w, b = layers[1].layers[0]
-        heads: models.HeadStack | models.TsnHead = models.TsnHead(
+        heads: HeadStack | TsnHead = TsnHead(
             jnp.asarray(w.T), jnp.asarray(b), input_relu=layers[1].input_relu
         )
         sizes = {"D": heads.feature_dim, "C": heads.n_classes}

@@ -20,6 +20,7 @@ from esv_jax.explanations import explain_batch
 from esv_jax.files import expect_writable, make_folder
 from esv_jax.games import make_game
 from esv_jax.maps import element_values
+from esv_jax.models.video_model import video_model_digest
 
 _N_FRAMES, _FPS, _EXPLAINED = 48, 12.0, 8
 _BESIDE = ("integrated_gradients", "grad_cam", "leave_one_out")  # stored with these 8
@@ -147,7 +148,7 @@ def _explain_frames(
             "seed": seed,
             "frames": n,
             "estimator": "Exact()",
-            "model_digest": models.video_model_digest(model),
+            "model_digest": video_model_digest(model),
         },
         methods={name: [values[name] for values in others] for name in methods},
         overwrite=True,

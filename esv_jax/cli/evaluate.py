@@ -24,6 +24,7 @@ from esv_jax.explanations import video_key
 from esv_jax.files import JSONObject, atomic_path, make_folder
 from esv_jax.maps import ClipScores
 from esv_jax.maps.programs import probabilities
+from esv_jax.models.clip_model import clip_model_digest
 from esv_jax.results.layout import provenance
 
 SYNTHETIC = "synthetic"
@@ -109,7 +110,7 @@ class Evaluate(ClipOptions):
         )
         clips = dict([*self._clips(model).items()][: self.limit])
         make_folder(self.out)
-        settings = settings_of("evaluate", self, models.clip_model_digest(model))
+        settings = settings_of("evaluate", self, clip_model_digest(model))
         settings |= {"methods": judge.methods, "metrics": judge.metrics}
         settings["esv_jax_version"] = __version__
         kept = {name: value for name, value in settings.items() if name not in _FREE}

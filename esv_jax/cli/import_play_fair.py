@@ -19,6 +19,7 @@ from esv_jax.data import FeatureStore
 from esv_jax.explanations import explain
 from esv_jax.files import atomic_path, expect_writable, make_folder
 from esv_jax.games import make_game
+from esv_jax.models.trained import model_digest
 
 _DIGITS = 12  # of a digest in the table
 _TOLERANCE = 1e-6  # between the values of two programs, in units of the scores
@@ -70,7 +71,7 @@ class ImportPlayFair:
         )
         _show(found.report)
         agree = found.report.faithful
-        content = found.report.to_json() | {"model_digest": models.model_digest(found.model)}
+        content = found.report.to_json() | {"model_digest": model_digest(found.model)}
         if self.results is not None and self.features is not None:
             differences = _compare(found.model, self.results, self.features)
             content["results"] = differences

@@ -15,6 +15,8 @@ from esv_jax.data.inputs import Encoder, Inputs, open_inputs, open_videos
 from esv_jax.estimators import Constructive, Exact, Surrogate
 from esv_jax.files import JSONObject, expect_writable
 from esv_jax.inputs import EstimatorChoice
+from esv_jax.models.trained import model_digest
+from esv_jax.models.video_model import holds_encoder, video_model_digest
 
 EstimatorName = Literal["auto", "exact", "surrogate", "constructive"]
 _LONGEST = 120  # bytes of a name in UTF-8; endings such as "_perturbed.mp4" follow, 255 fit
@@ -81,7 +83,7 @@ def load_model(path: Path | None, backbone: Path | None, *, videos: bool) -> Loa
             f"({names[0]}, {names[1]}, ...). Pass your own with --model."
         )
         return _with_encoder(shipped, note)
-    if models.holds_encoder(path):
+    if holds_encoder(path):
         expect(backbone is None, "backbone", "none beside a model with an encoder", str(backbone))
         return _with_encoder(models.load_video_model(path))
     trained = models.load_model(path)
@@ -89,11 +91,11 @@ def load_model(path: Path | None, backbone: Path | None, *, videos: bool) -> Loa
         return _with_encoder(with_backbone(trained, backbone))
     way_out = "Add --backbone WEIGHTS, or pass a model with an encoder."
     expect(not videos, "model", "one that takes frames", f"{path}, on features", way_out)
-    return LoadedModel(trained, models.model_digest(trained))
+    return LoadedModel(trained, model_digest(trained))
 
 
 def _with_encoder(model: models.VideoModel, note: str = "") -> LoadedModel:
-    return LoadedModel(model.trained, models.video_model_digest(model), model.encoder, note)
+    return LoadedModel(model.trained, video_model_digest(model), model.encoder, note)
 
 
 def with_backbone(model: models.TrainedModel, path: Path) -> models.VideoModel:

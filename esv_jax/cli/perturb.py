@@ -21,6 +21,7 @@ from esv_jax.explanations import video_key
 from esv_jax.extras import require
 from esv_jax.files import JSONObject, atomic_path
 from esv_jax.maps.programs import probabilities
+from esv_jax.models.clip_model import clip_model_digest
 from esv_jax.perturbation import Core, Masking, StepResult
 from esv_jax.perturbation.objective import Mode
 from esv_jax.perturbation.pyramids import Perturbation
@@ -102,7 +103,7 @@ class Perturb(VideoOptions):
         model = self.load_network()
         videos = self.find_videos()
         fn = probabilities(model)
-        settings = settings_of("perturb", self, models.clip_model_digest(model))
+        settings = settings_of("perturb", self, clip_model_digest(model))
         rows: list[Row] = []
         warnings: list[str] = []
 

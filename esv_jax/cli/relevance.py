@@ -19,6 +19,7 @@ from esv_jax.cli.options import settings_of
 from esv_jax.cli.printing import progress, say, signed
 from esv_jax.extras import require
 from esv_jax.files import JSONObject
+from esv_jax.models.clip_model import clip_model_digest
 from esv_jax.results.volumes import save_volumes
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Relevance(VideoOptions):
         model = self.load_network()
         videos = self.find_videos()
         logits_of, parts_of = jax.jit(model.logits), jax.jit(self._parts_of(model))
-        settings = settings_of("relevance", self, models.clip_model_digest(model))
+        settings = settings_of("relevance", self, clip_model_digest(model))
         rows: list[list[object]] = []
         frames: list[pandas.DataFrame] = []
 

@@ -149,22 +149,6 @@ def head_logits(stack: HeadStack, s: int, x_sub: Array) -> Array:
     return _logits(dataclasses.replace(head, w1=head.w1[:s]), x_sub)
 
 
-def padded_head_logits(stack: HeadStack, scale: Array | int, elements: Array, mask: Array) -> Array:
-    """Logits of one padded subsequence; `scale` may be traced, so this can be mapped over it.
-
-    Args:
-      stack: the heads.
-      scale: () int in 1..n_max, the number of elements.
-      elements: (n_max, D), the elements in temporal order, then padding of any value.
-      mask: (n_max,) bool, True for the first `scale` rows.
-    Returns:
-      (C,), `head_logits(stack, scale, elements[:scale])`. Padding has no gradient.
-    Cost: mapped over `scale`, every subsequence gathers its head; `scale_logits` does not.
-    """
-    head = jax.tree.map(lambda leaf: leaf[scale - 1], stack)
-    return _logits(head, jnp.where(mask[:, None], elements, 0))
-
-
 def scale_logits(stack: HeadStack, elements: Array, mask: Array) -> Array:
     """Logits of one padded subsequence of each scale, all heads at once.
 

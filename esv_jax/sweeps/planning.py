@@ -27,8 +27,9 @@ from esv_jax.games import Cost, ScaleGame, SubsetGame, make_game
 from esv_jax.games.protocol import Game
 from esv_jax.games.scoring import GameInfo, request_cost
 from esv_jax.inputs import checked_prior
-from esv_jax.models import TrainedModel, load_model, model_digest
+from esv_jax.models import TrainedModel, load_model
 from esv_jax.models.tensor_files import digest_of
+from esv_jax.models.trained import model_digest
 from esv_jax.results import store
 
 _MAX_WASTE = 0.08  # of the elements of padded sequences

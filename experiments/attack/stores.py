@@ -14,6 +14,7 @@ import numpy as np
 
 import esv_jax as ej
 from esv_jax.cli import main as esv_jax
+from esv_jax.models.trained import model_digest
 from experiments.attack.attempts import attempt_all
 from experiments.attack.harness import (
     Outcome,
@@ -148,7 +149,7 @@ def _value(path: str, content: bytes, folder: Path) -> Any:
     if path.endswith(".nc"):
         return str(loaded(folder / path).to_dict()["data_vars"])
     if path.endswith(".safetensors"):
-        return ej.models.model_digest(ej.models.load_model(folder / path))
+        return model_digest(ej.models.load_model(folder / path))
     return content
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import tyro
 
 import esv_jax as ej
+from esv_jax.models.networks import R2Plus1D18
 from esv_jax.perturbation import Core, step
 from esv_jax.strided import split_strides
 from experiments.benchmarks.timing import seconds
@@ -64,7 +65,7 @@ def network_of(settings: Settings) -> tuple[Callable[[Any], Any], tuple[int, ...
         model = ej.models.load_synthetic_clips()
         module, variables, shape = model.module, model.variables, (16, 64, 64, 3)
     else:
-        module, shape = ej.models.R2Plus1D18(n_classes=20), (16, 112, 112, 3)
+        module, shape = R2Plus1D18(n_classes=20), (16, 112, 112, 3)
         variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *shape)))
     return lambda clips: jax.nn.softmax(module.apply(variables, clips)), shape
 

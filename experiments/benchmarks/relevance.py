@@ -25,6 +25,7 @@ import numpy as np
 import tyro
 
 import esv_jax as ej
+from esv_jax.models.networks import R2Plus1D18
 from experiments.benchmarks.timing import seconds
 from experiments.records import write_cases
 
@@ -50,7 +51,7 @@ class Settings:
 
 def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
     """Compiled calls on one clip."""
-    module = ej.models.R2Plus1D18(n_classes=20)
+    module = R2Plus1D18(n_classes=20)
     rng = np.random.default_rng(0)
     size = (settings.frames, settings.side, settings.side, 3)
     clip = jnp.asarray(rng.uniform(size=size), jnp.float32)

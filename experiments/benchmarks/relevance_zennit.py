@@ -23,6 +23,7 @@ import tyro
 
 import esv_jax as ej
 from esv_jax.extras import require
+from esv_jax.models.clip_model import clip_network_from_state_dict
 from experiments.records import as_json, surroundings, write_json
 
 TARGET = 3
@@ -49,7 +50,7 @@ def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
     canonizers = require("zennit.canonizers", "parity")
     network = require("torchvision.models.video", "parity").r2plus1d_18(num_classes=20).eval()
     state = {name: array.numpy() for name, array in network.state_dict().items()}
-    module, variables = ej.models.clip_network_from_state_dict("r2plus1d_18", state)
+    module, variables = clip_network_from_state_dict("r2plus1d_18", state)
     rng = np.random.default_rng(0)
     clip = rng.uniform(size=(settings.frames, settings.side, settings.side, 3)).astype(np.float32)
 

@@ -34,6 +34,7 @@ import esv_jax as ej
 from esv_jax.checks import expect, expect_choice, expect_int
 from esv_jax.files import make_folder
 from esv_jax.maps import METHODS, METRICS, gathered
+from esv_jax.models.clip_model import clip_model_digest
 from experiments.perturbation import pictures
 from experiments.perturbation.clips import Found, Subject, measured, measured_ways
 from experiments.perturbation.masks import MAIN, WAYS
@@ -112,7 +113,7 @@ def run(settings: Settings) -> dict[str, Any]:
     summary = {
         "experiment": "perturbation",
         "settings": as_json(settings),
-        "weights_digest": ej.models.clip_model_digest(model),
+        "weights_digest": clip_model_digest(model),
         **summary,
         "wall_seconds": round(time.perf_counter() - start, 1),
     }

@@ -15,6 +15,7 @@ import esv_jax as ej
 from esv_jax.cli.evaluate import ScoreFile, open_scores
 from esv_jax.maps import METRICS, ClipScores, MapSettings, make_judge
 from esv_jax.models import ClipModel
+from esv_jax.models.clip_model import clip_model_digest
 from experiments.perturbation.masks import AREA, CORE, MAIN, NO_CORE, WAYS, Masks, MaskStore
 from experiments.perturbation.measures import Keeping, covered, keeping, mask_measures, needs
 
@@ -42,7 +43,7 @@ class Subject:
     @classmethod
     def of(cls, model: ClipModel, videos: ej.data.SyntheticVideos, settings: Any) -> Subject:
         """Open what an earlier run left, or begin."""
-        about = {"n_frames": settings.n_frames, "model": ej.models.clip_model_digest(model)}
+        about = {"n_frames": settings.n_frames, "model": clip_model_digest(model)}
         logits = jax.vmap(model.logits)
 
         def fn(clips: jax.Array) -> jax.Array:

@@ -25,6 +25,8 @@ import numpy as np
 
 import esv_jax as ej
 from esv_jax.checks import message
+from esv_jax.models.trained import model_digest
+from esv_jax.models.video_model import holds_encoder, video_model_digest
 from experiments.harness import MissingDataError, as_json, require, sha256
 
 SubjectName = Literal["synthetic", "japanese-vowels", "basic-motions", "features"]
@@ -176,7 +178,7 @@ def _synthetic(choice: Choice, out: Path, seed: int) -> Subject:
     )
     train = [np.asarray(model.encoder(clip)) for clip in videos.clips]
     names = model.trained.class_names
-    digest = ej.models.video_model_digest(model)
+    digest = video_model_digest(model)
     stem = ("tsn", digest, choice.train_clips, seed)
     config = ej.models.TrainConfig(seed=seed, max_epochs=60)
     tsn = _stored(
@@ -198,7 +200,7 @@ def _synthetic(choice: Choice, out: Path, seed: int) -> Subject:
         baseline=np.concatenate(train).mean(0),
         about={
             "trn_digest": digest,
-            "tsn_digest": ej.models.model_digest(tsn),
+            "tsn_digest": model_digest(tsn),
             "n_sequences": n,
         },
         draw=lambda i, index: clips.clips[i][index],
@@ -244,7 +246,7 @@ def _series(choice: Choice, out: Path, seed: int) -> Subject:
         baseline=np.concatenate(train.sequences).mean(0).astype(np.float32),
         about={
             "data": {path.name: digest for path, digest in zip(paths, digests, strict=True)},
-            **{f"{name}_digest": ej.models.model_digest(m) for name, m in models.items()},
+            **{f"{name}_digest": model_digest(m) for name, m in models.items()},
             "n_sequences": len(rows),
         },
     )
@@ -284,8 +286,8 @@ def _features(choice: Choice) -> Subject:
         baseline=np.asarray(jax.numpy.concatenate(sequences).mean(0)),
         about={
             "data": {choice.features.name: sha256(choice.features)},
-            "trn_digest": ej.models.model_digest(trn),
-            **({} if tsn is None else {"tsn_digest": ej.models.model_digest(tsn)}),
+            "trn_digest": model_digest(trn),
+            **({} if tsn is None else {"tsn_digest": model_digest(tsn)}),
             "n_sequences": len(uids),
         },
     )
@@ -293,7 +295,7 @@ def _features(choice: Choice) -> Subject:
 
 def _model(path: Path) -> ej.models.TrainedModel:
     """A model of features, also from a file that contains a frame encoder."""
-    if ej.models.holds_encoder(path):
+    if holds_encoder(path):
         return ej.models.load_video_model(path).trained
     return ej.models.load_model(path)
 

@@ -42,6 +42,7 @@ import esv_jax as ej
 from esv_jax import relevance as rules
 from esv_jax.checks import expect_int
 from esv_jax.files import make_folder
+from esv_jax.models.clip_model import clip_model_digest
 from experiments.intervals import interval, points, share
 from experiments.records import as_json, surroundings, write_json, write_text
 from experiments.relevance import pictures
@@ -135,7 +136,7 @@ def run(settings: Settings) -> dict[str, Any]:
         "experiment": "relevance",
         "seed": settings.seed,
         "settings": as_json(settings),
-        "weights_digest": ej.models.clip_model_digest(model),
+        "weights_digest": clip_model_digest(model),
         "n_clips": len(videos),
         "n_without_evidence": int((~videos.evidence_mask.any((1, 2, 3))).sum()),
         "measures": measures,
