@@ -189,7 +189,7 @@ def run(experiment: Experiment, settings: Settings) -> dict[str, Any]:
     return summary
 
 
-def _selected(test: ej.data.Sequences, settings: Settings) -> np.ndarray:
+def _selected(test: ej.data.ts.Sequences, settings: Settings) -> np.ndarray:
     """Indices of the test sequences to measure on."""
     rows = np.arange(len(test))
     if settings.limit is not None and settings.limit < len(test):

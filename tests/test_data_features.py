@@ -13,12 +13,12 @@ from hypothesis.extra import numpy as hnp
 
 from esv_jax.data import (
     FeatureStore,
-    UnknownUidError,
     open_inputs,
     read_class_priors,
     read_classes,
     write_features,
 )
+from esv_jax.data.features import UnknownUidError
 
 UIDS = ("51525", "20075", "2226", "14652", "29426", "127169", "71477")
 LENGTHS = (5, 20, 8, 13, 3, 17, 11)

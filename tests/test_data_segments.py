@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esv_jax.data.segments import propose_segments
+from esv_jax.data import propose_segments
 from tests.reference import interactions as twin
 
 

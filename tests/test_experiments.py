@@ -109,7 +109,7 @@ def check_accuracy(rows: list, exact, n_test: int) -> None:
     assert rows[-1]["left_out"] == 0
 
 
-def check_discard(discard: dict, exact, test: ej.data.Sequences, model) -> None:
+def check_discard(discard: dict, exact, test: ej.data.ts.Sequences, model) -> None:
     """Curves start at the accuracy of all N elements and end at that of the element left."""
     rows = exact.isel(video=np.flatnonzero(exact["length"].values == N))
     labels = rows["label"].values

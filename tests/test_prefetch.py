@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from esv_jax.data import prefetch
+from esv_jax.data.inputs import prefetch
 
 
 def left_running():

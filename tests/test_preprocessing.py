@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esv_jax.data import TRN_BNINCEPTION, TSN_RESNET50, Preprocessing, preprocess, resize_frames
+from esv_jax.data import Preprocessing, preprocess
+from esv_jax.data.preprocessing import TRN_BNINCEPTION, TSN_RESNET50, resize_frames
 
 
 def picture(h, w, n=2, seed=0):

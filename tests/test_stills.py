@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from esv_jax.data import jpeg_still
+from esv_jax.data.images import jpeg_still
 
 
 @pytest.fixture

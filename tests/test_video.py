@@ -15,16 +15,15 @@ from hypothesis import strategies as st
 
 from esv_jax.data import (
     decode_frames,
-    open_frames,
     open_videos,
     probe_video,
-    resize_frames,
     segment_centres,
     video_decode,
     video_files,
 )
 from esv_jax.data.images import RgbConverter, orientation_of, upright
-from esv_jax.data.video_decode import IndexDisagreesError
+from esv_jax.data.preprocessing import resize_frames
+from esv_jax.data.video_decode import IndexDisagreesError, open_frames
 from esv_jax.data.video_files import index_by_decoding, index_video
 
 av = pytest.importorskip("av", reason="needs the video extra")

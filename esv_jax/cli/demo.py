@@ -218,7 +218,7 @@ def _demo_sequences(out: Path, seed: int, n_train: int) -> None:
 
 
 def _show_sequence(
-    out: Path, test: data.SyntheticSequences, exact: Attribution, sampled: Attribution
+    out: Path, test: data.synthetic.SyntheticSequences, exact: Attribution, sampled: Attribution
 ) -> None:
     """Print and draw the surest sequence; print means over all."""
     own = np.take_along_axis(np.asarray(exact.values), test.labels[:, None, None], 2)[..., 0]

@@ -104,4 +104,4 @@ class Media:
 
 def _still(path: Path, index: int) -> bytes:
     """One frame as a JPEG; decodes the video up to it."""
-    return data.jpeg_still(data.decode_frames(path, indices=[index], size=_STILL_SIZE)[0])
+    return data.images.jpeg_still(data.decode_frames(path, indices=[index], size=_STILL_SIZE)[0])

@@ -17,57 +17,41 @@ All of it is NumPy on the host. h5py, PyAV, Pillow and scikit-image are imported
 """
 
 from esv_jax.data.classes import read_class_priors, read_classes
-from esv_jax.data.features import FeatureStore, UnknownUidError, write_features
-from esv_jax.data.images import jpeg_still
-from esv_jax.data.inputs import Inputs, open_inputs, open_videos, prefetch
+from esv_jax.data.features import FeatureStore, write_features
+from esv_jax.data.inputs import Inputs, open_inputs, open_videos
 from esv_jax.data.preprocessing import (
-    TRN_BNINCEPTION,
-    TSN_RESNET50,
     Preprocessing,
     preprocess,
-    resize_frames,
     sample_elements,
     segment_centres,
 )
 from esv_jax.data.segments import propose_segments, supervoxels
-from esv_jax.data.synthetic import SyntheticSequences, temporal_order
+from esv_jax.data.synthetic import temporal_order
 from esv_jax.data.synthetic_video import (
     SYNTHETIC_VIDEO_CLASSES,
     SyntheticVideos,
     synthetic_videos,
     write_synthetic_videos,
 )
-from esv_jax.data.ts import Sequences, read_ts
-from esv_jax.data.video_decode import FrameReader, decode_frames, open_frames, probe_video
-from esv_jax.data.video_files import VideoInfo
+from esv_jax.data.ts import read_ts
+from esv_jax.data.video_decode import decode_frames, probe_video
 from esv_jax.data.video_writer import write_video
 
 __all__ = [
     "SYNTHETIC_VIDEO_CLASSES",
-    "TRN_BNINCEPTION",
-    "TSN_RESNET50",
     "FeatureStore",
-    "FrameReader",
     "Inputs",
     "Preprocessing",
-    "Sequences",
-    "SyntheticSequences",
     "SyntheticVideos",
-    "UnknownUidError",
-    "VideoInfo",
     "decode_frames",
-    "jpeg_still",
-    "open_frames",
     "open_inputs",
     "open_videos",
-    "prefetch",
     "preprocess",
     "probe_video",
     "propose_segments",
     "read_class_priors",
     "read_classes",
     "read_ts",
-    "resize_frames",
     "sample_elements",
     "segment_centres",
     "supervoxels",

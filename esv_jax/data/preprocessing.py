@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from esv_jax.checks import expect_choice, expect_int, message
 from esv_jax.extras import require
 
-AnyArray = TypeVar("AnyArray", np.ndarray, Array)
+ArrayT = TypeVar("ArrayT", np.ndarray, Array)
 
 
 def segment_centres(length: int, n: int) -> np.ndarray:
@@ -43,7 +43,7 @@ def segment_centres(length: int, n: int) -> np.ndarray:
     return np.floor(np.arange(n) * segment + segment / 2).astype(np.int64)
 
 
-def sample_elements(features: AnyArray, n: int) -> tuple[AnyArray, np.ndarray]:
+def sample_elements(features: ArrayT, n: int) -> tuple[ArrayT, np.ndarray]:
     """Sample one sequence at its segment centres.
 
     Args:

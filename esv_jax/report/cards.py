@@ -289,7 +289,7 @@ def thumbnails(
     except (OSError, ValueError) as error:
         return (), f"No thumbnails: {' '.join(str(error).split())}"
     size = {"max_height": THUMBNAIL_HEIGHT, "max_width": 4 * THUMBNAIL_HEIGHT}
-    stills = (data.jpeg_still(frame, quality=_QUALITY, **size) for frame in frames)
+    stills = (data.images.jpeg_still(frame, quality=_QUALITY, **size) for frame in frames)
     encoded = (base64.b64encode(still).decode("ascii") for still in stills)
     return tuple(f"data:image/jpeg;base64,{text}" for text in encoded), ""
 

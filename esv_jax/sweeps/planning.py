@@ -85,7 +85,7 @@ class Job:
 
         if self.inputs.videos is None:
             return np.array([one(int(row)) for row in self.rows])
-        return np.array(list(sources.prefetch(self.rows.tolist(), one, workers=4, ahead=16)))
+        return np.array(list(sources.inputs.prefetch(self.rows.tolist(), one, workers=4, ahead=16)))
 
 
 def make_job(

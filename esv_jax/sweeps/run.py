@@ -296,7 +296,9 @@ def _run(
 
     writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
     try:
-        reads = sources.prefetch(mine, lambda index: load(task, index), workers=1, ahead=_AHEAD)
+        reads = sources.inputs.prefetch(
+            mine, lambda index: load(task, index), workers=1, ahead=_AHEAD
+        )
         for read in reads:
             started = time.perf_counter()
             loaded, found = explain(task, read)

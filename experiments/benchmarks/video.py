@@ -26,16 +26,10 @@ import numpy as np
 import tyro
 
 import esv_jax
-from esv_jax.data import (
-    TSN_RESNET50,
-    decode_frames,
-    open_frames,
-    prefetch,
-    preprocess,
-    probe_video,
-    segment_centres,
-    write_video,
-)
+from esv_jax.data import decode_frames, preprocess, probe_video, segment_centres, write_video
+from esv_jax.data.inputs import prefetch
+from esv_jax.data.preprocessing import TSN_RESNET50
+from esv_jax.data.video_decode import open_frames
 from experiments.records import write_cases
 
 TARGET_SECONDS = {"sampled": 0.25}
