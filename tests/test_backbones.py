@@ -1,4 +1,4 @@
-"""Image backbones: published numbers, plain twins of their blocks, weights in and out."""
+"""Image backbones: reference outputs, blocks against loops, state dicts, files, streams."""
 
 import itertools
 import json
@@ -60,7 +60,7 @@ def assert_same(left, right):
         np.testing.assert_array_equal(left[key], right[key])
 
 
-# Published numbers
+# Reference outputs
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,7 +80,7 @@ def test_outputs_are_those_of_the_public_code(shared, states, name):
     variables = backbones.from_state_dict(name, public)
     features = backbones.extractor(name, variables)(frames)
     assert features.shape == (2, 256) and features.dtype == jnp.float32
-    assert np.abs(features - expected).max() < 1e-5 * np.abs(expected).max()  # asked for: 1e-4
+    assert np.abs(features - expected).max() < 1e-5 * np.abs(expected).max()  # required: 1e-4
     if name == "resnet50":
         short = backbones.extractor(name, variables, dtype=jnp.bfloat16)(frames)
         assert short.dtype == jnp.float32
@@ -184,7 +184,7 @@ def run_block(module, x):
 @pytest.mark.parametrize("size", [(6, 4), (5, 6)])
 def test_inception_blocks_against_loops(rng, widths, max_pooled, size):
     if widths.one == 0 and size[0] % 2:
-        size = (4, 6)  # blocks that halve see even sides alone
+        size = (4, 6)  # blocks that halve have even sides only
     x = rng.normal(size=(3, *size)).astype(np.float32)
     ours, state = run_block(InceptionBlock(widths, max_pooled), x)
     expected = inception_twin(x.astype(np.float64), state, max_pooled)
@@ -200,11 +200,11 @@ def test_bottlenecks_against_loops(rng, stride, projects, channels, size):
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
-# Weights in and out
+# State dicts
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_state_dicts_there_and_back(states, name):
+def test_state_dicts_round_trip(states, name):
     variables = backbones.from_state_dict(name, states[name])
     assert_same(backbones.to_state_dict(variables), states[name])
     assert backbones.n_features(name, variables) == 256
@@ -228,7 +228,7 @@ def test_names_are_those_of_the_public_models(states):
 
 
 @pytest.mark.parametrize("prefix", ["module.", "base_model.", "module.base_model.", "backbone."])
-def test_prefixes_of_wrappers_are_taken_off(states, prefix):
+def test_prefixes_of_wrappers_are_removed(states, prefix):
     wrapped = {prefix + key: array for key, array in states["resnet50"].items()}
     assert backbones.recognise(wrapped) == "resnet50"
     variables = backbones.from_state_dict("resnet50", wrapped)
@@ -236,7 +236,7 @@ def test_prefixes_of_wrappers_are_taken_off(states, prefix):
 
 
 @pytest.mark.parametrize("last", ["fc", "new_fc"])
-def test_whole_models_of_others(states, last):
+def test_parts_of_other_models_around_the_backbone_are_ignored(states, last):
     state = {f"module.base_model.{key}": array for key, array in states["resnet50"].items()}
     for leaf in ("weight", "bias"):
         state[f"module.{last}.{leaf}"] = state.pop(f"module.base_model.last_linear.{leaf}")
@@ -248,7 +248,7 @@ def test_whole_models_of_others(states, last):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_last_layer_may_be_absent_or_refused(states, name):
+def test_the_last_layer_may_be_absent_or_left_out(states, name):
     without = {k: v for k, v in states[name].items() if not k.startswith("last_linear")}
     refused = backbones.from_state_dict(name, states[name], last_layer=False)
     absent = backbones.from_state_dict(name, without)
@@ -256,7 +256,7 @@ def test_the_last_layer_may_be_absent_or_refused(states, name):
     assert jax.tree.all(jax.tree.map(np.array_equal, absent, refused))
 
 
-def test_pooled_features_are_what_the_last_layer_sees(states):
+def test_pooled_features_are_the_input_of_the_last_layer(states):
     name, frames = "resnet50", jnp.ones((1, 224, 224, 3))
     with_last = backbones.from_state_dict(name, states[name])
     pooled = backbones.extractor(
@@ -300,12 +300,12 @@ def changed(state, **changes):
         ),
     ],
 )
-def test_state_dicts_refused(states, changes, kind, text):
+def test_bad_state_dicts_are_refused(states, changes, kind, text):
     with pytest.raises(kind, match=text):
         backbones.from_state_dict("resnet50", changed(states["resnet50"], **changes))
 
 
-def test_state_dicts_of_others_are_refused(states):
+def test_state_dicts_of_other_networks_are_refused(states):
     with pytest.raises(ValueError, match=r"every layer, got no .* and \d+ more"):
         backbones.from_state_dict("bninception", states["resnet50"])
     with pytest.raises(
@@ -321,7 +321,7 @@ def test_state_dicts_of_others_are_refused(states):
 # The extractor
 
 
-def test_arguments_refused(states):
+def test_bad_arguments_are_refused(states):
     variables = backbones.from_state_dict("resnet50", states["resnet50"])
     extract = backbones.extractor("resnet50", variables)
     with pytest.raises(ValueError, match=r"frames: expected shape \(n, 224, 224, 3\), got \(3, 2"):
@@ -341,7 +341,7 @@ def test_arguments_refused(states):
 # Files
 
 
-def test_a_file_there_and_back(tmp_path, states):
+def test_files_round_trip(tmp_path, states):
     variables = backbones.from_state_dict("resnet50", states["resnet50"])
     path = backbones.save_backbone(tmp_path / "new" / "b.safetensors", "resnet50", variables)
     first = path.read_bytes()
@@ -398,14 +398,14 @@ def test_other_files_are_refused(tmp_path, header, text):
         backbones.load_backbone(path)
 
 
-# Many videos
+# Streams
 
 
 @given(
     videos=st.lists(st.lists(st.integers(0, 7), max_size=3), max_size=5),
     batch_size=st.integers(1, 9),
 )
-def test_streams_against_one_video_at_a_time(videos, batch_size):
+def test_streams_agree_with_one_video_at_a_time(videos, batch_size):
     """`videos` are the lengths of the pieces in which each comes."""
     rng, sizes = np.random.default_rng(0), []
     frames = [[rng.normal(size=(k, 2, 2, 3)).astype(np.float32) for k in ks] for ks in videos]

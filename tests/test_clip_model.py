@@ -1,4 +1,4 @@
-"""Classifiers of whole clips: the one that is shipped, files, preparation, training."""
+"""Clip models: the packaged one, preprocessing, files, training."""
 
 import json
 from dataclasses import replace
@@ -20,9 +20,9 @@ from esv_jax.models.clip_model import (
     CLIP_NETWORKS,
     ClipCNN,
     clip_model_digest,
-    clip_network_to_state_dict,
     holds_clip_model,
 )
+from esv_jax.models.state_dicts import to_state_dict
 from experiments import synthetic_clips
 from tests.conftest import drawn_variables
 
@@ -40,7 +40,7 @@ def small(**changes):
     return ClipModel("clip_cnn", settings, variables, ("a", "b"), 4, **changes)
 
 
-def test_the_shipped_model_knows_its_world(shipped):
+def test_the_packaged_model_is_accurate(shipped):
     settings = synthetic_clips.Settings(n_test=72)
     measured = synthetic_clips.accuracy(shipped, 32, settings)
     assert shipped.about["held_out_accuracy"] >= 0.95
@@ -66,7 +66,7 @@ def test_clips_are_prepared_within_bounds(shipped, rng):
     np.testing.assert_allclose(seen / 255, clip, atol=0.5 / 255 + 1e-6)
 
 
-def test_clips_of_another_size_are_named(shipped):
+def test_clips_of_another_size_are_refused(shipped):
     short = jnp.full((4, 64, 64, 3), 0.5)
     match = r"clip: expected shape \(16, s, s, 3\), as prepare\(\) gives it, got \(4, 64, 64, 3\)"
     with pytest.raises(ValueError, match=match):
@@ -76,7 +76,7 @@ def test_clips_of_another_size_are_named(shipped):
 
 
 @pytest.mark.parametrize("name", list(CLIP_NETWORKS))
-def test_published_networks_show_what_they_see(name, rng):
+def test_published_networks_invert_their_preprocessing_for_pictures(name, rng):
     # Weights do not matter here, so that no network is built.
     model = ClipModel(name, {"n_classes": 3}, {}, ("a", "b", "c"))
     frames = rng.integers(0, 256, (2, 128, 171, 3)).astype(np.uint8)
@@ -86,7 +86,7 @@ def test_published_networks_show_what_they_see(name, rng):
     np.testing.assert_array_equal(model.shown(frames), frames[:, 8:120, 30:142])  # 59 / 2 to even
 
 
-def test_files_give_the_model_back(tmp_path):
+def test_files_round_trip(tmp_path):
     model = small(about={"seed": 3})
     path = save_clip_model(tmp_path / "m.safetensors", model)
     read = load_clip_model(path)
@@ -100,14 +100,14 @@ def test_files_give_the_model_back(tmp_path):
     np.testing.assert_allclose(load_clip_model(half).logits(clip), model.logits(clip), atol=2e-2)
 
 
-def test_weights_of_pytorch_become_a_model():
+def test_a_model_from_a_pytorch_state_dict():
     shapes = jax.eval_shape(
         CLIP_NETWORKS["r2plus1d_18"].module(n_classes=3).init,
         jax.random.key(0),
         jax.ShapeDtypeStruct((1, 16, 112, 112, 3), jnp.float32),
     )
     variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), shapes)
-    state = clip_network_to_state_dict(variables)
+    state = to_state_dict(variables)
     model = clip_model_from_state_dict(state, ("a", "b", "c"))
     assert (model.network, model.n_frames, model.class_names) == (
         "r2plus1d_18",
@@ -119,7 +119,7 @@ def test_weights_of_pytorch_become_a_model():
         clip_model_from_state_dict(state, ("a", "b"))
 
 
-def test_bad_files_are_named(tmp_path):
+def test_bad_files_and_settings_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a model written by save_clip_model"):
         load_clip_model(tmp_path / "absent.safetensors")
     broken = tmp_path / "broken.safetensors"
@@ -144,7 +144,7 @@ def test_bad_files_are_named(tmp_path):
         small().module.init(jax.random.key(0), jnp.zeros((1, 4, 64, 64)))
 
 
-def test_training_by_patches_is_the_network(rng):
+def test_training_by_patches_has_the_logits_of_the_network(rng):
     model = small()
     clips = jnp.asarray(rng.random((2, 5, 30, 34, 3)), jnp.float32)  # odd sizes, so odd borders
     variables = drawn_variables(model.module, clips, seed=1)

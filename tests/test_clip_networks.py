@@ -1,4 +1,4 @@
-"""3D networks: another program's outputs, the way of the weights, and its questions."""
+"""Published 3D networks: reference outputs and state dicts."""
 
 import json
 
@@ -11,10 +11,10 @@ import pytest
 from esv_jax.models.clip_model import (
     CLIP_NETWORKS,
     clip_network_from_state_dict,
-    clip_network_to_state_dict,
     recognise_clip_network,
 )
 from esv_jax.models.networks import factored_width
+from esv_jax.models.state_dicts import to_state_dict
 from tests.conftest import SHARED
 from tests.test_backbones import by_rule
 
@@ -38,16 +38,16 @@ def test_outputs_are_those_of_pytorch(case):
     assert np.abs(found - z["output_f64"]).max() < 1e-5 * np.abs(z["output_f64"]).max()
 
 
-def test_weights_go_there_and_back_whatever_is_around_them(case):
+def test_state_dicts_round_trip_without_their_wrappers(case):
     name, state, _ = case
     wrapped = {f"module.{key}": array for key, array in state.items()}
     _, variables = clip_network_from_state_dict(name, wrapped)
-    back = clip_network_to_state_dict(variables)
+    back = to_state_dict(variables)
     assert set(back) == {key for key in state if not key.endswith("num_batches_tracked")}
     assert all(np.array_equal(back[key], state[key]) for key in back)
 
 
-def test_other_state_dicts_are_named(case):
+def test_bad_state_dicts_are_refused(case):
     name, state, _ = case
     last = CLIP_NETWORKS[name].last
     less = {key: array for key, array in state.items() if key != f"{last}.weight"}
@@ -64,7 +64,7 @@ def test_other_state_dicts_are_named(case):
 
 
 @pytest.mark.parametrize("name", list(CLIP_NETWORKS))
-def test_modules_start_from_a_key_and_count_their_weights(name):
+def test_modules_have_the_published_number_of_weights(name):
     n_classes, known = {"r2plus1d_18": (400, 31_505_325), "c3d": (101, 78_409_573)}[name]
     network = CLIP_NETWORKS[name]
     side = network.preprocessing.crop
@@ -75,5 +75,5 @@ def test_modules_start_from_a_key_and_count_their_weights(name):
     assert sum(leaf.size for leaf in leaves.values()) == known
 
 
-def test_widths_between_keep_the_number_of_weights():
+def test_factored_width_preserves_the_number_of_weights():
     assert [factored_width(*pair) for pair in ((64, 64), (64, 128), (512, 512))] == [144, 230, 1152]

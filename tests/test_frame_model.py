@@ -1,4 +1,4 @@
-"""Video models: the one that comes with the package, encoders by name, and their files."""
+"""Video models: the packaged one, encoders, files."""
 
 import dataclasses
 import importlib.resources
@@ -80,7 +80,7 @@ def test_the_package_holds_the_model():
     assert 100_000 < len(file.read_bytes()) < 1_500_000
 
 
-def test_the_model_is_what_it_says(world):
+def test_the_model_has_its_documented_properties(world):
     assert world.encoder.name == "frame_cnn"
     assert world.trained.class_names == ej.data.SYNTHETIC_VIDEO_CLASSES
     assert world.trained.heads.n_max == 8
@@ -92,7 +92,7 @@ def test_the_model_is_what_it_says(world):
 
 
 @pytest.mark.parametrize("n_frames", [8, 32, 45])
-def test_the_model_is_right_on_clips_it_never_saw(world, n_frames):
+def test_the_model_is_accurate_on_held_out_clips(world, n_frames):
     """Neither seed is one of training or of the numbers recorded with the model."""
     at = ej.data.segment_centres(n_frames, 8)
     clips = ej.data.synthetic_videos(108, seed=777, n_frames=n_frames, frames=at)
@@ -103,8 +103,8 @@ def test_the_model_is_right_on_clips_it_never_saw(world, n_frames):
     assert right.mean() >= 0.9
 
 
-def test_the_model_tells_classes_apart_by_order(world):
-    """Frames in reverse are the partner, which no score of a set of frames could say."""
+def test_reversed_frames_are_classified_as_the_reversed_class(world):
+    """Order matters: no score of a set of frames could tell these classes apart."""
     at = ej.data.segment_centres(32, 8)
     clips = ej.data.synthetic_videos(36, seed=778, n_frames=32, frames=at)
     features = world.encoder(clips.clips.reshape(-1, 64, 64, 3)).reshape(36, 8, -1)
@@ -129,7 +129,7 @@ def test_features_are_of_each_frame_alone(world, rng):
         np.testing.assert_allclose(world.encoder(frames[i : i + 1])[0], features[i], atol=1e-4)
 
 
-def test_the_network_is_the_formula(rng):
+def test_the_network_agrees_with_a_plain_twin(rng):
     """A plain twin of `FrameCNN`: loops over pixels in double precision."""
     model = small_model(rng)
     p = {k: np.asarray(v, float) for k, v in model.encoder.variables["params"].items()}
@@ -151,7 +151,7 @@ def test_the_network_is_the_formula(rng):
     np.testing.assert_allclose(model.encoder(frame[None])[0], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_frames_of_any_size_are_scaled_and_cut(rng):
+def test_frames_of_any_size_are_scaled_and_cropped(rng):
     frames = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     np.testing.assert_allclose(prepare_frames(frames), frames / np.float32(255), rtol=1e-6)
     wide = np.concatenate([np.zeros((2, 64, 20, 3), np.uint8), frames, frames[:, :, :20]], axis=2)
@@ -162,7 +162,7 @@ def test_frames_of_any_size_are_scaled_and_cut(rng):
     np.testing.assert_allclose(prepare_frames(grey), np.full((1, 64, 64, 3), 0.2), atol=1e-6)
 
 
-def test_a_clip_of_another_size_is_understood(world):
+def test_the_model_is_accurate_on_clips_of_another_size(world):
     at = ej.data.segment_centres(32, 8)
     clips = ej.data.synthetic_videos(36, seed=779, n_frames=32, frames=at, size=112)
     features = world.encoder(clips.clips.reshape(-1, 112, 112, 3)).reshape(36, 8, -1)
@@ -199,7 +199,7 @@ def test_bad_frames_are_refused(world, frames, error, says):
 # Encoders by name
 
 
-def test_an_encoder_can_be_added_by_name(tmp_path, rng):
+def test_an_encoder_can_be_registered(tmp_path, rng):
     def build(settings):
         scale = settings["scale"]
         return jnp.asarray, lambda variables, x: scale * x.mean((1, 2)) @ variables["w"]
@@ -207,7 +207,7 @@ def test_an_encoder_can_be_added_by_name(tmp_path, rng):
     with pytest.raises(ValueError, match="encoder: expected one of 'frame_cnn'"):
         FrameEncoder("mean_colour", {}, {})
     register_frame_encoder("mean_colour", build)
-    register_frame_encoder("mean_colour", build)  # the same again is no harm
+    register_frame_encoder("mean_colour", build)  # registering the same again has no effect
     with pytest.raises(ValueError, match="name: expected a name that is not taken"):
         register_frame_encoder("mean_colour", lambda settings: build(settings))
 
@@ -225,7 +225,7 @@ def test_an_encoder_can_be_added_by_name(tmp_path, rng):
 
 
 @pytest.mark.parametrize("kind", [{}, {"n_max": 3, "n_hidden": 2}, {"tsn": True}])
-def test_what_is_written_is_read(tmp_path, rng, kind):
+def test_files_round_trip(tmp_path, rng, kind):
     model = small_model(rng, **kind)
     path = save_video_model(tmp_path / "new" / "model.safetensors", model)
     read = load_video_model(path)
@@ -248,7 +248,7 @@ def test_half_precision_rounds_once(tmp_path, rng):
     assert video_model_digest(load_video_model(again)) == video_model_digest(read)
 
 
-def test_the_digest_tells_models_apart(rng):
+def test_digests_differ_between_models(rng):
     model = small_model(rng)
     other = {
         "params": model.encoder.variables["params"]
@@ -266,7 +266,7 @@ def test_the_digest_tells_models_apart(rng):
 
 
 def edited(content: bytes, change) -> bytes:
-    """A safetensors file with a change made to the header of ours."""
+    """A safetensors file with a change made to its JSON header."""
     (size,) = struct.unpack("<Q", content[:8])
     outer = json.loads(content[8 : 8 + size])
     header = json.loads(outer["__metadata__"]["esv_jax.video_model"])
@@ -286,14 +286,14 @@ def edited(content: bytes, change) -> bytes:
         (lambda header: header.update(encoder="frame_cn"), "Did you mean 'frame_cnn'"),
     ],
 )
-def test_files_that_were_changed_are_refused(tmp_path, rng, change, says):
+def test_changed_files_are_refused(tmp_path, rng, change, says):
     path = save_video_model(tmp_path / "model.safetensors", small_model(rng))
     path.write_bytes(edited(path.read_bytes(), change))
     with pytest.raises(ValueError, match=re.escape(says)):
         load_video_model(path)
 
 
-def test_foreign_files_are_refused_by_name(tmp_path, rng):
+def test_foreign_files_are_refused(tmp_path, rng):
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors.*no such file"):
         load_video_model(tmp_path / "none.safetensors")
     path = tmp_path / "other.safetensors"

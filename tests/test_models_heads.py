@@ -1,4 +1,4 @@
-"""Heads of every scale: the record, its evaluation, and the module that trains it."""
+"""Heads: the records, their logits, the modules that train them."""
 
 import functools
 
@@ -43,7 +43,7 @@ def plain_logits(head, x_sub, input_relu=False):
 
 
 def padded(rng, n_max=N_MAX, batch=B):
-    """Subsequences of every scale with noise where there is none, (n_max, B, n_max, D)."""
+    """Subsequences of every scale, padded with noise, (n_max, B, n_max, D)."""
     elements = rng.normal(size=(n_max, batch, n_max, D)).astype(np.float32)
     mask = np.arange(n_max)[None, None] < np.arange(1, n_max + 1)[:, None, None]
     return jnp.asarray(elements), jnp.asarray(np.broadcast_to(mask, (n_max, batch, n_max)))
@@ -54,7 +54,7 @@ batch_logits = jax.jit(jax.vmap(scale_logits, (None, 1, 1), 1))  # (n_max, B, C)
 
 @pytest.mark.parametrize("n_hidden", [0, 2])
 @pytest.mark.parametrize("input_relu", [False, True])
-def test_heads_compute_the_formula(rng, n_hidden, input_relu):
+def test_logits_agree_with_the_formula(rng, n_hidden, input_relu):
     heads = make_heads(rng, n_hidden=n_hidden)
     stack = models.stack_heads(heads, input_relu=input_relu)
     elements, mask = padded(rng, batch=1)
@@ -71,7 +71,7 @@ def test_heads_compute_the_formula(rng, n_hidden, input_relu):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_heads_compute_what_the_multiscale_fixtures_state(shared):
+def test_heads_reproduce_the_multiscale_fixtures(shared):
     with np.load(shared / "fixtures/esv/multiscale_01.npz", allow_pickle=False) as file:
         heads = [
             {
@@ -249,7 +249,7 @@ def test_parameters_are_stacked_and_scaled_by_the_fan_in_of_each_scale():
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("input_relu", [False, True])
-def test_folded_stack_predicts_what_the_module_does(rng, batch_norm, input_relu):
+def test_folded_stack_has_the_logits_of_the_module(rng, batch_norm, input_relu):
     module = make_module(
         n_hidden_layers=2, batch_norm=batch_norm, input_relu=input_relu, dropout=0.5
     )
@@ -281,7 +281,7 @@ def test_standardisation_is_folded_into_the_first_layer(rng):
         make_module(input_relu=True, batch_norm=True).fold(variables, mean, std)
 
 
-def test_gradients_reach_the_positions_of_a_scale_alone(rng):
+def test_gradients_are_zero_beyond_the_positions_of_a_scale(rng):
     module = make_module(dropout=0.1)
     elements, mask = padded(rng)
     variables = initial(module, elements, mask)
@@ -297,7 +297,7 @@ def test_gradients_reach_the_positions_of_a_scale_alone(rng):
     assert np.abs(by_elements[3, :, 3]).max() > 0
 
 
-def test_batch_norm_counts_only_the_rows_that_are_there(rng):
+def test_batch_norm_ignores_masked_rows(rng):
     module = make_module(batch_norm=True)
     elements, mask = padded(rng)
     some = mask.at[:, 3:].set(False).at[2].set(False)  # scale 3 has no row at all

@@ -1,4 +1,4 @@
-"""Training of all scales at once: what is learned, kept, resumed and refused."""
+"""Training: results, history, resuming, errors."""
 
 import contextlib
 import errno
@@ -35,7 +35,7 @@ SMALL = models.TrainConfig(
 
 
 def order_task(m=80, seed=0):
-    """Class 1 goes up, class 0 goes down: no element tells alone, any two in order do."""
+    """Class 1 goes up, class 0 goes down: one element is not enough, any two in order are."""
     rng = np.random.default_rng(seed)
     sequences, labels = [], np.arange(m) % 2
     for label in labels:
@@ -57,12 +57,12 @@ def trained():
 
 
 @pytest.mark.slow
-def test_order_is_learned_by_every_scale_that_can_see_it():
+def test_order_is_learned_by_every_scale_above_one():
     config = replace(SMALL, max_epochs=40, hidden_dim=32)
     model = models.train_heads(*order_task(m=200), C, config)
     result = models.evaluate(model.heads, *order_task(m=100, seed=1), key=jax.random.key(0))
     assert result.accuracy > 0.95
-    assert result.scale_accuracy[0] < 0.75  # one element does not tell
+    assert result.scale_accuracy[0] < 0.75  # one element is not enough
     assert result.scale_accuracy[1:].min() > 0.95
     assert result.logits.shape == (100, C)
 
@@ -88,7 +88,7 @@ def test_the_seed_determines_the_result(trained):
 
 
 class Stop(Exception):
-    """A kill, as far as the run can tell."""
+    """Ends a run as a kill would."""
 
 
 def stop_after(epochs, error):
@@ -101,7 +101,7 @@ def stop_after(epochs, error):
 
 
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
-def test_a_stopped_run_goes_on_to_the_same_bits(trained, tmp_path, error):
+def test_a_resumed_run_gives_the_same_bits(trained, tmp_path, error):
     data = order_task()
     folder = tmp_path / "state"
     try:
@@ -154,18 +154,18 @@ def flip(path):
 
 @pytest.mark.parametrize("most", [2, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("damage", [flip, Path.unlink], ids=["flipped bit", "missing file"])
-def test_a_damaged_state_is_noticed_and_the_one_before_it_taken(stopped, tmp_path, damage, most):
+def test_training_resumes_from_the_state_before_a_damaged_one(stopped, tmp_path, damage, most):
     data = order_task()
     whole = models.train_tsn(*data, C, SMALL)
     for folder in damaged_copies(stopped, tmp_path, damage, "3", most):
         with pytest.warns(UserWarning, match="of epoch 3 is damaged. Training continues from epo"):
             same_heads(models.train_tsn(*data, C, SMALL, checkpoint_dir=folder), whole)
         same_heads(models.train_tsn(*data, C, SMALL, checkpoint_dir=folder), whole)  # no warning
-    for folder in damaged_copies(stopped, tmp_path, damage, "2", most):  # of no use any more
+    for folder in damaged_copies(stopped, tmp_path, damage, "2", most):  # not read any more
         same_heads(models.train_tsn(*data, C, SMALL, checkpoint_dir=folder), whole)
 
 
-def test_an_error_of_reading_whole_files_deletes_no_state(stopped, tmp_path, monkeypatch):
+def test_a_read_error_of_undamaged_files_deletes_no_state(stopped, tmp_path, monkeypatch):
     folder = tmp_path / "state"
     shutil.copytree(stopped, folder)
     before = sorted(folder.rglob("*"))
@@ -197,7 +197,7 @@ def test_a_full_disk_is_refused_before_a_state_is_written(stopped, tmp_path, mon
     same_heads(models.train_tsn(*order_task(), C, SMALL, checkpoint_dir=folder), whole)
 
 
-def test_a_run_with_damaged_states_alone_is_refused(stopped, tmp_path):
+def test_a_run_with_only_damaged_states_is_refused(stopped, tmp_path):
     folder = tmp_path / "state"
     shutil.copytree(stopped, folder)
     for epoch in ("2", "3"):
@@ -239,13 +239,13 @@ def test_states_are_saved_every_few_epochs_and_at_the_end(tmp_path):
 
 @pytest.fixture
 def ctrl_c():
-    """Ctrl-C does what it does in a terminal, also where the tests run in the background."""
+    """Restores the default handler of Ctrl-C, which is off for processes in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_while_saving_waits_until_the_state_is_whole(tmp_path, monkeypatch, ctrl_c):
+def test_ctrl_c_while_saving_is_delayed_until_the_state_is_written(tmp_path, monkeypatch, ctrl_c):
     save = ocp.CheckpointManager.save
 
     def interrupted(manager, step, **arguments):
@@ -270,7 +270,7 @@ def test_ctrl_c_keeps_the_best_epoch_so_far():
     assert part.history.n_epochs == 2
 
 
-def test_ctrl_c_before_the_first_epoch_goes_on(monkeypatch):
+def test_ctrl_c_before_the_end_of_the_first_epoch_propagates(monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -297,7 +297,7 @@ def test_without_validation_the_last_epoch_is_kept():
 
 
 @pytest.mark.slow
-def test_a_short_sequence_teaches_only_the_scales_it_has():
+def test_a_short_sequence_trains_only_the_scales_up_to_its_length():
     sequences, labels = order_task()
     short = [x[:2] if i else np.concatenate([x, x, x]) for i, x in enumerate(sequences)]
     config = replace(SMALL, validation_fraction=0.0, max_epochs=1, batch_size=10, batch_norm=True)
@@ -315,7 +315,7 @@ def test_features_behind_a_relu_are_not_standardised():
 
 
 @pytest.mark.slow
-def test_tsn_learns_what_single_elements_tell():
+def test_tsn_learns_classes_of_single_elements():
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     sequences = [rng.normal(size=(rng.integers(1, 9), 3)).astype(np.float32) for _ in labels]
@@ -359,7 +359,7 @@ def test_drawn_subsequences_are_ordered_uniform_and_within_the_sequence():
     np.testing.assert_allclose(seen / len(keys), 1 / 6, atol=5 * np.sqrt(5 / 36 / len(keys)))
 
 
-def test_evaluation_averages_over_the_scales_a_sequence_has(rng):
+def test_evaluation_averages_over_the_scales_up_to_the_length(rng):
     heads = [
         {
             "w1": np.zeros((s * D, 1)),
@@ -510,7 +510,7 @@ def test_bad_settings_are_refused(settings, error, says):
         models.TrainConfig(**settings)
 
 
-def test_settings_explain_themselves_on_the_command_line(capsys):
+def test_settings_have_help_on_the_command_line(capsys):
     tyro = pytest.importorskip("tyro")
     with pytest.raises(SystemExit):
         tyro.cli(models.TrainConfig, args=["--help"])

@@ -1,4 +1,4 @@
-"""Trained models on disk: what is written comes back, and nothing else is taken for it."""
+"""Files of trained models: round trips, digests, refused files."""
 
 import json
 import subprocess
@@ -59,7 +59,7 @@ def make_model(kind="multi_scale", n_hidden=1, dtype=np.float32):
 
 
 @pytest.mark.parametrize("kind", ["multi_scale", "average_consensus"])
-def test_a_model_comes_back_as_it_was(tmp_path, kind):
+def test_saving_and_loading_preserve_a_model(tmp_path, kind):
     model = make_model(kind)
     path = models.save_model(tmp_path / "deep" / "model.safetensors", model)
     back = models.load_model(path)
@@ -84,14 +84,14 @@ def test_a_model_trained_elsewhere_has_no_history(tmp_path):
     chex.assert_trees_all_equal(back.heads, model.heads)
 
 
-def test_double_precision_comes_back_in_x64_mode(tmp_path, x64):
+def test_double_precision_is_preserved_in_x64_mode(tmp_path, x64):
     model = make_model(dtype=np.float64)
     back = models.load_model(models.save_model(tmp_path / "m", model))
     assert back.heads.w1.dtype == np.float64
     chex.assert_trees_all_equal(back.heads, model.heads)
 
 
-def test_the_same_model_gives_the_same_bytes_and_any_change_another_digest(tmp_path):
+def test_bytes_are_reproducible_and_digests_differ_between_models(tmp_path):
     one = models.save_model(tmp_path / "one", make_model()).read_bytes()
     assert one == models.save_model(tmp_path / "two", make_model()).read_bytes()
     model = make_model()
@@ -131,7 +131,7 @@ def header_of(path):
     return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["esv_jax"])
 
 
-def test_the_header_says_what_the_file_is(tmp_path):
+def test_the_header_has_kind_and_format(tmp_path):
     header = header_of(models.save_model(tmp_path / "m", make_model()))
     assert (header["kind"], header["n_max"], header["format"]) == ("multi_scale", 2, 1)
 
@@ -193,7 +193,7 @@ def test_other_files_are_refused(tmp_path):
         models.load_model(path)
 
 
-def test_a_model_agrees_with_itself_on_the_classes():
+def test_prior_and_names_must_have_one_entry_per_class():
     model = make_model()
     with pytest.raises(ValueError, match=r"prior: expected shape \(C,\) = \(2,\), got \(3,\)"):
         models.TrainedModel(model.heads, np.ones(3), model.class_names)
@@ -201,10 +201,10 @@ def test_a_model_agrees_with_itself_on_the_classes():
         models.TrainedModel(model.heads, model.prior, ("up",))
 
 
-def test_importing_models_loads_neither_files_nor_checkpoints():
+def test_the_functions_for_files_import_no_optional_library():
     program = (
-        "import sys, esv_jax.models\n"
-        "print([m for m in ('orbax', 'safetensors', 'tqdm', 'torch') if m in sys.modules])"
+        "import sys\nfrom esv_jax.models import TrainedModel, load_model, save_model\n"
+        "print([m for m in ('flax', 'optax', 'orbax', 'safetensors', 'tqdm', 'torch') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

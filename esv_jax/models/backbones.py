@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -28,21 +27,21 @@ from jax.typing import DTypeLike
 
 from esv_jax.checks import expect, expect_choice, expect_floating, expect_int, expect_shape
 from esv_jax.data.preprocessing import TRN_BNINCEPTION, TSN_RESNET50
+from esv_jax.files import JSONObject
 from esv_jax.models.networks import BNInception, ResNet50
 from esv_jax.models.state_dicts import (
     PublishedNetwork,
     last_width,
     plain_names,
     recognise_network,
-    state_from_variables,
+    to_state_dict,
     variable_shapes,
     variables_from_state,
 )
-from esv_jax.models.tensor_files import JsonObject, TensorFormat, Tensors, Variables, digest_of
+from esv_jax.models.tensor_files import TensorFormat, Tensors, Variables, digest_of
 
 __all__ = [
     "BACKBONES",
-    "Backbone",
     "backbone_digest",
     "build_backbone",
     "extract_stream",
@@ -65,27 +64,17 @@ _HEADS = ("consensus.", "temporal_module.")
 _FORMAT = TensorFormat("esv_jax", "a backbone written by save_backbone", ("backbone",))
 
 
-@dataclass(frozen=True)
-class Backbone(PublishedNetwork):
-    """One architecture, as in the paper's public code.
-
-    Attributes:
-      pooled_dim: features per frame without the last layer.
-    """
-
-    pooled_dim: int
-
-
-BACKBONES: Mapping[str, Backbone] = MappingProxyType(
+BACKBONES: Mapping[str, PublishedNetwork] = MappingProxyType(
     {
-        "bninception": Backbone(
+        "bninception": PublishedNetwork(
             BNInception, TRN_BNINCEPTION, "conv1_7x7_s2.weight", _LAST, pooled_dim=1024
         ),
-        "resnet50": Backbone(
+        "resnet50": PublishedNetwork(
             ResNet50, TSN_RESNET50, "layer1.0.conv1.weight", _LAST, pooled_dim=2048
         ),
     }
 )
+"""Published image backbones by name."""
 
 
 def build_backbone(
@@ -146,11 +135,6 @@ def from_state_dict(name: str, state: Tensors, *, last_layer: bool = True) -> di
     has_last = any(key.startswith(f"{_LAST}.") for key in plain)
     n_outputs = (last_width(plain, _LAST) or _N_OUTPUTS) if has_last else None
     return variables_from_state(_shapes(name, n_outputs), plain)
-
-
-def to_state_dict(variables: Variables) -> dict[str, np.ndarray]:
-    """Weights under the names, and in the layout, of the public PyTorch models."""
-    return state_from_variables(variables)
 
 
 def _plain(state: Tensors) -> dict[str, np.ndarray]:
@@ -318,7 +302,7 @@ def load_backbone(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
     return _FORMAT.read(path, _from_file)
 
 
-def _from_file(header: JsonObject, state: Tensors) -> tuple[tuple[str, dict[str, Any]], str]:
+def _from_file(header: JSONObject, state: Tensors) -> tuple[tuple[str, dict[str, Any]], str]:
     name, digest = header["architecture"], digest_of(state)
     intact = digest == header["digest"]  # otherwise refused by `read`
     return (name, from_state_dict(name, state) if intact else {}), digest

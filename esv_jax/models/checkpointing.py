@@ -25,8 +25,7 @@ import numpy as np
 
 from esv_jax import checks
 from esv_jax.checks import message
-from esv_jax.files import atomic_path
-from esv_jax.models.tensor_files import JsonObject
+from esv_jax.files import JSONObject, atomic_path
 
 T = TypeVar("T")
 
@@ -36,7 +35,7 @@ _OVERHEAD = 2**18  # bytes of a saved state beside its arrays, at most
 
 @contextmanager
 def open_states(
-    folder: str | PathLike[str] | None, every: int, settings: JsonObject
+    folder: str | PathLike[str] | None, every: int, settings: JSONObject
 ) -> Iterator[SavedStates]:
     """Open a folder for the states of a run.
 
@@ -60,7 +59,7 @@ def open_states(
 class SavedStates:
     """The saved states of a run, by the number of finished epochs."""
 
-    def __init__(self, manager: Any, folder: Path, settings: JsonObject, every: int) -> None:
+    def __init__(self, manager: Any, folder: Path, settings: JSONObject, every: int) -> None:
         self._manager = manager  # of Orbax; None saves nothing
         self._folder = folder
         self._settings = settings
@@ -102,7 +101,7 @@ class SavedStates:
         got = f"{self._folder}, where the state of epoch {damaged[0]} is damaged"
         raise ValueError(message("checkpoint_dir", "an undamaged state", got, way_out))
 
-    def _read(self, step: int, state: T) -> tuple[JsonObject, T]:
+    def _read(self, step: int, state: T) -> tuple[JSONObject, T]:
         """Settings and state after `step` epochs; `state` itself where the settings differ."""
         import orbax.checkpoint as ocp
 
@@ -145,12 +144,12 @@ class SavedStates:
                 if path.stem.isdigit() and not (self._folder / path.stem).is_dir():
                     path.unlink()  # of a state that Orbax has dropped
 
-    def _differing(self, settings: JsonObject) -> list[str]:
+    def _differing(self, settings: JSONObject) -> list[str]:
         """Names of the settings that differ from those of this run."""
         names = sorted({*settings, *self._settings})
         return [name for name in names if settings.get(name) != self._settings.get(name)]
 
-    def _expect_same(self, settings: JsonObject) -> None:
+    def _expect_same(self, settings: JSONObject) -> None:
         """Refuse to continue a run that was begun with other settings or data."""
         differing = self._differing(settings)
         if not differing:

@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 
 from esv_jax.checks import expect, expect_choice, message
 from esv_jax.data.preprocessing import Preprocessing, preprocess
+from esv_jax.files import JSONObject
 from esv_jax.models.frame_encoder import prepare_frames
 from esv_jax.models.networks import C3D, R2Plus1D18
 from esv_jax.models.state_dicts import (
@@ -32,12 +33,10 @@ from esv_jax.models.state_dicts import (
     last_width,
     plain_names,
     recognise_network,
-    state_from_variables,
     variable_shapes,
     variables_from_state,
 )
 from esv_jax.models.tensor_files import (
-    JsonObject,
     TensorFormat,
     Tensors,
     Variables,
@@ -91,29 +90,18 @@ class ClipCNN(nn.Module):
         return nn.Dense(self.n_classes, name="dense")(x.reshape(x.shape[0], -1))
 
 
-@dataclass(frozen=True)
-class ClipNetwork(PublishedNetwork):
-    """One published architecture.
-
-    Attributes:
-      n_frames: of the clips that the published weights were trained on.
-    """
-
-    n_frames: int
-
-
 _KINETICS = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))  # mean, deviation
 _UCF_101 = ((90.0, 98.0, 102.0),)
-CLIP_NETWORKS: Mapping[str, ClipNetwork] = MappingProxyType(
+CLIP_NETWORKS: Mapping[str, PublishedNetwork] = MappingProxyType(
     {
-        "r2plus1d_18": ClipNetwork(
+        "r2plus1d_18": PublishedNetwork(
             R2Plus1D18,
             Preprocessing(128, 112, 1.0, "RGB", *_KINETICS),
             mark="stem.0.weight",
             last="fc",
             n_frames=16,
         ),
-        "c3d": ClipNetwork(
+        "c3d": PublishedNetwork(
             C3D,
             Preprocessing(128, 112, 255.0, "BGR", *_UCF_101),
             mark="conv5b.weight",
@@ -164,11 +152,6 @@ def clip_network_from_state_dict(name: str, state: Tensors) -> tuple[nn.Module, 
     return module, variables_from_state(shapes, plain)
 
 
-def clip_network_to_state_dict(variables: Variables) -> dict[str, np.ndarray]:
-    """Weights under the names, and in the layout, of the public PyTorch models."""
-    return state_from_variables(variables)
-
-
 # Models
 
 
@@ -189,11 +172,11 @@ class ClipModel:
     """
 
     network: str
-    settings: JsonObject
+    settings: JSONObject
     variables: Variables
     class_names: tuple[str, ...]
     n_frames: int = 16
-    about: JsonObject = field(default_factory=dict)
+    about: JSONObject = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse an unknown network and a wrong number of names."""
@@ -349,7 +332,7 @@ def _tensors(model: ClipModel) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(array) for name, array in flat.items()}
 
 
-def _model(header: JsonObject, tensors: Tensors) -> tuple[ClipModel, str]:
+def _model(header: JSONObject, tensors: Tensors) -> tuple[ClipModel, str]:
     """The model that header and arrays describe, in single precision, and its digest."""
     flat = {name: jnp.asarray(array) for name, array in from_half(tensors).items()}
     model = ClipModel(

@@ -27,14 +27,15 @@ from jax.typing import ArrayLike
 
 from esv_jax import checks
 from esv_jax.data.preprocessing import preprocess
+from esv_jax.files import JSONObject
 from esv_jax.models import backbones
-from esv_jax.models.tensor_files import JsonObject, Variables
+from esv_jax.models.tensor_files import Variables
 
 Prepare: TypeAlias = Callable[[ArrayLike], Array]
 """uint8 frames (n, h, w, 3) of any size to the network's input, (n, ...)."""
 Apply: TypeAlias = Callable[[Variables, Array], Array]
 """Variables and prepared frames to features (n, D)."""
-EncoderBuilder: TypeAlias = Callable[[JsonObject], tuple[Prepare, Apply]]
+EncoderBuilder: TypeAlias = Callable[[JSONObject], tuple[Prepare, Apply]]
 """Settings to the two functions of an encoder."""
 
 _BATCH = 64  # frames encoded at a time
@@ -53,7 +54,7 @@ class FrameEncoder:
     """
 
     name: str
-    settings: JsonObject
+    settings: JSONObject
     variables: Variables
 
     def __post_init__(self) -> None:
@@ -184,13 +185,13 @@ def prepare_frames(frames: ArrayLike, size: int = 64) -> Array:
     return x[:, top : top + size, left : left + size]
 
 
-def _build_frame_cnn(settings: JsonObject) -> tuple[Prepare, Apply]:
+def _build_frame_cnn(settings: JSONObject) -> tuple[Prepare, Apply]:
     """`prepare_frames` and a `FrameCNN`; settings `feature_dim` and `widths`."""
     module = FrameCNN(int(settings["feature_dim"]), tuple(settings["widths"]))
     return jax.jit(prepare_frames), jax.jit(module.apply)
 
 
-def _build_backbone(name: str, settings: JsonObject) -> tuple[Prepare, Apply]:
+def _build_backbone(name: str, settings: JSONObject) -> tuple[Prepare, Apply]:
     """A published backbone; setting `n_outputs`, the width of its last layer, or None."""
     module = backbones.build_backbone(name, settings["n_outputs"])
     preprocessing = backbones.BACKBONES[name].preprocessing

@@ -15,6 +15,7 @@ Children are named as in the public state dicts, with "_" for "." (see `state_di
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -139,6 +140,16 @@ def _halving_max_pool(x: Array) -> Array:
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=over)
 
 
+def _inception_layer(dtype: DTypeLike) -> Callable[..., Array]:
+    """Function that adds a convolution with bias and its batch norm to a module."""
+
+    def layer(x: Array, name: str, features: int, size: int, stride: int = 1) -> Array:
+        names, kernel = (name, f"{name}_bn"), (size, size)
+        return _conv_norm(x, features, kernel, names, strides=stride, use_bias=True, dtype=dtype)
+
+    return layer
+
+
 class InceptionBlock(nn.Module):
     """Branches side by side, concatenated over channels: 1 x 1, 3 x 3, double 3 x 3, pooling.
 
@@ -161,12 +172,7 @@ class InceptionBlock(nn.Module):
         width = self.widths
         halves = width.one == 0
 
-        def layer(x: Array, name: str, features: int, size: int, stride: int = 1) -> Array:
-            names, kernel = (name, f"{name}_bn"), (size, size)
-            return _conv_norm(
-                x, features, kernel, names, strides=stride, use_bias=True, dtype=self.dtype
-            )
-
+        layer = _inception_layer(self.dtype)
         stride = 2 if halves else 1
         three = layer(x, "3x3_reduce", width.reduce, 1)
         three = layer(three, "3x3", width.three, 3, stride)
@@ -199,12 +205,7 @@ class BNInception(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Features of preprocessed images: BGR in 0..255 minus the means, 224 x 224."""
 
-        def layer(x: Array, name: str, features: int, size: int, stride: int = 1) -> Array:
-            names, kernel = (name, f"{name}_bn"), (size, size)
-            return _conv_norm(
-                x, features, kernel, names, strides=stride, use_bias=True, dtype=self.dtype
-            )
-
+        layer = _inception_layer(self.dtype)
         x = layer(x.astype(self.dtype), "conv1_7x7_s2", 64, 7, stride=2)
         x = layer(_halving_max_pool(x), "conv2_3x3_reduce", 64, 1)
         x = _halving_max_pool(layer(x, "conv2_3x3", 192, 3))

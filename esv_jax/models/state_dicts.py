@@ -47,12 +47,16 @@ class PublishedNetwork:
       preprocessing: of the frames that the published weights were trained on.
       mark: an entry that only state dicts of this architecture have.
       last: the name of the last layer.
+      pooled_dim: features per frame of a backbone without the last layer.
+      n_frames: of the clips that a 3D network was trained on.
     """
 
     module: Callable[..., nn.Module]
     preprocessing: Preprocessing
     mark: str
     last: str
+    pooled_dim: int = 0
+    n_frames: int = 1
 
 
 def recognise_network(
@@ -166,8 +170,8 @@ def variables_from_state(shapes: Variables, state: Tensors) -> dict[str, Any]:
     return flax.traverse_util.unflatten_dict(filled)
 
 
-def state_from_variables(variables: Variables) -> dict[str, np.ndarray]:
-    """The inverse: arrays by the names, and in the layout, of the public state dicts."""
+def to_state_dict(variables: Variables) -> dict[str, np.ndarray]:
+    """Weights under the names, and in the layout, of the public PyTorch models."""
     leaves = flax.traverse_util.flatten_dict(jax.device_get(dict(variables)))
     return {torch_name(path): _to_torch(leaf) for path, leaf in leaves.items()}
 

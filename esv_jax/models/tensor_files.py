@@ -14,11 +14,9 @@ import numpy as np
 
 from esv_jax import extras
 from esv_jax.checks import message
-from esv_jax.files import atomic_path, make_folder
+from esv_jax.files import JSONObject, atomic_path, make_folder
 
 Model = TypeVar("Model")
-JsonObject: TypeAlias = Mapping[str, Any]
-"""Plain values by name, as JSON holds them."""
 Tensors: TypeAlias = Mapping[str, np.ndarray]
 """Arrays by name."""
 Variables: TypeAlias = Mapping[str, Any]
@@ -42,7 +40,7 @@ class TensorFormat:
     version: int = 1
 
     def write(
-        self, path: str | os.PathLike[str], tensors: Tensors, header: JsonObject, digest: str
+        self, path: str | os.PathLike[str], tensors: Tensors, header: JSONObject, digest: str
     ) -> Path:
         """Write arrays and header; the folder is made if absent.
 
@@ -64,7 +62,7 @@ class TensorFormat:
     def read(
         self,
         path: str | os.PathLike[str],
-        build: Callable[[JsonObject, Tensors], tuple[Model, str]],
+        build: Callable[[JSONObject, Tensors], tuple[Model, str]],
     ) -> Model:
         """Read a file of this format; runs no code of the file.
 
@@ -102,7 +100,7 @@ class TensorFormat:
         except (safetensors.SafetensorError, OSError):
             return False  # reading it as another format reports the error
 
-    def _read(self, path: str | os.PathLike[str]) -> tuple[JsonObject, Tensors]:
+    def _read(self, path: str | os.PathLike[str]) -> tuple[JSONObject, Tensors]:
         """The header and the arrays of a file."""
         safetensors = extras.require("safetensors", "files")
         if not Path(path).is_file():

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from esv_jax import checks
+from esv_jax.files import JSONObject
 from esv_jax.models.heads import HeadStack, HiddenLayer, TsnHead
-from esv_jax.models.tensor_files import JsonObject, TensorFormat, Tensors, digest_of
+from esv_jax.models.tensor_files import TensorFormat, Tensors, digest_of
 
 _KINDS = ("multi_scale", "average_consensus")
 _FORMAT = TensorFormat("esv_jax", "a model written by save_model", _KINDS)
@@ -120,7 +121,7 @@ class History:
         return plain
 
     @classmethod
-    def from_json(cls, fields: JsonObject) -> History:
+    def from_json(cls, fields: JSONObject) -> History:
         """The inverse of `to_json`."""
         arrays: dict[str, Any] = {
             name: np.array(value, dtype=np.float64) if isinstance(value, list) else value
@@ -201,7 +202,7 @@ def header_of(model: TrainedModel) -> dict[str, Any]:
     }
 
 
-def from_header(header: JsonObject, heads: HeadStack | TsnHead, prior: np.ndarray) -> TrainedModel:
+def from_header(header: JSONObject, heads: HeadStack | TsnHead, prior: np.ndarray) -> TrainedModel:
     """The model from its header and arrays."""
     settings, history = header["config"], header["history"]
     if settings is not None:  # a file of another version may name more settings or fewer
@@ -229,7 +230,7 @@ def _tensors(model: TrainedModel) -> dict[str, np.ndarray]:
     return arrays | {"prior": np.ascontiguousarray(model.prior, dtype=np.float64)}
 
 
-def _model(header: JsonObject, tensors: Tensors) -> tuple[TrainedModel, str]:
+def _model(header: JSONObject, tensors: Tensors) -> tuple[TrainedModel, str]:
     """The model that header and arrays describe, and the digest of the arrays."""
     arrays = {name: jnp.asarray(array) for name, array in tensors.items() if name != "prior"}
     input_relu = header["input_relu"]

@@ -17,10 +17,10 @@ import numpy as np
 from flax import traverse_util
 from jax import Array
 
+from esv_jax.files import JSONObject
 from esv_jax.models.frame_encoder import FrameEncoder
 from esv_jax.models.heads import HeadStack, TsnHead, stack_heads, unstack_heads
 from esv_jax.models.tensor_files import (
-    JsonObject,
     TensorFormat,
     Tensors,
     digest_of,
@@ -48,7 +48,7 @@ class VideoModel:
 
     encoder: FrameEncoder
     trained: TrainedModel
-    about: JsonObject = field(default_factory=dict)
+    about: JSONObject = field(default_factory=dict)
 
 
 def load_synthetic_world() -> VideoModel:
@@ -133,7 +133,7 @@ def _tensors(model: VideoModel) -> dict[str, np.ndarray]:
     return arrays | _encoder_tensors(model.encoder)
 
 
-def _model(header: JsonObject, tensors: Tensors) -> tuple[VideoModel, str]:
+def _model(header: JSONObject, tensors: Tensors) -> tuple[VideoModel, str]:
     """The model that header and arrays describe, in single precision, and its digest."""
     wide = from_half(tensors)
     flat = {
@@ -150,7 +150,7 @@ def _model(header: JsonObject, tensors: Tensors) -> tuple[VideoModel, str]:
     return model, video_model_digest(model)
 
 
-def _heads(header: JsonObject, tensors: Tensors) -> HeadStack | TsnHead:
+def _heads(header: JSONObject, tensors: Tensors) -> HeadStack | TsnHead:
     input_relu = header["input_relu"]
     if header["n_max"] is None:
         w, b = jnp.asarray(tensors["heads.w"]), jnp.asarray(tensors["heads.b"])
