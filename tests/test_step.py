@@ -7,17 +7,12 @@ import optax
 import pytest
 
 import esv_jax as ej
-from esv_jax.perturbation import (
-    Core,
-    Masking,
-    dampened_sgd,
-    published_weights,
-    ramped_weights,
-    step,
-)
+from esv_jax.perturbation import Core, Masking, published_weights, step
+from esv_jax.perturbation.descent import dampened_sgd, ramped_weights
 from tests.test_perturbation import step_fixture
 
-PUBLISHED = {"weights": published_weights(), "padded": True, "dropout": 0}
+KEY = jax.random.key(0)
+PUBLISHED = {"weights": published_weights(), "padded": True, "dropout": 0, "key": KEY}
 GRADIENTS = [f"step_gradient_0{i}" for i in range(1, 8)]
 TRACES = [f"step_trace_0{i}" for i in range(1, 10)]
 ONES = [f"step_trace_ones_0{i}" for i in range(1, 5)]
@@ -231,12 +226,16 @@ def test_smoothness_lowers_flicker(rng):
 
 def test_clips_in_one_call_are_clips_one_by_one(spotter, clip):
     clips = jnp.stack([clip, clip[:, ::-1]])
-    options = {"areas": (0.05, 0.1), "iterations": 12, "dropout": 0}
+    options = {"areas": (0.05, 0.1), "iterations": 12, "dropout": 0, "key": KEY}
     together = step(spotter, clips, [1, 0], **options)
     assert together.masks.shape == (2, 2, *SHAPE[:3]) and together.energy.shape == (2, 2, 12)
+    start = np.random.default_rng(0).uniform(0.4, 0.6, size=together.small_masks.shape)
+    started = step(spotter, clips, [1, 0], start=start, **options)
     for i, target in enumerate((1, 0)):
-        alone = step(spotter, clips[i], target, **options)
-        for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
+        alone = step(spotter, clips[i], target, **options)  # its noise is other
+        np.testing.assert_allclose(alone.energy[:, 0], together.energy[i, :, 0], rtol=0.1)
+        alone = step(spotter, clips[i], target, start=start[i], **options)
+        for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(started), strict=True):
             np.testing.assert_allclose(a, b[i], rtol=1e-5, atol=1e-5)
 
 
@@ -286,7 +285,7 @@ def test_an_energy_that_is_not_finite_stops_a_mask(spotter, clip):
 
     clips = jnp.stack([clip, clip.at[0, 0, 0].set(3.0)])
     start, weights = jnp.ones((2, 1, 6, 16, 16)), ramped_weights(60)
-    chosen = {"areas": (0.05,), "start": start, "weights": weights, "dropout": 0}
+    chosen = {"areas": (0.05,), "start": start, "weights": weights, "dropout": 0, "key": KEY}
     result = step(fn, clips, [1, 1], iterations=60, **chosen)
     assert result.failed_at[0, 0] == -1
     at = int(result.failed_at[1, 0])
@@ -410,19 +409,18 @@ def test_bad_input(change, kind, match):
 )
 def test_targets_that_are_no_classes_are_refused(target, kind, match):
     with pytest.raises(kind, match=match):
-        step(even, jnp.ones(SHAPE), target, areas=(0.1,), iterations=1, dropout=0)
+        step(even, jnp.ones(SHAPE), target, areas=(0.1,), iterations=1, key=KEY)
 
 
-def test_dropout_needs_a_key():
-    way_out = r"Pass key=jax\.random\.key\(0\), or dropout=0\."
-    with pytest.raises(
-        ValueError, match=rf"key: expected a PRNG key, .* 0\.3, got None\. {way_out}"
-    ):
-        step(even, jnp.ones(SHAPE), 0, iterations=1)
+def test_the_key_is_required():
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'key'"):
+        step(even, jnp.ones(SHAPE), 0, iterations=1, dropout=0)
+    with pytest.raises(ValueError, match="key: expected a PRNG key, got None"):
+        step(even, jnp.ones(SHAPE), 0, iterations=1, dropout=0, key=None)
     with pytest.raises(TypeError, match="key: expected a typed PRNG key"):
-        step(even, jnp.ones(SHAPE), 0, iterations=1, dropout=0, key=jax.random.PRNGKey(0))
+        step(even, jnp.ones(SHAPE), 0, iterations=1, key=jax.random.PRNGKey(0))
     with pytest.raises(TypeError, match=r"dropout: expected a share in \[0, 1\), got str"):
-        step(even, jnp.ones(SHAPE), 0, iterations=1, dropout="0.3")
+        step(even, jnp.ones(SHAPE), 0, iterations=1, dropout="0.3", key=KEY)
 
 
 def sigmoids(clips):
@@ -462,7 +460,7 @@ def test_a_second_call_compiles_nothing(clip):
         n_traces += 1
         return sigmoids(clips)
 
-    options = {"areas": (0.1,), "iterations": 1, "dropout": 0}
+    options = {"areas": (0.1,), "iterations": 1, "dropout": 0, "key": KEY}
     step(fn, clip, 1, **options)
     first = n_traces
     step(fn, clip, 0, **options)
@@ -488,7 +486,7 @@ def test_a_first_energy_that_is_not_finite_is_reported(spotter, clip):
 
     clips = jnp.stack([clip, clip.at[0, 0, 0].set(3.0).at[0, 0, 1].set(0.0)])
     mixed = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.05))
-    chosen = {"areas": (0.1,), "iterations": 3, "dropout": 0, "optimizer": mixed}
+    chosen = {"areas": (0.1,), "iterations": 3, "dropout": 0, "optimizer": mixed, "key": KEY}
     found = step(fn, clips, [1, 1], start=jnp.full((2, 1, 6, 16, 16), 0.99), **chosen)
     np.testing.assert_array_equal(found.failed_at, [[-1], [0]])
     assert np.isnan(found.energy[1]).all() and np.isfinite(found.energy[0]).all()
@@ -497,7 +495,7 @@ def test_a_first_energy_that_is_not_finite_is_reported(spotter, clip):
 
 
 def test_traced_targets_that_are_no_classes_give_nan(clip):
-    run = jax.jit(lambda target: step(even, clip, target, areas=(0.1,), iterations=1, dropout=0))
+    run = jax.jit(lambda target: step(even, clip, target, areas=(0.1,), iterations=1, key=KEY))
     for target in (3, -1):
         found = run(target)
         assert np.isnan(found.clean_probability) and int(found.failed_at[0]) == 0

@@ -22,9 +22,10 @@ from esv_jax.extras import require
 from esv_jax.files import JSONObject, atomic_path
 from esv_jax.maps.programs import probabilities
 from esv_jax.models.clip_model import clip_model_digest
-from esv_jax.perturbation import Core, Masking, StepResult
-from esv_jax.perturbation.objective import Mode
-from esv_jax.perturbation.pyramids import Perturbation
+from esv_jax.perturbation import Core, Masking
+from esv_jax.perturbation.descent import Mode
+from esv_jax.perturbation.masks import Perturbation
+from esv_jax.perturbation.step import StepResult
 from esv_jax.plots.perturbation import WANTED, middle
 from esv_jax.results.volumes import save_volumes
 
