@@ -1,33 +1,34 @@
-"""Gaussian blur of frames, in JAX: what clips become where their details are taken away.
+"""Gaussian blur of frames.
 
-A blur of one axis is a product with a matrix, made on the host, whose rows hold the kernel.
+The blur along an axis is a product with a matrix whose rows hold the kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from esv_jax.checks import expect, expect_choice, expect_floating
 
 Edge = Literal["zero", "replicate"]
 EDGES: tuple[Edge, ...] = get_args(Edge)
 EDGE: Edge = "replicate"
-"""The default of everything that blurs."""
+"""The default of all functions that blur."""
 
 
-def gaussian_blur(frames: Any, sigma: float, edge: Edge = EDGE) -> Array:
-    """Frames under a Gaussian over rows and columns.
+def gaussian_blur(frames: ArrayLike, sigma: float, edge: Edge = EDGE) -> Array:
+    """Gaussian blur of frames over rows and columns.
 
     Args:
       frames: (..., h, w, c), floating point.
-      sigma: standard deviation in pixels, >= 0; 0 leaves frames as they are.
-      edge: what lies beyond the border: "replicate" repeats the last row or column; "zero", as
-        published perturbations have it, darkens the border.
+      sigma: standard deviation in pixels, >= 0; 0 is the identity.
+      edge: padding: "replicate" repeats the last row or column; "zero", as in published
+        perturbations, darkens the border.
     Returns:
       Like frames.
     Raises:
@@ -37,7 +38,7 @@ def gaussian_blur(frames: Any, sigma: float, edge: Edge = EDGE) -> Array:
     return blur_levels(frames, (sigma,), edge)[0]
 
 
-def blur_levels(frames: Any, sigmas: Sequence[float], edge: Edge = EDGE) -> Array:
+def blur_levels(frames: ArrayLike, sigmas: Sequence[float], edge: Edge = EDGE) -> Array:
     """`gaussian_blur` by each of L sigmas, (L, ..., h, w, c)."""
     frames = expect_floating("frames", frames)
     expect(frames.ndim >= 3, "frames", "shape (..., h, w, c)", frames.shape)
@@ -48,16 +49,18 @@ def blur_levels(frames: Any, sigmas: Sequence[float], edge: Edge = EDGE) -> Arra
     return jnp.einsum("lyh,l...hxc->l...yxc", rows, blurred, precision="highest")
 
 
-def blur_matrices(size: int, sigmas: Sequence[float], edge: Edge = EDGE) -> np.ndarray:
-    """The blurs of one axis, (L, size, size) float64.
+def blur_matrices(
+    size: int, sigmas: Sequence[float], edge: Edge = EDGE, truncate: float = 4.0
+) -> np.ndarray:
+    """Matrices of the blur along an axis, (L, size, size) float64.
 
-    Weights exp(-i^2 / (2 sigma^2)) at whole numbers up to ceil(4 sigma) away, of sum 1.
+    The weights exp(-i^2 / (2 sigma^2)) for |i| <= ceil(truncate * sigma) are normalised to sum 1.
     """
     expect_choice("edge", edge, EDGES)
     matrices = np.zeros((len(sigmas), size, size))
     for matrix, sigma in zip(matrices, sigmas, strict=True):
         expect(bool(np.isfinite(sigma)) and sigma >= 0, "sigma", "pixels >= 0", sigma)
-        reach = int(np.ceil(4 * sigma))
+        reach = int(np.ceil(truncate * sigma))
         away = np.arange(-reach, reach + 1)
         weights = np.exp(-0.5 * (away / max(sigma, 1e-12)) ** 2)
         weights /= weights.sum()

@@ -12,6 +12,8 @@ import esv_jax as ej
 from esv_jax import maps
 from esv_jax.cli import main
 from esv_jax.cli.evaluate import Evaluate
+from esv_jax.maps.evaluation import ClipEvaluator, make_evaluator
+from esv_jax.maps.evaluation_record import combine_scores
 from esv_jax.models.clip_model import ClipCNN, clip_model_digest
 
 T = 8
@@ -58,9 +60,9 @@ def test_files_hold_what_the_functions_give(model, whole):
     at = ej.data.segment_centres(32, T)
     made = ej.data.synthetic_videos(3, seed=30000, n_frames=32, frames=at)
     methods = ("gradient_x_input", "random")
-    judge = maps.make_judge(network, methods=methods, metrics=METRICS, steps=2)
+    evaluator = make_evaluator(network, methods=methods, metrics=METRICS, steps=2)
     found = [
-        judge(
+        evaluator(
             network.prepare(made.clips[i]),
             made.labels[i],
             key=ej.video_key(jax.random.key(0), made.uids[i]),
@@ -76,7 +78,7 @@ def test_files_hold_what_the_functions_give(model, whole):
     wanted = np.stack([one.scores.T for one in found])
     np.testing.assert_allclose(scores, wanted, atol=1e-6)
     content = json.loads((whole / "evaluation.json").read_text())
-    summary = maps.gathered(methods, METRICS, found).summary(key=jax.random.key(0))
+    summary = combine_scores(methods, METRICS, found).summary(key=jax.random.key(0))
     for row, expected in zip(content["summary"], summary.table(), strict=True):
         assert (row["metric"], row["method"]) == (expected["metric"], expected["method"])
         for name in ("mean", "low", "high"):
@@ -105,16 +107,16 @@ def test_tables_are_printed(model, whole, capsys):
 
 def test_it_goes_on_where_it_was_stopped(model, whole, tmp_path, monkeypatch, capsys):
     judged = []
-    judge = maps.Judge.__call__
+    evaluator = ClipEvaluator.__call__
 
     def counted(self, *args, **options):
         if len(judged) == 2:
             raise KeyboardInterrupt
         judged.append(1)
-        return judge(self, *args, **options)
+        return evaluator(self, *args, **options)
 
     options = ["--n-clips", "3", "--class", "label"]
-    monkeypatch.setattr(maps.Judge, "__call__", counted)
+    monkeypatch.setattr(ClipEvaluator, "__call__", counted)
     assert run(model, tmp_path, *options) == 130
     assert "Scores of 2 clips" in capsys.readouterr().out and len(rows_of(tmp_path)) == 24
     file = tmp_path / "evaluation_clips.jsonl"
@@ -148,15 +150,15 @@ def test_scores_of_other_settings_are_not_mixed_in(model, whole, tmp_path, capsy
 
 
 def test_maps_without_scores_are_told_and_kept_as_such(model, tmp_path, monkeypatch, capsys):
-    judge = maps.Judge.__call__
+    evaluator = ClipEvaluator.__call__
 
     def without(self, *args, **options):
-        found = judge(self, *args, **options)
+        found = evaluator(self, *args, **options)
         scores = found.scores.copy()
         scores[:, 0] = np.nan
         return found._replace(scores=scores, warnings=("gradient_x_input: 1 value is not finite",))
 
-    monkeypatch.setattr(maps.Judge, "__call__", without)
+    monkeypatch.setattr(ClipEvaluator, "__call__", without)
     for _ in range(2):  # the second time from the file
         assert run(model, tmp_path, "--n-clips", "2", "--metrics", "mass", "coverage") == 0
         printed = capsys.readouterr().out

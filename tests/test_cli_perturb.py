@@ -11,7 +11,7 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.cli import main
-from esv_jax.maps.programs import probabilities
+from esv_jax.maps.networks import probabilities
 from esv_jax.models.clip_model import ClipCNN, clip_model_digest
 from esv_jax.perturbation import Core, Masking, perturb, pyramid
 from tests.conftest import drawn_variables

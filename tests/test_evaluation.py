@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from esv_jax import data, metrics
-from esv_jax.maps import METRICS, ClipScores, clip_map, evaluate, gathered, make_judge
+from esv_jax.maps import METRICS, clip_map, evaluate
+from esv_jax.maps.evaluation import make_evaluator
+from esv_jax.maps.evaluation_record import ClipScores, combine_scores
 from esv_jax.models import ClipModel
 from esv_jax.models.clip_model import ClipCNN
 
@@ -247,8 +249,10 @@ def test_a_map_that_is_not_finite_has_no_scores_and_holds_up_no_other(planted):
 
 def test_a_clip_without_evidence_has_no_such_scores(planted):
     clips, masks = planted
-    judge = make_judge(BRIGHT, methods={"b": block}, metrics=["insertion", "pointing"], steps=2)
-    found = judge(clips[0], 0, key=KEY, evidence=np.zeros_like(masks[0]))
+    evaluator = make_evaluator(
+        BRIGHT, methods={"b": block}, metrics=["insertion", "pointing"], steps=2
+    )
+    found = evaluator(clips[0], 0, key=KEY, evidence=np.zeros_like(masks[0]))
     assert np.isfinite(found.scores[0, 0]) and np.isnan(found.scores[1, 0])
     assert not found.warnings
 
@@ -266,7 +270,7 @@ def scores():
 
 def of(table, methods=("lrp", "own", "random")):
     clips = [ClipScores(row, np.arange(3.0) + i) for i, row in enumerate(np.moveaxis(table, 1, 0))]
-    return gathered(methods, ("insertion", "deletion"), clips)
+    return combine_scores(methods, ("insertion", "deletion"), clips)
 
 
 def test_a_summary_is_made_of_the_measures(scores):
@@ -331,12 +335,12 @@ def test_what_cannot_be_said_is_none(scores):
         (
             {"metrics": ["mass"]},
             ValueError,
-            "evidence: expected where it lies, for the metric 'mas",
+            "evidence: expected an array, for the metric 'mas",
         ),
         (
             {"metrics": ["temporal_grounding"]},
             ValueError,
-            "evidence_frames: expected where it lies",
+            "evidence_frames: expected an array, for",
         ),
         (
             {"evidence": np.zeros((V, T), bool)},

@@ -12,7 +12,9 @@ import pytest
 
 from esv_jax import gradients, maps, relevance
 from esv_jax.games.removal import frame_index
-from esv_jax.maps import METHODS, MapSettings, clip_map, compiled, esv_x_spatial, freeze
+from esv_jax.maps import METHODS, MapSettings, clip_map
+from esv_jax.maps.methods import GRAD_CAM_LAYERS, compiled, esv_x_spatial, freeze
+from esv_jax.maps.networks import probabilities
 from esv_jax.models import ClipModel
 from esv_jax.models.clip_model import CLIP_NETWORKS, ClipCNN
 from esv_jax.perturbation.occlusion import occlusion
@@ -134,7 +136,7 @@ def test_masks_are_asked_for_rightly(name, core, network, clip, monkeypatch):
         asked.append((fn, target, options))
         return SimpleNamespace(saliency=fn(clip[None])[0, target] * clip.sum(-1))
 
-    monkeypatch.setattr(maps.functions, "step", stand_in)
+    monkeypatch.setattr(maps.methods, "step", stand_in)
     key = jax.random.key(5)
     some = [clip_map(name, network, clip, c, key=key, settings=SETTINGS) for c in range(C)]
     np.testing.assert_allclose(sum(some), clip.sum(-1), rtol=1e-5)  # probabilities
@@ -214,7 +216,7 @@ def test_layers_of_the_published_networks_are_there(name):
     module = CLIP_NETWORKS[name].module(n_classes=2)
     clip = jax.ShapeDtypeStruct((1, 16, 112, 112, 3), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), clip)
-    layer = maps.GRAD_CAM_LAYERS[name]
+    layer = GRAD_CAM_LAYERS[name]
 
     def cam(variables, clip):
         head = lambda out: out[0]  # noqa: E731
@@ -281,7 +283,7 @@ def test_a_single_logit_has_the_probability_of_its_sigmoid():
 
     single = SimpleNamespace(logits=logit)
     both = SimpleNamespace(logits=lambda clip: jnp.concatenate([jnp.zeros(1), logit(clip)]))
-    found, expected = (maps.programs.probabilities(n)(clip[None]) for n in (single, both))
+    found, expected = (probabilities(n)(clip[None]) for n in (single, both))
     np.testing.assert_allclose(found[0], expected[0, 1:], rtol=1e-6)
     key, spatial = jax.random.key(0), jnp.ones(clip.shape[:3])
     values = [

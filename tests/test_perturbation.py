@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 import esv_jax as ej
 from esv_jax.blur import blur_levels, blur_matrices, gaussian_blur
@@ -134,6 +135,15 @@ def test_a_blur_that_replicates_keeps_what_is_even(rng):
     padded = np.pad(frame, ((12, 12), (12, 12), (0, 0)), mode="edge")
     wide = gaussian_blur(padded, 3.0, "zero")[12:-12, 12:-12]
     np.testing.assert_allclose(gaussian_blur(frame, 3.0, "replicate"), wide, atol=1e-6)
+
+
+@pytest.mark.parametrize(("edge", "mode"), [("zero", "constant"), ("replicate", "nearest")])
+@pytest.mark.parametrize("sigma", [0.5, 1.5, 4.0])  # 4 sigma is whole, as scipy rounds otherwise
+def test_blur_agrees_with_scipy(rng, edge, mode, sigma):
+    frames = rng.uniform(size=(2, 9, 7, 3)).astype(np.float32)
+    sigmas = (0, sigma, sigma, 0)
+    expected = ndimage.gaussian_filter(frames.astype(float), sigmas, mode=mode, truncate=4)
+    np.testing.assert_allclose(gaussian_blur(frames, sigma, edge), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,14 @@ from esv_jax.cli.printing import progress, say, table
 from esv_jax.data.video_files import find_videos
 from esv_jax.explanations import video_key
 from esv_jax.files import JSONObject, atomic_path, make_folder
-from esv_jax.maps import ClipScores
-from esv_jax.maps.programs import probabilities
+from esv_jax.maps.evaluation import ClipEvaluator, make_evaluator
+from esv_jax.maps.evaluation_record import (
+    ClipScores,
+    Evaluation,
+    EvaluationSummary,
+    combine_scores,
+)
+from esv_jax.maps.networks import probabilities
 from esv_jax.models.clip_model import clip_model_digest
 from esv_jax.results.layout import provenance
 
@@ -99,7 +105,7 @@ class Evaluate(ClipOptions):
         expect(self.limit is None or self.limit >= 1, "limit", "a number >= 1", self.limit)
         model = self.load_network()
         expect_int("seed", self.seed, 0)
-        judge = maps.make_judge(
+        evaluator = make_evaluator(
             model,
             methods=tuple(maps.METHODS) if self.methods == ("all",) else self.methods,
             metrics=self._metrics(),
@@ -111,21 +117,21 @@ class Evaluate(ClipOptions):
         clips = dict([*self._clips(model).items()][: self.limit])
         make_folder(self.out)
         settings = settings_of("evaluate", self, clip_model_digest(model))
-        settings |= {"methods": judge.methods, "metrics": judge.metrics}
+        settings |= {"methods": evaluator.methods, "metrics": evaluator.metrics}
         settings["esv_jax_version"] = __version__
         kept = {name: value for name, value in settings.items() if name not in _FREE}
         file = open_scores(self.out / "evaluation_clips.jsonl", kept, overwrite=self.overwrite)
         found: dict[str, ClipScores] = {}
 
         def evaluate(uid: str, read: _Reader) -> None:
-            found[uid] = self._scores(model, judge, file, uid, read(model))
+            found[uid] = self._scores(model, evaluator, file, uid, read(model))
 
         try:
             with progress(len(clips), "Judging", "clip") as bar:
                 errors = try_each(clips, evaluate, lambda: bar.update(1))
         finally:
             if found:
-                self._report(judge, found, settings)
+                self._report(evaluator, found, settings)
         return exit_code(errors)
 
     def check_class(self, model: models.ClipModel) -> None:
@@ -160,7 +166,12 @@ class Evaluate(ClipOptions):
         return {uid: _reader(uid, path) for uid, path in videos.items()}
 
     def _scores(
-        self, model: models.ClipModel, judge: maps.Judge, file: ScoreFile, uid: str, one: _Clip
+        self,
+        model: models.ClipModel,
+        evaluator: ClipEvaluator,
+        file: ScoreFile,
+        uid: str,
+        one: _Clip,
     ) -> ClipScores:
         """Return the scores of a clip: stored ones of the same clip and class, or new ones."""
         scores = np.asarray(probabilities(model)(one.clip[None]))[0]
@@ -171,7 +182,7 @@ class Evaluate(ClipOptions):
         known = file.find(uid, mark)
         if known is not None:
             return known
-        found = judge(
+        found = evaluator(
             one.clip,
             c,
             key=video_key(jax.random.key(self.seed), uid),
@@ -182,10 +193,12 @@ class Evaluate(ClipOptions):
         return found
 
     def _report(
-        self, judge: maps.Judge, found: Mapping[str, ClipScores], settings: JSONObject
+        self, evaluator: ClipEvaluator, found: Mapping[str, ClipScores], settings: JSONObject
     ) -> None:
         """Print two tables; write the long table as CSV, everything as JSON."""
-        evaluation = maps.gathered(judge.methods, judge.metrics, [*found.values()], [*found])
+        evaluation = combine_scores(
+            evaluator.methods, evaluator.metrics, [*found.values()], [*found]
+        )
         summary = evaluation.summary(key=jax.random.key(self.seed))
         _write_csv(self.out / "evaluation.csv", tuple(found), evaluation)
         _write_json(self.out / "evaluation.json", evaluation, summary, settings)
@@ -289,7 +302,7 @@ def _clip_scores(line: JSONObject) -> ClipScores:
 # The report
 
 
-def _write_csv(path: Path, uids: Sequence[str], evaluation: maps.Evaluation) -> None:
+def _write_csv(path: Path, uids: Sequence[str], evaluation: Evaluation) -> None:
     """Write a line for each clip, method and metric; an undefined score is empty."""
     with (
         atomic_path(path) as temporary,
@@ -305,7 +318,7 @@ def _write_csv(path: Path, uids: Sequence[str], evaluation: maps.Evaluation) -> 
 
 
 def _write_json(
-    path: Path, evaluation: maps.Evaluation, summary: maps.EvaluationSummary, settings: JSONObject
+    path: Path, evaluation: Evaluation, summary: EvaluationSummary, settings: JSONObject
 ) -> None:
     """Write means, reliabilities, warnings and settings."""
     title = "Attribution methods judged by metrics"
@@ -328,7 +341,7 @@ def _without_nan(row: Mapping[str, object]) -> JSONObject:
     }
 
 
-def _print_summary(summary: maps.EvaluationSummary, n: int) -> None:
+def _print_summary(summary: EvaluationSummary, n: int) -> None:
     """Print the means over n clips by method, and the reliability of the metrics."""
     signs = ["↑" if higher else "↓" for higher in summary.higher_is_better]
     names = [name.replace("_", " ") for name in summary.metrics]
@@ -354,7 +367,7 @@ def _print_summary(summary: maps.EvaluationSummary, n: int) -> None:
     )
 
 
-def _with_interval(summary: maps.EvaluationSummary, k: int, m: int) -> str:
+def _with_interval(summary: EvaluationSummary, k: int, m: int) -> str:
     mean, low, high = (float(array[k, m]) for array in (summary.mean, summary.low, summary.high))
     if np.isnan(mean):
         return "-"

@@ -20,7 +20,7 @@ from esv_jax.cli.printing import progress, say
 from esv_jax.explanations import video_key
 from esv_jax.extras import require
 from esv_jax.files import JSONObject, atomic_path
-from esv_jax.maps.programs import probabilities
+from esv_jax.maps.networks import probabilities
 from esv_jax.models.clip_model import clip_model_digest
 from esv_jax.perturbation import Core, Masking
 from esv_jax.perturbation.descent import Mode

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from esv_jax.blur import blur_matrices
 from esv_jax.checks import expect, message, nearest
 
 NamedRemoval = Literal["drop", "freeze", "mean", "zeros", "blur"]
@@ -109,19 +110,12 @@ def frame_index(removal: Removal, member: np.ndarray) -> np.ndarray:
 
 
 def blurred(clip: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
-    """Every frame under a separable Gaussian over rows and columns, edges replicated."""
+    """Gaussian blur of every frame over rows and columns, edges replicated."""
     sigma = max(_BLUR_SIGMA * min(clip.shape[axis] for axis in axes), 1e-3)
-    reach = int(np.ceil(3 * sigma))
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    kernel /= kernel.sum()
     out = clip.astype(np.float64)
     for axis in axes:
-        size = out.shape[axis]
-        total = np.zeros_like(out)
-        for shift, weight in zip(range(-reach, reach + 1), kernel, strict=True):
-            index = np.clip(np.arange(size) + shift, 0, size - 1)
-            total += weight * np.take(out, index, axis)
-        out = total
+        (matrix,) = blur_matrices(out.shape[axis], (sigma,), truncate=3.0)
+        out = np.moveaxis(np.tensordot(matrix, out, (1, axis)), 0, axis)
     return _cast(out, clip.dtype)
 
 

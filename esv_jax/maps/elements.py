@@ -1,14 +1,15 @@
-"""Other methods on a sequence of features, by name, to be looked at beside ESVs."""
+"""Element values of a sequence of features by other methods, for comparison with ESVs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from esv_jax.baselines import leave_one_in, leave_one_out
 from esv_jax.checks import expect_array, expect_choice
@@ -24,21 +25,21 @@ from esv_jax.gradients import (
 from esv_jax.gradients.derivatives import expect_finite_result, expect_input
 
 _STEPS = 50  # of Integrated Gradients
-ElementMethod = Callable[[Any, Array, Array], Array]
+ElementMethod: TypeAlias = Callable[[Game, Array, Array], Array]
 """A game, a sequence (n, D) and its prior (C,) -> values (n, C)."""
 
 
-def _integrated_gradients(game: Any, x: Array, prior: Array) -> Array:
+def _integrated_gradients(game: Game, x: Array, prior: Array) -> Array:
     found = integrated_gradients(score_function(game), x, steps=_STEPS)
     return per_element(found, "sum", class_axis=True)
 
 
-def _gradient_x_input(game: Any, x: Array, prior: Array) -> Array:
+def _gradient_x_input(game: Game, x: Array, prior: Array) -> Array:
     found = gradient_x_input(score_function(game, "identity"), x)
     return per_element(found, "sum", class_axis=True)
 
 
-def _grad_cam(game: Any, x: Array, prior: Array) -> Array:
+def _grad_cam(game: Game, x: Array, prior: Array) -> Array:
     return grad_cam(score_function(game, "identity"), x)
 
 
@@ -51,39 +52,41 @@ ELEMENT_METHODS: Mapping[str, ElementMethod] = MappingProxyType(
         "leave_one_in": leave_one_in,
     }
 )
-"""Methods by name: Integrated Gradients from zeros by 50 steps, gradient x input, signed Grad-CAM
-with the features as activations, what the whole loses without an element, what one says alone."""
+"""Methods by name: Integrated Gradients from zeros in 50 steps, gradient x input, signed Grad-CAM
+with the features as activations, and those of `baselines`."""
 
 
-def element_values(names: Sequence[str], game: Game, x: Any, prior: Any) -> dict[str, np.ndarray]:
-    """Values (n, C) of a sequence by other methods, all classes.
+def element_values(
+    names: Sequence[str], game: Game, x: ArrayLike, prior: ArrayLike
+) -> dict[str, np.ndarray]:
+    """Values (n, C) of a sequence by other methods, for all classes.
 
-    `integrated_gradients`, `leave_one_out` and `leave_one_in` are of the scores and have their
-    units; `gradient_x_input` and `grad_cam` are of the logits, which do not saturate.
+    `integrated_gradients`, `leave_one_out` and `leave_one_in` explain scores and have their units;
+    `gradient_x_input` and `grad_cam` explain logits, which do not saturate.
 
     Args:
       names: of `ELEMENT_METHODS`.
       game: in JAX, e.g. `MultiScale(heads)`.
       x: (n, D) features, floating point. prior: (C,) scores of the empty sequence.
     Returns:
-      Values by name, in the order asked for.
+      Values by name, in the order of `names`.
     Raises:
-      ValueError: an unknown name, a sequence too long for a method: take fewer elements; numbers
-      that are not finite, in x or in a method's values. TypeError: a game that JAX cannot
-      differentiate, x that is not floating point.
-    Cost: see the methods; for Integrated Gradients 50 C gradients. Compiled once per length.
+      ValueError: an unknown name, a sequence too long for a method, numbers that are not finite in
+      x or in a method's values. TypeError: a game that JAX cannot differentiate, x that is not
+      floating point.
+    Cost: that of the methods; for Integrated Gradients 50 C gradients. Compiled once per length.
     """
     for name in names:
         expect_choice("methods", name, ELEMENT_METHODS)
     x, prior = expect_input(x), jnp.asarray(expect_array("prior", prior))
-    found = {name: _method(name, game)(game, x, prior) for name in names}
+    found = {name: _compiled(name, game)(game, x, prior) for name in names}
     return {name: np.asarray(expect_finite_result(name, values)) for name, values in found.items()}
 
 
-def _method(name: str, game: Game) -> ElementMethod:
-    """The method, compiled where it takes gradients; others compile what they score."""
+def _compiled(name: str, game: Game) -> ElementMethod:
+    """The method, compiled if it uses gradients; the others call compiled scores."""
     method = ELEMENT_METHODS[name]
-    if name.startswith("leave_one"):
+    if method in (leave_one_out, leave_one_in):
         return method
-    score_function(game)  # refuses games without a gradient
+    score_function(game)  # raises TypeError for games without a gradient
     return compiled(game, ("element method", name), lambda: method)

@@ -1,4 +1,4 @@
-"""Methods judged by metrics on a set of clips.
+"""Evaluation of attribution methods by metrics on a set of clips.
 
 found = evaluate(network, clips, targets, methods=["lrp", "selective", "random"],
                  metrics=["insertion", "pointing"], evidence=masks, key=key)
@@ -8,85 +8,105 @@ found.summary(key=key).table()     # means with their intervals
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+import functools
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-from esv_jax.checks import expect, expect_finite, expect_floating, expect_key, expect_shape
-from esv_jax.maps.evaluation_record import ClipScores, Evaluation, gathered
-from esv_jax.maps.judge import Methods, OnMap, make_judge
-from esv_jax.maps.measures import Units, evidence_of
-from esv_jax.maps.settings import MapSettings, Network
+from esv_jax.checks import (
+    expect,
+    expect_choice,
+    expect_finite,
+    expect_floating,
+    expect_key,
+    expect_shape,
+    message,
+)
+from esv_jax.gradients.derivatives import expect_input
+from esv_jax.maps.evaluation_record import ClipScores, Evaluation, combine_scores
+from esv_jax.maps.map_metrics import METRICS, CurveSettings, Units, checked_evidence, map_scores
+from esv_jax.maps.methods import METHODS, MapSettings, compiled, expect_one_target
+from esv_jax.maps.networks import Network, expect_network, probabilities
+from esv_jax.metrics import per_voxel
+from esv_jax.metrics.voxels import Remove
+
+CustomMethod: TypeAlias = Callable[[Array, Array, Array], ArrayLike]
+"""(clip (t, h, w, c), target (), key) -> a map, as `metrics.per_voxel` takes it."""
+
+Methods: TypeAlias = Iterable[str] | Mapping[str, str | CustomMethod]
+"""Names of `METHODS`; or names of the caller's, each with one of those or a function."""
 
 
 def evaluate(
     network: Network,
-    clips: Any,
-    targets: Any,
+    clips: ArrayLike | Sequence[ArrayLike],
+    targets: ArrayLike | Sequence[int],
     *,
     methods: Methods,
     metrics: Iterable[str],
-    evidence: Any = None,
-    evidence_frames: Any = None,
+    evidence: ArrayLike | None = None,
+    evidence_frames: ArrayLike | None = None,
     key: Array,
     settings: MapSettings | None = None,
     steps: int = 16,
-    remove: Any = "blur",
+    remove: Remove = "blur",
     units: Units = "pixels",
     grid: int = 8,
     n_supervoxels: int = 200,
-    on_progress: Callable[[int, ClipScores], Any] | None = None,
-    on_map: Callable[[str, int, np.ndarray], Any] | None = None,
+    on_progress: Callable[[int, ClipScores], None] | None = None,
+    on_map: Callable[[str, int, np.ndarray], None] | None = None,
     known: Mapping[int, ClipScores] | None = None,
 ) -> Evaluation:
     """Scores of the maps of each method by each metric on each of V clips.
 
-    Maps are made once for each clip and method, and all metrics taken of them:
+    Each map is computed once, for all metrics:
 
         insertion                 area under the probability as voxels appear, most relevant first
-        deletion                  the same as they vanish: low is good
+        deletion                  the same as voxels vanish; low is good
         insertion_minus_deletion  their difference
-        insertion_least_first     as they appear, least relevant first: low is good
-        deletion_least_first      as they vanish, least relevant first
-        pointing                  whether the highest voxel lies on the evidence
+        insertion_least_first     as voxels appear, least relevant first; low is good
+        deletion_least_first      as voxels vanish, least relevant first
+        pointing                  1 if the highest voxel is on the evidence
         mass                      share of the positive attribution on the evidence
         coverage                  share of the evidence among the highest tenth of the voxels
         temporal_grounding        overlap of the highest frames with those of the evidence
 
-    The last four need evidence. See `metrics` for what each is, and for when it is NaN. A map that
-    is not finite has no scores, NaN, and is named in the warnings; others are not held up.
+    The last four need evidence. See `metrics` for definitions and NaN. The scores of a map that is
+    not finite are NaN, with an entry in `warnings`.
 
     Args:
-      network: a `ClipModel`, or another with logits; see `Network`.
-      clips: (V, t, h, w, c), floating point, as the network takes them.
-      targets: (V,) int, the class that each is explained for.
+      network: a `ClipModel`, or any object with logits; see `clip_map`.
+      clips: (V, t, h, w, c), floating point, in the units of the network.
+      targets: (V,) int, the class explained in each.
       methods: names of `METHODS`; or names of your own, each with one of those or with a function
         (clip, target, key) -> map, (t, h, w), (t, h, w, c), coarser, or (t,).
       metrics: names of `METRICS`.
-      evidence: (V, t, h, w) bool, where it lies in each clip.
-      evidence_frames: (V, t) bool, the frames that show it; default those with a voxel of it.
-      key: `jax.random.key(seed)`; clip i has it folded with i, a method with its name, so that
-        neither other clips nor other methods change a result.
+      evidence: (V, t, h, w) bool, the voxels of the evidence in each clip.
+      evidence_frames: (V, t) bool, its frames; default those with a voxel of it.
+      key: `jax.random.key(seed)`; folded with the index of the clip and the name of the method, so
+        results are independent of other clips and methods.
       settings: of the methods.
       steps, remove: of insertion and deletion.
-      units: what they switch as one: "pixels"; "patches", a grid x grid of each frame;
-        "supervoxels", some `n_supervoxels` regions of similar colour over several frames, with the
+      units: switched together in curves: "pixels"; "patches", a grid x grid of each frame;
+        "supervoxels", about `n_supervoxels` regions of similar colour over several frames, with the
         extra "segments".
-      on_progress: called with i and its scores once clip i is done.
+      on_progress: called with i and its scores after clip i.
       on_map: called with a method, i, and the map (t, h, w).
-      known: scores of clips by their number, of a former call with the same arguments; these
-        are not computed again.
-    Returns:
-      `Evaluation`.
+      known: scores by index of clip from a previous call with the same arguments, reused.
     Raises:
       ValueError: shapes, unknown names, a metric without its evidence, a target out of range.
       TypeError: arguments of another kind.
     Cost: for a clip and method, the map and, for each order of curves, 2 * steps forward passes.
     """
-    judge = make_judge(
+    evaluator = make_evaluator(
         network,
         methods=methods,
         metrics=metrics,
@@ -104,25 +124,150 @@ def evaluate(
     expect_finite("clips", clips)
     targets = np.asarray(targets)
     expect_shape("targets", targets, (len(clips),), f"(V,) = {(len(clips),)}")
-    where = evidence_of(judge.metrics, clips.shape[:4], evidence, evidence_frames)
+    voxels, frames = checked_evidence(evaluator.metrics, clips.shape[:4], evidence, evidence_frames)
     found = dict(known or {})
     unknown = sorted(set(found) - set(range(len(clips))))
     expect(not unknown, "known", f"clips 0..{len(clips) - 1}", unknown)
     for i, clip in enumerate(clips):
         if i in found:
             continue
-        found[i] = judge(
+        found[i] = evaluator(
             clip,
             targets[i],
             key=jax.random.fold_in(key, i),
-            evidence=None if where.voxels is None else where.voxels[i],
-            evidence_frames=None if where.frames is None else where.frames[i],
-            on_map=None if on_map is None else _of_clip(on_map, i),
+            evidence=None if voxels is None else voxels[i],
+            evidence_frames=None if frames is None else frames[i],
+            on_map=None if on_map is None else functools.partial(_with_index, on_map, i),
         )
         if on_progress is not None:
             on_progress(i, found[i])
-    return gathered(judge.methods, judge.metrics, [found[i] for i in range(len(clips))])
+    return combine_scores(
+        evaluator.methods, evaluator.metrics, [found[i] for i in range(len(clips))]
+    )
 
 
-def _of_clip(on_map: Callable[[str, int, np.ndarray], Any], i: int) -> OnMap:
-    return lambda name, found: on_map(name, i, found)
+def _with_index(
+    on_map: Callable[[str, int, np.ndarray], None], i: int, name: str, found: np.ndarray
+) -> None:
+    on_map(name, i, found)
+
+
+@dataclass(frozen=True, eq=False)
+class ClipEvaluator:
+    """Evaluation of methods by metrics on one clip; see `make_evaluator`.
+
+    Attributes:
+      network: see `clip_map`.
+      functions: of the methods, by name.
+      metrics: names.
+      curves: settings of the curves.
+    """
+
+    network: Network
+    functions: Mapping[str, CustomMethod]
+    metrics: tuple[str, ...]
+    curves: CurveSettings
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names."""
+        return tuple(self.functions)
+
+    def __call__(
+        self,
+        clip: ArrayLike,
+        target: int | Array,
+        *,
+        key: Array,
+        evidence: ArrayLike | None = None,
+        evidence_frames: ArrayLike | None = None,
+        on_map: Callable[[str, np.ndarray], None] | None = None,
+    ) -> ClipScores:
+        """Scores of all methods by all metrics on one clip.
+
+        Args:
+          clip: (t, h, w, c), floating point, in the units of the network.
+          target: a class, 0..C-1.
+          key: `jax.random.key(seed)`; folded with the name of each method.
+          evidence: (t, h, w) bool. evidence_frames: (t,) bool, default the frames with a voxel of
+            evidence.
+          on_map: called with the name of each method and its map, (t, h, w).
+        Raises:
+          ValueError: shapes, values that are not finite, a target out of range, metrics without
+          their evidence. TypeError: arguments of another kind.
+        """
+        clip = expect_input(clip)
+        expect_one_target(self.network, clip, target)
+        key = expect_key("key", key)
+        checked = checked_evidence(self.metrics, clip.shape[:3], evidence, evidence_frames)
+        maps, seconds, warnings = [], [], {}
+        for m, (name, fn) in enumerate(self.functions.items()):
+            own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            start = time.perf_counter()
+            found = np.asarray(fn(clip, jnp.asarray(target), own_key))
+            seconds.append(time.perf_counter() - start)
+            n_bad = np.size(found) - np.count_nonzero(np.isfinite(found))
+            if n_bad:
+                warnings[m] = f"{name}: {n_bad} of {found.size} values are not finite; no scores"
+            found = np.asarray(per_voxel(np.where(np.isfinite(found), found, 0), clip.shape))
+            maps.append(found)
+            if on_map is not None:
+                on_map(name, np.full_like(found, np.nan) if n_bad else found)
+        scores = map_scores(
+            self.metrics,
+            probabilities(self.network),
+            clip,
+            jnp.stack(list(map(jnp.asarray, maps))),
+            int(target),
+            checked,
+            self.curves,
+        )
+        scores[:, list(warnings)] = np.nan
+        return ClipScores(scores, np.array(seconds), tuple(warnings.values()))
+
+
+def make_evaluator(
+    network: Network,
+    *,
+    methods: Methods,
+    metrics: Iterable[str],
+    settings: MapSettings | None = None,
+    steps: int = 16,
+    remove: Remove = "blur",
+    units: Units = "pixels",
+    grid: int = 8,
+    n_supervoxels: int = 200,
+) -> ClipEvaluator:
+    """A function of one clip that scores methods by metrics, for sets that are read clip by clip.
+
+    Programs are compiled at the first clip and cached.
+
+    Args:
+      See `evaluate`.
+    Raises:
+      ValueError: no methods or metrics, unknown or repeated ones, numbers out of range.
+      TypeError: arguments of another kind.
+    """
+    expect_network(network)
+    for name, value in (("methods", methods), ("metrics", metrics)):
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise TypeError(message(name, "a list of names", repr(value)))
+    functions: dict[str, CustomMethod] = {}
+    named = methods.items() if isinstance(methods, Mapping) else ((name, name) for name in methods)
+    for name, method in named:
+        expect(name not in functions, "methods", "each name once", f"{name!r} again")
+        if isinstance(method, str):
+            expect_choice("methods", method, METHODS)
+            method = compiled(method, network, settings)
+        elif not callable(method):
+            got = type(method).__name__
+            raise TypeError(message("methods", "names, or functions by name", got))
+        functions[name] = method
+    names = tuple(metrics)
+    for name in names:
+        expect_choice("metrics", name, METRICS)
+        expect(names.count(name) == 1, "metrics", "each name once", f"{name!r} again")
+    for kind, given in (("methods", functions), ("metrics", names)):
+        expect(len(given) > 0, kind, "at least one", "none")
+    curves = CurveSettings(steps, remove, units, grid, n_supervoxels)
+    return ClipEvaluator(network, functions, names, curves)

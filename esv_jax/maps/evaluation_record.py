@@ -1,4 +1,4 @@
-"""Scores of methods by metrics on a set of clips, their means, and the worth of the metrics.
+"""Scores of methods by metrics on a set of clips.
 
 Runs on the host, in NumPy and double precision.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jax import Array
 
 from esv_jax.checks import expect
-from esv_jax.maps.measures import METRICS
+from esv_jax.files import JSONObject
+from esv_jax.maps.map_metrics import METRICS
 from esv_jax.metrics import (
     bootstrap_interval,
     krippendorff_alpha,
@@ -22,8 +23,8 @@ from esv_jax.metrics import (
 )
 from esv_jax.metrics.reliability import input_weights
 
-YARDSTICK = "random"
-"""The method that the reliability of a metric is measured with."""
+RANDOM = "random"
+"""The method that the reliability of a metric is measured against."""
 
 
 class ClipScores(NamedTuple):
@@ -31,8 +32,8 @@ class ClipScores(NamedTuple):
 
     Attributes:
       scores: (metrics, methods) float64, NaN where undefined.
-      seconds: (methods,) that the maps took; at the first clip of a shape, with compilation.
-      warnings: a sentence for each map that could not be used.
+      seconds: (methods,) per map; with compilation at the first clip of a shape.
+      warnings: a sentence for each map that is not finite.
     """
 
     scores: np.ndarray
@@ -42,20 +43,20 @@ class ClipScores(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSummary:
-    """Means over clips, and what the metrics themselves are worth.
+    """Means over clips, and the reliability of the metrics.
 
     Attributes:
       methods, metrics: names. higher_is_better: of each metric.
-      mean: (metrics, methods) over the clips with a score; NaN where there is none.
-      low, high: (metrics, methods), of the bootstrap interval; NaN of fewer than two clips.
+      mean: (metrics, methods) over the clips with a score; NaN without.
+      low, high: (metrics, methods), of the bootstrap interval; NaN for fewer than two clips.
       n_clips: (metrics, methods) int, clips with a score.
-      reliability: `metrics.metric_reliability` of each metric. None where it is undefined: without
-        the method "random", or without two clips that count.
-      alpha: Krippendorff's, of the ranks that each metric gives the methods on each clip, ordinal;
-        None without two clips to compare.
-      n_ranked: of each metric, the clips that both are taken over: those on which every method has
-        a score, and not all the same.
-      seconds: (methods,) for a map, the median over clips, so that compilation does not count.
+      reliability: `metrics.metric_reliability` of each metric. None without the method "random" or
+        two clips of positive weight.
+      alpha: Krippendorff's, ordinal, of the ranks of the methods on each clip; None for fewer than
+        two clips.
+      n_ranked: clips in `reliability` and `alpha` of each metric: those on which all methods have a
+        score, and the scores differ.
+      seconds: (methods,) per map, the median over clips, which leaves out compilation.
     """
 
     methods: tuple[str, ...]
@@ -70,14 +71,15 @@ class EvaluationSummary:
     n_ranked: tuple[int, ...]
     seconds: np.ndarray
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[JSONObject]:
         """A row for each metric and method: metric, method, mean, low, high, n_clips, seconds."""
-        arrays = {"mean": self.mean, "low": self.low, "high": self.high}
         return [
             {
                 "metric": metric,
                 "method": method,
-                **{name: float(array[k, m]) for name, array in arrays.items()},
+                "mean": float(self.mean[k, m]),
+                "low": float(self.low[k, m]),
+                "high": float(self.high[k, m]),
                 "n_clips": int(self.n_clips[k, m]),
                 "seconds": float(self.seconds[m]),
             }
@@ -85,12 +87,18 @@ class EvaluationSummary:
             for m, method in enumerate(self.methods)
         ]
 
-    def metric_table(self) -> list[dict[str, Any]]:
+    def metric_table(self) -> list[JSONObject]:
         """A row for each metric: metric, higher_is_better, reliability, alpha, n_ranked."""
-        columns = (self.higher_is_better, self.reliability, self.alpha, self.n_ranked)
-        names = ("metric", "higher_is_better", "reliability", "alpha", "n_ranked")
-        rows = zip(self.metrics, *columns, strict=True)
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        return [
+            {
+                "metric": metric,
+                "higher_is_better": self.higher_is_better[k],
+                "reliability": self.reliability[k],
+                "alpha": self.alpha[k],
+                "n_ranked": self.n_ranked[k],
+            }
+            for k, metric in enumerate(self.metrics)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +108,8 @@ class Evaluation:
     Attributes:
       methods, metrics: names.
       scores: (metrics, V, methods) float64, NaN where undefined.
-      seconds: (V, methods) that each map took.
-      warnings: a sentence for each map that could not be used.
+      seconds: (V, methods) per map.
+      warnings: a sentence for each map that is not finite.
     """
 
     methods: tuple[str, ...]
@@ -112,7 +120,7 @@ class Evaluation:
 
     @property
     def higher_is_better(self) -> tuple[bool, ...]:
-        """Return per metric whether higher scores are better."""
+        """Of each metric."""
         return tuple(METRICS[name].higher_is_better for name in self.metrics)
 
     def summary(
@@ -121,13 +129,13 @@ class Evaluation:
         """Means with bootstrap intervals, and the reliability of each metric.
 
         Args:
-          key, confidence, resamples: see `metrics.bootstrap_interval`; the same clips are drawn
-            for all metrics and methods.
+          key, confidence, resamples: see `metrics.bootstrap_interval`; all metrics and methods
+            share the resamples.
         Cost: clips * resamples multiply-adds per score, clips**2 * methods per metric.
         """
-        there = ~np.isnan(self.scores)
-        n = there.sum(1)
-        total = np.where(there, self.scores, 0).sum(1)
+        known = ~np.isnan(self.scores)
+        n = known.sum(1)
+        total = np.where(known, self.scores, 0).sum(1)
         mean = np.where(n > 0, total / np.maximum(n, 1), np.nan)
         low, high = np.full((2, *mean.shape), np.nan)
         enough = n >= 2
@@ -136,7 +144,7 @@ class Evaluation:
             low[enough], high[enough] = bootstrap_interval(
                 values, key=key, confidence=confidence, resamples=resamples
             )
-        ranked = [_that_rank(table) for table in self.scores]
+        ranked = [_ranked_rows(table) for table in self.scores]
         pairs = list(zip(ranked, self.higher_is_better, strict=True))
         return EvaluationSummary(
             methods=self.methods,
@@ -153,25 +161,26 @@ class Evaluation:
         )
 
     def _reliability(self, table: np.ndarray, higher: bool) -> float | None:
-        if YARDSTICK not in self.methods or len(table) < 2:
+        if RANDOM not in self.methods or len(table) < 2:
             return None
-        column = self.methods.index(YARDSTICK)
+        column = self.methods.index(RANDOM)
         weights = input_weights(method_ranks(table, not higher), column)
         if np.count_nonzero(weights) < 2:
             return None
         return metric_reliability(table, column, lower_is_better=not higher)
 
 
-def gathered(
+def combine_scores(
     methods: Sequence[str],
     metrics: Sequence[str],
     clips: Sequence[ClipScores],
     names: Sequence[str] | None = None,
 ) -> Evaluation:
-    """Combine the scores of single clips by a `Judge` into an `Evaluation`.
+    """The `Evaluation` of V clips from their scores.
 
     Args:
-      methods, metrics: of the judge. clips: V. names: of clips, for warnings; default "clip 0" on.
+      methods, metrics: of the evaluator. clips: V. names: of clips, for warnings; default "clip 0"
+        and so on.
     Raises:
       ValueError: no clips, scores of other methods or metrics.
     """
@@ -190,8 +199,8 @@ def gathered(
     )
 
 
-def _that_rank(table: np.ndarray) -> np.ndarray:
-    """The rows of (V, methods) in which every method has a score, and not all the same."""
+def _ranked_rows(table: np.ndarray) -> np.ndarray:
+    """The rows of (V, methods) without NaN whose scores differ."""
     complete = table[~np.isnan(table).any(1)]
     return complete[np.ptp(complete, axis=1) > 0]
 

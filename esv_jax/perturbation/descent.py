@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, cast, get_args
 
 import chex
 import jax
@@ -216,13 +216,13 @@ def dampened_sgd(
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
-        assert isinstance(state, DampenedState)
+        buffered, is_started = cast(DampenedState, state)
 
         def mixed(buffer: Array, gradient: Array) -> Array:
             later = momentum * buffer + (1 - dampening) * gradient
-            return jnp.where(state.is_started, later, gradient)
+            return jnp.where(is_started, later, gradient)
 
-        buffer = jax.tree.map(mixed, state.buffer, updates)
+        buffer = jax.tree.map(mixed, buffered, updates)
         return buffer, DampenedState(buffer, jnp.ones((), bool))
 
     return optax.chain(optax.GradientTransformation(init, update), optax.scale(-learning_rate))

@@ -33,7 +33,8 @@ import tyro
 import esv_jax as ej
 from esv_jax.checks import expect, expect_choice, expect_int
 from esv_jax.files import make_folder
-from esv_jax.maps import METHODS, METRICS, gathered
+from esv_jax.maps import METHODS, METRICS
+from esv_jax.maps.evaluation_record import combine_scores
 from esv_jax.models.clip_model import clip_model_digest
 from experiments.perturbation import pictures
 from experiments.perturbation.clips import Found, Subject, measured, measured_ways
@@ -108,7 +109,7 @@ def run(settings: Settings) -> dict[str, Any]:
     for name in settings.ablation:
         ablation[name] = measured_ways(subject, name, min(settings.n_ablation, len(videos)))
         _say(name, start)
-    evaluation = gathered(settings.methods, tuple(METRICS), [one.scores for one in found])
+    evaluation = combine_scores(settings.methods, tuple(METRICS), [one.scores for one in found])
     summary = summarised(subject, evaluation, found, ablation)
     summary = {
         "experiment": "perturbation",

@@ -13,7 +13,9 @@ import numpy as np
 
 import esv_jax as ej
 from esv_jax.cli.evaluate import ScoreFile, open_scores
-from esv_jax.maps import METRICS, ClipScores, MapSettings, make_judge
+from esv_jax.maps import METRICS, MapSettings
+from esv_jax.maps.evaluation import make_evaluator
+from esv_jax.maps.evaluation_record import ClipScores
 from esv_jax.models import ClipModel
 from esv_jax.models.clip_model import clip_model_digest
 from experiments.perturbation.masks import AREA, CORE, MAIN, NO_CORE, WAYS, Masks, MaskStore
@@ -129,17 +131,17 @@ def _scores(
     methods: dict[str, Any] = {name: name for name in subject.settings.methods}
     own = {name: masks[way] for name, way in OF_METHODS.items() if name in methods}
     methods |= {name: _given(found.masks.sum(0)) for name, found in own.items()}
-    judge = make_judge(
+    evaluator = make_evaluator(
         subject.model, methods=methods, metrics=tuple(METRICS), steps=subject.settings.steps
     )
-    found = judge(
+    found = evaluator(
         clip,
         target,
         key=jax.random.fold_in(jax.random.key(subject.settings.seed), i),
         evidence=subject.videos.evidence_mask[i],
     )
     took = {name: masks[way].seconds for name, way in OF_METHODS.items()}
-    pairs = zip(judge.methods, found.seconds, strict=True)
+    pairs = zip(evaluator.methods, found.seconds, strict=True)
     found = found._replace(seconds=np.array([took.get(name, s) for name, s in pairs]))
     subject.scores.add(f"clip-{i}", subject.mark, found)
     return found

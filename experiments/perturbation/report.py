@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from esv_jax.maps import METRICS, Evaluation
+from esv_jax.maps import METRICS
+from esv_jax.maps.evaluation_record import Evaluation
 from esv_jax.metrics.reliability import spearman
 from experiments.intervals import interval, number, share
 from experiments.perturbation.claims import claims, leads
