@@ -251,10 +251,14 @@ def test_arrays_of_other_things_stay_records(protocol, write):
     np.testing.assert_array_equal(found["next"], [0, 1])
 
 
+def dtype(code, version=3):
+    call = Call((Name(("numpy", "dtype")), (code, False, True)))
+    return steps(call) + steps((version, "<", None, None, None, -1, -1, 0)) + b"b"
+
+
 def array_call(raw=b"C\x08" + bytes(8), code="f8", shape=(1,), order="C", version=3):
-    dtype = steps(Call((Name(("numpy", "dtype")), (code, False, True))))
-    dtype += steps((version, "<", None, None, None, -1, -1, 0)) + b"b"
-    return Call((Name(("numpy._core.numeric", "_frombuffer")), (raw, dtype, shape, order)))
+    function = Name(("numpy._core.numeric", "_frombuffer"))
+    return Call((function, (raw, dtype(code, version), shape, order)))
 
 
 @pytest.mark.parametrize(
@@ -426,10 +430,9 @@ SHARED = {
     "tensor": tensor(storage()),
     "dict": Call((DICT, ())),
     "record": Name(("esv_jax.checkpoints", "Unknown")),
-    "dtype": steps(Call((Name(("numpy", "dtype")), ("f4",)))) + steps((3, "<", *[None] * 3)) + b"b",
-    "array": Call((Name(("numpy._core.numeric", "_frombuffer")), (
-        b"C\x04" + bytes(4), Call((Name(("numpy", "dtype")), ("f4",))), (1,), "C"))),
-}  # fmt: skip
+    "dtype": dtype("f4"),
+    "array": array_call(),
+}
 
 
 @pytest.mark.parametrize("kind", SHARED)
@@ -485,8 +488,7 @@ ARGUMENTS = st.recursive(
             *(Name(("torch._utils", "_rebuild_tensor_v2")), storage(), tensor(storage())),
             *(Name(("torch", "UntypedStorage")), storage(kind="UntypedStorage", numel=24)),
             array_call(),
-            Call((Name(("numpy", "dtype")), ("f4",))),
-            steps(Call((Name(("numpy", "dtype")), ("f4",)))) + steps((3, "<", *[None] * 3)) + b"b",
+            *(Call((Name(("numpy", "dtype")), ("f4",))), dtype("f4")),
         ]
     ),
     lambda inner: st.tuples(inner) | st.tuples(inner, inner) | st.lists(inner, max_size=2),
@@ -534,8 +536,7 @@ DECLARED = {
     "PUT": (b"Np4294967296\n.", "damage.*32 bits"),
     "PUT negative": (b"Np-1\n.", "damage"),
     "GET": (b"g" + b"9" * 99 + b"\n.", "damage"),
-    "array": (steps(Call((Name(("numpy._core.numeric", "_frombuffer")),
-        (b"C\0", Call((Name(("numpy", "dtype")), ("f8",))), (2**39,), "C")))) + END, str(2**42)),
+    "array": (steps(array_call(b"C\0", shape=(2**39,))) + END, f"{2**42} bytes of an array"),
 }  # fmt: skip
 
 BROKEN = DECLARED | {
@@ -615,11 +616,8 @@ def test_an_error_of_any_kind_is_damage(error):
         unpickle(steps(storage()) + END, "name", TORCH, persistent=persistent)
 
 
-ARRAY_STATE = steps(
-    (3, (1,), Call((Name(("numpy", "dtype")), ("f8",))), False, b"C\x08" + bytes(8))
-)
+ARRAY_STATE = steps((3, (1,), dtype("f8"), False, b"C\x08" + bytes(8)))
 LONG = b"B" + struct.pack("<I", 4 * MILLION) + bytes(4 * MILLION)
-RAW = (LONG, Call((Name(("numpy", "dtype")), ("U1",))), (MILLION,), "C")
 ENCODE = b"c_codecs\nencode\nU\x01ah\x00\x86Ra"
 
 DEEP = 200_000  # levels; hashing tuples of as many overflows the C stack
@@ -641,11 +639,10 @@ COSTLY = {
     "states of an array": steps(Call((Name(("numpy._core.multiarray", "_reconstruct")),
         (Name(("numpy", "ndarray")), (0,), b"C\x01b"))))
         + b"q\x01" * 200_000 + ARRAY_STATE + b"q\x020" + b"2h\x02b0" * 50_000 + b"h\x02b",
-    "an array as an encoding": steps(Call((Name(("numpy._core.numeric", "_frombuffer")), RAW)))
-        + b"q\x000]" + ENCODE * 20_000,
-    "an array as an order": steps(Call((Name(("numpy._core.numeric", "_frombuffer")), RAW)))
-        + b"q\x000]" + steps(Call((Name(("numpy._core.numeric", "_frombuffer")),
-        (b"C\0", Call((Name(("numpy", "dtype")), ("f8",))), (0,), b"h\x00")))),
+    "an array as an encoding": steps(array_call(LONG, "U1", (MILLION,))) + b"q\x000]"
+        + ENCODE * 20_000,
+    "an array as an order": steps(array_call(LONG, "U1", (MILLION,))) + b"q\x000"
+        + steps(array_call(order=b"h\x00")),
 }  # fmt: skip
 
 

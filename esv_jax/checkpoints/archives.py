@@ -152,29 +152,17 @@ def _arrays(
 
 @dataclass(frozen=True)
 class _Archive:
-    """An open torch checkpoint.
-
-    Attributes:
-      root: the object, with tensors as `Tensor` and unknown objects as `Unknown`.
-      read: returns all bytes of a storage.
-      n_bytes: size of the file.
-    """
+    """An open torch checkpoint."""
 
     layout: Layout
-    root: Any
-    read: Callable[[Storage], bytes]
-    n_bytes: int
+    root: Any  # the object, with tensors as `Tensor` and unknown objects as `Unknown`
+    read: Callable[[Storage], bytes]  # all bytes of a storage
+    n_bytes: int  # of the file
 
 
 @contextmanager
 def _open_archive(path: StrPath) -> Iterator[_Archive]:
-    """Read the pickle of a checkpoint; storages can be read within the `with` block.
-
-    Raises:
-      FileNotFoundError: no such file.
-      CheckpointError: anything but a whole torch checkpoint of a known layout in little-endian
-        order.
-    """
+    """Read the pickle of a checkpoint; storages can be read within the `with` block."""
     name = str(path)
     with mapped(path) as data:
         head = data[:512]
@@ -213,24 +201,20 @@ def _open_zip(data: mmap.mmap, name: str) -> _Archive:
         order = _content(data, members[f"{folder}byteorder"], name)
         expect(order == b"little", name, "little-endian numbers", short(order))
 
-    def member_of(storage: Storage) -> _Member:
+    def persistent(identifier: Any) -> Storage | Unknown:
+        storage = storage_of(identifier, name)
+        if isinstance(storage, Unknown):
+            return storage
         key = f"{folder}data/{storage.key}"
         if key not in members:
             raise CheckpointError(message(name, f"a member {short(key)}", "none", _WAY_OUT))
-        member = members[key]
-        if member.size != storage.nbytes:
+        if members[key].size != storage.nbytes:
             expected = f"{storage.nbytes} bytes of storage {short(storage.key)}"
-            raise CheckpointError(message(name, expected, member.size))
-        return member
-
-    def persistent(identifier: Any) -> Storage | Unknown:
-        storage = storage_of(identifier, name)
-        if isinstance(storage, Storage):
-            member_of(storage)
+            raise CheckpointError(message(name, expected, members[key].size))
         return storage
 
     def read(storage: Storage) -> bytes:
-        return _content(data, member_of(storage), name)
+        return _content(data, members[f"{folder}data/{storage.key}"], name)
 
     content = _content(data, members[pickles[0]], name)
     root, _ = unpickle(content, name, TORCH, persistent=persistent)

@@ -97,17 +97,6 @@ class ImportReport:
         """The report as values that JSON can represent."""
         return {**asdict(self), "tolerance": TOLERANCE}
 
-    def __str__(self) -> str:
-        sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
-        lines = [f"{self.model}: {sizes}"]
-        for record in self.files:
-            used = f", {', '.join(record.used)}" if record.used else ""
-            ignored = f", ignored {', '.join(record.ignored)}" if record.ignored else ""
-            digest = f", sha256 {record.digest[:12]}"
-            lines.append(f"  {record.path}: {record.role}{used}{ignored}{digest}")
-        lines += [f"  parity {name}: {error:.1e}" for name, error in self.parity.items()]
-        return "\n".join(lines)
-
 
 @dataclass(frozen=True, eq=False)
 class PlayFairImport:
@@ -119,7 +108,7 @@ class PlayFairImport:
 
 @dataclass(frozen=True, eq=False)
 class _Folder:
-    """The folder of an import, the folder of its checkpoints, and records of the files read."""
+    """The folder of an import, its subfolder of checkpoints, and records of the files read."""
 
     path: Path
     features: Path

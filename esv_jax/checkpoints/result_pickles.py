@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Literal
 
 import numpy as np
 
 from esv_jax.checkpoints.unpickle import (
-    Budget,
     CheckpointError,
     Constructor,
     Pending,
+    Source,
     StrPath,
     Table,
     Unknown,
@@ -106,36 +106,6 @@ def _values(container: Any) -> Collection[Any]:
 # Arrays
 
 
-class _PendingDtype(Pending):
-    """A dtype whose byte order follows."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__()
-        self.dtype = np.dtype(code)
-
-    def filled(self, state: Any, budget: Budget) -> Any:
-        """The dtype, or a record where it has fields."""
-        fits = (
-            isinstance(state, tuple) and len(state) >= 5 and is_text(state[1], "<", ">", "|", "=")
-        )
-        expect(fits, budget.name, "the byte order of a dtype", "another value")
-        if any(part is not None for part in state[2:5]):
-            return Unknown("numpy", "dtype", (state,))
-        return self.dtype.newbyteorder(">" if state[1] == ">" else "<")
-
-
-class _PendingArray(Pending):
-    """An array whose shape, dtype and bytes follow."""
-
-    def filled(self, state: Any, budget: Budget) -> Any:
-        """The array, or a record where its elements are objects."""
-        fits = isinstance(state, tuple) and len(state) == 5
-        expect(fits, budget.name, "version, shape, dtype, order and bytes of an array", "others")
-        _, shape, dtype, is_column_major, raw = state
-        array = _array(raw, dtype, shape, "F" if is_column_major else "C", budget)
-        return Unknown("numpy", "ndarray", state) if array is None else array
-
-
 def is_text(value: Any, *choices: str) -> bool:
     """Return whether a value is one of the strings. An array would be compared by element."""
     return type(value) is str and value in choices
@@ -151,122 +121,124 @@ def is_shape(shape: Any) -> bool:
     )
 
 
-def _array(raw: Any, dtype: Any, shape: Any, order: Any, budget: Budget) -> np.ndarray | None:
+def _array(raw: Any, dtype: Any, shape: Any, order: Any, source: Source) -> np.ndarray | None:
     """The array of the given bytes; None if the dtype is not of numbers, booleans or text.
 
     Raises:
       CheckpointError: bytes that do not fit the shape, code points outside Unicode.
     """
-    dtype = dtype.dtype if isinstance(dtype, _PendingDtype) else dtype
     if not isinstance(dtype, np.dtype):
         return None
     if isinstance(raw, str):  # bytes as Python 2 wrote them
-        budget.take(len(raw))
+        source.reserve(len(raw))
         raw = raw.encode("latin-1")
-    expect(is_shape(shape), budget.name, "the shape of an array", "another value")
+    expect(is_shape(shape), source.name, "the shape of an array", "another value")
     size = math.prod(shape) * dtype.itemsize
     is_raw = isinstance(raw, bytes | bytearray)
     if not is_raw or len(raw) != size or not is_text(order, "C", "F"):
         got = len(raw) if is_raw else type(raw).__name__
         expected = f"{size} bytes of an array {shape} of {dtype}"
-        raise CheckpointError(message(budget.name, expected, got))
-    budget.take(2 * size)
+        raise CheckpointError(message(source.name, expected, got))
+    source.reserve(2 * size)
     if size == 0:
         return np.zeros(shape, dtype.newbyteorder("="))
     is_bool = dtype.kind == "b"  # a stored bool other than 0 and 1 becomes 1
     flat = np.frombuffer(raw, np.uint8) != 0 if is_bool else np.frombuffer(raw, dtype)
     if dtype.kind == "U":
         largest = int(flat.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder)).max())
-        expect(largest <= _MAX_CODE_POINT, budget.name, "code points of Unicode", largest)
+        expect(largest <= _MAX_CODE_POINT, source.name, "code points of Unicode", largest)
     return flat.astype(dtype.newbyteorder("=")).reshape(shape, order=order)
 
 
-def _reconstruct(args: Args, budget: Budget) -> Any:
-    """`_reconstruct(ndarray, (0,), b"b")`: an array whose data follows."""
+def _reconstruct(args: Args, source: Source) -> Any:
+    """`_reconstruct(ndarray, (0,), b"b")`: an array whose shape, dtype and bytes follow."""
+
+    def fill(state: Any, source: Source) -> Any:
+        fits = isinstance(state, tuple) and len(state) == 5
+        expect(fits, source.name, "version, shape, dtype, order and bytes of an array", "others")
+        _, shape, dtype, is_column_major, raw = state
+        array = _array(raw, dtype, shape, "F" if is_column_major else "C", source)
+        return Unknown("numpy", "ndarray", state) if array is None else array
+
     fits = len(args) == 3 and isinstance(args[0], Unknown) and args[0].path == "numpy.ndarray"
-    return _PendingArray() if fits else None
+    return Pending(fill) if fits else None
 
 
-def _from_buffer(args: Args, budget: Budget) -> Any:
+def _from_buffer(args: Args, source: Source) -> Any:
     """`_frombuffer(bytes, dtype, shape, order[, axes])`, written by NumPy at protocol 5.
 
     With order "K", shape is that of the bytes, and the axes are then put in the given order.
     """
     if len(args) == 4 or (len(args) == 5 and args[4] is None):
-        return _array(*args[:4], budget)
+        return _array(*args[:4], source)
     if len(args) != 5 or not is_text(args[3], "K"):
         return None
-    array, axes = _array(*args[:3], "C", budget), args[4]
+    array, axes = _array(*args[:3], "C", source), args[4]
     if array is None:
         return None
     fits = isinstance(axes, tuple) and len(axes) == array.ndim
     fits = fits and all(type(axis) is int for axis in axes)
     fits = fits and sorted(axes) == list(range(array.ndim))
-    expect(fits, budget.name, f"an order of {array.ndim} axes", "another value")
+    expect(fits, source.name, f"an order of {array.ndim} axes", "another value")
     return array.transpose(axes)
 
 
-def _dtype(args: Args, budget: Budget) -> Any:
-    """`dtype(code, align, copy)` of a plain code, e.g. "f4"."""
+def _dtype(args: Args, source: Source) -> Any:
+    """`dtype(code, align, copy)` of a plain code, e.g. "f4", whose byte order follows."""
     if not args or type(args[0]) is not str or not _DTYPE.fullmatch(args[0]):
         return None
     try:
-        return _PendingDtype(args[0])
+        dtype = np.dtype(args[0])
     except TypeError as error:  # e.g. f1
-        raise CheckpointError(message(budget.name, "a dtype of NumPy", repr(args[0]))) from error
+        raise CheckpointError(message(source.name, "a dtype of NumPy", repr(args[0]))) from error
+
+    def fill(state: Any, source: Source) -> Any:
+        fits = isinstance(state, tuple) and len(state) >= 5 and is_text(state[1], *"<>|=")
+        expect(fits, source.name, "the byte order of a dtype", "another value")
+        has_fields = any(part is not None for part in state[2:5])
+        order: Literal["<", ">"] = ">" if state[1] == ">" else "<"
+        return Unknown("numpy", "dtype", (state,)) if has_fields else dtype.newbyteorder(order)
+
+    return Pending(fill)
 
 
-def _scalar(args: Args, budget: Budget) -> Any:
+def _scalar(args: Args, source: Source) -> Any:
     """`scalar(dtype, bytes)`."""
-    array = _array(args[1], args[0], (), "C", budget) if len(args) == 2 else None
+    array = _array(args[1], args[0], (), "C", source) if len(args) == 2 else None
     return None if array is None else array[()]
 
 
 # Plain values
 
 
-def _encode(args: Args, budget: Budget) -> Any:
+def _encode(args: Args, source: Source) -> Any:
     """`encode(text, "latin1")`, which is how protocol 2 stores bytes."""
     if len(args) != 2 or type(args[0]) is not str or not is_text(args[1], "latin1", "latin-1"):
         return None
-    budget.take(len(args[0]))
+    source.reserve(len(args[0]))
     return args[0].encode("latin-1")
 
 
-def _elements(args: Args, budget: Budget) -> list[Any] | None:
-    """The elements in the arguments `()` or `([...],)`; None for other arguments."""
-    if not args:
-        return []
-    if len(args) != 1 or not isinstance(args[0], list | tuple):
+def _container(make: Callable[[list[Any] | tuple[Any, ...]], Any]) -> Callable[[Args, Source], Any]:
+    """A constructor of a container, without arguments or of a list of its elements."""
+
+    def call(args: Args, source: Source) -> Any:
+        if len(args) > 1 or not all(isinstance(items, list | tuple) for items in args):
+            return None
+        items = args[0] if args else ()
+        source.reserve(64 * len(items))
+        return make(items)
+
+    return call
+
+
+def _dict(pairs: list[Any] | tuple[Any, ...]) -> dict[Any, Any] | None:
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
         return None
-    budget.take(64 * len(args[0]))
-    return list(args[0])
+    return {as_key(key): value for key, value in pairs}
 
 
-def _ordered_dict(args: Args, budget: Budget) -> Any:
-    """`OrderedDict()`, or of a list of pairs, as a dict."""
-    pairs = _elements(args, budget)
-    is_pairs = pairs is not None and all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs)
-    return {as_key(key): value for key, value in pairs} if pairs is not None and is_pairs else None
-
-
-def to_tuple(args: Args, budget: Budget) -> Any:
-    """`tuple([...])`; `torch.Size` likewise."""
-    items = _elements(args, budget)
-    return None if items is None else tuple(items)
-
-
-def _set(args: Args, budget: Budget) -> Any:
-    items = _elements(args, budget)
-    return None if items is None else set(map(as_key, items))
-
-
-def _frozenset(args: Args, budget: Budget) -> Any:
-    items = _elements(args, budget)
-    return None if items is None else frozenset(map(as_key, items))
-
-
-def _complex(args: Args, budget: Budget) -> Any:
+def _complex(args: Args, source: Source) -> Any:
     fits = len(args) == 2 and all(type(part) is float for part in args)
     return complex(*args) if fits else None
 
@@ -279,19 +251,20 @@ def make_table(entries: dict[tuple[str, str], Any]) -> Table:
     }
 
 
+to_tuple = _container(tuple)  # torch.Size likewise
 _BUILTINS = {
-    "set": _set,
-    "frozenset": _frozenset,
+    "set": _container(lambda items: set(map(as_key, items))),
+    "frozenset": _container(lambda items: frozenset(map(as_key, items))),
     "tuple": to_tuple,
-    "bytes": lambda args, budget: None if args else b"",  # how protocol 2 stores empty ones
-    "bytearray": lambda args, budget: None if args else b"",
+    "bytes": lambda args, source: None if args else b"",  # how protocol 2 stores empty ones
+    "bytearray": lambda args, source: None if args else b"",
     "complex": _complex,
 }
 PLAIN = make_table(
     {
-        ("collections", "OrderedDict"): _ordered_dict,
+        ("collections", "OrderedDict"): _container(_dict),
         # As a dict; the default factory is ignored.
-        ("collections", "defaultdict"): lambda args, budget: {} if len(args) <= 1 else None,
+        ("collections", "defaultdict"): lambda args, source: {} if len(args) <= 1 else None,
         ("_codecs", "encode"): _encode,
         ("numpy", "dtype"): _dtype,
         **{

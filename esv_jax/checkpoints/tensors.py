@@ -15,9 +15,9 @@ import numpy as np
 
 from esv_jax.checkpoints.result_pickles import PLAIN, Args, is_shape, is_text, make_table, to_tuple
 from esv_jax.checkpoints.unpickle import (
-    Budget,
     CheckpointError,
     Constructor,
+    Source,
     Table,
     Unknown,
     expect,
@@ -145,51 +145,51 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
-def _tensor(args: Args, budget: Budget, kind: ElementType | None = None) -> Tensor | None:
+def _tensor(args: Args, source: Source, kind: ElementType | None = None) -> Tensor | None:
     """A dense tensor of (storage, offset, shape, strides, ...); None for another storage."""
     if len(args) < 4 or not isinstance(args[0], Storage):
         return None
     storage, offset, shape, strides = args[:4]
     kind = storage.kind if kind is None else kind
-    expect(is_shape(shape), budget.name, "the shape of a tensor", short(shape))
+    expect(is_shape(shape), source.name, "the shape of a tensor", short(shape))
     fits = isinstance(strides, tuple) and len(strides) == len(shape)
     fits = fits and all(map(_is_count, strides))
-    expect(fits, budget.name, f"{len(shape)} strides of a tensor, each 0 or more", short(strides))
-    expect(_is_count(offset), budget.name, "an offset of 0 or more", short(offset))
+    expect(fits, source.name, f"{len(shape)} strides of a tensor, each 0 or more", short(strides))
+    expect(_is_count(offset), source.name, "an offset of 0 or more", short(offset))
     if kind.itemsize != storage.kind.itemsize:
         got = f"one of {storage.kind.name}"
-        expect(storage.kind.name == "untyped", budget.name, f"a storage of {kind.name}", got)
+        expect(storage.kind.name == "untyped", source.name, f"a storage of {kind.name}", got)
     scale = kind.itemsize // storage.kind.itemsize
     last = offset + sum((s - 1) * step for s, step in zip(shape, strides, strict=True) if s > 1)
     first, stop = storage.start // scale, storage.stop // scale
     if math.prod(shape) > 0 and first + last >= stop:
         expected = f"a tensor within the {stop - first} elements of its storage"
-        raise CheckpointError(message(budget.name, expected, f"one that reaches element {last}"))
+        raise CheckpointError(message(source.name, expected, f"one that reaches element {last}"))
     return Tensor(storage, kind, first + offset, shape, strides)
 
 
-def _rebuild(args: Args, budget: Budget) -> Tensor | None:
+def _rebuild(args: Args, source: Source) -> Tensor | None:
     """`_rebuild_tensor_v2(storage, offset, shape, strides, grad, hooks[, flags])`."""
     is_flagged = len(args) > 6 and bool(args[6])  # conjugated or negated on reading
-    return None if is_flagged else _tensor(args, budget)
+    return None if is_flagged else _tensor(args, source)
 
 
-def _rebuild_typed(args: Args, budget: Budget) -> Tensor | None:
+def _rebuild_typed(args: Args, source: Source) -> Tensor | None:
     """`_rebuild_tensor_v3(storage, offset, shape, strides, grad, hooks, dtype[, flags])`."""
     fits = len(args) >= 7 and isinstance(args[6], ElementType) and not any(args[7:8])
-    return _tensor(args, budget, args[6]) if fits else None
+    return _tensor(args, source, args[6]) if fits else None
 
 
-def _parameter(args: Args, budget: Budget) -> Tensor | None:
+def _parameter(args: Args, source: Source) -> Tensor | None:
     """`_rebuild_parameter(tensor, grad, hooks[, state])`: the tensor."""
     return args[0] if args and isinstance(args[0], Tensor) else None
 
 
-def _with_attributes(args: Args, budget: Budget) -> Tensor | None:
+def _with_attributes(args: Args, source: Source) -> Tensor | None:
     """`_rebuild_from_type_v2(function, type, args, state)`: the tensor, without the state."""
     fits = len(args) == 4 and isinstance(args[0], Constructor) and isinstance(args[2], tuple)
     fits = fits and args[0].call in _TENSOR_FUNCTIONS.values()
-    return args[0].call(args[2], budget) if fits else None
+    return args[0].call(args[2], source) if fits else None
 
 
 _TENSOR_FUNCTIONS = {

@@ -17,7 +17,6 @@ for a memo index in a file of 7 bytes, and crashes where a deeply nested tuple i
 from __future__ import annotations
 
 import mmap
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,48 +74,82 @@ class Unknown:
         return f"{self.module}.{self.name}"
 
 
-class Budget:
-    """Bytes that constructors may still allocate for one file."""
+Buffer: TypeAlias = bytes | mmap.mmap
+StrPath: TypeAlias = str | PathLike[str]
 
-    def __init__(self, name: str, n_bytes: int) -> None:
-        self.name = name
-        self._left = n_bytes
 
-    def take(self, n_bytes: int) -> None:
-        """Count `n_bytes` that are about to be allocated."""
-        self._left -= n_bytes
-        if self._left < 0:
+class Source:
+    """Bytes of a file as the file object of an unpickler, with limits on reads and copies.
+
+    Attributes:
+      name: of the file, for messages.
+      at: offset of the next byte.
+    """
+
+    def __init__(self, data: Buffer, name: str, start: int = 0) -> None:
+        self.data, self.name, self.at = data, name, start
+        self.max_line = _MAX_LINE
+        self.max_reads = min(2_000_000 + len(data) // 16, _MAX_READS)
+        self._size, self._n_reads = len(data), 0
+        self._n_bytes_left = _COPIES * len(data) + 2**20
+
+    def read(self, n: int) -> bytes:
+        """The next n bytes, once they are known to exist."""
+        end = self.at + n
+        if end > self._size:
+            raise self.error(f"{n} more bytes of a pickle", self._size - self.at)
+        self._n_reads += 1
+        if self._n_reads > self.max_reads:
+            raise self.error(f"at most {self.max_reads} reads in a pickle", "more", "")
+        chunk = self.data[self.at : end]
+        self.at = end
+        return chunk
+
+    def readline(self) -> bytes:
+        """The bytes up to and including the next line feed."""
+        end = self.data.find(b"\n", self.at, self.at + self.max_line)
+        if end < 0:
+            raise self.error(f"a line of at most {self.max_line} bytes", "no line feed")
+        return self.read(end + 1 - self.at)
+
+    def reserve(self, n_bytes: int) -> None:
+        """Count bytes that a constructor is about to allocate."""
+        self._n_bytes_left -= n_bytes
+        if self._n_bytes_left < 0:
             got = "values that would take many times its size"
             raise CheckpointError(message(self.name, "values of about the size of the file", got))
+
+    def error(self, expected: str, got: object, way_out: str = _DAMAGED) -> CheckpointError:
+        """The error of damage at the current offset."""
+        got = f"{got} before byte {self.at}"
+        return CheckpointError(message(self.name, expected, got, way_out))
 
 
 @dataclass(frozen=True)
 class Constructor:
     """A name on the allow-list with the function of this package that replaces it.
 
-    `call` takes any arguments and the budget. It returns a plain value, or None for arguments that
-    it does not support: the result is then an `Unknown` record.
+    `call` takes any arguments and the file. It returns a plain value, or None for arguments that it
+    does not support: the result is then an `Unknown` record.
     """
 
     module: str
     name: str
-    call: Callable[[tuple[Any, ...], Budget], Any]
+    call: Callable[[tuple[Any, ...], Source], Any]
 
 
-class Pending(ABC):
-    """A value whose data follows in the file; `filled` replaces it on the stack and in the memo."""
+@dataclass(eq=False)
+class Pending:
+    """A value whose state follows in the file, to be replaced by `fill(state, source)`.
 
-    def __init__(self) -> None:
-        self.slots: list[int] = []  # memo indices
+    `slots` are its memo indices, where it is replaced too.
+    """
 
-    @abstractmethod
-    def filled(self, state: Any, budget: Budget) -> Any:
-        """The value, given its state in the file."""
+    fill: Callable[[Any, Source], Any]
+    slots: list[int] = field(default_factory=list)
 
 
-Buffer: TypeAlias = bytes | mmap.mmap
 Table: TypeAlias = Mapping[tuple[str, str], Any]
-StrPath: TypeAlias = str | PathLike[str]
 
 
 def expect(condition: bool, name: str, expected: str, got: object, way_out: str = "") -> None:
@@ -173,52 +206,14 @@ def unpickle(
       CheckpointError: a damaged file, or one that exceeds a limit.
     Cost: linear in the bytes, about a million opcodes a second.
     """
-    reader = _Reader(data, name, start)
+    source = Source(data, name, start)
     try:
-        return _RestrictedUnpickler(reader, table, persistent).load(), reader.at
+        return _RestrictedUnpickler(source, table, persistent).load(), source.at
     except CheckpointError:
         raise
-    except (
-        Exception
-    ) as error:  # damage shows as an error of any kind: IndexError, struct.error, ...
-        got = f"damage at byte {reader.at} ({short(str(error) or type(error).__name__)})"
+    except Exception as error:  # damage raises errors of any kind, e.g. IndexError, struct.error
+        got = f"damage at byte {source.at} ({short(str(error) or type(error).__name__)})"
         raise CheckpointError(message(name, "a readable pickle", got, _DAMAGED)) from error
-
-
-class _Reader:
-    """Bytes of a file as the file object of an unpickler, with limits."""
-
-    def __init__(self, data: Buffer, name: str, start: int) -> None:
-        self.data, self.name, self.at = data, name, start
-        self.size = len(data)
-        self.max_line = _MAX_LINE
-        self.max_reads = min(2_000_000 + self.size // 16, _MAX_READS)
-        self.n_reads = 0
-
-    def read(self, n: int) -> bytes:
-        """The next n bytes, once they are known to exist."""
-        end = self.at + n
-        if end > self.size:
-            raise self.error(f"{n} more bytes of a pickle", f"{self.size - self.at}")
-        self.n_reads += 1
-        if self.n_reads > self.max_reads:
-            raise self.error(f"at most {self.max_reads} reads in a pickle", "more", "")
-        chunk = self.data[self.at : end]
-        self.at = end
-        return chunk
-
-    def readline(self) -> bytes:
-        """The bytes up to and including the next line feed."""
-        end = self.data.find(b"\n", self.at, self.at + self.max_line)
-        if end < 0:
-            raise self.error(f"a line of at most {self.max_line} bytes", "no line feed")
-        return self.read(end + 1 - self.at)
-
-    def error(self, expected: str, got: object, way_out: str = _DAMAGED) -> CheckpointError:
-        """The error of damage at the current offset."""
-        return CheckpointError(
-            message(self.name, expected, f"{got} before byte {self.at}", way_out)
-        )
 
 
 class _Memo(dict[int, Any]):
@@ -241,19 +236,18 @@ class _RestrictedUnpickler(_Unpickler):
     pop_mark: Callable[[], list[Any]]
 
     def __init__(
-        self, reader: _Reader, table: Table, persistent: Callable[[Any], Any] | None
+        self, source: Source, table: Table, persistent: Callable[[Any], Any] | None
     ) -> None:
-        super().__init__(reader, encoding="latin-1")  # of strings of Python 2, as NumPy reads them
+        super().__init__(source, encoding="latin-1")  # of strings of Python 2, as NumPy reads them
         self.memo = _Memo()
-        self._reader, self._table, self._persistent = reader, table, persistent
-        self._budget = Budget(reader.name, _COPIES * reader.size + 2**20)
+        self._source, self._table, self._persistent = source, table, persistent
 
     # Names and calls
 
     def find_class(self, module: str, name: str) -> Any:
         """The table's entry, or a record. The base class would import the module."""
         if max(len(module), len(name)) > _MAX_LINE:
-            raise self._reader.error("the name of a class or function", "a longer text")
+            raise self._source.error("the name of a class or function", "a longer text")
         found = self._table.get((module, name))
         return Unknown(module, name) if found is None else found
 
@@ -261,18 +255,18 @@ class _RestrictedUnpickler(_Unpickler):
         """The value of an identifier."""
         if self._persistent is None:
             got, way_out = "a reference to data outside of it", "Use load_torch for checkpoints."
-            raise self._reader.error("values inside the pickle", got, way_out)
+            raise self._source.error("values inside the pickle", got, way_out)
         return self._persistent(pid)
 
     def _called(self, function: Any, args: Any) -> Any:
         """The result of a constructor, or a record of the call."""
         if not isinstance(args, tuple):
-            raise self._reader.error("a tuple of arguments", short(args))
+            raise self._source.error("a tuple of arguments", short(args))
         if not isinstance(function, Constructor | Unknown):
-            raise self._reader.error("a class or function", short(function))
+            raise self._source.error("a class or function", short(function))
         result = None
         if isinstance(function, Constructor):
-            result = function.call(args, self._budget)
+            result = function.call(args, self._source)
         return Unknown(function.module, function.name, args) if result is None else result
 
     def _instantiate(self, klass: Any, args: list[Any]) -> None:  # INST and OBJ
@@ -284,13 +278,13 @@ class _RestrictedUnpickler(_Unpickler):
 
     def _new_with_keywords(self) -> None:
         keywords, args, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
-        is_call = isinstance(args, tuple) and isinstance(keywords, dict) and keywords
-        self.append(self._called(function, (*args, keywords) if is_call else args))
+        with_keywords = isinstance(args, tuple) and isinstance(keywords, dict) and keywords
+        self.append(self._called(function, (*args, keywords) if with_keywords else args))
 
     def _build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Pending):
-            value = self.stack[-1] = target.filled(state, self._budget)
+            value = self.stack[-1] = target.fill(state, self._source)
             slots, target.slots = target.slots, []
             for slot in slots:
                 if self.memo.get(slot) is target:
@@ -298,7 +292,7 @@ class _RestrictedUnpickler(_Unpickler):
         elif isinstance(target, Unknown):
             target.states.append(state)
         elif isinstance(target, list | tuple | set | frozenset | str | bytes | int | float):
-            raise self._reader.error("an object with attributes", short(target))
+            raise self._source.error("an object with attributes", short(target))
         # Other attributes are dropped: of an OrderedDict (versions of a state dict), of a tensor.
 
     # Containers: only lists, dicts, sets and records are filled
@@ -312,19 +306,19 @@ class _RestrictedUnpickler(_Unpickler):
         elif isinstance(target, list):
             target.extend(items)
         else:
-            raise self._reader.error("a list or set to add to", short(target))
+            raise self._source.error("a list or set to add to", short(target))
 
     def _update(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if len(items) % 2:
-            raise self._reader.error("keys with values", "a key without")
+            raise self._source.error("keys with values", "a key without")
         pairs = zip(items[::2], items[1::2], strict=True)
         if isinstance(target, Unknown):
             target.items.extend(pairs)
         elif isinstance(target, dict):
             target.update((as_key(key), value) for key, value in pairs)
         else:
-            raise self._reader.error("a dict to put values in", short(target))
+            raise self._source.error("a dict to put values in", short(target))
 
     def _append(self) -> None:
         value = self.stack.pop()
@@ -347,26 +341,26 @@ class _RestrictedUnpickler(_Unpickler):
 
     def _frame(self) -> None:
         size = int.from_bytes(self.read(8), "little")
-        if size > self._reader.size - self._reader.at:
-            raise self._reader.error(f"a frame of {size} bytes", "fewer")
+        if size > len(self._source.data) - self._source.at:
+            raise self._source.error(f"a frame of {size} bytes", "fewer")
 
     def _long_integer(self) -> None:
         size = int.from_bytes(self.read(4), "little")
         if size > _MAX_INTEGER:
-            raise self._reader.error(f"integers of at most {_MAX_INTEGER} bytes", size)
+            raise self._source.error(f"integers of at most {_MAX_INTEGER} bytes", size)
         self.append(int.from_bytes(self.read(size), "little", signed=True))
 
     def _bytearray(self) -> None:
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
     def _long_line(self, code: int) -> None:
-        self._reader.max_line = self._reader.size
+        self._source.max_line = len(self._source.data)
         _Unpickler.dispatch[code](self)  # type: ignore[arg-type]
-        self._reader.max_line = _MAX_LINE
+        self._source.max_line = _MAX_LINE
 
     def _refused(self) -> None:
-        code = self._reader.data[self._reader.at - 1 : self._reader.at]
-        raise self._reader.error("opcodes of a pickle that stands alone", f"{code!r}")
+        code = self._source.data[self._source.at - 1 : self._source.at]
+        raise self._source.error("opcodes of a pickle that stands alone", f"{code!r}")
 
     dispatch: ClassVar[dict[int, Any]] = {
         **dict.fromkeys(range(256), _refused),

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import struct
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,6 +135,30 @@ def _make_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"a": [1, 2.5, "x"], "b": np.arange(6.0).reshape(2, 3)}))
 
 
+_TENSOR = (
+    b"\x80\x02}U\x01wctorch._utils\n_rebuild_tensor_v2\n"
+    b"((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x06tQK\x00K\x02K\x03\x86K\x03K\x01\x86\x89}tRs."
+)
+
+
+def _make_torch_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in (
+            ("data.pkl", _TENSOR),
+            ("byteorder", b"little"),
+            ("data/0", bytes(24)),
+        ):
+            file.writestr(zipfile.ZipInfo(f"archive/{name}"), content)  # without the time
+
+
+def _make_torch_legacy(path: Path) -> None:
+    import pickle
+
+    head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    parts = [*(pickle.dumps(value, 2) for value in head), _TENSOR, pickle.dumps(["0"], 2)]
+    path.write_bytes(b"".join(parts) + struct.pack("<q", 6) + bytes(24))
+
+
 READERS = {
     "HDF5 features": Reader(".hdf", _make_hdf, read_sequences),
     "npy features": Reader(".npy", _make_npy, read_sequences),
@@ -144,6 +170,8 @@ READERS = {
     "model file": Reader(".safetensors", _make_model, ej.models.load_model),
     "netCDF results": Reader(".nc", _make_results, read_results),
     "pickle": Reader(".pkl", _make_pickle, ej.checkpoints.load_pickle),
+    "torch zip": Reader(".pth", _make_torch_zip, ej.checkpoints.load_torch),
+    "torch legacy": Reader(".pt", _make_torch_legacy, ej.checkpoints.load_torch),
 }
 
 
