@@ -144,6 +144,7 @@ PLAIN = {
     "ordered": OrderedDict([("z", 1), ("a", 2)]),
     "complex": 1 + 2j,
     "long list": list(range(3000)),
+    "large set": set(range(20_000)),
 }
 
 
@@ -515,6 +516,7 @@ def test_known_names_take_any_arguments(tmp_path_factory, name, args, built):
 
 LAUGHS = b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (k - 1, k - 1, k) for k in range(1, 60))
 COPIED = steps("a" * MILLION) + b"q\x000]" + 50 * b"c_codecs\nencode\nh\x00X\x06\0\0\0latin1\x86Ra"
+WITH_KEYWORDS = b"(" + 10_000 * b"N" + b"tq\x000}U\x01aNsq\x010](" + 200 * b"cm\nf\nh\x00h\x01\x92"
 FILLED = b"](" + 10_000 * b"N" + b"lq\x000]" + 200 * b"cbuiltins\ntuple\nh\x00\x85Ra"
 BIG = b"\xff" * 7 + b"\x7f"  # 2**63 - 1
 
@@ -582,6 +584,7 @@ BROKEN = DECLARED | {
     "itself in a dict": (b"}q\x00K\x01h\x00s.", "one that contains itself"),
     "itself in a tuple": (b"]q\x00h\x00\x85a.", "one that contains itself"),
     "copies of text": (COPIED + END, "many times its size"),
+    "copies of arguments": (WITH_KEYWORDS + b"e.", "many times its size"),
     "copies of lists": (FILLED + END, "many times its size"),
     "no end of reads": (b"N0" * (2 * MILLION) + END, "at most 2250000 reads"),
 }  # fmt: skip
@@ -691,8 +694,8 @@ def test_files_that_are_none(load, tmp_path, write):
         (b"<!DOCTYPE html><html>File deleted</html>", "a web page"),
         (b"\n <html></html>", "a web page"),
         (b"hello", "a file that starts with b'hello'"),
-        (b"PK", "without its end"),
-        (b"PK\x03\x04" + bytes(100), "without its end"),
+        (b"PK", "a whole zip archive"),
+        (b"PK\x03\x04" + bytes(100), "a whole zip archive"),
         (bytes(257) + b"ustar\x0000" + bytes(248), "an older tar"),
         (b"\x80\x02K\x01.", "load_pickle"),
         (b"\x80\x02", "1 more bytes of a pickle, got 0"),
@@ -1000,12 +1003,19 @@ def test_changed_numbers_do_not_pass(write):
     assert load_torch(write(unchecked))["w"][0, 1] != 1
 
 
-def test_a_directory_of_absurd_size(write):
-    content = bytearray(zip_bytes(state()))
-    at = content.rindex(b"PK\x05\x06")
-    content[at + 12 : at + 16] = struct.pack("<I", 2**31)
-    with pytest.raises(CheckpointError, match="a zip directory of at most"):
-        load_torch(write(bytes(content)))
+@pytest.mark.parametrize("is_64", [False, True])
+def test_a_directory_of_absurd_size_is_not_parsed(is_64, write):
+    """Also where the 64-bit end of the archive has another size than the 32-bit one."""
+    content = zip_bytes(state())
+    at, end = directory_of(content)["folder/data.pkl"], content.rindex(b"PK\x05\x06")
+    directory = content[at:end] + 200_000 * content[at : at + 46 + len("folder/data.pkl")]
+    sizes = [200_000, 200_000, len(directory), at]
+    end_64 = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, *sizes)
+    end_64 += struct.pack("<4sLQL", b"PK\x06\x07", 0, at + len(directory), 1)
+    short_sizes = [1, 1, 46, at] if is_64 else [2**16 - 1, 2**16 - 1, *sizes[2:]]
+    end_32 = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, *short_sizes, 0)
+    with pytest.raises(CheckpointError, match=rf"a directory of {len(directory)} bytes, over"):
+        load_torch(write(content[:at] + directory + end_64 * is_64 + end_32))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,6 @@ _MIN_BYTES = 2**24  # bytes of arrays that any file may have
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _MAX_DIRECTORY = 2**23  # bytes of a zip directory: some 100,000 storages
-_END = struct.Struct("<4s4HIIH")  # of a zip archive
 _LOCAL = struct.Struct("<4s5H3I2H")  # before a member
 _WAY_OUT = "The download may be incomplete."
 
@@ -223,16 +222,10 @@ def _open_zip(data: mmap.mmap, name: str) -> _Archive:
 
 def _members(data: mmap.mmap, name: str) -> dict[str, _Member]:
     """The members of a zip archive by name, each uncompressed and within the file."""
-    at = data.rfind(b"PK\x05\x06", max(0, len(data) - 65_557))
-    is_whole = 0 <= at <= len(data) - _END.size
-    expect(is_whole, name, "a whole zip archive", "one without its end", _WAY_OUT)
-    directory = _END.unpack_from(data, at)[5]
-    expected = f"a zip directory of at most {_MAX_DIRECTORY} bytes"
-    expect(directory <= _MAX_DIRECTORY, name, expected, directory)
     try:
-        with zipfile.ZipFile(cast(IO[bytes], data)) as archive:
+        with zipfile.ZipFile(cast(IO[bytes], _DirectoryReader(data))) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, OSError, struct.error, ValueError) as error:
+    except Exception as error:  # of any kind: BadZipFile, struct.error, NotImplementedError, ...
         got = f"a damaged one ({short(str(error))})"
         raise CheckpointError(message(name, "a whole zip archive", got, _WAY_OUT)) from error
     is_script = any(entry.filename.endswith("/constants.pkl") for entry in entries)
@@ -257,6 +250,18 @@ def _members(data: mmap.mmap, name: str) -> dict[str, _Member]:
     total = sum(member.size for member in members.values())
     expect(total <= len(data), name, f"members of at most {len(data)} bytes in all", total)
     return members
+
+
+class _DirectoryReader:
+    """A mapped file for `zipfile`, which would read and parse a directory of any size."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.seek, self.tell, self._data = data.seek, data.tell, data
+
+    def read(self, n: int = -1) -> bytes:
+        if n > _MAX_DIRECTORY:
+            raise ValueError(f"a directory of {n} bytes, over {_MAX_DIRECTORY}")
+        return self._data.read(n)
 
 
 def _content(data: mmap.mmap, member: _Member, name: str) -> bytes:

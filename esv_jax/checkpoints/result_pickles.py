@@ -78,7 +78,8 @@ def _expect_finite_tree(name: str, value: Any) -> None:
     while path:
         container, rest = path[-1]
         for item in rest:
-            expect(not isinstance(item, Pending), name, "arrays with their data", "one without")
+            if isinstance(item, Pending):
+                raise CheckpointError(message(name, "arrays with their data", "one without"))
             if id(item) in depth or not isinstance(item, dict | list | tuple | set | frozenset):
                 continue
             is_cycle = id(item) in open_containers
@@ -226,7 +227,7 @@ def _container(make: Callable[[list[Any] | tuple[Any, ...]], Any]) -> Callable[[
         if len(args) > 1 or not all(isinstance(items, list | tuple) for items in args):
             return None
         items = args[0] if args else ()
-        source.reserve(64 * len(items))
+        source.reserve(16 * len(items))
         return make(items)
 
     return call

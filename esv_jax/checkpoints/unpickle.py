@@ -28,7 +28,7 @@ from typing import Any, ClassVar, TypeAlias
 from esv_jax import checks
 from esv_jax.checks import message
 
-_MAX_READS = 8_000_000  # of a large file; of a small one two million and one per 16 bytes
+_MAX_READS = 8_000_000  # of a large file; of a small one 2,000,000 and one per 16 bytes
 _MAX_LINE = 1_024  # bytes of a name, and of a number written in digits
 _MAX_INTEGER = 255  # bytes
 _COPIES = 4  # bytes that constructors may make per byte of the file
@@ -46,7 +46,7 @@ class CheckpointError(ValueError):
     """A foreign file that cannot be read, or should not be; the message names the file."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Unknown:
     """An object of a file whose class or function is not on the allow-list. Nothing was called.
 
@@ -278,8 +278,10 @@ class _RestrictedUnpickler(_Unpickler):
 
     def _new_with_keywords(self) -> None:
         keywords, args, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
-        with_keywords = isinstance(args, tuple) and isinstance(keywords, dict) and keywords
-        self.append(self._called(function, (*args, keywords) if with_keywords else args))
+        if isinstance(args, tuple) and isinstance(keywords, dict) and keywords:
+            self._source.reserve(8 * len(args))
+            args = (*args, keywords)
+        self.append(self._called(function, args))
 
     def _build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
