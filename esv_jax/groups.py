@@ -25,7 +25,7 @@ from esv_jax.checks import (
     is_concrete,
     message,
 )
-from esv_jax.estimators import Exact, PermutationSampling, Surrogate
+from esv_jax.estimators import Estimator, Exact, PermutationSampling, Surrogate
 from esv_jax.estimators.exact import scale_marginals
 from esv_jax.estimators.permutation import order_rows
 from esv_jax.estimators.surrogate_models import Fit, fit_heads, mix_of_scale, polynomial
@@ -305,7 +305,7 @@ class UnionPlan(HeadRows):
 
 
 @dataclasses.dataclass(frozen=True)
-class UnionSampling:
+class UnionSampling(Estimator):
     """Shapley values of groups of elements for models that combine heads by scale.
 
     The score of a union is built from the means of every head over the union's parts. A mean is
@@ -323,10 +323,6 @@ class UnionSampling:
     settings: Surrogate
     labels: tuple[int, ...]
     takes: ClassVar[tuple[type, ...]] = (ScaleGame,)
-    needs_key: ClassVar[bool] = True
-    plan_type: ClassVar[type | None] = None
-    pads: ClassVar[bool] = False
-    draws_per_sequence: ClassVar[bool] = False
     draws_on_host: ClassVar[bool] = True
 
     def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> UnionPlan:
@@ -344,10 +340,6 @@ class UnionSampling:
 
     def _parts(self) -> int:
         return max(self.settings.pool >> self._groups(), _LEAST_PARTS)
-
-    def replay(self, plan: UnionPlan) -> UnionPlan:
-        """The plan itself."""
-        return plan
 
     def estimate(
         self,

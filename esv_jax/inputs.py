@@ -215,7 +215,7 @@ def choose_estimator(
             if within and cost.n_bytes <= (free_bytes() if max_bytes is None else max_bytes):
                 return Exact()
         estimator = _sampled(info, plan, max_evaluations)
-    if not hasattr(estimator, "estimate") or isinstance(estimator, type):
+    if not isinstance(estimator, Estimator) or isinstance(estimator, type):
         kind = ValueError if isinstance(estimator, str) else TypeError
         raise kind(message("estimator", "'auto' or an estimator such as Exact()", repr(estimator)))
     check_kind(game, estimator)

@@ -15,6 +15,7 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect_choice, expect_int
 from esv_jax.estimators.exact import ScaleSums, coverage_of, marginals_of, values_of
 from esv_jax.estimators.permutation import spread_error
+from esv_jax.estimators.protocol import Estimator
 from esv_jax.games.protocol import ScaleGame, SubsetGame
 from esv_jax.games.scoring import GameInfo, Request
 from esv_jax.subsequences import SubsequencePlan
@@ -25,7 +26,7 @@ _BIAS = 0.15  # squared bias, in variances of one iteration, once nearly all is 
 
 
 @dataclasses.dataclass(frozen=True)
-class Constructive:
+class Constructive(Estimator):
     """Sampled ESVs by the paper's Algorithm 1.
 
     Mean scores with and without an element pool all iterations, as Algorithm 1 does. With
@@ -53,11 +54,9 @@ class Constructive:
     iterations: int = 4
     unseen: Unseen = "skip"
     takes: ClassVar[tuple[type, ...]] = (ScaleGame, SubsetGame)
-    needs_key: ClassVar[bool] = True
     plan_type: ClassVar[type | None] = SubsequencePlan
     pads: ClassVar[bool] = True
     draws_per_sequence: ClassVar[bool] = True
-    draws_on_host: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         expect_int("max_subsequences", self.max_subsequences, 1)

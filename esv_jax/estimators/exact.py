@@ -13,6 +13,7 @@ from jax import Array
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import AnyArray
+from esv_jax.estimators.protocol import Estimator
 from esv_jax.games.protocol import ScaleGame, SubsetGame, Tile
 from esv_jax.games.scoring import Fold, GameInfo, Request, by_scale
 from esv_jax.subsequences.lattice import Lattice, make_lattice, membership, scale_ordered_codes
@@ -20,7 +21,7 @@ from esv_jax.subsequences.samples import Unseen
 
 
 @dataclasses.dataclass(frozen=True)
-class Exact:
+class Exact(Estimator):
     """All 2**n subsequences; no key, no error.
 
     Source: Shapley (1953); Price & Damen (2020), Eqs. (4) and (7). Cost: see `plan_cost`; 16
@@ -29,18 +30,10 @@ class Exact:
 
     takes: ClassVar[tuple[type, ...]] = (ScaleGame, SubsetGame)
     needs_key: ClassVar[bool] = False
-    plan_type: ClassVar[type | None] = None
-    pads: ClassVar[bool] = False
-    draws_per_sequence: ClassVar[bool] = False
-    draws_on_host: ClassVar[bool] = False
 
     def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Lattice:
         """The lattice of all subsequences; `key` and `length` are not used."""
         return make_lattice(info.n)
-
-    def replay(self, plan: object) -> Any:
-        """There is no plan."""
-        return plan
 
     def estimate(
         self,
@@ -72,12 +65,6 @@ class Exact:
             n_evaluations=evaluations,
             exact=True,
         )
-
-    def doubled(self, info: GameInfo) -> None:
-        """Nothing: it is exact."""
-
-    def within(self, max_evaluations: int, info: GameInfo) -> None:
-        """Nothing smaller."""
 
     def request(self, info: GameInfo) -> Request:
         """All subsequences."""

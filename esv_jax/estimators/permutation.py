@@ -11,6 +11,7 @@ from jax import Array
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, expect_int, is_concrete
+from esv_jax.estimators.protocol import Estimator
 from esv_jax.games.protocol import SubsetGame
 from esv_jax.games.scoring import GameInfo, Request
 from esv_jax.subsequences.samples import Samples, count_distinct, random_orders
@@ -20,7 +21,7 @@ _LEAST_SHARE = 0.3  # of that mean, however many there are
 
 
 @dataclasses.dataclass(frozen=True)
-class PermutationSampling:
+class PermutationSampling(Estimator):
     """Mean gain of each element on joining, over random orders of arrival and their reverses.
 
     Every order alone adds up to scores - prior, so efficiency holds exactly. An order and its
@@ -42,11 +43,7 @@ class PermutationSampling:
 
     permutations: int = 64
     takes: ClassVar[tuple[type, ...]] = (SubsetGame,)
-    needs_key: ClassVar[bool] = True
-    plan_type: ClassVar[type | None] = None
-    pads: ClassVar[bool] = False
     draws_per_sequence: ClassVar[bool] = True
-    draws_on_host: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         expect_int("permutations", self.permutations, 1)
@@ -55,10 +52,6 @@ class PermutationSampling:
         """Rows of all prefixes of the orders, of their complements, and the whole: (m, n) bool."""
         assert key is not None
         return order_rows(random_orders(key, self.permutations, info.n))
-
-    def replay(self, plan: object) -> Any:
-        """There is no plan."""
-        return plan
 
     def estimate(
         self,

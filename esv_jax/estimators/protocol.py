@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jax import Array
 
 from esv_jax.attribution import Attribution
+from esv_jax.checks import NominalFirst
 from esv_jax.games.scoring import GameInfo, Request, Rows, Scores
 
 
-class Estimator(Protocol):
-    """Two of the three steps of an explanation; hashable, so that `jit` may close over it.
+@runtime_checkable
+class Estimator(Protocol, metaclass=NominalFirst):
+    """The first and the last of the three steps of an explanation.
 
     The steps are `draw`, scoring (`games.scoring.score_rows`) and `estimate`. An estimator never
-    calls a game. All but `draw` of estimators with `draws_on_host` are pure and may be traced.
+    calls a game. It is hashable, so that `jit` may close over it. All methods but the `draw` of
+    estimators with `draws_on_host` are pure and may be traced.
 
     Attributes:
-      takes: kinds of games that it is for, `SubsetGame` and `ScaleGame`.
+      takes: kinds of games, `SubsetGame` and `ScaleGame`.
       needs_key: whether subsequences are drawn.
-      plan_type: type of a `plan` in place of a draw; None where there is none.
+      plan_type: type of the plans that it replays; None for none.
       pads: whether sequences may be padded, so that lengths share compiled programs.
       draws_per_sequence: whether each sequence of a set draws with a key of its own; else one
         draw serves all.
@@ -27,20 +30,18 @@ class Estimator(Protocol):
     """
 
     takes: ClassVar[tuple[type, ...]]
-    needs_key: ClassVar[bool]
-    plan_type: ClassVar[type | None]
-    pads: ClassVar[bool]
-    draws_per_sequence: ClassVar[bool]
-    draws_on_host: ClassVar[bool]
-
-    def __hash__(self) -> int:
-        """Estimators of equal settings share compiled programs."""
+    needs_key: ClassVar[bool] = True
+    plan_type: ClassVar[type | None] = None
+    pads: ClassVar[bool] = False
+    draws_per_sequence: ClassVar[bool] = False
+    draws_on_host: ClassVar[bool] = False
 
     def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Rows:
         """Draw subsequences of the first `length` elements (default all); consumes the key."""
 
     def replay(self, plan: Any) -> Rows:
-        """The draw that a given plan stands for."""
+        """The draw of a given plan; by default the plan itself."""
+        return plan
 
     def estimate(
         self,
@@ -53,10 +54,12 @@ class Estimator(Protocol):
         """Values from scores, as `score_rows` returns them for the draw."""
 
     def doubled(self, info: GameInfo) -> Estimator | None:
-        """The estimator at twice the budget; None where there is no more to be had."""
+        """The estimator at twice the budget; None at the largest budget."""
+        return None
 
     def within(self, max_evaluations: int, info: GameInfo) -> Estimator | None:
-        """The estimator with the largest budget of at most so many evaluations, or None."""
+        """The estimator with the largest budget of at most `max_evaluations`; None where none fits."""
+        return None
 
     def request(self, info: GameInfo) -> Request:
         """Sizes of rows and of memory, for costs."""

@@ -18,6 +18,7 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import expect_int
 from esv_jax.estimators.pair_plan import PairPlan, default_budget, draw_pairs, make_pair_plan
 from esv_jax.estimators.permutation import only_whole
+from esv_jax.estimators.protocol import Estimator
 from esv_jax.games.protocol import SubsetGame
 from esv_jax.games.scoring import GameInfo, Request
 
@@ -34,7 +35,7 @@ _OWN = 0.75  # share of a class's own likelihood in its weights; the rest is the
 
 
 @dataclasses.dataclass(frozen=True)
-class SizeRegression:
+class SizeRegression(Estimator):
     """ESVs of a game that scores each subsequence on its own, from `budget` evaluations.
 
     With v the scores after the link, the mean over scales of what an element adds is
@@ -81,11 +82,7 @@ class SizeRegression:
 
     budget: int | None = None
     takes: ClassVar[tuple[type, ...]] = (SubsetGame,)
-    needs_key: ClassVar[bool] = True
-    plan_type: ClassVar[type | None] = None
-    pads: ClassVar[bool] = False
     draws_per_sequence: ClassVar[bool] = True
-    draws_on_host: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.budget is not None:
@@ -99,10 +96,6 @@ class SizeRegression:
         assert key is not None
         side = draw_pairs(key, make_pair_plan(info.n, self._budget(info.n)))
         return jnp.concatenate([side, ~side, jnp.ones((1, info.n), bool)])
-
-    def replay(self, plan: object) -> Any:
-        """There is no plan."""
-        return plan
 
     def estimate(
         self,

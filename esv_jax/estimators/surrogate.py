@@ -13,6 +13,7 @@ from jax import Array, lax
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import Link, expect, expect_int
+from esv_jax.estimators.protocol import Estimator
 from esv_jax.estimators.surrogate_models import Fit, fit_heads, mix_of_scale, polynomial, residuals
 from esv_jax.estimators.surrogate_plan import Base, SurrogatePlan, make_plan, words_of
 from esv_jax.games.protocol import ScaleGame
@@ -27,7 +28,7 @@ _CORRECT_ALL_UP_TO = 24  # elements; beyond, residuals of other subsequences wei
 
 
 @dataclasses.dataclass(frozen=True)
-class Surrogate:
+class Surrogate(Estimator):
     """Sampled ESVs for models that combine heads by scale (`MultiScale`).
 
     One pool of subsequences per scale is evaluated, once. A ridge model of every head (additive
@@ -68,10 +69,7 @@ class Surrogate:
     base: int | None = None
     error_draws: int = 8
     takes: ClassVar[tuple[type, ...]] = (ScaleGame,)
-    needs_key: ClassVar[bool] = True
     plan_type: ClassVar[type | None] = SurrogatePlan
-    pads: ClassVar[bool] = False
-    draws_per_sequence: ClassVar[bool] = False
     draws_on_host: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -95,10 +93,6 @@ class Surrogate:
         expect(n >= _MIN_ELEMENTS, "x", f"at least {_MIN_ELEMENTS} elements", n, "Use Exact().")
         sizes = min(info.n_scales, n), self.pool, self._base(n), self._order(n), self.error_draws
         return make_plan(n, *sizes, words_of(key))
-
-    def replay(self, plan: SurrogatePlan) -> SurrogatePlan:
-        """The plan itself."""
-        return plan
 
     def _order(self, n: int) -> int:
         most = (3 if self.order is None else _ILL_CONDITIONED) * self.pool
