@@ -58,7 +58,7 @@ class Estimator(Protocol, metaclass=NominalFirst):
         return None
 
     def within(self, max_evaluations: int, info: GameInfo) -> Estimator | None:
-        """The estimator with the largest budget that fits `max_evaluations`; None where none does."""
+        """The estimator with the largest budget within `max_evaluations`; None where none fits."""
         return None
 
     def request(self, info: GameInfo) -> Request:
