@@ -1,4 +1,4 @@
-"""Writing a file completely or not at all, and a folder by one run at a time."""
+"""Atomic writing of files, and locks on folders."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ _LOCK, _DAY = "lock", 86400.0
 def atomic_path(
     path: str | os.PathLike[str], *, overwrite: bool = True, within: Path | None = None
 ) -> Iterator[Path]:
-    """A temporary file to write to, which takes the place of `path` once it is complete.
+    """Write to a temporary file, which replaces `path` once it is complete.
 
         with atomic_path("results.nc") as temporary:
             dataset.to_netcdf(temporary)
 
-    Whether the place can be written to is found out on entering, before the work begins. If
-    anything then fails, Ctrl-C included, the temporary file is removed and `path` stays as it
-    was. Where `path` is a link, the file it points to is replaced.
+    On entering, before the work begins, `path` is checked to be writable. If anything then fails,
+    Ctrl-C included, the temporary file is removed and `path` stays as it was. If `path` is a link,
+    the file it points to is replaced.
 
     Args:
       path: the file, in a folder that exists.
-      overwrite: whether an existing file may be replaced.
-      within: a folder on the same disk for the temporary file, whose name then says which host and
-        process writes it; see `remove_leftovers`. Default beside `path`, hidden.
+      overwrite: replace an existing file.
+      within: a folder on the same disk for the temporary file, whose name then holds host and
+        process; see `remove_leftovers`. Default: hidden, beside `path`.
     Yields:
       The temporary file: empty, of the same suffix, with the permissions of any new file. Write it
       and close it; it is then synced and moved.
     Raises:
       FileNotFoundError: no such folder.
       FileExistsError: the file exists, on entering or at the end, and `overwrite` is False.
-      ValueError: a folder or a device in the place of a file.
-      PermissionError, OSError: a place that cannot be written to, a disk that is full. Other
-        errors of the block pass as they are.
+      ValueError: a path that is a folder or a device.
+      PermissionError, OSError: a path that cannot be written, a full disk. Other errors of the
+        block are not changed.
     """
     target = Path(os.path.realpath(path))
-    _expect_place(target)
+    _expect_file(target)
     _expect_free(target, overwrite)
     token = secrets.token_hex(4)
     temporary = target.with_name(f".{target.stem[:40]}.{token}{target.suffix}")
@@ -72,21 +72,21 @@ def atomic_path(
         with _naming(target):
             os.replace(temporary, target)
     finally:
-        with suppress(OSError):  # moved, never made, or past helping: the first error tells more
+        with suppress(OSError):  # moved or never made; else the first error tells more
             temporary.unlink()
 
 
 def expect_writable(path: str | os.PathLike[str]) -> None:
-    """Find out before long work whether a file could be written; raises as `atomic_path` does."""
+    """Check before long work that a file can be written; raises as `atomic_path` does."""
     with suppress(_DryRun), atomic_path(path):
         raise _DryRun
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:
-    """Make a folder and those above it, where they are not there yet.
+    """Create a folder, and those above it, if missing.
 
     Raises:
-      OSError: (a subclass) naming the folder, where it cannot be made or is a file.
+      OSError: (a subclass) naming the folder, if it cannot be created or is a file.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -96,10 +96,10 @@ def make_folder(path: str | os.PathLike[str]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that processes of this host left in a folder when they were killed.
+    """Remove temporary files of killed processes of this host from a folder.
 
-    Called by the one who holds `locked_folder`, before writing. Files of other names, of processes
-    that run, or of other hosts within a day stay.
+    Call it while holding `locked_folder`. Files of other names, of running processes, and of other
+    hosts for a day stay.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _TEMPORARY.fullmatch(path.name)
@@ -114,18 +114,18 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def locked_folder(folder: Path, name: str, expected: str) -> Iterator[None]:
-    """Lock a folder while this process writes to it; made on entering, removed at the end if empty.
+    """Lock a folder while this process writes to it; create it, and remove it at the end if empty.
 
-    The system releases the lock when the process ends, in whatever way. On a disk without file
-    locks the lock file itself is the lock: it is stale where it names a process of this host that
-    no longer runs; one of another host has to be removed by hand, as the error says.
+    The system releases the lock whenever the process ends. On a disk without file locks the lock
+    file itself is the lock: it is stale if it names a process of this host that no longer runs; one
+    of another host has to be removed by hand, as the error says.
 
     Args:
-      folder: holds only temporary files and the lock file.
+      folder: contains only temporary files and the lock file.
       name, expected: for the message.
     Raises:
       FileExistsError: another process holds the lock; names it.
-      OSError: a folder that cannot be made.
+      OSError: a folder that cannot be created.
     """
     file = None
     while file is None:
@@ -144,20 +144,20 @@ def locked_folder(folder: Path, name: str, expected: str) -> Iterator[None]:
 
 
 def _locked_file(path: Path, name: str, expected: str) -> int | None:
-    """Open and lock a file; None where it was removed meanwhile, for the caller to try again."""
+    """Open and lock a file; return None if it was removed meanwhile: call again."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        made = True
+        created = True
     except FileExistsError:
-        made = False
+        created = False
     except FileNotFoundError:  # the folder was removed by a process that ended meanwhile
         return None
     try:
-        file = file if made else os.open(path, os.O_RDWR)
+        file = file if created else os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return None
     try:
-        if not _lock(file) and not made:
+        if not _lock(file) and not created:
             holder = _holder(file)
             if holder is None or not _is_stale(holder):
                 raise BlockingIOError
@@ -181,7 +181,7 @@ def _locked_file(path: Path, name: str, expected: str) -> int | None:
 
 
 def _lock(file: int) -> bool:
-    """Lock an open file; False where the system or the disk has no locks.
+    """Lock an open file; return False if the system or the disk has no locks.
 
     Raises:
       BlockingIOError: another open of the file holds the lock.
@@ -198,7 +198,7 @@ def _lock(file: int) -> bool:
 
 
 def _holder(file: int) -> tuple[str, int] | None:
-    """Host and process in a lock file; None where it names none."""
+    """Host and process in a lock file; None if it names none."""
     try:
         os.lseek(file, 0, os.SEEK_SET)
         about = json.loads(os.read(file, 1000))
@@ -208,7 +208,7 @@ def _holder(file: int) -> tuple[str, int] | None:
 
 
 def _is_stale(holder: tuple[str, int]) -> bool:
-    """Return whether the process that wrote a lock file has ended, as far as this host can tell."""
+    """Return whether the process that wrote a lock file ran on this host and has ended."""
     return holder[0] == _host() and not _runs(holder[1])
 
 
@@ -224,24 +224,24 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it runs, and is not ours
+    except OSError:  # it runs, as another user
         return True
     return True
 
 
 class _DryRun(Exception):
-    """Leaves `atomic_path` before anything is replaced."""
+    """Raised to leave `atomic_path` before anything is replaced."""
 
 
-def _expect_place(target: Path) -> None:
-    """Refuse a path where no file can be."""
+def _expect_file(target: Path) -> None:
+    """Refuse a path that cannot be a file."""
     folder = target.parent
     if not folder.is_dir():
         got, way_out = f"no {str(folder)!r}", "Make it first."
         raise FileNotFoundError(message("path", "an existing folder", got, way_out))
     try:
-        mode = target.stat().st_mode  # asked once: another writer may replace the file meanwhile
-    except OSError:  # nothing there yet; a place that cannot be entered tells so on writing
+        mode = target.stat().st_mode  # read once: another process may replace the file meanwhile
+    except OSError:  # no file yet; a folder without permission raises on writing
         return
     got = f"the folder {str(target)!r}"
     expect(not stat.S_ISDIR(mode), "path", "a file", got, "Add a file name.")
@@ -257,12 +257,12 @@ def _expect_free(target: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _naming(target: Path, only: Container[int | None] | None = None) -> Iterator[None]:
-    """Say in errors of the system (of some numbers only) which file they are about."""
+    """Name the file in errors of the system; with `only`, in those of some numbers."""
     try:
         yield
     except OSError as error:
         if only is not None and error.errno not in only:
             raise
         got = f"{str(target)!r} ({error})"
-        way_out = "Free some space there, ask for its permissions, or choose another place."
-        raise type(error)(message("path", "a place to write to", got, way_out)) from error
+        way_out = "Free some space there, change its permissions, or choose another path."
+        raise type(error)(message("path", "a path that can be written", got, way_out)) from error

@@ -73,7 +73,7 @@ def test_writers_that_replace_the_temporary_file_or_lose_it(path):
         other.write_text("new")
         os.replace(other, temporary)
     assert path.read_text() == "new"
-    vanished = pytest.raises(FileNotFoundError, match="path: expected a place to write to")
+    vanished = pytest.raises(FileNotFoundError, match="path: expected a path that can be written")
     with vanished, atomic_path(path) as temporary:
         temporary.unlink()
     assert path.read_text() == "new"
@@ -294,7 +294,7 @@ def test_a_place_without_permission_is_named_before_the_work_begins(path, monkey
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
-    text = r"path: expected a place to write to, got '.*file\.txt' \(.*denied\)\. .*another place"
+    text = r"path: expected a path that can be written, got '.*file\.txt' \(.*denied\)\. .*another path"
     with pytest.raises(PermissionError, match=text), atomic_path(path):
         pytest.fail("the block was entered")
 
@@ -303,7 +303,7 @@ def test_a_place_without_permission_is_named_before_the_work_begins(path, monkey
 def test_a_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(PermissionError, match="path: expected a place to write to"):
+        with pytest.raises(PermissionError, match="path: expected a path that can be written"):
             write(tmp_path / "file.txt")
     finally:
         tmp_path.chmod(0o700)
@@ -322,7 +322,7 @@ def no_file_longer_than(n_bytes):
 
 def test_a_full_disk_is_said_and_leaves_what_was_there(path):
     path.write_text("old")
-    text = r"path: expected a place to write to, got '.*file\.txt' \(.*File too large\)"
+    text = r"path: expected a path that can be written, got '.*file\.txt' \(.*File too large\)"
     with pytest.raises(OSError, match=text), no_file_longer_than(10_000):
         write(path, "x" * 100_000)
     assert [entry.read_text() for entry in path.parent.iterdir()] == ["old"]

@@ -239,7 +239,7 @@ def test_places_that_cannot_be_written(rng, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match=r"path: expected a place to write to.*disk full"):
+    with pytest.raises(OSError, match=r"path: expected a path that can be written.*disk full"):
         plots.save_figure(figure, tmp_path / "figure.png")
     assert not list(tmp_path.iterdir())
 

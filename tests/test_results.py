@@ -242,7 +242,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(records, path, monk
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match=r"path: expected a place to write to.*disk full"):
+    with pytest.raises(OSError, match=r"path: expected a path that can be written.*disk full"):
         results.save(path, records, uids=UIDS, overwrite=True)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
@@ -257,7 +257,7 @@ def test_places_that_cannot_be_written(records, tmp_path):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder nobody can write to")
 def test_a_folder_without_permission(records):
-    with pytest.raises(OSError, match="path: expected a place to write to"):
+    with pytest.raises(OSError, match="path: expected a path that can be written"):
         results.save("/proc/self/r.nc", records, uids=UIDS)
 
 

@@ -275,7 +275,7 @@ def test_a_file_that_cannot_be_written_whole(tmp_path):
         text=True,
         timeout=300,
     )
-    assert "refused: path: expected a place to write to" in process.stderr
+    assert "refused: path: expected a path that can be written" in process.stderr
     left = {path.name for path in (tmp_path / "full" / "shards").iterdir()}
     assert left == {"00000.nc", "00000.json"}
     again = run_sweep(tmp_path, "full")
@@ -298,7 +298,7 @@ def test_a_full_disk(tmp_path):
     if mounted.returncode:
         pytest.skip(f"may not mount here ({mounted.stderr.strip()}); see the limit on files above")
     try:
-        with pytest.raises(OSError, match=r"expected a place to write to.*No space left"):
+        with pytest.raises(OSError, match=r"expected a path that can be written.*No space left"):
             run_sweep(tmp_path, "disk/out", shard_size=1)
         there = len(ej.results.store.read_records(disk / "out"))
         assert 0 < there < whole.n_videos

@@ -28,17 +28,10 @@ from esv_jax.cli.explain_output import (
     save_explained,
     write_table,
 )
-from esv_jax.cli.options import (
-    EstimatorName,
-    expect_free,
-    load_model,
-    make_estimator,
-    settings_of,
-)
+from esv_jax.cli.options import SequenceOptions, expect_free, settings_of
 from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
 from esv_jax.data.classes import class_index
-from esv_jax.data.inputs import Inputs, is_video
-from esv_jax.estimators import Constructive, Surrogate
+from esv_jax.data.inputs import Inputs
 from esv_jax.explanations import explain_batch
 from esv_jax.files import JSONObject, locked_folder, make_folder, remove_leftovers
 from esv_jax.games import make_game
@@ -70,8 +63,8 @@ class _Sequence(NamedTuple):
     stamp: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Explain:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Explain(SequenceOptions):
     """Explain videos or sequences of features: what did each frame contribute?
 
     Finished results are written every half minute; the same command continues an interrupted run.
@@ -79,67 +72,39 @@ class Explain:
     esv-jax explain JapaneseVowels_TEST.ts --model m.safetensors --frames 16
     """
 
-    data: tyro.conf.Positional[Path]
-    """Video, folder or list (.txt, .csv) of videos; or sequences: .ts, .npy (n, D) or (V, n, D), an
-    HDF5 feature store."""
-    model: Path | None = None
-    """Weights of esv-jax train or import-play-fair; default for videos: the shipped model."""
-    backbone: Path | None = None
-    """Weights that compute the features of --model from frames: .safetensors or .pth."""
     out: Path = Path("results")
     """Folder for results.nc, table.csv and figures/; continues results of the same command."""
-    frames: int | Literal["all"] = "all"
-    """Number of elements to explain, at segment centres; of shorter sequences all."""
     target: Annotated[str, tyro.conf.arg(name="class")] = "gt"
     """Class to show: gt (true; predicted if unknown), pred, a name or an id. All are stored."""
     contrast: tuple[str, str] | None = None
     """Two classes (gt, pred, names or ids): show the first minus the second."""
-    estimator: EstimatorName = "auto"
-    """Estimator; auto: exact if it fits, otherwise the best sampled one for the model."""
-    surrogate: Surrogate = Surrogate()
-    """Settings of the surrogate estimator."""
-    constructive: Constructive = Constructive()
-    """Settings of the paper's Algorithm 1."""
     tolerance: float | None = None
     """Largest half width of 95 % intervals; sampling continues until it is reached."""
     max_evaluations: int = 100_000
     """Largest number of model evaluations per sequence."""
     methods: tuple[MethodName, ...] = ()
     """Other methods whose values of all classes are stored beside ESVs; for short sequences."""
-    uids: tuple[str, ...] = ()
-    """Sequences to explain; default all."""
-    limit: int | None = None
-    """Explain the first N sequences."""
     figures: int = 5
     """Number of sequences to draw; for videos also a strip of frames and an overlay."""
     overlay: Overlay = "mp4"
     """Format of the overlay: the video with the values moving under it."""
-    label: str | None = None
-    """Label of an HDF5 store that is the class; default "action", or the only one."""
     classes: Path | None = None
     """CSV of class names (name,id) that replace the model's."""
-    seed: int = 0
-    """Seed of the sampled estimators, whose draws depend on it and on the uid alone."""
     overwrite: bool = False
     """Replace results in the output folder."""
 
     def run(self) -> int:
         """Explain, save, print."""
-        videos = is_video(self.data)
-        loaded = load_model(self.model, self.backbone, videos=videos)
+        loaded, inputs = self.load(self.classes)
         model = loaded.trained
-        inputs = loaded.open(self.data, videos, self.label, self.classes)
         if loaded.note:
             say(loaded.note)
         names = inputs.class_names if self.classes is not None else model.class_names
         assert names is not None
-        expect(
-            len(names) == len(model.class_names),
-            "classes",
-            f"{len(model.class_names)} names, as the model has classes",
-            len(names),
-        )
-        frames = None if self.frames == "all" else self.frames
+        n_classes = len(model.class_names)
+        expected = f"{n_classes} names, as the model has classes"
+        expect(len(names) == n_classes, "classes", expected, len(names))
+        frames = self.n_frames
         expect(frames is None or frames >= 1, "frames", "a number >= 1 or all", self.frames)
         chosen = inputs.positions(self.uids, self.limit)
         expect(len(chosen) > 0, "data", "at least one sequence to explain", "none")
@@ -162,7 +127,7 @@ class Explain:
         names: tuple[str, ...],
     ) -> int:
         """Explain the sequences that the output folder lacks; show all."""
-        frames = None if self.frames == "all" else self.frames
+        frames = self.n_frames
         store = self.out / "results.nc"
         done = self._explained_before(store, inputs, chosen, names, settings)
         before = list(done)
@@ -230,7 +195,7 @@ class Explain:
         relabelled = [one.uid for one, c in zip(found, labels, strict=True) if one.label != c]
         got = f"others, with new classes of {first_few(map(repr, relabelled))}"
         expect(not relabelled, "data", expected, got, WAY_OUT, kind=kind)
-        frames = None if self.frames == "all" else self.frames
+        frames = self.n_frames
         stamps = _stamps(inputs, positions)
         moved = [k for k, one in enumerate(found) if one.stamp != stamps[k]]  # read again
         contents = inputs.contents([positions[k] for k in moved], frames)
@@ -260,7 +225,7 @@ class Explain:
                 game,
                 np.array([found[i].features for i in rows], np.float32),
                 prior=model.prior,
-                estimator=make_estimator(self.estimator, self.surrogate, self.constructive),
+                estimator=self.make_estimator(),
                 key=jax.random.key(self.seed),
                 uids=[inputs.uids[i] for i in rows],
                 tolerance=self.tolerance,

@@ -1,4 +1,4 @@
-"""Options shared by several commands: the model, the estimator, the output."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -8,31 +8,71 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
+
 from esv_jax import models
 from esv_jax.checkpoints import load_torch
 from esv_jax.checks import expect, message
-from esv_jax.data.inputs import Encoder, Inputs, open_inputs, open_videos
+from esv_jax.data.inputs import Encoder, Inputs, is_video, open_inputs, open_videos
 from esv_jax.estimators import Constructive, Exact, Surrogate
 from esv_jax.files import JSONObject, expect_writable
 from esv_jax.inputs import EstimatorChoice
 from esv_jax.models.trained import model_digest
 from esv_jax.models.video_model import holds_encoder, video_model_digest
 
-EstimatorName = Literal["auto", "exact", "surrogate", "constructive"]
 _LONGEST = 120  # bytes of a name in UTF-8; endings such as "_perturbed.mp4" follow, 255 fit
 
 
-def make_estimator(
-    name: EstimatorName, surrogate: Surrogate, constructive: Constructive
-) -> EstimatorChoice:
-    """Return the estimator with a name, with the settings given for it."""
-    named: dict[EstimatorName, EstimatorChoice] = {
-        "auto": "auto",
-        "exact": Exact(),
-        "surrogate": surrogate,
-        "constructive": constructive,
-    }
-    return named[name]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceOptions:
+    """Options of the commands that compute Element Shapley Values."""
+
+    data: tyro.conf.Positional[Path]
+    """Video, folder or list (.txt, .csv) of videos; or sequences: .ts, .npy (n, D) or (V, n, D), an
+    HDF5 feature store."""
+    model: Path | None = None
+    """Weights of esv-jax train or import-play-fair; default for videos: the shipped model."""
+    backbone: Path | None = None
+    """Weights that compute the features of --model from frames: .safetensors or .pth."""
+    frames: int | Literal["all"] = "all"
+    """Number of elements to explain, at segment centres; of shorter sequences all."""
+    estimator: Literal["auto", "exact", "surrogate", "constructive"] = "auto"
+    """Estimator; auto: exact if it fits, otherwise the best sampled one for the model."""
+    surrogate: Surrogate = Surrogate()
+    """Settings of the surrogate estimator."""
+    constructive: Constructive = Constructive()
+    """Settings of the paper's Algorithm 1."""
+    label: str | None = None
+    """Label of an HDF5 store that is the class; default "action", or the only one."""
+    uids: tuple[str, ...] = ()
+    """Videos or sequences to explain; default all."""
+    limit: int | None = None
+    """Explain the first N videos or sequences."""
+    seed: int = 0
+    """Seed of the sampled estimators, whose draws depend on it and on the uid alone."""
+
+    @property
+    def n_frames(self) -> int | None:
+        """Number of elements to explain; None for all."""
+        return None if isinstance(self.frames, str) else self.frames
+
+    def make_estimator(self) -> EstimatorChoice:
+        """Return the estimator with its settings."""
+        named: dict[str, EstimatorChoice] = {
+            "auto": "auto",
+            "exact": Exact(),
+            "surrogate": self.surrogate,
+            "constructive": self.constructive,
+        }
+        return named[self.estimator]
+
+    def load(self, classes: Path | None) -> tuple[LoadedModel, Inputs]:
+        """Load the model and open the data; `classes` is a CSV of class names."""
+        videos = is_video(self.data)
+        loaded = load_model(self.model, self.backbone, videos=videos)
+        if videos and loaded.encoder is not None:
+            return loaded, open_videos(self.data, loaded.encoder, classes)
+        return loaded, open_inputs(self.data, self.label, classes)
 
 
 # The model
@@ -53,12 +93,6 @@ class LoadedModel:
     digest: str
     encoder: Encoder | None = None
     note: str = ""
-
-    def open(self, path: Path, videos: bool, label: str | None, classes: Path | None) -> Inputs:
-        """Open videos or sequences of features; arguments as of `open_inputs`."""
-        if videos and self.encoder is not None:
-            return open_videos(path, self.encoder, classes)
-        return open_inputs(path, label, classes)
 
 
 def load_model(path: Path | None, backbone: Path | None, *, videos: bool) -> LoadedModel:

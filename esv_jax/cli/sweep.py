@@ -7,17 +7,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
-from esv_jax.cli.options import EstimatorName, load_model, make_estimator, settings_of
+from esv_jax.cli.options import SequenceOptions, settings_of
 from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
 from esv_jax.data.classes import read_labels
-from esv_jax.data.inputs import is_video
-from esv_jax.estimators import Constructive, Surrogate
 from esv_jax.files import make_folder
 from esv_jax.sweeps import connect, sweep
 from esv_jax.sweeps.run import Progress, SweepReport
@@ -26,46 +23,25 @@ _SHOWN = 10  # failures that are printed
 _EVERY = 10.0  # seconds between two lines of progress
 
 
-@dataclasses.dataclass(frozen=True)
-class Sweep:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep(SequenceOptions):
     """Explain a whole set of videos or sequences; continue an interrupted run.
 
     Examples: esv-jax sweep features.hdf --model m.safetensors --frames 8 --out results;
     srun esv-jax sweep features.hdf --model m.safetensors --cluster --out /shared/results
     """
 
-    data: tyro.conf.Positional[Path]
-    """Sequences (an HDF5 feature store, .ts, .npy (n, D) or (V, n, D)), or a folder or list of
-    videos."""
-    model: Path | None = None
-    """Weights of esv-jax train or import-play-fair; default for videos: the shipped model."""
-    backbone: Path | None = None
-    """Weights that compute the features of --model from frames of videos."""
     out: Path = Path("results")
     """Folder of the results; the same command continues an interrupted run."""
-    frames: int | Literal["all"] = "all"
-    """Number of elements to explain, at segment centres; of shorter sequences all."""
     classes: str = "all"
     """Classes whose values are stored: all, or some of gt (true), pred (predicted), top5 (any
     number), separated by commas. Scores of all classes are stored."""
-    estimator: EstimatorName = "auto"
-    """Estimator; auto: exact if it fits, otherwise the best sampled one for the model."""
-    surrogate: Surrogate = Surrogate()
-    """Settings of the surrogate estimator."""
-    constructive: Constructive = Constructive()
-    """Settings of the paper's Algorithm 1."""
     marginals: bool = False
     """Also store mean marginal contributions by scale."""
-    label: str | None = None
-    """Label of an HDF5 store that is the class; default "action", or the only one."""
     labels: Path | None = None
     """CSV of true classes of videos (uid,class)."""
     class_names: Path | None = None
     """CSV of class names (name,id) that replace the model's."""
-    uids: tuple[str, ...] = ()
-    """Videos to explain; default all."""
-    limit: int | None = None
-    """Explain the first N videos."""
     min_elements: int = 1
     """Smallest number of elements; shorter sequences are recorded as failed."""
     batch_size: int | None = None
@@ -73,8 +49,6 @@ class Sweep:
     bits of values depend on it."""
     shard_size: int | None = None
     """Number of videos per file, the most that a killed run loses; default by their cost."""
-    seed: int = 0
-    """Seed of the sampled estimators, whose draws depend on it and on the uid alone."""
     strict: bool = False
     """End at the first video that cannot be explained, instead of recording the reason."""
     retry_failed: bool = False
@@ -97,12 +71,10 @@ class Sweep:
         connect(self.coordinator, self.hosts, self.host, cluster=self.cluster)
         if self.compilation_cache is not None:
             keep_programs(self.compilation_cache)
-        videos = is_video(self.data)
-        loaded = load_model(self.model, self.backbone, videos=videos)
+        loaded, inputs = self.load(self.class_names)
         first = jax.process_index() == 0
         if loaded.note and first:
             say(loaded.note)
-        inputs = loaded.open(self.data, videos, self.label, self.class_names)
         if self.labels is not None:
             known = read_labels(self.labels, self.class_names)
             labels = np.array([known.get(uid, -1) for uid in inputs.uids])
@@ -113,9 +85,9 @@ class Sweep:
                 inputs,
                 loaded.trained,
                 self.out,
-                frames=None if self.frames == "all" else self.frames,
+                frames=self.n_frames,
                 classes=self.classes,
-                estimator=make_estimator(self.estimator, self.surrogate, self.constructive),
+                estimator=self.make_estimator(),
                 key=jax.random.key(self.seed),
                 marginals=self.marginals,
                 class_names=names,

@@ -275,30 +275,22 @@ def create(
     header: Header,
     places: Sequence[ShardPlace],
     data: JSONObject,
+    *,
+    keep_shards: bool = False,
 ) -> None:
-    """Create the store of a sweep, without values yet; shards of an earlier sweep are deleted.
+    """Write the manifest, then the view, whose checksum it holds.
 
     Args:
       folder: locked by `writing`.
       identity: the settings that must be equal for a sweep to be continued.
       header, places: see there.
       data: paths of the data, with their sizes and times.
+      keep_shards: do not delete the shards of an earlier sweep.
     """
-    if is_sweep(folder):
+    if is_sweep(folder) and not keep_shards:
         for path in (folder / SHARDS).iterdir():
             if _SHARD_FILE.fullmatch(path.name):
                 path.unlink()
-    renew(folder, identity, header, places, data)
-
-
-def renew(
-    folder: Path,
-    identity: JSONObject,
-    header: Header,
-    places: Sequence[ShardPlace],
-    data: JSONObject,
-) -> None:
-    """Write the manifest, then the view, whose checksum it holds. Shards stay; see `create`."""
     view = _view_of(header, places)
     manifest = {
         "format": FORMAT,

@@ -356,7 +356,7 @@ def _prepare(task: Task, overwrite: bool, retry_failed: bool) -> tuple[list[int]
         whole = {index: record for index, record in records.items() if index not in broken}
         if _is_same_data(task, data, whole, overwrite):
             if store.read_manifest(out).get("data") != data or not store.view_is_whole(out):
-                store.renew(out, task.identity, task.header, places, data)
+                store.create(out, task.identity, task.header, places, data, keep_shards=True)
             if retry_failed:
                 again = {index for index in whole if records[index]["failures"]}
                 whole = {index: record for index, record in whole.items() if index not in again}
