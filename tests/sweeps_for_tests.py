@@ -21,7 +21,7 @@ LENGTHS = (3, 5, 2, 5, 6, 3, 5, 2, 6, 5, 3, 3, 5, 2, 6, 5, 5, 3, 2, 5)
 
 
 def run_killer(code, folder, n_kills, timeout):
-    """What a program that kills its children prints last, as JSON; its words are FOLDER 0 N."""
+    """Run a program that kills its children, with arguments FOLDER 0 N; return its JSON."""
     process = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), str(folder), "0", str(n_kills)],
         cwd=Path(__file__).resolve().parent.parent,
@@ -58,7 +58,7 @@ def make_sequences(lengths=LENGTHS, seed=1, width=WIDTH):
 
 
 def write_set(folder, sequences=None, labels=True):
-    """features.hdf and model.safetensors in a folder."""
+    """Write features.hdf and model.safetensors to a folder."""
     sequences = make_sequences() if sequences is None else sequences
     rows = (
         (uid, x, {"action": i % N_CLASSES} if labels else {})

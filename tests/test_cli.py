@@ -1,4 +1,4 @@
-"""The command line as a user meets it: outputs, messages, exit codes."""
+"""The command line: outputs, messages, exit codes."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"esv-jax {ej.__version__}\n"
 
 
-def test_without_arguments_it_helps(capsys):
+def test_without_arguments_the_help_is_printed(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 0
@@ -153,7 +153,7 @@ def test_train_then_explain(folder, tmp_path, capsys):
         (2, "0.1", None),
     ],
 )
-def test_few_sequences_of_each_class(tmp_path, capsys, of_each, asked, says):
+def test_training_with_few_sequences_of_each_class(tmp_path, capsys, of_each, asked, says):
     labels = np.repeat(np.arange(3), of_each)
     sequences = list(np.random.default_rng(0).normal(size=(len(labels), 2, 3)))
     (tmp_path / "few.ts").write_text(ts_text(sequences, labels))
@@ -313,7 +313,7 @@ def test_models_of_other_features_are_refused(folder, tmp_path, capsys):
     assert "with the heads' D = 3, got (4, 7)" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_outputs_are_not_replaced_unasked(folder, tmp_path, capsys):
+def test_outputs_are_replaced_only_with_overwrite(folder, tmp_path, capsys):
     arguments = ["toy.ts", tmp_path / "r", "--limit", "1", "--figures", "0"]
     assert explain(folder, *arguments) == 0
     assert explain(folder, *arguments, "--seed", "1") == 2
@@ -321,7 +321,7 @@ def test_outputs_are_not_replaced_unasked(folder, tmp_path, capsys):
     assert explain(folder, *arguments, "--seed", "1", "--overwrite") == 0
 
 
-def test_places_that_cannot_be_written_are_found_first(folder, tmp_path, capsys):
+def test_outputs_that_cannot_be_written_are_refused_first(folder, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert explain(folder, "toy.ts", tmp_path / "file" / "r") == 2
     assert "expected a folder that can be made" in capsys.readouterr().err.splitlines()[-1]
@@ -399,7 +399,7 @@ def test_slow_reading_ends_a_block(folder, tmp_path, monkeypatch):
     assert sizes == [4, 4, 2]
 
 
-def test_an_error_on_the_way_keeps_finished_sequences(folder, tmp_path, capsys):
+def test_an_error_keeps_finished_sequences(folder, tmp_path, capsys):
     rng = np.random.default_rng(0)
     xs = rng.normal(size=(40, 5, 3)).astype(np.float32)
     xs[37, 2, 1] = np.nan
@@ -439,7 +439,7 @@ def test_debug_shows_the_traceback(folder, tmp_path, monkeypatch):
 
 
 def test_an_interrupt_waits_for_an_import(tmp_path):
-    """Raised within the initialisation of a native module, it would crash the process."""
+    """An exception within the initialisation of a native module would crash the process."""
     (tmp_path / "slow_module.py").write_text(
         "import os, signal, time\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
@@ -478,7 +478,7 @@ def test_the_console_script_runs(tmp_path):
         ),
     ],
 )
-def test_a_want_of_memory_is_one_line(tmp_path, monkeypatch, capsys, error, said):
+def test_out_of_memory_is_one_line(tmp_path, monkeypatch, capsys, error, said):
     def failing(self):
         raise error
 
@@ -487,7 +487,7 @@ def test_a_want_of_memory_is_one_line(tmp_path, monkeypatch, capsys, error, said
     assert capsys.readouterr().err.strip() == said
 
 
-def test_other_errors_of_the_runtime_are_not_hidden(tmp_path, monkeypatch):
+def test_other_runtime_errors_are_raised(tmp_path, monkeypatch):
     def failing(self):
         raise RuntimeError("a fault of ours")
 
@@ -497,7 +497,7 @@ def test_other_errors_of_the_runtime_are_not_hidden(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
-def test_little_address_space_is_told_before_jax_fails():
+def test_a_small_address_space_is_a_warning_before_jax_fails():
     code = (
         "import resource\nfrom esv_jax.cli import warn_of_small_memory\nwarn_of_small_memory()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (3_000_000_000,) * 2)\nwarn_of_small_memory()\n"

@@ -1,4 +1,4 @@
-"""`esv-jax explain` stopped and called again: it goes on where it was stopped."""
+"""`esv-jax explain`: continuation of interrupted runs."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def uids_of(out):
 
 
 def assert_same(out, other):
-    """The same results files, but for the folder and the time, and the same tables."""
+    """Assert equal results files, except for the folder and the time, and equal tables."""
     stored = []
     for path in (out, other):
         with ej.results.open(path) as dataset:
@@ -103,7 +103,7 @@ def assert_same(out, other):
         ((*SAMPLED, "--frames", "4", "--methods", "leave_one_out"), 2),
     ],
 )
-def test_a_run_that_goes_on_equals_one_never_stopped(folder, capsys, monkeypatch, options, n_calls):
+def test_a_continued_run_equals_an_uninterrupted_one(folder, capsys, monkeypatch, options, n_calls):
     assert explain(folder, "whole", *options) == 0
     shown = capsys.readouterr().out.splitlines()[:-1]
     with monkeypatch.context() as patch:
@@ -223,7 +223,7 @@ def test_files_of_other_origin_are_refused(folder, capsys):
 
 
 @pytest.mark.slow  # videos
-def test_videos_go_on_unless_their_files_changed(tmp_path, capsys, monkeypatch):
+def test_a_run_on_videos_is_continued_unless_their_files_changed(tmp_path, capsys, monkeypatch):
     pytest.importorskip("av", reason="needs the video extra")
     made = ej.data.synthetic_videos(5, seed=5, n_frames=12)
     clips = tmp_path / "clips"
@@ -267,7 +267,7 @@ def test_videos_go_on_unless_their_files_changed(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "out" / "results.nc").read_bytes() == before
 
 
-def test_a_file_that_changes_while_it_is_read_is_left_out(tmp_path, capsys, monkeypatch):
+def test_a_file_that_changes_while_it_is_read_is_omitted(tmp_path, capsys, monkeypatch):
     pytest.importorskip("av", reason="needs the video extra")
     from esv_jax.data import inputs
 

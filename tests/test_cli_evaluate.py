@@ -1,4 +1,4 @@
-"""`esv-jax evaluate`: tables, files, going on where it stopped, refusals."""
+"""`esv-jax evaluate`: tables, files, continuation, bad input."""
 
 import csv
 import json
@@ -55,7 +55,7 @@ def whole(model, tmp_path_factory):
     return out
 
 
-def test_files_hold_what_the_functions_give(model, whole):
+def test_files_hold_the_results_of_the_functions(model, whole):
     network = ej.models.load_clip_model(model)
     at = ej.data.segment_centres(32, T)
     made = ej.data.synthetic_videos(3, seed=30000, n_frames=32, frames=at)
@@ -105,7 +105,7 @@ def test_tables_are_printed(model, whole, capsys):
     assert f"Scores of 3 clips in {whole}" in printed
 
 
-def test_it_goes_on_where_it_was_stopped(model, whole, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_is_continued(model, whole, tmp_path, monkeypatch, capsys):
     judged = []
     evaluator = ClipEvaluator.__call__
 
@@ -133,7 +133,7 @@ def test_it_goes_on_where_it_was_stopped(model, whole, tmp_path, monkeypatch, ca
     assert old == new
 
 
-def test_scores_of_other_settings_are_not_mixed_in(model, whole, tmp_path, capsys):
+def test_scores_of_other_settings_are_refused(model, whole, tmp_path, capsys):
     options = ["--n-clips", "1", "--class", "label"]
     assert run(model, whole, *options, "--seed", "1") == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
@@ -149,7 +149,7 @@ def test_scores_of_other_settings_are_not_mixed_in(model, whole, tmp_path, capsy
     assert "Means over 1 clip (" in printed and "[" not in printed.split("Reliab")[0]
 
 
-def test_maps_without_scores_are_told_and_kept_as_such(model, tmp_path, monkeypatch, capsys):
+def test_maps_without_scores_are_reported_and_stored(model, tmp_path, monkeypatch, capsys):
     evaluator = ClipEvaluator.__call__
 
     def without(self, *args, **options):

@@ -1,4 +1,4 @@
-"""Files named by uids: of any length and letters, one for each, within what disks can hold."""
+"""Names of files: distinct and valid for uids of any length and characters."""
 
 import csv
 import re
@@ -49,7 +49,7 @@ def clips(tmp_path_factory):
     return folder
 
 
-def test_names_of_files():
+def test_file_names_of_uids():
     for uid in ("clip-1_a.b", "ü", "x" * 120):
         assert file_name(uid) == uid
     for uid, start in {"a b/ü$": "a_b_ü_", "..": "_..", "": "_", "a b": "a_b"}.items():

@@ -23,7 +23,7 @@ T = 8
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two clips, one that is cut short, one of too few frames, and a tiny network."""
+    """Two clips, a truncated one, one with too few frames, and a tiny network."""
     folder = tmp_path_factory.mktemp("videos")
     made = ej.data.synthetic_videos(2, seed=5, n_frames=12)
     for name, clip in zip("ab", made.clips, strict=True):
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 
 class Spy:
-    """`step`, with what it was asked and what it gave; fails as asked in place of working."""
+    """`step` that records its arguments and results, and can be made to fail."""
 
     def __init__(self, step):
         self.step, self.calls, self.results = step, [], []
@@ -61,7 +61,7 @@ def spy(monkeypatch):
 
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
-    """All videos with two areas, once: the exit code, the folder, what `step` was asked."""
+    """One run on all videos with two areas: exit code, folder, arguments of `step`."""
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
         spy = Spy(ej.perturbation.step)
@@ -81,7 +81,7 @@ def errors_of(capsys) -> list[str]:
     return [line for line in lines if line.startswith("esv-jax:")]
 
 
-def test_files_hold_what_step_gave(folder, run):
+def test_files_hold_the_results_of_step(folder, run):
     _, out, spy = run
     model = ej.models.load_clip_model(folder / "m.safetensors")
     fn = probabilities(model)
@@ -146,7 +146,7 @@ def test_traces_pictures_and_the_table(run):
             assert info.frames == T and info.width == 4 * width
 
 
-def test_the_perturbed_video_is_what_the_network_saw(folder, run):
+def test_the_perturbed_video_shows_the_network_input(folder, run):
     _, out, spy = run
     model = ej.models.load_clip_model(folder / "m.safetensors")
     clip, _, options = spy.calls[0]
@@ -164,7 +164,7 @@ def test_pictures_of_prepared_clips_are_those_of_the_model(folder):
     np.testing.assert_array_equal(found, model.shown(frames))
 
 
-def test_videos_that_fail_do_not_keep_up_the_others(folder, spy, run, tmp_path, capsys):
+def test_a_failing_video_does_not_stop_the_others(folder, spy, run, tmp_path, capsys):
     assert run[0] == 2
     spy.results = run[2].results
     model = str(folder / "m.safetensors")
@@ -182,7 +182,7 @@ def test_videos_that_fail_do_not_keep_up_the_others(folder, spy, run, tmp_path, 
     assert "a.nc" in line and "--overwrite" in line and len(spy.calls) == 2
 
 
-def test_what_is_deleted_is_shown_without_the_mask(folder, tmp_path, spy, run, capsys):
+def test_deletion_shows_the_clip_without_the_mask(folder, tmp_path, spy, run, capsys):
     found = dataclasses.replace(run[2].results[0], mode="delete")
     spy.results = [found]
     options = ["--mode", "delete", "--perturbation", "fade", "--areas", "0.1", "0.3"]
@@ -224,7 +224,7 @@ def test_all_options_reach_step(folder, tmp_path, spy, run):
     }
 
 
-def test_a_mask_that_failed_is_kept_and_said(folder, tmp_path, spy, run, capsys):
+def test_a_failed_mask_is_stored_and_reported(folder, tmp_path, spy, run, capsys):
     found = run[2].results[0]
     reward = found.reward.at[1, 2:].set(jnp.nan)
     failed_at = jnp.array([-1, 2], jnp.int32)

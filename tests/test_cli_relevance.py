@@ -19,7 +19,7 @@ pytest.importorskip("av", reason="needs the video extra")
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """Two synthetic clips, one that is cut short, one of too few frames."""
+    """Two synthetic clips, a truncated one, one with too few frames."""
     folder = tmp_path_factory.mktemp("videos")
     made = ej.data.synthetic_videos(2, seed=5, n_frames=20)
     paths = ej.data.write_synthetic_videos(folder, made)
@@ -37,7 +37,7 @@ def videos(tmp_path_factory):
         pytest.param("discriminative", marks=pytest.mark.slow),
     ],
 )
-def test_files_hold_what_the_functions_give(videos, tmp_path, capsys, method):
+def test_files_hold_the_results_of_the_functions(videos, tmp_path, capsys, method):
     _, paths = videos
     options = ["--method", method, "--overlay", "gif", "--out", str(tmp_path)]
     options += ["--sigma", "1"] * (method == "selective")
@@ -86,7 +86,7 @@ def test_files_hold_what_the_functions_give(videos, tmp_path, capsys, method):
     assert (tmp_path / f"{uid}_strip.png").stat().st_size > 1000
 
 
-def test_videos_that_fail_do_not_keep_up_the_others(videos, tmp_path, capsys):
+def test_a_failing_video_does_not_stop_the_others(videos, tmp_path, capsys):
     folder, paths = videos
     options = ["--class", "covering", "--overlay", "none", "--out", str(tmp_path)]
     assert main(["relevance", str(folder), *options]) == 2

@@ -1,4 +1,4 @@
-"""`esv-jax sweep` and `esv-jax results`, as people call them."""
+"""`esv-jax sweep` and `esv-jax results`."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def error_of(capsys):
     return lines[0]
 
 
-def test_the_command_does_what_the_function_does(swept):
+def test_the_command_equals_the_function(swept):
     ej.sweep(
         swept / "features.hdf",
         swept / "model.safetensors",
@@ -68,7 +68,7 @@ def test_the_command_does_what_the_function_does(swept):
         assert plain["esv"].shape == (len(LENGTHS), max(LENGTHS), N_CLASSES)
 
 
-def test_what_it_prints(swept, capsys, monkeypatch):
+def test_printed_summary_and_progress(swept, capsys, monkeypatch):
     assert run(swept) == 0
     text = capsys.readouterr().out
     assert f"explained before: {len(LENGTHS)}" in text
@@ -92,7 +92,7 @@ def test_a_bar_at_a_terminal(monkeypatch, capsys):
     assert "2 failed" in text
 
 
-def test_time_left_is_told(capsys):
+def test_progress_lines_estimate_the_time_left(capsys):
     now = [0.0]
     watch = command._ProgressReport(clock=lambda: now[0])
     now[0] = 100.0
@@ -104,7 +104,7 @@ def test_time_left_is_told(capsys):
     )
 
 
-def test_failures_are_told_and_the_rest_is_kept(tmp_path, capsys):
+def test_failures_are_printed_and_other_videos_stored(tmp_path, capsys):
     write_set(tmp_path)
     assert run(tmp_path, "--min-elements", "3", "--classes", "gt,pred") == 2
     printed = capsys.readouterr()
@@ -115,7 +115,7 @@ def test_failures_are_told_and_the_rest_is_kept(tmp_path, capsys):
     assert "failed: video-2: length" in capsys.readouterr().out
 
 
-def test_results_in_words_and_as_a_table(swept, tmp_path, capsys):
+def test_results_as_summary_and_table(swept, tmp_path, capsys):
     assert main(["results", str(swept / "out"), "--verify"]) == 0
     text = capsys.readouterr().out
     assert f"videos:           {len(LENGTHS)}" in text
@@ -133,7 +133,7 @@ def test_results_in_words_and_as_a_table(swept, tmp_path, capsys):
     np.testing.assert_allclose(frame["esv"], expected["esv"], rtol=1e-6)
 
 
-def test_several_results_side_by_side(swept, tmp_path, capsys):
+def test_several_results_are_collated(swept, tmp_path, capsys):
     run_sweep(swept, "few", uids=["video-3", "video-1"], frames=2)
     both = tmp_path / "both.nc"
     paths = [str(swept / "out"), str(swept / "few")]
@@ -146,8 +146,8 @@ def test_several_results_side_by_side(swept, tmp_path, capsys):
     assert "overwrite" in error_of(capsys)
 
 
-def test_all_of_a_sweep_is_verified(tmp_path, capsys):
-    """The view has a checksum, and the data are compared with what was explained."""
+def test_verify_checks_view_shards_and_data(tmp_path, capsys):
+    """The view has a checksum, and the data are compared with their digests."""
     write_set(tmp_path, make_sequences((3, 3, 3)))
     assert run(tmp_path) == 0
     verify = ["results", str(tmp_path / "out"), "--verify"]
@@ -188,7 +188,7 @@ def test_a_damaged_shard_is_found(swept, capsys):
 
 
 @pytest.mark.slow
-def test_videos_too(tmp_path, capsys):
+def test_a_sweep_of_videos(tmp_path, capsys):
     clips = ej.data.write_synthetic_videos(tmp_path / "clips", ej.data.synthetic_videos(2, seed=0))
     (tmp_path / "list.txt").write_text("\n".join(map(str, [*clips, tmp_path / "lost.mp4"])))
     labels = tmp_path / "labels.csv"

@@ -1,4 +1,4 @@
-"""The command line on videos: from a file to values, strip and overlay."""
+"""The command line on videos: values, strips, overlays."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ pytest.importorskip("av", reason="needs the video extra")
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """A folder of three synthetic clips and one that is cut short."""
+    """A folder of three synthetic clips and a truncated one."""
     folder = tmp_path_factory.mktemp("videos")
     made = ej.data.synthetic_videos(3, key=jax.random.key(5), n_frames=20)
     paths = ej.data.write_synthetic_videos(folder, made)
@@ -88,7 +88,7 @@ def test_the_demo_goes_from_video_files_to_pictures(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_features_of_a_backbone_can_stand_before_imported_heads(videos, tmp_path):
+def test_a_backbone_computes_features_for_imported_heads(videos, tmp_path):
     """A model on features and a backbone beside it explain a video."""
     _, _, paths = videos
     name = "resnet50"

@@ -1,4 +1,4 @@
-"""`esv-jax extract` as a user meets it: videos to a feature store, resumed, and what goes wrong."""
+"""`esv-jax extract`: features of videos, continuation, errors."""
 
 import os
 
@@ -94,7 +94,7 @@ def test_a_folder_of_videos_with_labels(folder, expected, tmp_path, capsys):
         assert len(store.settings["digest"]) == 64
 
 
-def test_what_is_there_is_not_done_again(folder, expected, tmp_path, capsys, decoded):
+def test_stored_videos_are_skipped(folder, expected, tmp_path, capsys, decoded):
     clips, out = folder / "clips", tmp_path / "f.hdf"
     assert run(folder, out, clips / "b.mp4") == 0
     assert run(folder, out, clips) == 0
@@ -116,7 +116,7 @@ def test_what_is_there_is_not_done_again(folder, expected, tmp_path, capsys, dec
 
 
 @pytest.mark.slow
-def test_after_an_interruption(folder, tmp_path, capsys, decoded, monkeypatch):
+def test_an_interrupted_run_is_continued(folder, tmp_path, capsys, decoded, monkeypatch):
     out, spied = tmp_path / "f.hdf", command.decode_frames
 
     def interrupted(path, *args, **kwargs):
@@ -237,7 +237,7 @@ KILLER = """
 
 @pytest.mark.slow
 def test_killed_at_random_moments(folder, tmp_path):
-    """What is there in the end is what an extraction gives that nobody stopped."""
+    """The final store equals that of an uninterrupted run."""
     os.symlink(folder / "weights.safetensors", tmp_path / "weights.safetensors")
     (tmp_path / "films").mkdir()
     for seed in range(40):
@@ -254,7 +254,7 @@ def test_killed_at_random_moments(folder, tmp_path):
     assert not (tmp_path / "killed.hdf.partial").exists()
 
 
-def test_bad_videos_are_reported_and_the_others_done(folder, expected, tmp_path, capsys):
+def test_bad_videos_are_reported_and_the_others_extracted(folder, expected, tmp_path, capsys):
     (tmp_path / "text.mp4").write_text("not a video")
     lines = [folder / "clips" / "a.mp4", "gone.mp4", folder / "broken.mp4", "", "text.mp4"]
     lines += [folder / "clips" / "b.mp4"]
@@ -286,9 +286,7 @@ def test_fewer_frames_long_videos_in_pieces_and_bfloat16(folder, expected, tmp_p
         assert 0 < np.abs(store["c"][0] - theirs).max() < 0.03 * np.abs(theirs).max()
 
 
-def test_damage_beyond_the_first_piece_leaves_nothing_of_a_video(
-    folder, tmp_path, monkeypatch, capsys
-):
+def test_a_video_damaged_beyond_the_first_chunk_is_omitted(folder, tmp_path, monkeypatch, capsys):
     def damaged(path, *, indices, size):
         if path.stem == "c" and 6 in indices:
             raise ValueError("c.mp4: damaged")
@@ -323,7 +321,7 @@ def test_pytorch_weights_with_pooled_features(folder, tmp_path, monkeypatch, cap
     assert ej.data.FeatureStore(tmp_path / "f.hdf")["b"][0].shape == (2, 2048)
 
 
-def test_arguments_refused(folder, tmp_path, capsys):
+def test_bad_arguments(folder, tmp_path, capsys):
     (tmp_path / "labels.csv").write_text("uid,class\na,1\n")
     (tmp_path / "empty").mkdir()
     clips = folder / "clips"
@@ -344,14 +342,6 @@ def test_arguments_refused(folder, tmp_path, capsys):
         assert run(folder, tmp_path / "f.hdf", *sources, options=options) == 2
         assert text in " ".join(capsys.readouterr().err.split())
         assert not (tmp_path / "f.hdf").exists() and not (tmp_path / "f.hdf.partial").exists()
-
-
-def test_help_shows_defaults_and_an_example(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["extract", "--help"])
-    assert stop.value.code == 0
-    out = " ".join(capsys.readouterr().out.split())
-    assert "Example: esv-jax extract" in out and "(default: 32)" in out
 
 
 # Lists and labels
@@ -409,7 +399,7 @@ def test_malformed_lists(tmp_path, text, says):
         ("a,-1\n", None, "a class id or a known name, got '-1'"),
     ],
 )
-def test_labels_refused(tmp_path, rows, names, says):
+def test_bad_labels(tmp_path, rows, names, says):
     (tmp_path / "l.csv").write_text("uid,class\n" + rows)
     if names:
         (tmp_path / "c.csv").write_text("name,id\n" + names)

@@ -1,4 +1,4 @@
-"""The store of explanations: what goes in comes back, and bad input is named."""
+"""Files of explanations: round trips, tables, errors."""
 
 import dataclasses
 import json
@@ -109,7 +109,7 @@ def test_the_file_describes_itself(records, path):
         np.testing.assert_array_equal(by_name, records[1].for_class(1))
 
 
-def test_a_prior_of_each_video_is_kept(rng, path):
+def test_priors_of_each_video_are_stored(rng, path):
     priors = [np.eye(C, dtype=np.float32)[i] for i in range(2)]
     pair = [_record(rng, 2, prior=prior) for prior in priors]
     results.save(path, pair, uids="pq")
@@ -152,7 +152,7 @@ def test_variables_are_read_when_used(records, path):
         assert not dataset["esv"].variable._in_memory
 
 
-def test_a_selection_of_videos_still_gives_records(records, path):
+def test_records_of_a_selection_of_videos(records, path):
     results.save(path, records, uids=UIDS)
     with results.open(path) as dataset:
         chosen = dataset.sel(video=["ç3"]).load()
@@ -199,7 +199,7 @@ def test_bad_arguments_are_named(records, path, change, named):
     assert not list(path.parent.iterdir())
 
 
-def test_records_that_do_not_go_together_are_named(records, rng, path):
+def test_records_that_do_not_fit_are_named(records, rng, path):
     odd = [*records[:2], _record(rng, 3, c=C + 1)]
     with pytest.raises(ValueError, match=r"attributions\[2\]: expected 4 classes"):
         results.save(path, odd, uids=UIDS)
@@ -222,7 +222,7 @@ def test_labels_of_another_kind(records, path):
         results.save(path, records, uids=UIDS, labels=[0.0, 1.0, 2.0])
 
 
-def test_an_existing_file_is_kept_unless_told(records, path):
+def test_an_existing_file_is_kept_without_overwrite(records, path):
     results.save(path, records[:1], uids=UIDS[:1])
     with pytest.raises(FileExistsError, match="overwrite=True"):
         results.save(path, records, uids=UIDS)
@@ -248,7 +248,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(records, path, monk
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_places_that_cannot_be_written(records, tmp_path):
+def test_paths_that_cannot_be_written(records, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no .*absent"):
         results.save(tmp_path / "absent" / "r.nc", records, uids=UIDS)
     with pytest.raises(ValueError, match="path: expected a file, got the folder"):
@@ -320,7 +320,7 @@ def test_importing_brings_no_file_libraries():
     assert done.stdout.strip() == "[]"
 
 
-def test_warnings_and_removal_are_kept(rng, tmp_path):
+def test_warnings_and_removal_are_stored(rng, tmp_path):
     def fn(clips):
         return np.full((len(clips), 2), 0.5)
 

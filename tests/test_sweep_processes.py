@@ -1,4 +1,4 @@
-"""Sweeps in other processes: several devices, several hosts, killed, and on a full disk."""
+"""Sweeps in other processes: several devices, several hosts, kills, full disks."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def free_port():
 
 
 def start_hosts(folder, n, options, **own):
-    """n processes of one runtime; `own`: options of single hosts, as host_1={...}."""
+    """Run n processes of one runtime; `own`: options of single hosts, as host_1={...}."""
     address = f"127.0.0.1:{free_port()}"
     return [
         start(
@@ -58,7 +58,7 @@ def swept(tmp_path_factory):
     return folder, {"estimator": ["Constructive", 4, 2], "shard_size": 2}
 
 
-def test_eight_devices_change_nothing(swept):
+def test_eight_devices_give_the_same_bytes(swept):
     folder, options = swept
     flags = "--xla_force_host_platform_device_count=8"
     process = start(folder, options | {"out": "eight"}, flags)
@@ -79,7 +79,7 @@ def test_eight_devices_in_blocks_of_many(tmp_path):
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_several_hosts_change_nothing(swept, n):
+def test_several_hosts_give_the_same_bytes(swept, n):
     folder, options = swept
     processes = start_hosts(folder, n, options | {"out": f"hosts-{n}"})
     ends = [process.communicate(timeout=300) for process in processes]
@@ -95,7 +95,7 @@ def test_several_hosts_change_nothing(swept, n):
 
 
 def test_a_cluster_is_found(swept):
-    """What SLURM tells the two tasks of a step is all that they are told."""
+    """The environment of two SLURM tasks is all that the processes are given."""
     folder, options = swept
     told = {
         "SLURM_JOB_ID": str(os.getpid()),
@@ -140,7 +140,7 @@ def test_a_refusal_of_the_first_host_reaches_all(swept):
 
 
 def test_a_host_that_is_lost(swept):
-    """The other's shards stay, and one process alone goes on."""
+    """The shards of the other host stay, and one process continues alone."""
     folder, options = swept
     slow = options | {"out": "lost"}
     first, second = start_hosts(folder, 2, slow)
@@ -160,8 +160,8 @@ def test_a_host_that_is_lost(swept):
 
 
 @pytest.mark.slow
-def test_two_processes_that_know_nothing_of_each_other(swept):
-    """Both begin at once: one writes, the other is refused or finds all done."""
+def test_two_independent_processes(swept):
+    """Both start at once: one writes, the other is refused or finds everything done."""
     folder, options = swept
     processes = [start(folder, options | {"out": "two"}) for _ in range(2)]
     ends = [process.communicate(timeout=300) for process in processes]
@@ -233,7 +233,7 @@ KILLER = """
 
 
 def test_killed_at_random_moments(tmp_path):
-    """Twenty times and more: what is there in the end is what an undisturbed sweep gives."""
+    """After twenty kills or more the store equals that of an uninterrupted sweep."""
     write_set(tmp_path, make_sequences([3] * 9))
     run_sweep(tmp_path, shard_size=1)
     found = run_killer(KILLER, tmp_path, 22, timeout=600)
@@ -258,8 +258,8 @@ LIMITED = """
 """
 
 
-def test_a_file_that_cannot_be_written_whole(tmp_path):
-    """Shards of many videos do not fit, those of few do and stay; with room it goes on."""
+def test_a_file_that_cannot_be_written_completely(tmp_path):
+    """Large shards do not fit, small ones do and stay; with more space the sweep continues."""
     write_set(tmp_path, make_sequences([3, *[5] * 200]))
     run_sweep(tmp_path)
     view = (tmp_path / "out" / "results.nc").stat().st_size
@@ -284,7 +284,7 @@ def test_a_file_that_cannot_be_written_whole(tmp_path):
 
 
 def test_a_full_disk(tmp_path):
-    """A small file system in memory, which takes some shards; then it grows."""
+    """A small file system in memory holds some shards; then it grows."""
     write_set(tmp_path, make_sequences([5] * 12))
     whole = run_sweep(tmp_path, shard_size=1)
     disk = tmp_path / "disk"

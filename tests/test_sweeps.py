@@ -1,4 +1,4 @@
-"""Sweeps in one process: what they compute, keep, refuse and continue."""
+"""Sweeps in one process: values, continuation, refusals, failures."""
 
 import dataclasses
 import itertools
@@ -50,7 +50,7 @@ def explained_alone(uid, x, key, **options):
     return ej.explain(game, x, prior=model.prior, key=key, **options)
 
 
-def test_every_video_is_explained_as_alone(swept):
+def test_values_equal_those_of_explain(swept):
     folder, report = swept
     assert report.n_explained == report.n_videos == len(LENGTHS)
     with ej.results.open(folder / "out") as dataset:
@@ -81,7 +81,7 @@ def test_every_video_is_explained_as_alone(swept):
         pytest.param(("Surrogate", 16), False, id="one draw", marks=pytest.mark.slow),
     ],
 )
-def test_sampled_values_are_those_of_explain(tmp_path, estimator, own):
+def test_sampled_values_equal_those_of_explain(tmp_path, estimator, own):
     sequences = make_sequences((6, 9, 7, 6, 9))
     write_set(tmp_path, sequences)
     run_sweep(tmp_path, estimator=list(estimator))
@@ -97,7 +97,7 @@ def test_sampled_values_are_those_of_explain(tmp_path, estimator, own):
 
 @pytest.mark.slow
 def test_exact_and_sampled_in_one_sweep(tmp_path):
-    """Short sequences exact, long ones sampled; standard errors only where there are any."""
+    """Short sequences are exact, long ones sampled, with standard errors."""
     write_set(tmp_path, make_sequences((4, 22, 4)))
     run_sweep(tmp_path, max_bytes=1e9)
     with ej.results.open(tmp_path / "out") as dataset:
@@ -108,8 +108,8 @@ def test_exact_and_sampled_in_one_sweep(tmp_path):
         assert "2 of 3 exact" in ej.results.tables.summary(dataset)
 
 
-def test_order_company_and_files_do_not_matter(swept, tmp_path):
-    """Bit for bit."""
+def test_values_are_independent_of_order_batch_and_shards(swept, tmp_path):
+    """Values are equal bit for bit."""
     folder, _ = swept
     sequences = make_sequences()
     backwards = dict(reversed(sequences.items()))
@@ -253,7 +253,7 @@ def test_default_shards_hold_what_half_a_minute_explains():
 # Classes
 
 
-def test_chosen_classes_one_by_one(rng):
+def test_chosen_classes_equal_a_loop(rng):
     assert choice_names("all", 4) is None
     names = choice_names("gt, pred,top2", 4)
     assert names == ("gt", "pred", "top1", "top2")
@@ -277,7 +277,7 @@ def test_other_classes_are_refused(classes):
 
 
 def expect_row_per_class(dataset, asked):
-    """A table has one row per video, element and class, which says the choices that name it."""
+    """Assert one row per video, element and class, with the choices that name the class."""
     table = ej.results.to_dataframe(dataset, asked)
     choices = dataset["choice"].values.tolist()
     names = dataset["class"].values
@@ -344,7 +344,7 @@ def test_long_table(swept):
             ej.results.to_dataframe(dataset, "kind 22")
 
 
-def test_collated_on_what_all_have(swept, tmp_path):
+def test_collation_of_common_videos(swept, tmp_path):
     folder, _ = swept
     run_sweep(folder, "three", frames=3, uids=["video-4", "video-1", "video-2"])
     opened = {name: ej.results.open(folder / name) for name in ("out", "three")}
@@ -416,7 +416,7 @@ def test_videos_are_found_and_sorted(swept):
 # Going on
 
 
-def test_nothing_is_done_twice(swept):
+def test_a_finished_sweep_is_not_repeated(swept):
     folder, _ = swept
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "out/shards").iterdir()}
     again = run_sweep(folder, marginals=True, shard_size=3)
@@ -429,7 +429,7 @@ def test_nothing_is_done_twice(swept):
 @pytest.mark.parametrize(
     "harm", ["record lost", "file lost", "byte turned", "cut short", "record cut"]
 )
-def test_lost_and_damaged_shards_are_made_again(swept, harm):
+def test_lost_and_damaged_shards_are_recomputed(swept, harm):
     folder, _ = swept
     whole = shards_of(folder / "out")
     place = store.read_manifest(folder / "out")["shards"][2]
@@ -465,7 +465,7 @@ def test_lost_and_damaged_shards_are_made_again(swept, harm):
 
 
 @pytest.mark.parametrize("name", [store.VIEW, "shards/00000.nc"])
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(swept, tmp_path, name):
+def test_a_pipe_instead_of_a_file_does_not_block(swept, tmp_path, name):
     shutil.copytree(swept[0] / "out", tmp_path / "out")
     (tmp_path / "out" / name).unlink()
     os.mkfifo(tmp_path / "out" / name)
@@ -477,7 +477,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(swept, tmp_path, name):
 
 
 @pytest.mark.parametrize("harm", ["lost", "cut", "foreign"])
-def test_the_view_is_made_again(swept, harm):
+def test_a_damaged_view_is_restored(swept, harm):
     folder, _ = swept
     view = folder / "out" / store.VIEW
     if harm == "lost":
@@ -490,7 +490,7 @@ def test_the_view_is_made_again(swept, harm):
         assert not np.isnan(dataset["esv"].values[:, 0]).any()
 
 
-def test_what_failed_is_tried_again_if_asked(tmp_path):
+def test_retry_failed_explains_failed_videos_again(tmp_path):
     sequences = make_sequences((3, 3, 3, 3))
     write_set(tmp_path, sequences)
     whole = run_sweep(tmp_path, "whole", shard_size=2)
@@ -514,7 +514,7 @@ def test_what_failed_is_tried_again_if_asked(tmp_path):
 
 
 def test_shards_of_another_sweep_do_not_count(swept, tmp_path):
-    """As an overwrite that was killed may leave them."""
+    """A killed overwrite may leave such shards."""
     folder, _ = swept
     run_sweep(folder, "first", limit=4, shard_size=2)
     run_sweep(folder, "second", limit=4, shard_size=2, seed=8)
@@ -525,7 +525,7 @@ def test_shards_of_another_sweep_do_not_count(swept, tmp_path):
     assert again.n_explained == 4
 
 
-def test_another_sweep_is_not_written_over(swept):
+def test_another_sweep_is_not_overwritten(swept):
     folder, _ = swept
     before = shards_of(folder / "out")
     with pytest.raises(FileExistsError, match=r"classes: all there, pred here\)\. .*overwrite"):
@@ -583,7 +583,7 @@ def test_files_of_other_origin_stay(tmp_path):
     assert not (out / "shards" / "00001.nc").exists()
 
 
-def test_files_that_are_called_like_shards_are_not_replaced(tmp_path):
+def test_files_named_like_shards_are_not_replaced(tmp_path):
     small_set(tmp_path)
     path = tmp_path / "out" / "shards" / "00000.nc"
     path.parent.mkdir(parents=True)
@@ -626,12 +626,12 @@ def test_one_sweep_at_a_time_writes_to_a_folder(tmp_path):
 
 
 def lose_last_shard(out):
-    """As a kill after the first leaves it."""
+    """Remove the last shard's record, as if the sweep had been killed after the first."""
     store.record_path(out, 1).unlink()
 
 
 def rewrite(folder, uid, add, kind):
-    """The set with `add` added to one video; in a file of features, an array, or neither."""
+    """Add `add` to one video of the set: a file of features, an array, or data in memory."""
     sequences = make_sequences((3, 3, 3, 3))
     sequences[uid] = sequences[uid] + np.float32(add)
     if kind == "hdf":
@@ -685,7 +685,7 @@ def test_files_of_the_same_size_and_time_are_not_read_again(tmp_path, monkeypatc
     assert len(read) == 2
 
 
-def test_data_that_change_under_a_sweep_end_it(tmp_path):
+def test_data_that_change_during_a_sweep_end_it(tmp_path):
     write_set(tmp_path, make_sequences([3] * 8))
     seen = []
 
@@ -735,7 +735,7 @@ def test_videos_that_changed_are_refused(tmp_path):
 # The view
 
 
-def test_a_byte_of_the_view_that_turned_is_noticed_and_mended(tmp_path):
+def test_a_flipped_bit_of_the_view_is_detected_and_repaired(tmp_path):
     small_set(tmp_path)
     run_sweep(tmp_path, shard_size=2)
     view = tmp_path / "out" / store.VIEW
@@ -757,7 +757,7 @@ def test_a_byte_of_the_view_that_turned_is_noticed_and_mended(tmp_path):
 
 
 def test_sweeps_without_a_checksum_of_the_view_can_be_read_and_continued(tmp_path):
-    """As earlier versions made them."""
+    """Earlier versions wrote such sweeps."""
     small_set(tmp_path)
     run_sweep(tmp_path, shard_size=2)
     manifest = store.read_manifest(tmp_path / "out")
@@ -785,7 +785,7 @@ def test_sweeps_without_a_checksum_of_the_view_can_be_read_and_continued(tmp_pat
         '{"format": "esv_jax sweep, version 1", "identity": {}, "shards": 3}',
     ],
 )
-def test_a_manifest_that_says_something_else(tmp_path, text):
+def test_an_invalid_manifest_is_refused(tmp_path, text):
     (tmp_path / store.MANIFEST).write_text(text)
     (tmp_path / store.VIEW).write_text("x")
     with pytest.raises(ValueError, match=r"sweep\.json: expected a sweep's manifest") as caught:
@@ -838,7 +838,7 @@ def test_videos_that_fail_are_recorded(tmp_path):
         run_sweep(tmp_path, "strict", strict=True, min_elements=3)
 
 
-def test_an_estimator_that_cannot_is_a_reason(tmp_path):
+def test_an_estimator_that_refuses_a_length_is_a_failure(tmp_path):
     write_set(tmp_path, make_sequences((2, 6)))
     report = run_sweep(tmp_path, estimator=["Surrogate", 16])
     assert "at least 3 elements" in report.failures["video-0"]
@@ -848,7 +848,7 @@ def test_an_estimator_that_cannot_is_a_reason(tmp_path):
 # Memory
 
 
-def test_blocks_are_halved_where_memory_ends(swept, monkeypatch):
+def test_blocks_are_halved_when_memory_runs_out(swept, monkeypatch):
     folder, _ = swept
     program = engines.Engine._program
     blocks = []
@@ -885,7 +885,7 @@ def test_blocks_are_halved_where_memory_ends(swept, monkeypatch):
 # Bad input
 
 
-def test_data_and_model_have_to_go_together(tmp_path):
+def test_data_and_model_that_do_not_fit_are_refused(tmp_path):
     write_set(tmp_path)
     features, model = tmp_path / "features.hdf", tmp_path / "model.safetensors"
     out = tmp_path / "out"
