@@ -1,4 +1,4 @@
-"""The experiment on estimators runs from one command and stores what it claims."""
+"""The study of estimators: a tiny run, its games and measures, and findings on given numbers."""
 
 import dataclasses
 import json
@@ -11,11 +11,11 @@ import pytest
 
 import esv_jax as ej
 from experiments.estimators import __main__ as estimators
-from experiments.estimators import games, measures, peers, report, row_games
+from experiments.estimators import games, measures, peers
 
 TINY = ["--n-sequences", "2", "--n-keys", "2", "--budgets", "16", "2", "--pools", "16"]
 KEYS = {
-    "experiment", "claims", "seed", "settings", "games", "left_out", "data", "versions", "device",
+    "experiment", "findings", "seed", "settings", "games", "left_out", "data", "versions", "device",
     "cpu_cores", "wall_seconds",
 }  # fmt: skip
 
@@ -69,7 +69,7 @@ def test_missing_data_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("make", [games.rough_case, row_games.rough_network_case])
+@pytest.mark.parametrize("make", [games.rough_case, games.rough_network_case])
 def test_random_games_are_the_same_for_one_seed(make):
     first, again, other = (make(2, seed, n=5) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.xs, again.xs)
@@ -92,7 +92,7 @@ def test_vowels_are_test_sequences_that_are_long_enough(shared):
 
 def test_estimators_are_matched_to_each_other():
     settings = estimators.Settings(row_budgets=(128,), peer_sequences=1)
-    network = dataclasses.replace(row_games.rough_network_case(1, 0, n=5), xs=np.zeros((1, 16, 32)))
+    network = dataclasses.replace(games.rough_network_case(1, 0, n=5), xs=np.zeros((1, 16, 32)))
     assert estimators._estimators(network, settings) == [
         ej.SizeRegression(126), ej.PermutationSampling(4), ej.Constructive(3, 2)
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def test_estimators_are_matched_to_each_other():
     assert chosen == [ej.Surrogate(pool) for pool in pools]
 
 
-@pytest.mark.parametrize("make", [games.rough_case, row_games.rough_network_case])
+@pytest.mark.parametrize("make", [games.rough_case, games.rough_network_case])
 def test_score_tables_have_the_exact_values(make):
     case = make(1, 0, n=6)
     table, n = peers.score_table(case, 0), case.n
@@ -114,7 +114,7 @@ def test_score_tables_have_the_exact_values(make):
     np.testing.assert_allclose(esv, case.target[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [games.rough_case, row_games.rough_network_case])
+@pytest.mark.parametrize("make", [games.rough_case, games.rough_network_case])
 def test_another_library_finds_the_exact_values_from_all_scores(make):
     library = peers.approximators()
     if library is None:
@@ -182,7 +182,7 @@ def game(title, rows, peers=(), n_pairs=200, rowwise=False):
     }  # fmt: skip
 
 
-def test_claims_say_which_hold():
+def test_findings_on_given_numbers():
     temporal = game(
         "a",
         [
@@ -201,18 +201,18 @@ def test_claims_say_which_hold():
         [peer("shapiq KernelSHAP", 0.2, 63), peer("shapiq SVARM", 0.09, 127)],
         rowwise=True,
     )
-    claims = report.claims({"temporal": temporal, "long": long, "network": network})
-    holds = [(claim["claim"][0], claim["holds"]) for claim in claims]
-    assert holds == [
-        ("a", True),  # 1/8.5
-        ("a", False),  # 1/9
-        ("a", False),  # 0.0889 is more than twice 0.04
-        ("a", True),  # coverage of Algorithm 1
-        ("a", False),  # and of Surrogate
-        ("b", True),  # error
-        ("b", True),  # spread; too few pairs for coverage
-        ("c", False),  # 0.1 is more than 0.09
-        ("c", True),
+    found = estimators.findings({"temporal": temporal, "long": long, "network": network})
+    numbers = [(row.quantity[0], pytest.approx(row.value), row.agrees) for row in found]
+    assert numbers == [
+        ("a", 8.5, True),
+        ("a", 9, False),
+        ("a", 0.8 / 8.5 / 0.04, False),  # more than twice the error of shapiq
+        ("a", 95, True),  # coverage of Algorithm 1
+        ("a", 98, False),  # and of Surrogate
+        ("b", 2, True),  # error
+        ("b", 2, True),  # spread; too few pairs for coverage
+        ("c", 0.1 / 0.09, False),
+        ("c", 97, True),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The experiment of perturbation: its measures against plain twins, and one small run, resumed."""
+"""The study of perturbation: measures against plain twins, and one small run, resumed."""
 
 import inspect
 import json
@@ -13,11 +13,9 @@ import esv_jax as ej
 from esv_jax.models.clip_model import ClipCNN, clip_model_digest
 from esv_jax.perturbation import Masking, perturb, pyramid
 from experiments.perturbation import pictures
-from experiments.perturbation.__main__ import Settings, main
-from experiments.perturbation.claims import claims
-from experiments.perturbation.masks import AREA, MAIN, WAYS, MaskStore, _read
-from experiments.perturbation.measures import NEEDS, keeping, mask_measures, needs
-from experiments.perturbation.report import agreement
+from experiments.perturbation.__main__ import Settings, agreement, findings, main
+from experiments.perturbation.clips import NEEDS, keeping, mask_measures, needs
+from experiments.perturbation.masks import AREA, MAIN, VARIANTS, MaskStore, _read
 from experiments.relevance.measures import around
 
 T = 8
@@ -132,7 +130,7 @@ def test_a_run_is_complete(folder):
     assert list(summary["seconds"]) == list(METHODS)
     for row in summary["masks"].values():
         assert 0 <= row["coverage"]["low"] <= row["coverage"]["mean"] <= row["coverage"]["high"]
-        assert f"{100 * row['kept']['mean']:.1f} %" in text
+        assert f"| {100 * row['kept']['mean']:.1f}" in text
     for method in METHODS:
         insertion = summary["means"]["insertion"][method]
         assert f"| {method} | {insertion['mean']:.3f} ±" in text
@@ -163,33 +161,37 @@ def test_a_run_goes_on_where_it_was_cut(folder, model, monkeypatch, capsys):
     monkeypatch.setattr(pictures, "draw", lambda *args: [])
     assert run(model, folder) == 0
     after = read(folder)
-    for name in ("masks", "mask_seconds", "means", "needs", "claims", "clips"):
+    for name in ("masks", "mask_seconds", "means", "needs", "findings", "clips"):
         assert after[name] == before[name], name
     assert len((folder / "scores.jsonl").read_text().splitlines()) == 3
     assert "clip 2 of 2" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_claims_follow_from_the_numbers(folder):
+def test_findings_on_given_numbers(folder):
     summary = read(folder)
-    assert claims(summary) == summary["claims"]
-    sure = {"mean": 0.2, "low": 0.1, "high": 0.3}
-    lost = {"mean": -0.2, "low": -0.3, "high": -0.1}
+    assert [row._asdict() for row in findings(summary)] == summary["findings"]
+    more = {"mean": 0.2, "low": 0.1, "high": 0.3}
+    less = {"mean": -0.2, "low": -0.3, "high": -0.1}
     even = {"mean": 0.0, "low": -0.001, "high": 0.001}
     summary["masks"]["core"]["coverage"] = {"mean": 0.7, "low": 0.6, "high": 0.8}
-    summary["step_minus"] = {"gradient_x_input": even, "random": sure}
+    summary["step_minus"] = {"gradient_x_input": even, "random": more}
     summary["means"]["insertion"]["gradient_x_input"]["mean"] = 2.0
     summary["core_minus"] = {
-        "no core": {"flicker": lost, "area": even, "kept": even},
-        "difference loss": {"flicker": lost, "area": even, "kept": lost},
+        "no core": {"flicker": less, "area": even, "kept": even},
+        "difference loss": {"flicker": less, "area": even, "kept": less},
     }
-    summary["minus_random"] = {"step": sure, "gradient_x_input": even}
-    assert [row["holds"] for row in claims(summary)] == [True, True, True, False, False]
+    summary["minus_random"] = {"step": more, "gradient_x_input": even}
+    found = findings(summary)
+    assert [row.agrees for row in found] == [True] * 7 + [False, False]
+    values = [70, 0, -0.2, 0, 0, -0.2, 0, -20, 0]
+    assert [row.value for row in found] == pytest.approx(values)
     summary["masks"]["core"]["coverage"]["mean"] = 0.69
-    summary["step_minus"]["gradient_x_input"] = lost
-    summary["core_minus"]["no core"]["area"] = sure
-    summary["minus_random"]["gradient_x_input"] = sure
-    assert [row["holds"] for row in claims(summary)] == [False, False, False, False, True]
+    summary["step_minus"]["gradient_x_input"] = less
+    summary["core_minus"]["no core"]["area"] = more
+    summary["minus_random"]["gradient_x_input"] = more
+    agrees = [row.agrees for row in findings(summary)]
+    assert agrees == [False, False, True, False, True, True, True, False, True]
 
 
 def test_settings_that_compare_nothing_are_refused():
@@ -201,7 +203,7 @@ def test_settings_that_compare_nothing_are_refused():
         Settings(ablation=("core",))
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_masks_are_those_of_step(name, model, tmp_path, monkeypatch):
     network = ej.models.load_clip_model(model)
     frames = np.zeros((T, 64, 64, 3), np.uint8)
@@ -221,10 +223,10 @@ def test_masks_are_those_of_step(name, model, tmp_path, monkeypatch):
     again = store.find(name, 3, frames, 4)
     (call,) = calls  # the second time they are known
     assert call["fn"] is fn and call["target"] == 4 and call["iterations"] == 2
-    assert call["areas"] == WAYS[name].areas and AREA in call["areas"]
+    assert call["areas"] == VARIANTS[name].areas and AREA in call["areas"]
     assert call["key"] == jax.random.fold_in(jax.random.key(5), 3)
-    assert all(call[option] == value for option, value in WAYS[name].options.items())
-    if WAYS[name].from_ones:
+    assert all(call[option] == value for option, value in VARIANTS[name].options.items())
+    if VARIANTS[name].from_ones:
         small = Masking().generator((64, 64)).small_shape
         np.testing.assert_array_equal(call["start"], np.ones((1, T, *small), np.float32))
     else:

@@ -12,17 +12,16 @@ from experiments.relevance.__main__ import main
 from experiments.relevance.measures import (
     METHODS,
     around,
-    mass_inside,
+    contrasted,
     points_inside,
-    questioned,
 )
 
 
-def test_questions_are_differences_of_logits(rng):
+def test_contrasts_are_differences_of_logits(rng):
     model = ej.models.load_synthetic_clips()
     clip = jnp.asarray(rng.random((16, 64, 64, 3)), jnp.float32)
     logits = np.asarray(model.logits(clip), np.float64)
-    answers = np.asarray(questioned(model)(clip))
+    answers = np.asarray(contrasted(model)(clip))
     assert answers.shape == (36,)
     for c in range(18):
         assert answers[c] == pytest.approx(logits[c] - logits[c ^ 1], abs=1e-4)
@@ -40,14 +39,12 @@ def test_evidence_grows_within_its_frame(rng):
     np.testing.assert_array_equal(around(mask), wanted)
 
 
-def test_mass_and_pointing():
+def test_pointing():
     volume = np.array([[[1.0, -5.0], [3.0, 0.0]]])
     inside = np.array([[[True, True], [False, False]]])
-    assert mass_inside(volume, inside) == 0.25
     assert points_inside(volume, inside) == 0
     assert points_inside(volume, ~inside) == 1
     assert points_inside(np.zeros((1, 2, 2)), inside) == 0.5  # ties in expectation
-    assert np.isnan(mass_inside(-np.ones((1, 2, 2)), inside))
 
 
 @pytest.mark.slow  # the whole experiment
@@ -58,13 +55,16 @@ def test_a_small_run(tmp_path, capsys):
     printed = capsys.readouterr().out
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert printed.splitlines()[0] == (tmp_path / "table.md").read_text().splitlines()[0]
-    for question in ("motion", "appearance"):
-        for rows in summary["measures"][question].values():
+    for score in ("motion", "appearance"):
+        for rows in summary["measures"][score].values():
             assert list(rows) == list(METHODS)
             assert all(0 <= row["low"] <= row["mean"] <= row["high"] <= 1 for row in rows.values())
-        shares = [row["mean"] for row in summary["motion_share"][question]]
+        shares = [row["mean"] for row in summary["motion_share"][score]]
         assert shares == sorted(shares, reverse=True) and shares[0] <= 1
-    assert len(summary["claims"]) == 7
+    assert len(summary["findings"]) == 7
+    lead = summary["mass_minus_lrp"]["motion"]["temporal"]
+    assert summary["findings"][1]["value"] == 100 * lead["mean"]
+    assert summary["findings"][1]["agrees"] == (lead["low"] > 0)
     for name in ("mass", "motion_share", "example_motion", "example_appearance"):
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
     assert jax.tree.leaves(summary["without_motion"])

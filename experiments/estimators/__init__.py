@@ -1,1 +1,1 @@
-"""Sampled ESVs measured against known ones; `python -m experiments.estimators`."""
+"""Accuracy of sampled ESVs by model evaluations."""

@@ -14,7 +14,7 @@ Claims:
   1. On the temporal-order game at n = 16 the surrogate's relative error is at most 1/8, 1/10 and
      1/8 of Algorithm 1's at (m, iterations) = (64, 1), (256, 1) and (1024, 1).
   2. At n = 49 a pool of 4096 leaves at most 3 % error and 3 % spread between runs.
-  3. On rough random heads, which a model of pairs fits badly, it is never worse.
+  3. On rough random heads, which a model of pairs fits badly, its error is never larger.
   4. With a tenth of the head evaluations its error is at most twice that of the better of two
      estimators of shapiq, on trained and on rough heads.
   5. `SizeRegression` has at most the error of shapiq's at equal evaluations.
@@ -27,24 +27,39 @@ Claims:
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
 from tqdm import tqdm
 
 import esv_jax as ej
 from esv_jax.checks import expect_int
 from esv_jax.files import make_folder
-from experiments.estimators import figures, games, measures, peers, report, row_games
-from experiments.records import as_json, sha256, surroundings, write_json
+from experiments.estimators import games, measures, peers, pictures
+from experiments.harness import (
+    Finding,
+    as_json,
+    as_rows,
+    command,
+    findings_table,
+    markdown,
+    require,
+    sha256,
+    surroundings,
+    write_json,
+)
 
 _FILE = "temporal_order.npz"
 _WITH_PEERS = ("temporal", "rough", "network", "rough_network")
+_RATIOS = {64: 8, 256: 10, 1024: 8}  # Algorithm 1's error at (m, 1) / the surrogate's at pool m
+_LONG_POOL, _LONG_LIMIT = 4096, 3.0  # per cent
+_COVERAGE, _MIN_PAIRS = (93, 97), 200
 Name = Literal["temporal", "rough", "vowels", "long", "network", "rough_network"]
+Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +67,11 @@ class Settings:
     """Settings of one run; with the data they determine its numbers on one backend."""
 
     out: Path = Path("results/estimators")
-    """Folder for the results; made if absent, and files of an earlier run are replaced."""
+    """Folder for the results; files of an earlier run are replaced."""
     data: Path = Path("../shared/games")
-    """Folder of temporal_order.npz; the default is beside a checkout, seen from its root."""
+    """Folder of temporal_order.npz; the default is relative to the root of a checkout."""
     series: Path = Path("../shared/data/series")
-    """Folder of the JapaneseVowels `.ts` files; without them that game is left out."""
+    """Folder of the JapaneseVowels `.ts` files; without them that game is skipped."""
     seed: int = 0
     """Seed of the runs, the random games and the training."""
     games: tuple[Name, ...] = ("temporal", "rough", "vowels", "long", "network", "rough_network")
@@ -82,28 +97,31 @@ class Settings:
     peer_budgets: tuple[int, ...] = (512, 2048, 8192)
     """Values for shapiq where heads are combined by scale; a value is one exact f^ms."""
     peer_sequences: int = 4
-    """Sequences per game for shapiq; 0 leaves it out."""
+    """Sequences per game for shapiq; 0 skips it."""
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1; the library asks about the rest."""
+        """Checks the counts; the library checks the rest."""
         for name in ("n_sequences", "n_long", "n_keys"):
             expect_int(name, getattr(self, name), minimum=1)
         expect_int("peer_sequences", self.peer_sequences, minimum=0)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run from the command line: 0 when done, 2 where the data is missing."""
-    prog = "python -m experiments.estimators"
-    settings = tyro.cli(Settings, prog=prog, description=__doc__, args=args)
-    if not (settings.data / _FILE).is_file():
-        print(f"No {_FILE} in {settings.data}; see --data.", file=sys.stderr)
-        return 2
-    print(report.table(run(settings)))
-    return 0
+    """Runs from the command line: 0 when done, 2 where the data is missing."""
+
+    def measured(settings: Settings) -> str:
+        return table(run(settings))
+
+    return command(Settings, measured, module="estimators", about=__doc__, args=args)
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Measure, write everything to `settings.out`; what `summary.json` holds."""
+    """Measures and writes all files to `settings.out`.
+
+    Returns:
+      The content of `summary.json`.
+    """
+    require(settings.data, [_FILE], "--data")
     start = time.perf_counter()
     make_folder(settings.out)
     left_out = []
@@ -121,7 +139,7 @@ def run(settings: Settings) -> dict[str, Any]:
     found = {case.name: _measured(case, settings, library) for case in _cases(settings, data)}
     summary = {
         "experiment": "estimators",
-        "claims": report.claims(found),
+        "findings": as_rows(findings(found)),
         "seed": settings.seed,
         "settings": as_json(settings),
         "games": found,
@@ -130,14 +148,14 @@ def run(settings: Settings) -> dict[str, Any]:
         "wall_seconds": round(time.perf_counter() - start, 1),
         **surroundings("shapiq"),
     }
-    figures.plot_errors(found, settings.out / "error.png")
-    figures.plot_coverage(found, settings.out / "coverage.png")
+    pictures.plot_errors(found, settings.out / "error.png")
+    pictures.plot_coverage(found, settings.out / "coverage.png")
     write_json(settings.out / "summary.json", summary)
     return summary
 
 
 def _cases(settings: Settings, data: Sequence[Path]) -> Iterator[games.Case]:
-    """The games asked for whose data is there."""
+    """The selected games whose data exists."""
     count, seed = settings.n_sequences, settings.seed
     temporal, long = games.trained_cases(data[0], count, settings.n_long)
     if "temporal" in settings.games:
@@ -149,13 +167,13 @@ def _cases(settings: Settings, data: Sequence[Path]) -> Iterator[games.Case]:
     if "long" in settings.games:
         yield long
     if "network" in settings.games:
-        yield row_games.network_case(temporal, seed)
+        yield games.network_case(temporal, seed)
     if "rough_network" in settings.games:
-        yield row_games.rough_network_case(count, seed)
+        yield games.rough_network_case(count, seed)
 
 
 def _measured(case: games.Case, settings: Settings, library: Any | None) -> dict[str, Any]:
-    """What all estimators do on a game."""
+    """Measures of all estimators on a game."""
     rows = []
     with tqdm(_estimators(case, settings), desc=case.title, unit="estimator") as progress:
         for estimator in progress:
@@ -180,10 +198,10 @@ def _measured(case: games.Case, settings: Settings, library: Any | None) -> dict
 
 
 def _estimators(case: games.Case, settings: Settings) -> list[Any]:
-    """Which estimators at which budgets."""
+    """Estimators with their budgets."""
     if case.rowwise:
         n, chosen = case.n, settings.row_budgets
-        # One evaluation is the whole sequence's; one value of shapiq's is the empty one's.
+        # Further evaluations: the whole sequence; for shapiq the empty one.
         regressions = [ej.SizeRegression(budget - 2) for budget in chosen]
         orders = [ej.PermutationSampling(max(2, budget // (2 * (n - 1)))) for budget in chosen]
         samples = [ej.Constructive(measures.matched_samples(n, b, 2), 2) for b in chosen]
@@ -196,6 +214,151 @@ def _estimators(case: games.Case, settings: Settings) -> list[Any]:
             tenth = measures.matched_pool(case.n, case.game.n_scales, peers.all_heads(case) / 10)
             pools = tuple(sorted({*pools, tenth}))
     return [*(ej.Constructive(*b) for b in budgets), *(ej.Surrogate(p) for p in pools)]
+
+
+def findings(found: Mapping[str, Any]) -> list[Finding]:
+    """Numbers of the claims that the measured games decide."""
+    rows: list[Finding] = []
+    for name, game in found.items():
+        if name == "temporal":
+            rows += _error_ratios(game)
+        if name == "long":
+            rows += _long_sequences(game)
+        if name == "rough":
+            rows += _rough_heads(game)
+        if game["peers"]:
+            rows += _at_equal_evaluations(game) if game["rowwise"] else _at_a_tenth(game)
+        if game["n_pairs"] >= _MIN_PAIRS:
+            rows += _coverages(game)
+    return rows
+
+
+def _error_ratios(game: Row) -> Iterator[Finding]:
+    ratios = error_ratios(game)
+    for m, wanted in _RATIOS.items():
+        if m in ratios:
+            text = f"{game['title']}: error of Algorithm 1 / Surrogate({m})"
+            yield Finding(text, f">= {wanted}", ratios[m], agrees=ratios[m] >= wanted)
+
+
+def _long_sequences(game: Row) -> Iterator[Finding]:
+    for row in game["rows"]:
+        for name in ("relative_error", "spread"):
+            if row["estimator"] == f"Surrogate({_LONG_POOL})" and row[name] is not None:
+                text = f"{game['title']}: {row['estimator']}: {name.replace('_', ' ')} (%)"
+                value = 100 * row[name]
+                yield Finding(text, f"<= {_LONG_LIMIT:g}", value, agrees=value <= _LONG_LIMIT)
+
+
+def _rough_heads(game: Row) -> Iterator[Finding]:
+    ratios = error_ratios(game).values()
+    if ratios:
+        text = f"{game['title']}: least error of Algorithm 1 / Surrogate"
+        yield Finding(text, ">= 1", min(ratios), agrees=min(ratios) >= 1)
+
+
+def _at_a_tenth(game: Row) -> Iterator[Finding]:
+    """The surrogate of most heads within a tenth of shapiq's, on the same sequences."""
+    best = min(game["peers"], key=lambda row: row["relative_error"])
+    rows = [
+        row
+        for row in game["rows"]
+        if measures.family_of(row) == "Surrogate" and row["evaluations"] <= best["evaluations"] / 10
+    ]
+    if rows:
+        row = max(rows, key=lambda row: row["evaluations"])
+        ratio = first_error(row, best["n_sequences"]) / best["relative_error"]
+        text = f"{game['title']}: error of {row['estimator']} / {best['estimator']}"
+        note = f"{row['evaluations']:.0f} and {best['evaluations']} heads"
+        yield Finding(text, "<= 2", ratio, agrees=ratio <= 2, note=note)
+
+
+def _at_equal_evaluations(game: Row) -> Iterator[Finding]:
+    """SizeRegression beside the better of shapiq's two, by budget, on the same sequences."""
+    ratios = []
+    for row in game["rows"]:
+        others = [p for p in game["peers"] if p["evaluations"] == row["evaluations"]]
+        if others and measures.family_of(row) == "SizeRegression":
+            best = min(others, key=lambda row: row["relative_error"])
+            ratios.append(first_error(row, best["n_sequences"]) / best["relative_error"])
+    if ratios:
+        text = f"{game['title']}: largest error of SizeRegression / shapiq, equal evaluations"
+        yield Finding(text, "<= 1", max(ratios), agrees=max(ratios) <= 1)
+
+
+def _coverages(game: Row) -> Iterator[Finding]:
+    """The coverage furthest from 95 % of each estimator."""
+    for family in measures.FAMILIES:
+        shares = [
+            100 * row["coverage"]
+            for row in game["rows"]
+            if measures.family_of(row) == family and row["coverage"] is not None
+        ]
+        if shares:
+            worst = max(shares, key=lambda share: abs(share - 95))
+            text = f"{game['title']}: coverage of 95 % intervals of {family}, furthest (%)"
+            agrees = _COVERAGE[0] <= min(shares) and max(shares) <= _COVERAGE[1]
+            yield Finding(text, "93 to 97", worst, agrees=agrees)
+
+
+def error_ratios(game: Row) -> dict[int, float]:
+    """Error of Algorithm 1 at (m, 1) over that of the surrogate at pool m, by m."""
+    errors = {row["estimator"]: row["relative_error"] for row in game["rows"]}
+    once = [int(name[13:-4]) for name in errors if re.fullmatch(r"Algorithm 1 \(\d+, 1\)", name)]
+    return {
+        m: errors[f"Algorithm 1 ({m}, 1)"] / errors[f"Surrogate({m})"]
+        for m in once
+        if f"Surrogate({m})" in errors
+    }
+
+
+def first_error(row: Row, n: int) -> float:
+    """Relative error on the first n sequences."""
+    errors = row["error_by_sequence"][:n]
+    return float(sum(errors) / len(errors))
+
+
+def table(summary: Row) -> str:
+    """The numbers as Markdown."""
+    parts = [f"estimators, seed {summary['seed']}, {summary['settings']['n_keys']} keys"]
+    for game in summary["games"].values():
+        head = (f"{game['title']}, {game['n_sequences']} sequences",)
+        head += ("evaluations", "error (%)", "spread (%)", "coverage (%)", "ms", "plan s")
+        rows = [
+            (
+                row["estimator"],
+                f"{row['evaluations']:.0f}",
+                *(_per_cent(row[name]) for name in ("relative_error", "spread", "coverage")),
+                f"{1000 * row['seconds']:.1f}",
+                f"{row['plan_seconds']:.2f}",
+            )
+            for row in game["rows"]
+        ]
+        parts.append(markdown(head, rows))
+        if game["peers"]:
+            parts.append(_peer_table(game))
+    parts.append(findings_table(summary["findings"]))
+    parts += [f"skipped: {reason}" for reason in summary["left_out"]]
+    parts.append(f"{summary['wall_seconds']:.0f} s, with compilation")
+    return "\n\n".join(parts)
+
+
+def _peer_table(game: Row) -> str:
+    """shapiq beside the library's estimators, on the sequences measured with both."""
+    n = game["peers"][0]["n_sequences"]
+    rows = [
+        (row["estimator"], row["values"], row["evaluations"], _per_cent(row["relative_error"]))
+        for row in game["peers"]
+    ]
+    rows += [
+        (row["estimator"], "-", f"{row['evaluations']:.0f}", _per_cent(first_error(row, n)))
+        for row in game["rows"]
+    ]
+    return markdown((f"the first {n} sequences", "values", "evaluations", "error (%)"), rows)
+
+
+def _per_cent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
 
 
 if __name__ == "__main__":

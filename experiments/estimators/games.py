@@ -1,20 +1,25 @@
-"""Games that combine heads by scale, with known ESVs: trained, rough, and on real sequences."""
+"""Games with known ESVs: heads combined by scale, and networks that score each subsequence."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 import esv_jax as ej
 from esv_jax.games import SubsetGame
 from experiments.series_measures import elements_of
 
-_N_MAX, _D, _H, _C = 8, 32, 64, 20  # of the rough heads; the trained ones have the same
+_N_MAX, _D, _H, _C = 8, 32, 64, 20  # of the rough heads, as of the trained ones
+_HIDDEN = 32  # width of the networks
+_TILE = 4096  # subsequences in a call of a network
 VOWELS = ("JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts")
 
 
@@ -23,12 +28,11 @@ class Case:
     """Sequences of one game with their ESVs.
 
     Attributes:
-      name: short, of results. title: of tables and figures.
-      game: what is explained.
-      xs: (B, n, D).
-      prior: (C,).
+      name: key in the results. title: heading in tables and pictures.
+      game: the game.
+      xs: (B, n, D). prior: (C,).
       exact: (B, n, C) ESVs, or (B, n) where only those of `classes` are known.
-      classes: (B,), the class by which errors are measured.
+      classes: (B,), the class whose errors are measured.
     """
 
     name: str
@@ -50,7 +54,7 @@ class Case:
 
     @property
     def rowwise(self) -> bool:
-        """Whether the game scores each subsequence on its own."""
+        """True where the game scores each subsequence on its own."""
         return isinstance(self.game, SubsetGame)
 
     @property
@@ -72,7 +76,7 @@ class Case:
 
 
 def with_exact(name: str, title: str, game: Any, xs: np.ndarray, prior: np.ndarray) -> Case:
-    """A case with the exact ESVs of all classes; errors are those of the highest score's class."""
+    """A case with exact ESVs of all classes; errors are those of the class of highest score."""
     exact = ej.explain_batch(game, xs, prior=prior, estimator=ej.Exact())
     classes = np.asarray(exact.scores).argmax(-1)
     return Case(name, title, game, xs, prior, np.asarray(exact.values), classes)
@@ -133,7 +137,7 @@ def rough_case(n_sequences: int, seed: int, n: int = 16) -> Case:
 
 
 def vowels_case(folder: Path, n_sequences: int, seed: int, max_epochs: int, n: int = 16) -> Case:
-    """Heads trained on JapaneseVowels; test sequences of at least n elements, spread evenly."""
+    """Heads trained on JapaneseVowels; evenly spaced test sequences of at least n elements."""
     train, test = (ej.data.read_ts(folder / name) for name in VOWELS)
     config = ej.models.TrainConfig(max_epochs=max_epochs, seed=seed)
     model = ej.models.train_heads(train.sequences, train.labels, len(train.class_names), config)
@@ -146,3 +150,50 @@ def vowels_case(folder: Path, n_sequences: int, seed: int, max_epochs: int, n: i
     exact = np.asarray(ej.explain_batch(game, xs, prior=prior, estimator=ej.Exact()).values)
     title = f"JapaneseVowels, n = {n}"
     return Case("vowels", title, game, xs, prior, exact, np.asarray(test.labels)[rows])
+
+
+def network_case(temporal: Case, seed: int) -> Case:
+    """A random tanh network, mean-pooled over elements, on the features of another case."""
+    game = _game(_mean_pooled, temporal.xs.shape[-1], len(temporal.prior), (1.0, 2.0, 4.0), seed)
+    title = f"tanh network, n = {temporal.n}"
+    return with_exact("network", title, game, temporal.xs, temporal.prior)
+
+
+def rough_network_case(n_sequences: int, seed: int, n: int = 16) -> Case:
+    """A random max-pooled network on random features: far from additive."""
+    d, c = 32, 20
+    game = _game(_max_pooled, d, c, (1.5, 1.5, 3.0), seed)
+    xs = np.random.default_rng([seed, 3]).normal(size=(n_sequences, n, d)).astype(np.float32)
+    prior = np.full(c, 1 / c, np.float32)
+    return with_exact("rough_network", f"rough max-pooled network, n = {n}", game, xs, prior)
+
+
+def _game(
+    network: Callable[..., Array], d: int, c: int, gains: tuple[float, ...], seed: int
+) -> ej.VariableLength:
+    rng = np.random.default_rng([seed, 2])
+    weights = {
+        name: (gain * rng.normal(size=(a, b)) / np.sqrt(a)).astype(np.float32)
+        for name, gain, a, b in zip(
+            ("first", "second", "last"),
+            gains,
+            (d, _HIDDEN, _HIDDEN),
+            (_HIDDEN, _HIDDEN, c),
+            strict=True,
+        )
+    }
+    return ej.VariableLength(jax.tree_util.Partial(network, weights), batch_size=_TILE)
+
+
+def _mean_pooled(weights: dict[str, Any], features: Array, mask: Array) -> Array:
+    """Logits (C,) from features (n, D) and a mask of present elements (n,)."""
+    present = mask.astype(features.dtype)
+    pooled = (present @ jnp.tanh(features @ weights["first"])) / present.sum()
+    return jnp.tanh(pooled @ weights["second"]) @ weights["last"]
+
+
+def _max_pooled(weights: dict[str, Any], features: Array, mask: Array) -> Array:
+    """Logits as `_mean_pooled`, with the maximum of hidden values over present elements."""
+    hidden = jnp.tanh(features @ weights["first"])
+    pooled = jnp.where(mask[:, None], hidden, -1).max(0)
+    return jnp.tanh(pooled @ weights["second"]) @ weights["last"]

@@ -1,9 +1,10 @@
-"""What one estimator does on one game: error, spread, coverage, evaluations and time."""
+"""Error, spread, coverage, evaluations and time of an estimator on a game."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,21 +14,22 @@ import esv_jax as ej
 from esv_jax.games.scoring import GameInfo
 from experiments.estimators.games import Case
 
-_FAMILIES = {
+_SETTINGS = {
     ej.Constructive: ("Algorithm 1 ", ("max_subsequences", "iterations")),
     ej.Surrogate: ("Surrogate", ("pool",)),
     ej.SizeRegression: ("SizeRegression", ("budget",)),
     ej.PermutationSampling: ("PermutationSampling", ("permutations",)),
 }
+FAMILIES = tuple(family.strip() for family, _ in _SETTINGS.values())
 
 
 def measure(case: Case, estimator: Any, n_keys: int, seed: int) -> dict[str, Any]:
     """Error, spread, coverage and wall time of an estimator on a game.
 
     Relative error is the mean over sequences and keys. The spread is the standard deviation over
-    keys (corrected for their small number), averaged over elements and relative to mean |exact|.
+    keys (corrected for small numbers), averaged over elements and relative to mean |exact|.
     Coverage is the share of exact values in 95 % intervals over sequences, elements, classes and
-    keys. Time is the median over keys per sequence, compiled, with the plan at hand.
+    keys. Time is the median over keys per sequence, without compilation and planning.
     """
     names = list(range(len(case.xs)))
 
@@ -69,11 +71,16 @@ def measure(case: Case, estimator: Any, n_keys: int, seed: int) -> dict[str, Any
 
 def short_name(estimator: Any) -> str:
     """`Surrogate(256)`, `Surrogate(64, order 2)`, `Algorithm 1 (256, 4)`."""
-    family, names = _FAMILIES[type(estimator)]
+    family, names = _SETTINGS[type(estimator)]
     settings = [str(getattr(estimator, name)) for name in names]
     order = getattr(estimator, "order", None)
     settings += [] if order is None else [f"order {order}"]
     return f"{family}({', '.join(settings)})"
+
+
+def family_of(row: Mapping[str, Any]) -> str:
+    """The estimator of a row without its budget."""
+    return str(row["estimator"]).partition("(")[0].strip()
 
 
 def relative_error(runs: np.ndarray, exact: np.ndarray) -> float:
@@ -106,7 +113,7 @@ def matched_pool(n: int, n_scales: int, evaluations: float) -> int:
 
 
 def matched_samples(n: int, evaluations: int, iterations: int) -> int:
-    """Subsequences per scale with which Algorithm 1 takes about so many evaluations, row by row.
+    """Subsequences per scale for which Algorithm 1 takes at most `evaluations`, row by row.
 
     The single elements and the whole are the same in every iteration.
     """

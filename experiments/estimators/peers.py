@@ -1,11 +1,11 @@
-"""Another library's estimators on the same games, from exact scores of subsequences.
+"""Estimators of shapiq on the same games, from exact scores of subsequences.
 
-Which were best of shapiq's approximators of Shapley values was tried at n = 16 with 512, 2048 and
-8192 values, on the temporal-order game and on rough heads: KernelSHAP where values are few,
-kADD-SHAP of order 3 where they are many (it has 696 coefficients, and is left out where they
-are more than the values), SVARM next; all with paired sampling. Behind these were KernelSHAP
-unpaired, with leverage weights and unbiased; permutation, stratified and Owen sampling;
-KernelSHAP-IQ. Those with further dependencies (ProxySPEX) were not tried.
+shapiq's approximators of Shapley values were compared at n = 16 with 512, 2048 and 8192 values, on
+the temporal-order game and on rough heads. The best were KernelSHAP with few values, kADD-SHAP of
+order 3 with many (it is skipped where its 696 coefficients exceed the values), and SVARM; all with
+paired sampling. Worse were KernelSHAP unpaired, with leverage weights and unbiased; permutation,
+stratified and Owen sampling; KernelSHAP-IQ. ProxySPEX, which has further dependencies, was not
+compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BY_ROW: dict[str, dict[str, int]] = {"KernelSHAP": {}, "SVARM": {}}  # where va
 
 
 def approximators() -> Any | None:
-    """The library's module of estimators, or None where it cannot be imported."""
+    """The module of shapiq's estimators, or None where it cannot be imported."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -40,13 +40,12 @@ def approximators() -> Any | None:
 def measure_peers(
     module: Any, case: Case, budgets: Sequence[int], n_sequences: int, n_keys: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Errors and spread of its estimators on the first sequences of a case.
+    """Errors and spread of shapiq's estimators on the first sequences of a case.
 
-    `values` are scores of subsequences asked for, among them the empty one, which has the prior.
-    `evaluations` are what these take of the model: one each (the empty one none) where each is
-    scored on its own. Where heads are combined by scale, the score of the whole sequence, which
-    is always among them, takes every subsequence of at most n_max elements: all heads that there
-    are, at any budget.
+    `values` is the number of scores of subsequences, including the empty one (the prior).
+    `evaluations` is the number of model evaluations: one for each non-empty subsequence where each
+    is scored on its own. Where heads are combined by scale, the score of the whole sequence, which
+    is always included, takes all head evaluations at any budget.
     """
     tables = [score_table(case, row) for row in range(min(n_sequences, len(case.xs)))]
     target = case.target[: len(tables)]
@@ -84,7 +83,7 @@ def all_heads(case: Case) -> int:
 
 
 def _coefficients(n: int, order: int) -> int:
-    """Of a regression on subsequences of up to `order` elements."""
+    """Number of coefficients of a regression on subsequences of up to `order` elements."""
     return sum(math.comb(n, k) for k in range(1, order + 1))
 
 
@@ -104,8 +103,7 @@ def score_table(case: Case, row: int) -> np.ndarray:
 
 
 def _recurred_logits(case: Case, row: int, member: np.ndarray) -> np.ndarray:
-    """f^ms (2**n, C): each scale's logits are summed over the parts of every subsequence, one
-    element after the other."""
+    """f^ms (2**n, C): logits of each scale summed over the parts of every subsequence."""
     n, n_scales = case.n, case.game.n_scales
     size = member.sum(1)
     codes = [np.flatnonzero(size == k) for k in range(1, n_scales + 1)]
@@ -126,7 +124,7 @@ def _recurred_logits(case: Case, row: int, member: np.ndarray) -> np.ndarray:
 
 
 def _approximated(estimator: Any, budget: int, table: np.ndarray) -> np.ndarray:
-    """ESVs (n,) by one of its estimators from the scores in a table."""
+    """ESVs (n,) by one of shapiq's estimators from a table of scores."""
     bits = 1 << np.arange(estimator.n)
 
     def game(member: np.ndarray) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Do masks of STEP hold the evidence? The experiment of attribution by perturbation."""
+"""Masks of STEP and other attribution maps of synthetic videos."""

@@ -1,4 +1,4 @@
-"""Masks of clips in several ways, kept on disk as they come, so that a run that is cut goes on."""
+"""Masks of clips by several variants of STEP, stored so that a stopped run continues."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from esv_jax.models import ClipModel
 from esv_jax.perturbation import Core
 
 AREA = 0.1
-"""Share of a clip that the masks have which claims are about."""
+"""Area of the masks in the claims, as a share of a clip."""
 SALIENCY_AREAS = (0.05, AREA, 0.2)
 """Areas of the masks whose sum is a map."""
 
@@ -31,13 +31,12 @@ CORE, NO_CORE, DIFFERENCE = "core", "no core", "difference loss"
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
-    """One way of finding masks.
+class Variant:
+    """A variant of STEP.
 
     Attributes:
-      areas: of the masks.
-      options: of `perturbation.step`.
-      from_ones: whether masks are ones at the start, as published.
+      areas: areas of the masks. options: options of `perturbation.step`.
+      from_ones: starts from masks of ones, as published.
     """
 
     areas: tuple[float, ...] = (AREA,)
@@ -45,27 +44,27 @@ class Way:
     from_ones: bool = False
 
 
-WAYS: Mapping[str, Way] = MappingProxyType(
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
-        CORE: Way(SALIENCY_AREAS, {"core": Core()}),
-        NO_CORE: Way(SALIENCY_AREAS),
-        DIFFERENCE: Way(options={"difference": True}),
-        "core, a cylinder": Way(options={"core": Core("cylinder")}),
-        "no dropout": Way(options={"core": Core(), "dropout": 0.0}),
-        "start of ones": Way(options={"core": Core()}, from_ones=True),
-        "published weights": Way(
+        CORE: Variant(SALIENCY_AREAS, {"core": Core()}),
+        NO_CORE: Variant(SALIENCY_AREAS),
+        DIFFERENCE: Variant(options={"difference": True}),
+        "core, a cylinder": Variant(options={"core": Core("cylinder")}),
+        "no dropout": Variant(options={"core": Core(), "dropout": 0.0}),
+        "start of ones": Variant(options={"core": Core()}, from_ones=True),
+        "published weights": Variant(
             options={"core": Core(), "weights": perturbation.published_weights()}
         ),
-        "delete": Way(options={"core": Core(), "mode": "delete"}),
-        "dual": Way(options={"core": Core(), "mode": "dual"}),
+        "delete": Variant(options={"core": Core(), "mode": "delete"}),
+        "dual": Variant(options={"core": Core(), "mode": "dual"}),
     }
 )
-"""Ways by name: the first three are measured on all clips, the others on some."""
+"""Variants by name: the first three are measured on all clips, the others on some."""
 MAIN = (CORE, NO_CORE, DIFFERENCE)
 
 
 class Masks(NamedTuple):
-    """Masks (A, t, h, w) of a clip, the probability (A,) at their end, and seconds they took."""
+    """Masks (A, t, h, w) of a clip, final probabilities (A,), and seconds of the search."""
 
     masks: np.ndarray
     probability: np.ndarray
@@ -77,10 +76,10 @@ class MaskStore:
     """Masks of the clips of one run.
 
     Attributes:
-      folder: where they are kept, one file for each way and clip.
-      model: the network, and `fn`: clips (B, t, h, w, c) -> probabilities, always the same object.
-      seed, iterations: of `perturbation.step`; clip i has the same key in all ways.
-      about: all that the clips depend on, as JSON holds it.
+      folder: folder of the files, one for each variant and clip.
+      model: the network. fn: clips (B, t, h, w, c) -> probabilities, always the same object.
+      seed, iterations: arguments of `perturbation.step`; clip i has one key in all variants.
+      about: everything that the clips depend on, as JSON.
     """
 
     folder: Path
@@ -91,25 +90,25 @@ class MaskStore:
     about: Mapping[str, Any]
 
     def find(self, name: str, i: int, frames: np.ndarray, target: int) -> Masks:
-        """Masks of clip i found this way: read where they are known, found and written if not."""
+        """Masks of clip i by a variant, computed and written where they are not stored."""
         path = self.folder / f"{name.replace(',', '').replace(' ', '_')}-{i:03d}.npz"
         mark = self._mark(name)
-        known = _read(path, mark)
-        if known is not None:
-            return known
+        stored = _read(path, mark)
+        if stored is not None:
+            return stored
         start = time.perf_counter()
-        way = WAYS[name]
+        variant = VARIANTS[name]
         clip = self.model.prepare(frames)
-        options = dict(way.options)
-        if way.from_ones:
+        options = dict(variant.options)
+        if variant.from_ones:
             t, h, w = clip.shape[:3]
             small = perturbation.Masking().generator((h, w)).small_shape
-            options["start"] = jnp.ones((len(way.areas), t, *small), clip.dtype)
+            options["start"] = jnp.ones((len(variant.areas), t, *small), clip.dtype)
         found = perturbation.step(
             self.fn,
             clip,
             target,
-            areas=way.areas,
+            areas=variant.areas,
             iterations=self.iterations,
             key=jax.random.fold_in(jax.random.key(self.seed), i),
             **options,
@@ -121,14 +120,14 @@ class MaskStore:
         return result
 
     def _mark(self, name: str) -> str:
-        """A digest of all that these masks depend on, beside the clip's number."""
+        """Digest of everything that the masks depend on, without the clip."""
         run = {**self.about, "seed": self.seed, "iterations": self.iterations}
-        text = f"{json.dumps(run, sort_keys=True)} {WAYS[name]!r} {ej.__version__}"
+        text = f"{json.dumps(run, sort_keys=True)} {VARIANTS[name]!r} {ej.__version__}"
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(path: Path, mark: str) -> Masks | None:
-    """Masks of a file, where there is one with this mark."""
+    """Masks of a file; None where it is absent, damaged or has another mark."""
     try:
         with path.open("rb") as raw, np.load(raw) as file:
             if str(file["mark"]) != mark:

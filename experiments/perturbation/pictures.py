@@ -1,4 +1,4 @@
-"""The pictures: scores of methods, worth of metrics, masks and maps of two clips."""
+"""Pictures: scores of methods, reliability of metrics, masks and maps of two clips."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from esv_jax.maps import clip_map
 from esv_jax.plots import style
 from esv_jax.plots.figures import new_figure
 from experiments.perturbation.clips import Subject
-from experiments.perturbation.masks import AREA, CORE, NO_CORE, WAYS
+from experiments.perturbation.masks import AREA, CORE, NO_CORE, VARIANTS
 
 _SHOWN = ("insertion", "deletion", "mass", "pointing", "coverage", "temporal_grounding")
 _MAPS = ("lrp", "occlusion")
 
 
 def draw(folder: Path, summary: Mapping[str, Any], subject: Subject) -> list[Path]:
-    """Write all pictures to a folder; their paths."""
+    """Writes all pictures to a folder; returns their paths."""
     coverage = np.array([row["coverage"] for row in summary["clips"]], np.float64)
     order = np.argsort(coverage, kind="stable")
     shown = {"example": order[len(order) // 2], "example_least": order[0]}
@@ -41,7 +41,7 @@ def methods(summary: Mapping[str, Any]) -> Any:
     names = list(summary["seconds"])
     figure = new_figure(9.6, 1.6 + 0.42 * len(names))
     axes = figure.subplots(2, 3, sharey=True)
-    places = np.arange(len(names))
+    y = np.arange(len(names))
     low_is_good = {row["metric"] for row in summary["metrics"] if not row["higher_is_better"]}
     for metric, ax in zip(_SHOWN, axes.flat, strict=True):
         rows = [summary["means"][metric][name] for name in names]
@@ -50,15 +50,13 @@ def methods(summary: Mapping[str, Any]) -> Any:
         )
         colours = [style.DISTRACTING if n.startswith("step") else style.SUPPORTING for n in names]
         _strip_down(ax)
-        ax.barh(places, mean, 0.7, color=colours)
+        ax.barh(y, mean, 0.7, color=colours)
         whiskers = np.nan_to_num(np.stack([mean - low, high - mean]))
-        ax.errorbar(
-            mean, places, xerr=whiskers, fmt="none", ecolor=style.INK, elinewidth=0.9, capsize=2
-        )
+        ax.errorbar(mean, y, xerr=whiskers, fmt="none", ecolor=style.INK, elinewidth=0.9, capsize=2)
         good = "low is good" if metric in low_is_good else "high is good"
         text = f"{metric.replace('_', ' ')}, {good}"
         ax.set_title(text, loc="left", fontsize=style.TEXT_SIZE, color=style.INK)
-    axes[0, 0].set_yticks(places, [name.replace("_", " ") for name in names])
+    axes[0, 0].set_yticks(y, [name.replace("_", " ") for name in names])
     axes[0, 0].invert_yaxis()
     return figure
 
@@ -68,20 +66,20 @@ def reliability(summary: Mapping[str, Any]) -> Any:
     rows = summary["metrics"]
     figure = new_figure(8, 3.2)
     ax = figure.subplots()
-    places = np.arange(len(rows))
-    ways = (("reliability", style.SUPPORTING), ("alpha", style.DISTRACTING))
-    for k, (name, colour) in enumerate(ways):
+    x = np.arange(len(rows))
+    bars = (("reliability", style.SUPPORTING), ("alpha", style.DISTRACTING))
+    for k, (name, colour) in enumerate(bars):
         values = np.array([row[name] for row in rows], np.float64)
-        at = places + 0.38 * (k - 0.5)
+        at = x + 0.38 * (k - 0.5)
         ax.bar(at, np.nan_to_num(values), 0.36, color=colour, label=_LABELS[name])
     style.strip_down(ax)
     ax.axhline(0, color=style.INK, linewidth=0.8)
     labels = [textwrap.fill(row["metric"].replace("_", " "), 11) for row in rows]
-    ax.set_xticks(places, labels, fontsize=7.5)
+    ax.set_xticks(x, labels, fontsize=7.5)
     ax.set_ylabel("agreement of clips\non the order of methods", **style.TEXT)
-    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}
-    ax.legend(frameon=False, fontsize=style.TEXT_SIZE, **place)
-    ax.set_title("What metrics are worth", loc="left", fontsize=style.TITLE_SIZE)
+    position = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}
+    ax.legend(**style.LEGEND, **position)
+    ax.set_title("Reliability of metrics", loc="left", fontsize=style.TITLE_SIZE)
     return figure
 
 
@@ -95,9 +93,9 @@ def example(subject: Subject, i: int) -> Any:
     rows = {"frames": seen}
     evidence = subject.videos.evidence_mask[i].astype(np.float32)
     rows["evidence"] = plots.overlay_mask(seen, evidence)
-    for way in (CORE, NO_CORE):
-        mask = subject.masks(way, i).masks[WAYS[way].areas.index(AREA)]
-        rows[f"STEP, {way}"] = plots.overlay_mask(seen, mask)
+    for variant in (CORE, NO_CORE):
+        mask = subject.masks(variant, i).masks[VARIANTS[variant].areas.index(AREA)]
+        rows[f"STEP, {variant}"] = plots.overlay_mask(seen, mask)
     for name in (name for name in _MAPS if name in subject.settings.methods):
         volume = jax.device_get(clip_map(name, subject.model, clip, label))
         rows[name.upper() if name == "lrp" else name] = plots.overlay_relevance(seen, volume)

@@ -1,1 +1,1 @@
-"""Does relevance find the motion? The experiment of selective and discriminative relevance."""
+"""Selective and discriminative relevance of synthetic videos."""

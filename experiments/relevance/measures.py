@@ -1,4 +1,4 @@
-"""What relevance of clips with known evidence is worth, and what a network knows without motion."""
+"""Relevance on known evidence, and scores of clips without motion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import esv_jax as ej
 from esv_jax import relevance as rules
 from esv_jax.models import ClipModel
 
-QUESTIONS = ("motion", "appearance")
+SCORES = ("motion", "appearance")
 METHODS = (
     "LRP",
     "selective, sigma 1",
@@ -25,15 +25,15 @@ METHODS = (
     "uniform",
 )
 SIGMAS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-_MARGIN = 3  # pixels around the evidence that count as inside: what the first layer sees at once
+MARGIN = 3  # pixels of dilation, the reach of the first layer
 
 
-def questioned(model: ClipModel) -> Callable[[jax.Array], jax.Array]:
-    """The network with two questions per class in the place of its logits: clip -> (2 C,).
+def contrasted(model: ClipModel) -> Callable[[jax.Array], jax.Array]:
+    """The network with two contrasts per class as outputs: clip -> (2 C,).
 
-    First, for each class, its logit minus that of its partner, which is the same run backwards:
-    only motion tells them apart. Then the mean logit of its pair minus the mean of all others:
-    what happens, whichever way. Both are linear in the logits and become part of the last layer.
+    First, for each class, its logit minus that of its partner, the same run backwards, which only
+    motion tells apart. Then the mean logit of its pair minus the mean of all others. Both are
+    linear in the logits and become part of the last layer.
     """
     c = len(model.class_names)
     own = np.eye(c, dtype=np.float32)
@@ -57,11 +57,11 @@ def questioned(model: ClipModel) -> Callable[[jax.Array], jax.Array]:
 
 
 Maps = Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
-"""A clip and a question -> volumes (t, h, w) by method, and the "motion share" by sigma."""
+"""A clip and the index of a contrast -> volumes (t, h, w) by method, "motion share" by sigma."""
 
 
 def maps_of(fn: Callable[[jax.Array], jax.Array], composite: Any) -> Maps:
-    """What all measures and pictures are taken from; compiled once for all clips and questions."""
+    """Volumes of all methods, as one compiled function of clip and contrast."""
 
     def of_clip(clip: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
         whole = rules.lrp(fn, clip, target, composite=composite)
@@ -87,11 +87,11 @@ def maps_of(fn: Callable[[jax.Array], jax.Array], composite: Any) -> Maps:
 
 
 def around(mask: np.ndarray) -> np.ndarray:
-    """Places (t, h, w) of evidence and those at most a few pixels off, in the same frame."""
+    """Evidence (t, h, w), dilated by a few pixels within each frame."""
     grown = mask.copy()
     for axis in (1, 2):
         wide = grown.copy()
-        for step in range(1, _MARGIN + 1):
+        for step in range(1, MARGIN + 1):
             there, here = [slice(None)] * 3, [slice(None)] * 3
             there[axis], here[axis] = slice(step, None), slice(None, -step)
             wide[tuple(here)] |= grown[tuple(there)]
@@ -100,34 +100,26 @@ def around(mask: np.ndarray) -> np.ndarray:
     return grown
 
 
-def mass_inside(volume: np.ndarray, inside: np.ndarray) -> float:
-    """Share of the positive relevance that lies inside; NaN where none is positive."""
-    positive = np.maximum(volume, 0)
-    total = positive.sum(dtype=np.float64)
-    return float(positive[inside].sum(dtype=np.float64) / total) if total > 0 else float("nan")
-
-
 def points_inside(volume: np.ndarray, inside: np.ndarray) -> float:
-    """Whether the highest place lies inside; ties in expectation."""
+    """Probability that the highest voxel lies inside; ties in expectation."""
     return float(inside[volume == volume.max()].mean())
 
 
 def measure_maps(
     model: ClipModel, videos: ej.data.SyntheticVideos, run: Maps
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Measures by question: (methods, V) each of "mass" and "pointing", and "motion share" (V, S).
+    """Measures by score: (methods, V) each of "mass" and "pointing", and "motion share" (V, S).
 
-    "appearance" masks are those of "motion": the objects and the hand. Clips without evidence in
-    the frames seen give NaN.
+    Both scores have the same masks: the objects and the hand. NaN for clips without evidence.
     """
     c = len(model.class_names)
     found = {}
-    for q, question in enumerate(QUESTIONS):
+    for k, score in enumerate(SCORES):
         mass, pointing, shares = [], [], []
         for clip, label, mask in zip(
             videos.clips, videos.labels, videos.evidence_mask, strict=True
         ):
-            target = jnp.asarray(label + q * c)
+            target = jnp.asarray(label + k * c)
             volumes = jax.device_get(run(model.prepare(clip), target))
             shares.append(volumes["motion share"])
             inside = around(mask)
@@ -135,9 +127,9 @@ def measure_maps(
                 mass.append([np.nan] * len(METHODS))
                 pointing.append([np.nan] * len(METHODS))
                 continue
-            mass.append([mass_inside(volumes[m], inside) for m in METHODS])
+            mass.append([float(ej.metrics.mass_inside(volumes[m], inside)) for m in METHODS])
             pointing.append([points_inside(volumes[m], inside) for m in METHODS])
-        found[question] = {
+        found[score] = {
             "mass": np.array(mass).T,
             "pointing": np.array(pointing).T,
             "motion share": np.array(shares),
@@ -148,11 +140,11 @@ def measure_maps(
 def without_motion(
     model: ClipModel, videos: ej.data.SyntheticVideos, seed: int, composite: Any
 ) -> dict[str, dict[str, np.ndarray]]:
-    """What stays of a clip whose motion is taken out, (V,) each, for each way of doing it.
+    """Predictions on clips without motion, (V,) each.
 
-    Ways: "as it is"; "shuffled", its frames in random order; "frozen", one frame of the evidence
-    (the middle one) repeated. Of each: whether the class is right, whether its pair is, whether
-    the class is ahead of its partner, and the motion share of its relevance at sigma 2.
+    Clips: "as it is"; "shuffled", frames in random order; "frozen", the middle frame of the
+    evidence repeated. Measures: 1 where the class is right, where its pair is, where the class is
+    ahead of its partner, and the motion share of its relevance at sigma 2.
     """
     rng = np.random.default_rng(seed)
     score = jax.jit(model.logits)

@@ -1,4 +1,4 @@
-"""The pictures of the experiment: mass in the evidence, motion by sigma, two examples."""
+"""Pictures: mass on the evidence, motion share by sigma, two examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from esv_jax import plots
 from esv_jax.models import ClipModel
 from esv_jax.plots import style
 from esv_jax.plots.figures import new_figure
-from experiments.relevance.measures import METHODS, QUESTIONS, Maps, questioned
+from experiments.relevance.measures import METHODS, SCORES, Maps, contrasted
 
 _COLOURS = (style.SUPPORTING, style.DISTRACTING)
 _SHOWN = ("LRP", "selective, sigma 2", "spatial", "temporal")
@@ -27,68 +27,68 @@ def draw(
     videos: ej.data.SyntheticVideos,
     run: Maps,
 ) -> list[Path]:
-    """Write all pictures to a folder; their paths."""
+    """Writes all pictures to a folder; returns their paths."""
     return [
         plots.save_figure(mass(summary), folder / "mass.png"),
         plots.save_figure(motion_share(summary), folder / "motion_share.png"),
         *(
             plots.save_figure(
-                example(model, videos, run, q), folder / f"example_{question}.png", dpi=80
+                example(model, videos, run, k), folder / f"example_{score}.png", dpi=80
             )
-            for q, question in enumerate(QUESTIONS)
+            for k, score in enumerate(SCORES)
         ),
     ]
 
 
 def mass(summary: dict[str, Any]) -> Any:
-    """Share of positive relevance in the evidence by method, for both questions."""
+    """Share of positive relevance on the evidence by method, for both scores."""
     figure = new_figure(7.2, 3.4)
     ax = figure.subplots()
     places = np.arange(len(METHODS))
-    for q, (question, colour) in enumerate(zip(QUESTIONS, _COLOURS, strict=True)):
-        rows = [summary["measures"][question]["mass"][method] for method in METHODS]
+    for k, (score, colour) in enumerate(zip(SCORES, _COLOURS, strict=True)):
+        rows = [summary["measures"][score]["mass"][method] for method in METHODS]
         mean = np.array([row["mean"] for row in rows])
         ends = np.array([[row["mean"] - row["low"], row["high"] - row["mean"]] for row in rows])
-        at = places + 0.38 * (q - 0.5)
-        ax.bar(at, mean, 0.36, color=colour, label=f"{question} question")
+        at = places + 0.38 * (k - 0.5)
+        ax.bar(at, mean, 0.36, color=colour, label=score)
         ax.errorbar(at, mean, yerr=ends.T, fmt="none", ecolor=style.INK, elinewidth=0.9, capsize=2)
     style.strip_down(ax)
     ax.set_xticks(places, [textwrap.fill(method, 11) for method in METHODS], fontsize=7.5)
-    ax.set_ylabel("share of positive relevance\nin the evidence", **style.TEXT)
-    ax.legend(frameon=False, fontsize=style.TEXT_SIZE)
+    ax.set_ylabel("share of positive relevance\non the evidence", **style.TEXT)
+    ax.legend(**style.LEGEND)
     ax.set_title("Where relevance lies", loc="left", fontsize=style.TITLE_SIZE)
     return figure
 
 
 def motion_share(summary: dict[str, Any]) -> Any:
-    """Share of relevance that is motion, by sigma: what is missing is spatial bias."""
+    """Motion share by sigma; the rest is spatial bias."""
     figure = new_figure(5.6, 3.2)
     ax = figure.subplots()
-    for question, colour in zip(QUESTIONS, _COLOURS, strict=True):
-        rows = summary["motion_share"][question]
+    for score, colour in zip(SCORES, _COLOURS, strict=True):
+        rows = summary["motion_share"][score]
         low, mean, high = (np.array([row[k] for row in rows]) for k in ("low", "mean", "high"))
-        ax.plot(summary["sigmas"], mean, "o-", color=colour, label=f"{question} question")
+        ax.plot(summary["sigmas"], mean, "o-", color=colour, label=score)
         ax.fill_between(summary["sigmas"], low, high, color=colour, alpha=0.2, linewidth=0)
     style.strip_down(ax)
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("sigma, standard deviations of the temporal derivative", **style.TEXT)
     ax.set_ylabel("share of |relevance|\nthat is motion", **style.TEXT)
-    ax.legend(frameon=False, fontsize=style.TEXT_SIZE)
+    ax.legend(**style.LEGEND)
     ax.set_title("Motion and spatial bias", loc="left", fontsize=style.TITLE_SIZE)
     return figure
 
 
-def example(model: ClipModel, videos: ej.data.SyntheticVideos, run: Maps, question: int) -> Any:
-    """The first clip whose evidence is in half of its frames or more, asked one question."""
+def example(model: ClipModel, videos: ej.data.SyntheticVideos, run: Maps, contrast: int) -> Any:
+    """Relevance of one contrast for the first clip with evidence in at least half of its frames."""
     shares = videos.evidence_frames.mean(1)
     i = int(np.flatnonzero(shares >= min(0.5, shares.max()))[0])
     label = int(videos.labels[i])
-    target = label + question * len(model.class_names)
+    target = label + contrast * len(model.class_names)
     clip = model.prepare(videos.clips[i])
     volumes = run(clip, jnp.asarray(target))
     parts = {name: np.asarray(volumes[name]) for name in _SHOWN}
     name = videos.class_names[label]
     partner = videos.class_names[label ^ 1]
-    asked = f"{name} or {partner}?" if question == 0 else f"{name} / {partner}, or another pair?"
-    lines = [f"logit difference {float(questioned(model)(clip)[target]):.2f}"]
-    return plots.plot_relevance_strip(videos.clips[i], parts, title=asked, lines=lines)
+    title = f"{name} or {partner}?" if contrast == 0 else f"{name} / {partner}, or another pair?"
+    lines = [f"logit difference {float(contrasted(model)(clip)[target]):.2f}"]
+    return plots.plot_relevance_strip(videos.clips[i], parts, title=title, lines=lines)

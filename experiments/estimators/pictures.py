@@ -1,4 +1,4 @@
-"""Figures of the experiment on estimators."""
+"""Pictures of the study of estimators."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MultipleLocator
 
 import esv_jax as ej
-from experiments.estimators.report import family_of
+from esv_jax.plots import style
+from esv_jax.plots.figures import new_figure
+from experiments.estimators.measures import family_of
 
 # Colours that colour-blind readers tell apart, as in `ej.plots`; a marker for each as well.
 _FAMILIES = {
@@ -24,15 +24,14 @@ _FAMILIES = {
     "shapiq kADDSHAP": ("#6B6B6B", "X"),
     "shapiq SVARM": ("#9A9A9A", "P"),
 }
-_INK, _GRID = "#222222", "#E4E4E4"
 _COLUMNS = 3
 
 
 def plot_errors(found: Mapping[str, Any], path: Path) -> Path:
     """Relative error against evaluations, a panel per game, both axes logarithmic.
 
-    Where heads are combined by scale shapiq's estimators take all head evaluations there are at
-    every budget: their points lie above each other, marked with the number of values.
+    Where heads are combined by scale shapiq's estimators take all head evaluations at every budget:
+    their points lie above each other, marked with the number of values.
     """
     figure, axes = _new(len(found), 3.1)
     seen: dict[str, Any] = {}
@@ -81,20 +80,20 @@ def plot_coverage(found: Mapping[str, Any], path: Path) -> Path:
         rows = [row for row in game["rows"] if row["coverage"] is not None]
         ax.axvspan(93, 97, color="#009E73", alpha=0.18, lw=0)
         ax.axvline(95, color="#009E73", lw=1)
-        for place, row in enumerate(rows):
+        for y, row in enumerate(rows):
             colour, marker = _FAMILIES[family_of(row)]
             share = 100 * row["coverage"]
-            ax.plot([share], [place], color=colour, marker=marker, markersize=6.5)
+            ax.plot([share], [y], color=colour, marker=marker, markersize=6.5)
             right = share < lowest + 5
             ax.annotate(
                 f"{share:.1f}",
-                (share, place),
+                (share, y),
                 xytext=(7 if right else -7, 0),
                 textcoords="offset points",
                 ha="left" if right else "right",
                 va="center",
                 fontsize=7.5,
-                color=_INK,
+                color=style.INK,
                 bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8},
             )
         ax.set_yticks(range(len(rows)), [row["estimator"] for row in rows])
@@ -105,7 +104,7 @@ def plot_coverage(found: Mapping[str, Any], path: Path) -> Path:
         ax.set_xlabel(f"of {game['n_pairs']} sequence-class pairs (%)")
         _title(ax, game)
     text = "Known values inside 95 % intervals; shaded: 93 to 97 %"
-    figure.suptitle(text, x=0.01, ha="left", fontsize=10.5, fontweight="bold", color=_INK)
+    style.head(figure, text)
     return ej.plots.save_figure(figure, path)
 
 
@@ -120,47 +119,40 @@ def _label_values(ax: Any, rows: list[Any], errors: list[float], left: bool) -> 
             ha="right" if left else "left",
             va="center",
             fontsize=7,
-            color=_INK,
+            color=style.INK,
         )
 
 
 def _title(ax: Any, game: Mapping[str, Any]) -> None:
-    ax.set_title(game["title"], loc="left", fontsize=9.5, fontweight="bold", color=_INK)
+    ax.set_title(game["title"], loc="left", fontsize=9.5, fontweight="bold", color=style.INK)
 
 
-def _legend(figure: Figure, seen: Mapping[str, Any]) -> None:
+def _legend(figure: Any, seen: Mapping[str, Any]) -> None:
     """One legend for all panels."""
     handles, names = list(seen.values()), list(seen)
     if any(name.startswith("shapiq") for name in names):
         handles.append(Line2D([], [], linestyle="none"))
-        names.append("numbers: values asked of shapiq's")
+        names.append("numbers: values of shapiq's")
     figure.legend(
         handles,
         names,
         loc="outside upper left",
         ncols=4,
-        frameon=False,
-        fontsize=8.5,
-        labelcolor=_INK,
+        **style.LEGEND,
     )
 
 
-def _new(n_panels: int, height: float) -> tuple[Figure, list[Any]]:
-    """A figure without a window, its panels in rows of three."""
+def _new(n_panels: int, height: float) -> tuple[Any, list[Any]]:
+    """A figure and its panels, in rows of three."""
     columns = min(n_panels, _COLUMNS)
     n_rows = -(-n_panels // _COLUMNS)
-    size = (4.0 * columns + 0.2, height * n_rows + 0.5)
-    figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.0 * columns + 0.2, height * n_rows + 0.5)
     panels = list(figure.subplots(n_rows, columns, squeeze=False).flat)
     for ax in panels[n_panels:]:
         ax.remove()
     for ax in panels[:n_panels]:
-        for side in ("top", "right"):
-            ax.spines[side].set_visible(False)
-        ax.tick_params(labelsize=8.5, labelcolor=_INK)
-        ax.grid(visible=True, axis="both", color=_GRID, linewidth=0.8)
-        ax.set_axisbelow(True)
+        style.strip_down(ax)
+        ax.grid(visible=True, axis="both", color=style.GRID, linewidth=0.8)
         ax.xaxis.label.set_fontsize(9)
         ax.yaxis.label.set_fontsize(9)
     return figure, panels[:n_panels]
