@@ -1,11 +1,10 @@
-"""Trains the small 3D network that comes with the package, on synthetic videos.
+"""Trains the small 3D network that comes with the package on synthetic videos.
 
 A `ClipCNN` sees 16 frames of a clip at once. Every step renders fresh clips and takes one frame of
-each of 16 equal segments. No clip is seen twice, so held-out clips, which come from another key,
-test the world and not the memory.
+each of 16 equal segments. No clip is used twice, and held-out clips come from another key.
 
-Claim: on held-out clips it is right at least 95 % of the time from the 16 frames at segment
-centres, though the clips have lengths (20, 32, 57) of which only one occurs in training.
+Claim: on held-out clips its accuracy from the 16 frames at segment centres is at least 95 %. The
+clips have lengths 20, 32 and 57, of which only 32 occurs in training.
 
     python -m experiments.synthetic_clips
     python -m experiments.synthetic_clips --install   # also replaces the model in the package
@@ -23,12 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 import esv_jax as ej
 from esv_jax.checks import expect_int
 from esv_jax.models import ClipModel
 from esv_jax.models.clip_model import STRIDES, ClipCNN, clip_model_digest
+from experiments.harness import command
 from experiments.synthetic_training import (
     ASSETS,
     Kind,
@@ -73,24 +72,25 @@ class Settings:
     n_test: int = 300
     """Held-out clips of each length."""
     install: bool = False
-    """Whether to replace the model in the package by this one."""
+    """Replace the model in the package by this one."""
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1; the library asks about the rest."""
+        """Checks the counts; the library checks the rest."""
         for name in ("n_steps", "batch_size", "n_test"):
             expect_int(name, getattr(self, name), minimum=1)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    settings = tyro.cli(
-        Settings, prog="python -m experiments.synthetic_clips", description=__doc__, args=args
-    )
-    print(table(run(settings)))
-    return 0
+    """Runs from the command line: 0 when done."""
+
+    def measured(settings: Settings) -> str:
+        return table(run(settings))
+
+    return command(Settings, measured, module="synthetic_clips", about=__doc__, args=args)
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Train, measure, write `model.safetensors` and `summary.json`; what the latter holds."""
+    """Trains, measures, writes `model.safetensors` and `summary.json`."""
     claim = ("accuracy from 16 frames", CLAIMED)
     return train_and_report("synthetic_clips", settings, KIND, train, accuracy, TEST_LENGTHS, claim)
 
@@ -112,9 +112,9 @@ def train(settings: Settings) -> tuple[ClipModel, list[float]]:
 
 
 def logits_by_patches(params: Any, clips: jax.Array) -> jax.Array:
-    """What `ClipCNN` gives, with convolutions as products of patches and weights.
+    """Logits of `ClipCNN`, with convolutions as products of patches and weights.
 
-    Its gradient takes a ninth of the time on a CPU, where that of strided convolutions is slow.
+    On a CPU its gradient takes a ninth of the time of strided convolutions.
     """
     x = clips
     layers = params["params"]
@@ -128,17 +128,17 @@ def logits_by_patches(params: Any, clips: jax.Array) -> jax.Array:
 
 
 def _patches(x: jax.Array, kernel: Sequence[int], strides: Sequence[int]) -> jax.Array:
-    """What each place of a convolution with padding "SAME" sees, (B, t, h, w, numbers)."""
-    places, pads = [], []
+    """Patches of a convolution with padding "SAME", (B, t, h, w, numbers)."""
+    counts, pads = [], []
     for size, k, stride in zip(x.shape[1:4], kernel, strides, strict=True):
         n = -(-size // stride)
         short = max((n - 1) * stride + k - size, 0)
-        places.append(n)
+        counts.append(n)
         pads.append((short // 2, short - short // 2))
     x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
     parts = []
     for tap in np.ndindex(*kernel):
-        stop = [a + (n - 1) * s + 1 for a, n, s in zip(tap, places, strides, strict=True)]
+        stop = [a + (n - 1) * s + 1 for a, n, s in zip(tap, counts, strides, strict=True)]
         begin, end = (0, *tap, 0), (x.shape[0], *stop, x.shape[4])
         parts.append(jax.lax.slice(x, begin, end, (1, *strides, 1)))
     return jnp.concatenate(parts, -1)
@@ -157,7 +157,7 @@ def held_out(
 
 
 def accuracy(model: ClipModel, t: int, settings: Settings) -> dict[str, Any]:
-    """How often the network is right on clips of t frames; errors within pairs."""
+    """Accuracy on clips of t frames, also of pairs."""
     videos, logits = held_out(model, settings.n_test, t, settings.test_seed)
     return accuracies(logits.argmax(-1), videos)
 

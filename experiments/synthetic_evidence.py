@@ -1,19 +1,19 @@
-"""Do exact ESVs point at the frames that carry the evidence? Synthetic videos know which these are.
+"""Ranking of the frames that carry the evidence by exact ESVs, on synthetic videos.
 
-For held-out clips the exact ESVs of 8 frames (segment centres) for the true class, under the model
-that comes with the package, are ranked against the truth: which of the frames show what happens.
-The other frames show the empty scene, another shot or a flash, alike for every class.
+The exact ESVs of 8 frames (segment centres) of held-out clips for the true class, under the model
+that comes with the package, are ranked against the truth: the frames that show the action. The
+other frames show the empty scene, another shot or a flash, alike for every class.
 
   precision@k   share of evidence frames among the k highest, k = evidence frames of the clip
   Spearman      rank correlation with the indicator of evidence frames
 
-Baselines know nothing of the clip: uniform (all frames alike), centre-out (frames nearer to the
-middle rank higher), random (one draw per clip). Where values tie, the expectation over random
-orders of the tied frames is taken; a constant has rank correlation 0. Intervals are 95 %
-percentile bootstrap over clips. Clips without evidence or with nothing else are left out.
+Baselines do not use the clip: uniform (all frames alike), centre-out (frames nearer to the middle
+rank higher), random (one draw per clip). Ties are resolved in expectation; a constant has rank
+correlation 0. Intervals are 95 % percentile bootstrap over clips. Clips in which all or none of the
+frames carry evidence are left out.
 
-Claim: ESVs are ahead of every baseline in both measures; the paired difference to the best has a
-95 % interval above 0.
+Claim: ESVs are ahead of every baseline in both measures; the interval of the paired difference to
+the nearest lies above 0.
 
     python -m experiments.synthetic_evidence
 """
@@ -29,14 +29,25 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 import esv_jax as ej
 from esv_jax.checks import expect_int
 from esv_jax.files import make_folder
 from esv_jax.models.video_model import video_model_digest
 from experiments import synthetic_world as world
-from experiments.records import as_json, surroundings, write_json
+from experiments.harness import (
+    Finding,
+    above,
+    as_json,
+    as_rows,
+    command,
+    finding,
+    findings_table,
+    markdown,
+    surroundings,
+    write_json,
+)
+from experiments.statistics import mean_of, written
 
 METHODS = ("ESV", "uniform", "centre-out", "random")
 MEASURES = ("precision@k", "Spearman")
@@ -51,30 +62,31 @@ class Settings:
     model: Path | None = None
     """A model written by `save_video_model`; default the one in the package."""
     seed: int = 20_000
-    """Seed of the clips, of random ranks and of the bootstrap; not a seed of training."""
+    """Seed of the clips, the random ranks and the bootstrap; not a seed of training."""
     n_clips: int = 500
     """Held-out clips."""
     n_frames: int = 32
-    """Frames of a whole clip, of which 8 are explained."""
+    """Frames of a whole clip; 8 are explained."""
     n_resamples: int = 2000
     """Bootstrap resamples of the clips."""
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1; the library asks about the rest."""
+        """Checks the counts; the library checks the rest."""
         for name in ("n_clips", "n_resamples"):
             expect_int(name, getattr(self, name), minimum=1)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    settings = tyro.cli(
-        Settings, prog="python -m experiments.synthetic_evidence", description=__doc__, args=args
-    )
-    print(table(run(settings)))
-    return 0
+    """Runs from the command line: 0 when done."""
+
+    def measured(settings: Settings) -> str:
+        return table(run(settings))
+
+    return command(Settings, measured, module="synthetic_evidence", about=__doc__, args=args)
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Explain, rank, write `summary.json` to `settings.out`; what it holds."""
+    """Explains, ranks, writes `summary.json` to `settings.out`; returns its content."""
     make_folder(settings.out)
     start = time.perf_counter()
     chosen = settings.model
@@ -100,11 +112,11 @@ def run(settings: Settings) -> dict[str, Any]:
         measure: np.stack([rank(scores[m][mixed], truth[mixed]) for m in METHODS])
         for measure, rank in zip(MEASURES, (precision_at_k, spearman), strict=True)
     }  # (methods, V) each
-    ordered = np.arange(esv.shape[1]) / esv.shape[1]  # a ranking without ties, truth first
+    ordered = np.arange(esv.shape[1]) / esv.shape[1]  # ranks without ties, truth first
     intervals = {name: summarise(v, settings) for name, v in values.items()}
     summary = {
         "experiment": "synthetic_evidence",
-        "claims": [claim(name, intervals[name]) for name in MEASURES],
+        "findings": as_rows(nearest(name, intervals[name]) for name in MEASURES),
         "seed": settings.seed,
         "settings": as_json(settings),
         "weights_digest": video_model_digest(model),
@@ -132,7 +144,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def baselines(n_clips: int, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Scores of frames that do not look at the clip, (V, n) each."""
+    """Scores of frames that do not depend on the clip, (V, n) each."""
     centre = -np.abs(np.arange(n) - (n - 1) / 2)
     return {
         "uniform": np.zeros((n_clips, n)),
@@ -151,9 +163,9 @@ def precision_at_k(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     k = truth.sum(1)
     last = np.take_along_axis(-np.sort(-scores, axis=1), k[:, None] - 1, axis=1)
-    above, tied = scores > last, scores == last
-    places = k - above.sum(1)  # that the tied share
-    found = (above & truth).sum(1) + places * (tied & truth).sum(1) / tied.sum(1)
+    higher, tied = scores > last, scores == last
+    left = k - higher.sum(1)  # positions of the tied elements
+    found = (higher & truth).sum(1) + left * (tied & truth).sum(1) / tied.sum(1)
     return found / k
 
 
@@ -176,21 +188,14 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def summarise(values: np.ndarray, settings: Settings) -> dict[str, Any]:
-    """Mean of each method with its interval, and ESV minus each baseline, (methods, V) given."""
-    rng = np.random.default_rng(settings.seed)
-    v = values.shape[1]
-    resampled = rng.integers(v, size=(settings.n_resamples, v))
-
-    def interval(row: np.ndarray) -> dict[str, float]:
-        low, high = np.percentile(row[resampled].mean(1), (2.5, 97.5))
-        return {"mean": float(row.mean()), "low": float(low), "high": float(high)}
-
-    found = {name: interval(row) for name, row in zip(METHODS, values, strict=True)}
-    ahead = {
-        f"ESV - {name}": interval(values[0] - row)
-        for name, row in zip(METHODS[1:], values[1:], strict=True)
+    """Means of each method and of ESV - each baseline, from (methods, V)."""
+    pairs = list(zip(METHODS, values, strict=True))
+    return {
+        "methods": {name: mean_of(row, settings) for name, row in pairs},
+        "differences": {
+            f"ESV - {name}": mean_of(values[0] - row, settings) for name, row in pairs[1:]
+        },
     }
-    return {"methods": found, "differences": ahead}
 
 
 def means(values: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
@@ -206,42 +211,38 @@ def means(values: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def claim(measure: str, found: dict[str, Any]) -> dict[str, Any]:
-    """The claim about one measure, with its numbers."""
+def nearest(measure: str, found: dict[str, Any]) -> Finding:
+    """The least difference of ESV and a baseline in one measure."""
     name, least = min(found["differences"].items(), key=lambda item: item[1]["mean"])
-    return {
-        "claim": f"{measure} of ESVs is ahead of every baseline",
-        "measured": f"{name}: {least['mean']:.3f} [{least['low']:.3f}, {least['high']:.3f}]",
-        "holds": all(row["low"] > 0 for row in found["differences"].values()),
-    }
+    agrees = all(above(row) for row in found["differences"].values())
+    return finding(f"{measure}, ESV - nearest baseline", least, agrees, "> 0", scale=1, note=name)
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The numbers for people."""
-    lines = [
-        f"synthetic evidence, seed {summary['seed']}: {summary['n_clips']} clips,"
-        f" {summary['mean_evidence_frames']:.2f} of {world.N} frames are evidence,"
-        f" accuracy {100 * summary['accuracy']:.1f} %",
-        "",
-        f"{'':12}" + "".join(f"{name:>26}" for name in MEASURES),
+    """The numbers as Markdown."""
+    rows = [
+        (name, *(written(summary["measures"][m]["methods"][name], 1, 3) for m in MEASURES))
+        for name in METHODS
     ]
-    for method in METHODS:
-        line = f"{method:12}"
-        for measure in MEASURES:
-            row = summary["measures"][measure]["methods"][method]
-            line += f"{row['mean']:10.3f} [{row['low']:.3f}, {row['high']:.3f}]".rjust(26)
-        lines.append(line)
-    lines.append(f"{'(highest without ties)':44}{summary['highest_spearman']:.3f}")
+    rows.append(("highest without ties", "-", f"{summary['highest_spearman']:.3f}"))
+    by_class = [
+        (name, *(f"{row[measure]['ESV']:.3f}" for measure in MEASURES))
+        for name, row in summary["by_class"].items()
+        if row["n_clips"]
+    ]
     esv = summary["mean_esv"]
-    lines += ["", f"mean ESV: evidence {esv['evidence']:.4f}, other frames {esv['other']:.4f}", ""]
-    for name, row in summary["by_class"].items():
-        if row["n_clips"]:
-            lines.append(f"  {name:28}" + "".join(f"{row[m]['ESV']:8.3f}" for m in MEASURES))
-    for found in summary["claims"]:
-        verdict = "holds" if found["holds"] else "FAILS"
-        lines.append(f"{verdict}: {found['claim']}: {found['measured']}")
-    lines.append(f"{summary['wall_seconds']:.0f} s, compilation included")
-    return "\n".join(lines)
+    return "\n\n".join(
+        [
+            f"synthetic evidence, seed {summary['seed']}: {summary['n_clips']} clips,"
+            f" {summary['mean_evidence_frames']:.2f} of {world.N} frames are evidence,"
+            f" accuracy {100 * summary['accuracy']:.1f} %",
+            markdown(("method", *MEASURES), rows),
+            markdown(("class", *(f"{measure} of ESV" for measure in MEASURES)), by_class),
+            f"mean ESV: evidence {esv['evidence']:.4f}, other frames {esv['other']:.4f}",
+            findings_table(summary["findings"]),
+            f"{summary['wall_seconds']:.0f} s, with compilation",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What training on synthetic videos has in common, whatever is trained: clips, steps, report."""
+"""Training on synthetic videos: batches of clips, optimisation and the stored summary."""
 
 from __future__ import annotations
 
@@ -17,18 +17,26 @@ from tqdm import tqdm
 
 import esv_jax as ej
 from esv_jax.files import expect_writable, make_folder
-from experiments.records import as_json, surroundings, write_json
+from experiments.harness import (
+    Finding,
+    as_json,
+    as_rows,
+    findings_table,
+    markdown,
+    surroundings,
+    write_json,
+)
 
 TRAIN_LENGTHS = (16, 24, 32, 48)
 ASSETS = Path(ej.__file__).parent / "models" / "assets"
 
 
 class Kind(NamedTuple):
-    """How models of one kind are kept.
+    """Functions of one kind of model.
 
     Attributes:
-      save: (path, model, half=True) -> path. load: path -> model. digest: model -> of its weights.
-      packaged: the file in the package.
+      save: (path, model, half=True) -> path. load: path -> model.
+      digest: model -> digest of its weights. packaged: the file in the package.
     """
 
     save: Callable[..., Path]
@@ -40,7 +48,7 @@ class Kind(NamedTuple):
 def clips_to_train_on(
     n_steps: int, batch_size: int, seed: int, n: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frames (B, n, h, w, 3) uint8 and labels (B,) of each step; the next are rendered ahead."""
+    """Frames (B, n, h, w, 3) uint8 and labels (B,) of each step, rendered one step ahead."""
     rng = np.random.default_rng(seed)
 
     def render(step: int, t: int, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,12 +71,14 @@ def clips_to_train_on(
 def optimise(
     loss: Callable[..., jax.Array], params: Any, batches: Iterable[Sequence[Any]], settings: Any
 ) -> tuple[Any, list[float]]:
-    """AdamW with a warm-up and a cosine; the parameters, and the mean loss of each tenth.
+    """Trains with AdamW, a warm-up and a cosine schedule.
 
     Args:
-      loss: (params, *batch) -> (). params: to begin with; consumed.
+      loss: (params, *batch) -> (). params: initial parameters; donated.
       batches: one for each of `settings.n_steps`.
       settings: with `learning_rate`, `weight_decay` and `n_steps`.
+    Returns:
+      The parameters, and the mean loss of each tenth of the steps.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, settings.learning_rate, settings.n_steps // 20, settings.n_steps
@@ -95,7 +105,7 @@ def optimise(
 
 
 def accuracies(predicted: np.ndarray, videos: ej.data.SyntheticVideos) -> dict[str, Any]:
-    """How often classes (V,) are right, and their pairs; by class where there are clips of it."""
+    """Accuracy of predicted classes (V,) and of their pairs, and accuracy by class."""
     right = predicted == videos.labels
     return {
         "n_clips": len(videos),
@@ -118,14 +128,16 @@ def train_and_report(
     lengths: Sequence[int],
     claim: tuple[str, float],
 ) -> dict[str, Any]:
-    """Train, measure, write `model.safetensors` and `summary.json`; what the latter holds.
+    """Trains, measures, writes `model.safetensors` and `summary.json`.
 
     Args:
-      name: of the experiment. settings: of it, with `out`, `install`, `seed`, `n_steps`,
+      name: name of the experiment. settings: with `out`, `install`, `seed`, `n_steps`,
         `batch_size` and `n_test`.
-      kind: of the models. train: settings -> a model, and its losses.
+      kind: kind of the model. train: settings -> a model, and its losses.
       accuracy: (model, frames of a clip, settings) -> `accuracies` of held-out clips.
-      lengths: of the held-out clips. claim: what is claimed to be accurate, and how much.
+      lengths: lengths of held-out clips. claim: name and lower bound of the mean accuracy.
+    Returns:
+      The content of `summary.json`.
     """
     make_folder(settings.out)
     if settings.install:
@@ -134,7 +146,7 @@ def train_and_report(
     model, losses = train(settings)
     train_seconds = time.perf_counter() - start
     path = kind.save(settings.out / "model.safetensors", model, half=True)
-    stored = kind.load(path)  # with the rounding of half precision
+    stored = kind.load(path)  # rounded to half precision
     measured = {t: accuracy(stored, t, settings) for t in lengths}
     mean = float(np.mean([row["accuracy"] for row in measured.values()]))
     about = {
@@ -148,16 +160,12 @@ def train_and_report(
     kind.save(path, stored, half=True)
     if settings.install:
         kind.save(kind.packaged, stored, half=True)
-    what, claimed = claim
+    text, claimed = claim
+    agrees = mean >= claimed
+    row = Finding(f"{text} (%)", f">= {100 * claimed:g}", 100 * mean, agrees=agrees)
     summary = {
         "experiment": name,
-        "claims": [
-            {
-                "claim": f"{what} >= {100 * claimed:g} %",
-                "measured": f"{100 * mean:.1f} %",
-                "holds": mean >= claimed,
-            }
-        ],
+        "findings": as_rows([row]),
         "seed": settings.seed,
         "settings": as_json(settings),
         "accuracy": mean,
@@ -173,20 +181,26 @@ def train_and_report(
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The numbers for people."""
-    title = f"{summary['experiment'].replace('_', ' ')}, seed {summary['seed']}"
-    lines = [title, "", "clip length  accuracy  of the pair"]
-    for t, row in summary["accuracy_by_length"].items():
-        pairs = 100 * row["accuracy_of_pairs"]
-        lines.append(f"{t:>11}  {100 * row['accuracy']:6.1f} %  {pairs:9.1f} %")
-    rows = [row["accuracy_by_class"] for row in summary["accuracy_by_length"].values()]
-    for name in ej.data.SYNTHETIC_VIDEO_CLASSES:
-        shares = [row[name] for row in rows if name in row]
-        if shares:
-            lines.append(f"  {name:28} {100 * np.mean(shares):6.1f} %")
-    for claim in summary["claims"]:
-        verdict = "holds" if claim["holds"] else "FAILS"
-        lines.append(f"{verdict}: {claim['claim']}: {claim['measured']}")
+    """The numbers as Markdown."""
+    lengths = summary["accuracy_by_length"]
+    rows = [
+        (t, *(f"{100 * row[name]:.1f}" for name in ("accuracy", "accuracy_of_pairs")))
+        for t, row in lengths.items()
+    ]
+    names = {name for row in lengths.values() for name in row["accuracy_by_class"]}
+    by_class = [
+        (name, f"{100 * np.mean([r[name] for r in found if name in r]):.1f}")
+        for found in [[row["accuracy_by_class"] for row in lengths.values()]]
+        for name in ej.data.SYNTHETIC_VIDEO_CLASSES
+        if name in names
+    ]
     seconds = summary["wall_seconds"]["train"]
-    lines.append(f"{summary['file_bytes'] / 1e6:.2f} MB, {seconds:.0f} s of training")
-    return "\n".join(lines)
+    return "\n\n".join(
+        [
+            f"{summary['experiment'].replace('_', ' ')}, seed {summary['seed']}",
+            markdown(("clip length", "accuracy (%)", "of the pair (%)"), rows),
+            markdown(("class", "accuracy (%)"), by_class),
+            findings_table(summary["findings"]),
+            f"{summary['file_bytes'] / 1e6:.2f} MB, {seconds:.0f} s of training",
+        ]
+    )

@@ -1,12 +1,11 @@
-"""Trains the small video model that comes with the package, on synthetic videos.
+"""Trains the small video model that comes with the package on synthetic videos.
 
-A frame network and multi-scale heads are trained end to end: every step renders fresh clips, takes
-8 frames of each, one from each of 8 equal segments, and asks every head about one random
-subsequence of its length. No clip is seen twice, so held-out clips, which come from another key,
-test the world and not the memory.
+A frame network and multi-scale heads are trained end to end: every step renders new clips, takes
+8 frames of each, one from each of 8 equal segments, and evaluates every head on one random
+subsequence of its length. No clip is used twice, and held-out clips come from another key.
 
-Claim: on held-out clips f^ms classifies at least 95 % from the 8 frames at segment centres, though
-the clips have lengths (8, 20, 32, 57) of which only one occurs in training.
+Claim: on held-out clips the accuracy of f^ms from the 8 frames at segment centres is at least 95 %.
+The clips have lengths 8, 20, 32 and 57, of which only 32 occurs in training.
 
     python -m experiments.synthetic_world
     python -m experiments.synthetic_world --install   # also replaces the model in the package
@@ -24,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 import esv_jax as ej
 from esv_jax.checks import expect_int
@@ -34,6 +32,7 @@ from esv_jax.models.frame_encoder import FrameCNN
 from esv_jax.models.heads import HeadStack
 from esv_jax.models.trainable import MultiScaleHeads
 from esv_jax.models.video_model import video_model_digest
+from experiments.harness import command
 from experiments.synthetic_training import (
     ASSETS,
     Kind,
@@ -82,24 +81,25 @@ class Settings:
     n_test: int = 250
     """Held-out clips of each length."""
     install: bool = False
-    """Whether to replace the model in the package by this one."""
+    """Replace the model in the package by this one."""
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1; the library asks about the rest."""
+        """Checks the counts; the library checks the rest."""
         for name in ("n_steps", "batch_size", "feature_dim", "hidden_dim", "n_test"):
             expect_int(name, getattr(self, name), minimum=1)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    settings = tyro.cli(
-        Settings, prog="python -m experiments.synthetic_world", description=__doc__, args=args
-    )
-    print(table(run(settings)))
-    return 0
+    """Runs from the command line: 0 when done."""
+
+    def measured(settings: Settings) -> str:
+        return table(run(settings))
+
+    return command(Settings, measured, module="synthetic_world", about=__doc__, args=args)
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Train, measure, write `model.safetensors` and `summary.json`; what the latter holds."""
+    """Trains, measures, writes `model.safetensors` and `summary.json`."""
     claim = ("accuracy of f^ms from 8 frames", CLAIMED)
     return train_and_report("synthetic_world", settings, KIND, train, accuracy, TEST_LENGTHS, claim)
 
@@ -150,7 +150,7 @@ def _video_model(
         settings={"feature_dim": network.feature_dim, "widths": list(network.widths)},
         variables=variables,
     )
-    prior = np.full(len(names), 1 / len(names))  # each run of C clips has every class once
+    prior = np.full(len(names), 1 / len(names))  # C successive clips have every class once
     return VideoModel(encoder, TrainedModel(heads=heads, prior=prior, class_names=names))
 
 
@@ -166,7 +166,7 @@ def held_out(
 
 
 def accuracy(model: VideoModel, t: int, settings: Settings) -> dict[str, Any]:
-    """How often the exact f^ms of 8 frames is right on clips of t frames; errors within pairs."""
+    """Accuracy of the exact f^ms of 8 frames on clips of t frames, also of pairs."""
     videos, features = held_out(model, settings.n_test, t, settings.test_seed)
     trained = model.trained
     batch = ej.explain_batch(
