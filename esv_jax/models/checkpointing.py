@@ -26,6 +26,7 @@ import numpy as np
 from esv_jax import checks
 from esv_jax.checks import message
 from esv_jax.files import JSONObject, atomic_path
+from esv_jax.models.tensor_files import named_leaves
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class SavedStates:
         settings = self._manager.restore(step, args=args)["settings"]
         if self._differing(settings):
             return settings, state
-        leaves, structure = _named_leaves(state)
+        leaves = named_leaves(state)
         like = {name: np.asarray(leaf) for name, leaf in leaves.items()}
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
         restored = self._manager.restore(step, args=args)["state"]
@@ -117,7 +118,7 @@ class SavedStates:
             jnp.asarray(restored[name]) if isinstance(leaf, jax.Array) else restored[name]
             for name, leaf in leaves.items()
         ]
-        return settings, jax.tree.unflatten(structure, found)
+        return settings, jax.tree.unflatten(jax.tree.structure(state), found)
 
     def save(self, state: object, step: int, last: bool = False) -> None:
         """Save the state after `step` epochs, if one is due or it is the `last`.
@@ -131,7 +132,7 @@ class SavedStates:
             return
         import orbax.checkpoint as ocp
 
-        leaves = {name: np.asarray(leaf) for name, leaf in _named_leaves(state)[0].items()}
+        leaves = {name: np.asarray(leaf) for name, leaf in named_leaves(state).items()}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves), settings=ocp.args.JsonSave(self._settings)
         )
@@ -215,12 +216,3 @@ def _ctrl_c_delayed() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if pending:
         raise KeyboardInterrupt
-
-
-def _named_leaves(
-    state: object,
-) -> tuple[dict[str, jax.Array | np.ndarray], jax.tree_util.PyTreeDef]:
-    """The arrays of a state by their paths, and its structure."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(state)
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): v for path, v in leaves}
-    return named, structure

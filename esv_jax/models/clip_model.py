@@ -42,6 +42,7 @@ from esv_jax.models.tensor_files import (
     Variables,
     digest_of,
     from_half,
+    tensors_of,
     to_half,
 )
 
@@ -294,7 +295,7 @@ def save_clip_model(path: str | os.PathLike[str], model: ClipModel, *, half: boo
     Raises:
       ValueError, OSError: a path that cannot be written to.
     """
-    tensors = _tensors(model)
+    tensors = tensors_of(model.variables)
     tensors = to_half(tensors) if half else tensors
     header = {
         "network": model.network,
@@ -316,20 +317,10 @@ def load_clip_model(path: str | os.PathLike[str]) -> ClipModel:
     return _FORMAT.read(path, _model)
 
 
-def holds_clip_model(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file was written by `save_clip_model`, by its header."""
-    return _FORMAT.matches(path)
-
-
 def clip_model_digest(model: ClipModel) -> str:
     """SHA-256 of network, settings and weights: 64 hexadecimal digits."""
     settings = json.dumps(dict(model.settings), sort_keys=True)
-    return digest_of(_tensors(model), f"{model.network}:{settings};")
-
-
-def _tensors(model: ClipModel) -> dict[str, np.ndarray]:
-    flat = traverse_util.flatten_dict(dict(model.variables), sep=".")
-    return {name: np.ascontiguousarray(array) for name, array in flat.items()}
+    return digest_of(tensors_of(model.variables), f"{model.network}:{settings};")
 
 
 def _model(header: JSONObject, tensors: Tensors) -> tuple[ClipModel, str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+import jax
 import numpy as np
 
 from esv_jax import extras
@@ -123,6 +124,17 @@ class TensorFormat:
 
     def _refused(self, path: str | os.PathLike[str], got: str, way_out: str = "") -> ValueError:
         return ValueError(message(str(path), self.expected, got, way_out))
+
+
+def named_leaves(tree: object) -> dict[str, Any]:
+    """The arrays of a tree by their paths, e.g. "hidden.0.w"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def tensors_of(tree: object) -> dict[str, np.ndarray]:
+    """The leaves of a tree as contiguous NumPy arrays, by their paths."""
+    return {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(tree).items()}
 
 
 def digest_of(tensors: Tensors, start: str = "") -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from esv_jax import checks
 from esv_jax.files import JSONObject
 from esv_jax.models.heads import HeadStack, HiddenLayer, TsnHead
-from esv_jax.models.tensor_files import TensorFormat, Tensors, digest_of
+from esv_jax.models.tensor_files import TensorFormat, Tensors, digest_of, tensors_of
 
 _KINDS = ("multi_scale", "average_consensus")
 _FORMAT = TensorFormat("esv_jax", "a model written by save_model", _KINDS)
@@ -219,15 +219,7 @@ def from_header(header: JSONObject, heads: HeadStack | TsnHead, prior: np.ndarra
 
 def _tensors(model: TrainedModel) -> dict[str, np.ndarray]:
     """The arrays of a model by their names in the file."""
-    heads = model.heads
-    if isinstance(heads, HeadStack):
-        named = {"w1": heads.w1, "b1": heads.b1, "w2": heads.w2, "b2": heads.b2}
-        for i, layer in enumerate(heads.hidden):
-            named |= {f"hidden.{i}.w": layer.w, f"hidden.{i}.b": layer.b}
-    else:
-        named = {"w": heads.w, "b": heads.b}
-    arrays = {name: np.ascontiguousarray(array) for name, array in named.items()}
-    return arrays | {"prior": np.ascontiguousarray(model.prior, dtype=np.float64)}
+    return tensors_of(model.heads) | {"prior": np.array(model.prior, np.float64)}
 
 
 def _model(header: JSONObject, tensors: Tensors) -> tuple[TrainedModel, str]:

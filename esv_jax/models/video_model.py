@@ -15,7 +15,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jax import Array
 
 from esv_jax.files import JSONObject
 from esv_jax.models.frame_encoder import FrameEncoder
@@ -25,12 +24,12 @@ from esv_jax.models.tensor_files import (
     Tensors,
     digest_of,
     from_half,
+    tensors_of,
     to_half,
 )
 from esv_jax.models.trained import TrainedModel, from_header, header_of, model_digest
 
 _FORMAT = TensorFormat("esv_jax.video_model", "a model written by save_video_model")
-_ENCODER = "encoder."  # prefix of its arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,40 +107,23 @@ def video_model_digest(model: VideoModel) -> str:
     """SHA-256 of encoder, heads and prior (names, dtypes, shapes, bytes): 64 hexadecimal digits."""
     settings = json.dumps(dict(model.encoder.settings), sort_keys=True)
     start = f"{model_digest(model.trained)}{model.encoder.name}:{settings};"
-    return digest_of(_encoder_tensors(model.encoder), start)
-
-
-def _encoder_tensors(encoder: FrameEncoder) -> dict[str, np.ndarray]:
-    flat = traverse_util.flatten_dict(dict(encoder.variables), sep=".")
-    return {_ENCODER + name: np.ascontiguousarray(array) for name, array in flat.items()}
+    return digest_of(tensors_of({"encoder": model.encoder.variables}), start)
 
 
 def _tensors(model: VideoModel) -> dict[str, np.ndarray]:
     """The arrays of a model by their names in the file; heads without their padding."""
-    heads = model.trained.heads
-    named: dict[str, np.ndarray | Array] = {"prior": np.asarray(model.trained.prior, np.float64)}
+    heads: object = model.trained.heads
     if isinstance(heads, HeadStack):
-        for s, head in enumerate(unstack_heads(heads), start=1):
-            for i, layer in enumerate(head["hidden"]):
-                prefix = f"heads.{s}.hidden.{i}"
-                named |= {f"{prefix}.w": layer["w"], f"{prefix}.b": layer["b"]}
-            named |= {f"heads.{s}.w1": head["w1"], f"heads.{s}.b1": head["b1"]}
-            named |= {f"heads.{s}.w2": head["w2"], f"heads.{s}.b2": head["b2"]}
-    else:
-        named |= {"heads.w": heads.w, "heads.b": heads.b}
-    arrays = {name: np.ascontiguousarray(array) for name, array in named.items()}
-    return arrays | _encoder_tensors(model.encoder)
+        heads = dict(enumerate(unstack_heads(heads), start=1))
+    prior = np.asarray(model.trained.prior, np.float64)
+    return tensors_of({"encoder": model.encoder.variables, "heads": heads, "prior": prior})
 
 
 def _model(header: JSONObject, tensors: Tensors) -> tuple[VideoModel, str]:
     """The model that header and arrays describe, in single precision, and its digest."""
     wide = from_half(tensors)
-    flat = {
-        name.removeprefix(_ENCODER): jnp.asarray(array)
-        for name, array in wide.items()
-        if name.startswith(_ENCODER)
-    }
-    variables = traverse_util.unflatten_dict(flat, sep=".")
+    flat = {name: jnp.asarray(wide[name]) for name in wide if name.startswith("encoder.")}
+    variables = traverse_util.unflatten_dict(flat, sep=".").get("encoder", {})
     model = VideoModel(
         encoder=FrameEncoder(header["encoder"], header["encoder_settings"], variables),
         trained=from_header(header, _heads(header, wide), wide["prior"]),
