@@ -117,14 +117,10 @@ _evaluate = partial(jax.jit, static_argnames="n_subsequences")(evaluate_examples
 def _sampled_logits(
     heads: HeadStack | TsnHead, x: Array, length: Array, n_subsequences: int, *, key: Array
 ) -> tuple[Array, Array]:
-    """Mean logits of each head over sampled subsequences of one padded sequence.
+    """Mean logits of each head over sampled subsequences of one padded sequence x (n, D).
 
-    Args:
-      heads: the model; average consensus takes all elements and draws nothing.
-      x: (n, D), padded.
-      length: () int, number of elements.
-      n_subsequences: subsequences per scale.
-      key: consumed.
+    Average consensus takes all elements and draws nothing.
+
     Returns:
       (n_scales, C), and whether the sequence is long enough for each scale, (n_scales,).
     """

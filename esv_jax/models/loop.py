@@ -18,12 +18,7 @@ from jax import Array
 from esv_jax import extras
 from esv_jax.checks import message
 from esv_jax.models.checkpointing import SavedStates
-from esv_jax.models.evaluation import (
-    Evaluation,
-    Examples,
-    draw_subsequences,
-    evaluate_examples,
-)
+from esv_jax.models.evaluation import Evaluation, Examples, draw_subsequences, evaluate_examples
 from esv_jax.models.tensor_files import Variables
 from esv_jax.models.trainable import TrainableHeads
 from esv_jax.models.trained import TrainConfig
@@ -86,14 +81,9 @@ def run_epochs(
     """Train until the last epoch, until patience runs out, or until Ctrl-C.
 
     Args:
-      module: the heads.
       train: standardised examples to train on.
       held: raw examples to choose the best epoch by; None keeps the last epoch.
       moments: mean and standard deviation (D,) used for `train`, or None twice.
-      config: settings.
-      saved: states of this run.
-      progress: show a progress bar.
-      callback: called after each epoch.
     Returns:
       The run as it ended, and whether it was interrupted after at least one epoch.
     """
@@ -114,9 +104,8 @@ def run_epochs(
             scores = None
             if held is not None:
                 draws = config.validation_subsequences
-                scores = _validate(
-                    module, draws, learned.variables, *moments, held, keys.validation
-                )
+                variables = learned.variables
+                scores = _validate(module, draws, variables, *moments, held, keys.validation)
             # Waited for here: NumPy turns a Ctrl-C in its own conversions into ValueError.
             losses, scores = jax.device_get((losses, scores))
             run = _after_epoch(run, learned, losses, scores)

@@ -7,8 +7,7 @@ batch norm and standardisation folded into its linear layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
@@ -18,22 +17,6 @@ from jax.typing import ArrayLike
 
 from esv_jax.models.heads import HeadStack, HiddenLayer, TsnHead
 from esv_jax.models.tensor_files import Variables
-
-
-class TrainableHeads(Protocol):
-    """Protocol of Linen modules that `training` can train."""
-
-    n_classes: int
-    init: Callable[..., Variables]
-    apply: Callable[..., Any]
-
-    def sizes(self, length: Array) -> Array:
-        """Number of elements that each head is trained on, (n_scales,); 0 for none."""
-
-    def fold(
-        self, variables: Variables, mean: ArrayLike | None = None, std: ArrayLike | None = None
-    ) -> HeadStack | TsnHead:
-        """The trained heads as a plain record on raw features."""
 
 
 class BatchNorm(nn.Module):
@@ -266,6 +249,9 @@ class Tsn(nn.Module):
             w = w / jnp.asarray(std)[:, None]
             b = b - jnp.matmul(jnp.asarray(mean), w, precision="highest")
         return TsnHead(w=w, b=b, input_relu=self.input_relu)
+
+
+TrainableHeads: TypeAlias = MultiScaleHeads | Tsn
 
 
 def _expect_linear_input(input_relu: bool) -> None:

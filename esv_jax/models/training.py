@@ -74,16 +74,6 @@ def train_heads(
       The model on raw features, with the prior from `labels` (held-out ones included).
     """
     config = config or TrainConfig()
-    names = _names(class_names, n_classes)
-    train, held = _examples(sequences, labels, n_classes, config, validation)
-    longest = int(train.lengths.max())
-    checks.expect(
-        config.n_max <= longest,
-        "n_max",
-        f"at most {longest}, the longest training sequence",
-        config.n_max,
-        "Larger scales have no sequence to train on.",
-    )
     module = MultiScaleHeads(
         n_max=config.n_max,
         hidden_dim=config.hidden_dim,
@@ -93,8 +83,8 @@ def train_heads(
         dropout=config.dropout,
         batch_norm=config.batch_norm,
     )
-    states = (checkpoint_dir, checkpoint_every)
-    return _train(module, train, held, config, labels, names, states, progress, callback)
+    data, states = (sequences, labels), (checkpoint_dir, checkpoint_every)
+    return _train(module, data, validation, config, class_names, states, progress, callback)
 
 
 def train_tsn(
@@ -115,32 +105,31 @@ def train_tsn(
     Everything else is as for `train_heads`; the validation accuracy is that of whole sequences.
     """
     config = config or TrainConfig()
-    names = _names(class_names, n_classes)
-    train, held = _examples(sequences, labels, n_classes, config, validation)
     module = Tsn(n_classes, config.n_max, config.input_relu, config.dropout)
-    states = (checkpoint_dir, checkpoint_every)
-    return _train(module, train, held, config, labels, names, states, progress, callback)
-
-
-def _names(class_names: Sequence[str] | None, n_classes: int) -> tuple[str, ...]:
-    checks.expect_int("n_classes", n_classes, minimum=2)
-    names = tuple(map(str, range(n_classes) if class_names is None else class_names))
-    checks.expect(len(names) == n_classes, "class_names", f"{n_classes} names", len(names))
-    return names
+    data, states = (sequences, labels), (checkpoint_dir, checkpoint_every)
+    return _train(module, data, validation, config, class_names, states, progress, callback)
 
 
 def _train(
     module: TrainableHeads,
-    train: Examples,
-    held: Examples | None,
+    data: Labelled,
+    validation: Labelled | None,
     config: TrainConfig,
-    labels: ArrayLike,
-    class_names: tuple[str, ...],
+    class_names: Sequence[str] | None,
     states: tuple[str | PathLike[str] | None, int],
     progress: bool,
     callback: Callback | None,
 ) -> TrainedModel:
-    """Train until the last epoch, until patience runs out, or until Ctrl-C."""
+    """Check the data, train `module`, and return it as a model on raw features."""
+    n_classes = checks.expect_int("n_classes", module.n_classes, minimum=2)
+    names = tuple(map(str, range(n_classes) if class_names is None else class_names))
+    checks.expect(len(names) == n_classes, "class_names", f"{n_classes} names", len(names))
+    train, held = _examples(data, n_classes, config, validation)
+    longest = int(train.lengths.max())
+    if isinstance(module, MultiScaleHeads) and config.n_max > longest:
+        expected = f"at most {longest}, the longest training sequence"
+        way_out = "Larger scales have no sequence to train on."
+        raise ValueError(message("n_max", expected, config.n_max, way_out))
     moments: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
     features = train.features
     if config.standardise and not config.input_relu:
@@ -150,27 +139,21 @@ def _train(
     settings = {
         "model": type(module).__name__,
         **asdict(config),
-        "n_classes": module.n_classes,
+        "n_classes": n_classes,
         "training data": _digest(train),
         "validation data": _digest(held),
     }
+    train = train._replace(features=features)
     with open_states(*states, settings) as saved:
         run, interrupted = run_epochs(
-            module,
-            train._replace(features=features),
-            held,
-            moments,
-            config,
-            saved,
-            progress,
-            callback,
+            module, train, held, moments, config, saved, progress, callback
         )
     curves = run.curves[: int(run.epoch)]
     n_scales = (curves.shape[1] - 2) // 2
     return TrainedModel(
         heads=module.fold(run.best, *moments),
-        prior=class_prior(np.asarray(labels), module.n_classes, config.prior_smoothing),
-        class_names=class_names,
+        prior=class_prior(np.asarray(data[1]), n_classes, config.prior_smoothing),
+        class_names=names,
         history=History(
             train_loss=curves[:, 2 : 2 + n_scales],
             validation_accuracy=curves[:, 0],
@@ -187,14 +170,10 @@ def _train(
 
 
 def _examples(
-    sequences: Sequence[ArrayLike],
-    labels: ArrayLike,
-    n_classes: int,
-    config: TrainConfig,
-    validation: Labelled | None,
+    data: Labelled, n_classes: int, config: TrainConfig, validation: Labelled | None
 ) -> tuple[Examples, Examples | None]:
     """Checked examples for training and for validation."""
-    examples = pad_examples(sequences, labels, n_classes)
+    examples = pad_examples(*data, n_classes)
     if validation is None:
         return hold_out(examples, config.validation_fraction, key=make_keys(config).split)
     held = pad_examples(*validation, n_classes, name="validation")
