@@ -1,4 +1,4 @@
-"""Trivial baselines: by position, and by few scores of the model."""
+"""Baselines by position and from few scores of the model."""
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def test_random_is_a_function_of_its_key():
 
 
 @pytest.mark.parametrize("name", ["centre_out", "edges_in", "uniform"])
-def test_positions_refuse_other_numbers(name):
+def test_position_baselines_refuse_bad_input(name):
     with pytest.raises(ValueError, match="n: expected an integer >= 1, got 0"):
         getattr(ej.baselines, name)(0)
     with pytest.raises(TypeError, match="n: expected an integer"):
@@ -74,11 +74,11 @@ def test_positions_refuse_other_numbers(name):
         ej.baselines.random(None, 3)
 
 
-# By few scores
+# By scores of the model
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_few_scores_of_a_table_game_equal_the_plain_loops(rng, n):
+def test_values_of_a_table_game_equal_plain_loops(rng, n):
     game, x, prior, score = table_case(rng, n)
     for width in range(1, n + 1):
         values = ej.baselines.occlusion(game, x, prior, width=width)
@@ -113,7 +113,7 @@ def games(rng, n):
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_few_scores_of_every_game_equal_scores_of_explained_parts(rng, which):
+def test_values_of_every_game_equal_explained_scores(rng, which):
     """The game's own score of a part is `explain`'s score of that part as a sequence."""
     n = 5
     game, x, prior = list(games(rng, n))[which]
@@ -129,8 +129,8 @@ def test_few_scores_of_every_game_equal_scores_of_explained_parts(rng, which):
     np.testing.assert_allclose(ej.baselines.leave_one_in(game, x, prior), alone, atol=2e-5)
 
 
-def test_an_additive_game_has_the_same_values_by_all(rng):
-    """Where elements only add, one out = one in = ESV, and a window is the sum of its own."""
+def test_an_additive_game_has_equal_values_by_all_methods(rng):
+    """Leave-one-out = leave-one-in = ESV; a window is the sum of its elements."""
     n, worth = 5, rng.normal(size=(5, 2)).astype(np.float32)
     member = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
     table = (member @ worth + 0.1).astype(np.float32)
@@ -143,7 +143,7 @@ def test_an_additive_game_has_the_same_values_by_all(rng):
     np.testing.assert_allclose(whole, np.tile(worth.sum(0), (n, 1)), atol=5e-6)
 
 
-def test_few_scores_under_jit_and_vmap(rng):
+def test_baselines_under_jit_and_vmap(rng):
     n = 4
     game, _, prior, _ = multi_scale_case(rng, n, 3)
     xs = rng.normal(size=(3, n, 3)).astype(np.float32)
@@ -157,7 +157,7 @@ def test_few_scores_under_jit_and_vmap(rng):
         np.testing.assert_allclose(batched, each, atol=1e-6)
 
 
-def test_a_black_box_is_asked_each_subsequence_once(rng):
+def test_a_black_box_evaluates_each_subsequence_once(rng):
     game, x, prior = list(games(rng, 6))[3]
     ej.baselines.leave_one_out(game, x, prior)
     assert game.counts.clips == 7 + 1  # the whole one twice and six without one
@@ -187,7 +187,7 @@ def test_a_black_box_takes_uint8_frames_and_raises_its_own_errors(rng):
 
 
 def test_long_sequences(rng):
-    """Where scores of parts are built from all of theirs, only single elements are known."""
+    """A `MultiScale` game scores single elements of long sequences only."""
     n = 30
     game, x, prior, _ = multi_scale_case(rng, n, 3)
     with pytest.raises(ValueError, match=r"x: expected at most 20 elements.*segment_centres"):
@@ -199,7 +199,7 @@ def test_long_sequences(rng):
     assert ej.baselines.leave_one_out(*rowwise).shape == (n, 4)
 
 
-def test_few_scores_refuse_bad_input(rng):
+def test_baselines_refuse_bad_input(rng):
     game, x, prior, _ = multi_scale_case(rng, 4, 3)
     cases = [
         ((x[:0], prior), r"x: expected at least one element \(n >= 1\)"),
@@ -224,8 +224,8 @@ def test_few_scores_refuse_bad_input(rng):
             ej.baselines.occlusion(game, x, prior, width)
 
 
-def test_prior_of_the_empty_sequence_only(rng):
-    """With one element, leaving it out leaves the prior."""
+def test_a_single_element(rng):
+    """Leave-one-out of a single element leaves the prior."""
     game, x, _, _ = multi_scale_case(rng, 1, 2)
     prior = random_prior(rng, 4)
     out, alone = (

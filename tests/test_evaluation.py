@@ -1,4 +1,4 @@
-"""Methods judged by metrics: planted answers, direct calls, what is kept, what is undefined."""
+"""Evaluation of methods by metrics: planted evidence, direct calls, undefined scores."""
 
 import functools
 from types import SimpleNamespace
@@ -64,7 +64,7 @@ def frames(clip, target, key):
     return block(clip, target, key).mean((1, 2))
 
 
-def test_a_planted_answer_beats_chance(planted):
+def test_maps_of_planted_evidence_beat_random(planted):
     clips, masks = planted
     own = {"block": block, "frames": frames, "random": "random", "away": away}
     found = evaluate(
@@ -118,7 +118,7 @@ def directly(names, fn, clip, own, target, options, mask, shown):
 
 
 @pytest.mark.parametrize("units", ["pixels", "patches", "supervoxels"])
-def test_equals_calling_methods_and_metrics(units, network, planted):
+def test_scores_equal_direct_calls(units, network, planted):
     clips, masks = planted
     if units == "supervoxels":
         pytest.importorskip("skimage", reason="needs the segments extra")
@@ -160,7 +160,7 @@ def test_equals_calling_methods_and_metrics(units, network, planted):
 NUMBERS = {"gradient_x_input": 0, "random": 0x163BDAD5}  # checksums of names; one draws nothing
 
 
-def test_neither_other_methods_nor_other_clips_change_a_score(planted):
+def test_scores_are_independent_of_other_methods_and_clips(planted):
     clips, masks = planted
     ask = functools.partial(evaluate, BRIGHT, metrics=["coverage", "mass"])
     given = {"evidence": masks, "key": KEY}
@@ -174,7 +174,7 @@ def test_neither_other_methods_nor_other_clips_change_a_score(planted):
     assert len({*alone.scores[0, :, 0]}) > 1  # each clip has numbers of its own
 
 
-def test_what_is_known_is_not_made_again(planted):
+def test_known_scores_are_reused(planted):
     clips, masks = planted
     calls = []
 
@@ -217,7 +217,7 @@ def test_what_is_known_is_not_made_again(planted):
         ask(known={**kept, 0: wrong})
 
 
-def test_a_map_that_is_not_finite_has_no_scores_and_holds_up_no_other(planted):
+def test_a_non_finite_map_has_nan_scores_and_a_warning(planted):
     clips, masks = planted
 
     def fails(clip, target, key):
@@ -247,7 +247,7 @@ def test_a_map_that_is_not_finite_has_no_scores_and_holds_up_no_other(planted):
     assert summary.mean[0, 0] == pytest.approx(found.scores[0, [0, 2], 0].mean())
 
 
-def test_a_clip_without_evidence_has_no_such_scores(planted):
+def test_a_clip_without_evidence_has_nan_scores(planted):
     clips, masks = planted
     evaluator = make_evaluator(
         BRIGHT, methods={"b": block}, metrics=["insertion", "pointing"], steps=2
@@ -273,7 +273,7 @@ def of(table, methods=("lrp", "own", "random")):
     return combine_scores(methods, ("insertion", "deletion"), clips)
 
 
-def test_a_summary_is_made_of_the_measures(scores):
+def test_summary_equals_direct_calls(scores):
     found = of(scores).summary(key=KEY, resamples=300)
     np.testing.assert_allclose(found.mean, scores.mean(1))
     for k in range(2):
@@ -292,7 +292,7 @@ def test_a_summary_is_made_of_the_measures(scores):
     assert found.metric_table()[1]["higher_is_better"] is False
 
 
-def test_clips_that_rank_nothing_are_left_out_of_the_ranks_alone(scores):
+def test_clips_without_a_ranking_are_left_out_of_reliability_only(scores):
     table = scores.copy()
     table[0, 0] = 0.5  # all the same
     table[0, 1, 1] = np.nan
@@ -305,7 +305,7 @@ def test_clips_that_rank_nothing_are_left_out_of_the_ranks_alone(scores):
     assert np.isfinite(found.mean[1, 1:]).all() and found.n_clips[1].tolist() == [0, 6, 6]
 
 
-def test_what_cannot_be_said_is_none(scores):
+def test_undefined_reliability_is_none(scores):
     without = of(scores, ("lrp", "own", "chance")).summary(key=KEY, resamples=50)
     assert without.reliability == (None, None) and None not in without.alpha
     one = of(scores[:, :1]).summary(key=KEY)
@@ -316,7 +316,7 @@ def test_what_cannot_be_said_is_none(scores):
     assert of(best).summary(key=KEY, resamples=50).reliability[0] is None
 
 
-# Questions
+# Bad input
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_bad_input(changed, kind, text, planted):
 # Supervoxels
 
 
-def test_supervoxels_follow_what_is_in_a_clip(planted):
+def test_supervoxels_follow_the_evidence(planted):
     pytest.importorskip("skimage", reason="needs the segments extra")
     clips, masks = planted
     ids = data.supervoxels(clips[0], 40)

@@ -1,4 +1,4 @@
-"""Maps by name: every method on a tiny network, against calling it directly."""
+"""Maps by name on a tiny network, against direct calls."""
 
 import dataclasses
 import functools
@@ -68,7 +68,7 @@ def found(network, clip):
         if name != "step_no_core"
     ],
 )
-def test_every_method_gives_a_map_and_the_same_one_again(name, network, clip, found):
+def test_every_method_is_reproducible(name, network, clip, found):
     one = found(name)
     chex.assert_shape(one, (T, SIDE, SIDE))
     assert one.dtype == np.float32 and np.isfinite(one).all() and one.std() > 0
@@ -87,7 +87,7 @@ def test_every_method_gives_a_map_and_the_same_one_again(name, network, clip, fo
     ["lrp", "selective", "discriminative", "discriminative_spatial", "grad_cam", "occlusion"]
     + ["integrated_gradients", "smooth_grad", "gradient_x_input", "random"],
 )
-def test_equals_calling_the_method(name, network, clip, found):
+def test_maps_equal_direct_calls(name, network, clip, found):
     fn, composite = network.logits, relevance.preset("epsilon_plus", *network.bounds)
     key = jax.random.key(0)
 
@@ -128,8 +128,8 @@ def test_equals_calling_the_method(name, network, clip, found):
 
 
 @pytest.mark.parametrize(("name", "core"), [("step", SETTINGS.core), ("step_no_core", None)])
-def test_masks_are_asked_for_rightly(name, core, network, clip, monkeypatch):
-    """With a stand-in: the real one, with and without a core, compiles for long."""
+def test_step_is_called_with_the_settings(name, core, network, clip, monkeypatch):
+    """With a stub, because `step` compiles for long."""
     asked = []
 
     def stand_in(fn, clip, target, **options):
@@ -148,12 +148,12 @@ def test_masks_are_asked_for_rightly(name, core, network, clip, monkeypatch):
 
 @functools.partial(jax.jit, static_argnums=0)
 def values_in_space(network, clip, spatial):
-    """With as many evaluations as make the values of the frames exact."""
+    """With all subsequences, so the values are exact."""
     key = jax.random.key(3)
     return esv_x_spatial(network.logits, clip, TARGET, spatial, key=key, evaluations=2**T)
 
 
-def test_values_of_frames_are_laid_out_within_them(network, clip, found):
+def test_esv_x_spatial_equals_values_times_shares(network, clip, found):
     member = np.arange(2**T)[:, None] >> np.arange(T) & 1 > 0
     member[0] = True  # no empty clip is put to the network
     index = frame_index("freeze", member)
@@ -166,14 +166,14 @@ def test_values_of_frames_are_laid_out_within_them(network, clip, found):
     np.testing.assert_allclose(one, values[:, None, None] * share, atol=1e-6)
 
 
-def test_a_frame_without_positive_values_is_laid_out_evenly(network, clip):
+def test_a_frame_without_positive_values_is_uniform(network, clip):
     flat = jnp.zeros((T, SIDE, SIDE)).at[0, 3, 4].set(2.0) - 1
     one = np.asarray(values_in_space(network, clip, flat))
     assert np.count_nonzero(one[0]) == 1 and one[0, 3, 4] != 0
     assert (one[1:] == one[1:, :1, :1]).all() and (one[1:] != 0).all()
 
 
-def test_freezing_is_that_of_black_boxes(rng):
+def test_freeze_equals_the_removal_of_black_boxes(rng):
     member = rng.random((40, 7)) < 0.4
     member = member[member.any(1)]
     frames = jnp.arange(7.0)
@@ -211,8 +211,8 @@ def test_networks_without_bounds_and_layers(network, clip, found):
 
 
 @pytest.mark.parametrize("name", list(CLIP_NETWORKS))
-def test_layers_of_the_published_networks_are_there(name):
-    """Nothing is computed: shapes alone."""
+def test_grad_cam_layers_of_published_networks(name):
+    """By shapes alone."""
     module = CLIP_NETWORKS[name].module(n_classes=2)
     clip = jax.ShapeDtypeStruct((1, 16, 112, 112, 3), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), clip)
@@ -262,12 +262,12 @@ def test_bad_input_is_refused(network, clip, error, match, changed):
         (ValueError, "areas: expected shares between 0 and 1", {"areas": (0.1, 1.0)}),
     ],
 )
-def test_bad_settings_are_named(error, match, changed):
+def test_bad_settings_are_refused(error, match, changed):
     with pytest.raises(error, match=match):
         MapSettings(**changed)
 
 
-def test_maps_that_are_not_finite_are_refused(clip):
+def test_non_finite_maps_are_refused(clip):
     broken = SimpleNamespace(logits=lambda clip: jnp.sqrt(clip[0, 0, 0] - 2))
     for name in ("gradient_x_input", "occlusion"):
         with pytest.raises(ValueError, match=f"{name}: expected finite values, got nan at index"):
@@ -297,8 +297,8 @@ def test_a_single_logit_has_the_probability_of_its_sigmoid():
     assert float(values[0].sum()) == pytest.approx(gained, abs=1e-5) and abs(gained) > 1e-3
 
 
-def test_networks_give_plain_logits(clip):
-    """What every method reads has to be an array: methods differ in what else they could take."""
+def test_logits_must_be_arrays(clip):
+    """For all methods alike."""
     record = SimpleNamespace(logits=lambda clip: {"logits": clip[0, 0, 0]})
     for name in ("lrp", "gradient_x_input", "occlusion", "random"):
         with pytest.raises(ValueError, match=r"fn: .* got dict\. Return its logits alone"):

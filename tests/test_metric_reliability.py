@@ -1,4 +1,4 @@
-"""How reliable a metric is: agreement of the orders it gives, and Krippendorff's alpha."""
+"""Reliability of metrics, and Krippendorff's alpha."""
 
 import itertools
 
@@ -20,7 +20,7 @@ def published(request, fixtures):
     return np.load(path, allow_pickle=False)
 
 
-def test_reliability_is_that_of_the_public_code(published):
+def test_reliability_equals_the_published_code(published):
     z, lower = published, bool(published["rank_descending"])
     ranks = metrics.method_ranks(z["scores"], lower)
     np.testing.assert_array_equal(ranks, z["ranks"])
@@ -49,7 +49,7 @@ def reliability_twin(scores, random_column, lower_is_better):
 
 
 @given(st.integers(0, 10**6), st.integers(2, 6), st.integers(2, 5), st.booleans(), st.booleans())
-def test_reliability_is_what_loops_give_and_only_orders_matter(seed, n, m, lower, ties):
+def test_reliability_equals_plain_loops_and_depends_on_ranks_only(seed, n, m, lower, ties):
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(n, m))
     if ties:
@@ -72,7 +72,7 @@ def test_reliability_is_what_loops_give_and_only_orders_matter(seed, n, m, lower
     assert moved == pytest.approx(got, abs=1e-9)
 
 
-def test_a_metric_that_always_agrees_and_one_that_always_differs():
+def test_reliability_of_equal_and_opposite_rankings():
     same = np.tile([0.0, 1, 2, 3], (5, 1))
     assert metrics.metric_reliability(same) == pytest.approx(1)
     assert metrics.metric_reliability(-same, lower_is_better=True) == pytest.approx(1)
@@ -80,7 +80,7 @@ def test_a_metric_that_always_agrees_and_one_that_always_differs():
     assert metrics.metric_reliability(opposed) == pytest.approx(-1)
 
 
-def test_equal_scores_share_the_lowest_place():
+def test_equal_scores_share_the_lowest_rank():
     scores = [[3.0, 1, 3, 2], [5, 5, 5, 5]]
     assert metrics.method_ranks(scores).tolist() == [[2, 0, 2, 1], [0, 0, 0, 0]]
     lower = metrics.method_ranks(scores, lower_is_better=True)
@@ -88,7 +88,7 @@ def test_equal_scores_share_the_lowest_place():
     assert input_weights(lower, 3).tolist() == [1 / 3, 1]
 
 
-def test_tables_that_say_nothing_are_refused():
+def test_reliability_refuses_bad_input():
     run = metrics.metric_reliability
     with pytest.raises(ValueError, match=r"scores: expected at least 2 inputs to compare, got 1"):
         run([[1.0, 2, 3]])
@@ -135,7 +135,7 @@ def alpha_twin(table, level):
     return 1 - observed / expected
 
 
-def test_alphas_are_those_of_the_public_code(fixtures):
+def test_alpha_equals_the_published_code(fixtures):
     z = np.load(fixtures / "metrics" / "krippendorff_01.npz", allow_pickle=False)
     ratings, missing = z["ratings"], z["missing"]
     gaps = np.where(missing, np.nan, ratings)
@@ -151,7 +151,7 @@ def test_alphas_are_those_of_the_public_code(fixtures):
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["nominal", "ordinal", "interval", "ratio"]))
-def test_alpha_is_what_loops_give(seed, level):
+def test_alpha_equals_plain_loops(seed, level):
     rng = np.random.default_rng(seed)
     shape = (int(rng.integers(2, 6)), int(rng.integers(2, 7)))
     table = rng.integers(0, 4, size=shape).astype(float)
@@ -163,7 +163,7 @@ def test_alpha_is_what_loops_give(seed, level):
     assert turned == pytest.approx(got, abs=1e-10)
 
 
-def test_the_example_that_the_definition_comes_with():
+def test_alpha_of_krippendorffs_example():
     """Krippendorff (2011), section C: four coders, twelve units, gaps."""
     gap = np.nan
     table = [
@@ -181,7 +181,7 @@ def test_the_example_that_the_definition_comes_with():
         assert metrics.krippendorff_alpha(table, level) == pytest.approx(expected, abs=5e-4)
 
 
-def test_levels_ask_for_no_more_than_they_use(rng):
+def test_alpha_is_invariant_under_the_transformations_of_its_level(rng):
     table = rng.integers(1, 5, size=(4, 9)).astype(float)
     relabelled = np.array([0, 7.0, -2, 11, 3])[table.astype(int)]
     stretched = np.array([0, -1.0, 0, 50, 51])[table.astype(int)]
@@ -193,7 +193,7 @@ def test_levels_ask_for_no_more_than_they_use(rng):
     assert alpha(np.tile(table[0], (3, 1)), "ordinal") == pytest.approx(1)
 
 
-def test_tables_without_an_alpha_are_refused():
+def test_alpha_refuses_bad_input():
     run = metrics.krippendorff_alpha
     with pytest.raises(ValueError, match="table: expected a unit with two ratings, got none"):
         run([[1.0, np.nan], [np.nan, 2]])

@@ -84,7 +84,7 @@ def test_discard_curve_equals_the_plain_loop(rng, kind, order):
     np.testing.assert_allclose(curve.auc.accuracy, np.mean([np.mean(r) for r in right]))
 
 
-def test_discard_takes_padded_arrays_values_of_one_class_and_any_company(rng):
+def test_discard_of_padded_arrays_is_independent_of_batch_composition(rng):
     game, xs, values, labels, prior = discard_case(rng, "multi scale", [4, 3, 4])
     curve = metrics.discard_curve(game, xs, values, labels, prior=prior)
     own = [v[:, c] for v, c in zip(values, labels, strict=True)]
@@ -96,7 +96,7 @@ def test_discard_takes_padded_arrays_values_of_one_class_and_any_company(rng):
     np.testing.assert_array_equal(alone.scores[0], curve.scores[2])
 
 
-def test_more_sequences_than_one_block(rng):
+def test_discard_of_several_blocks(rng):
     game, xs, values, labels, prior = discard_case(rng, "multi scale", [3] * 40)
     curve = metrics.discard_curve(game, xs, values, labels, prior=prior)
     last = metrics.discard_curve(game, xs[-3:], values[-3:], labels[-3:], prior=prior)
@@ -104,8 +104,8 @@ def test_more_sequences_than_one_block(rng):
 
 
 @pytest.mark.slow
-def test_subsequences_in_many_tiles_stack(rng):
-    """Ten elements lie in several tiles of the lattice, other ones for each sequence."""
+def test_discard_of_sequences_of_several_lattice_tiles(rng):
+    """Ten elements span several tiles of the lattice, which differ between sequences."""
     game, xs, values, labels, prior = discard_case(rng, "multi scale", [10, 10, 10])
     curve = metrics.discard_curve(game, xs, values, labels, prior=prior)
     _, scores = discard_twin(game, xs[:1], values[:1], labels[:1], prior, "ascending")
@@ -131,7 +131,7 @@ def test_ties_drop_the_earlier_first(rng, order, by_index):
 
 
 def test_better_attributions_have_better_curves(rng):
-    """Exact ESVs keep the score up longer than the same ESVs turned round."""
+    """Dropping by ascending exact ESVs keeps the score higher than by descending ones."""
     game, xs, _, _, prior = discard_case(rng, "multi scale", [5] * 30)
     batch = ej.explain_batch(game, xs, prior=prior)
     labels = np.asarray(batch.scores).argmax(-1)
@@ -152,7 +152,7 @@ def test_better_attributions_have_better_curves(rng):
     assert narrow.class_score_auc.low >= intervals.class_score_auc.low
 
 
-def test_a_black_box_is_asked_for_what_is_left_and_no_more(rng):
+def test_discard_evaluates_a_black_box_once_per_drop(rng):
     game, xs, values, labels, prior = discard_case(rng, "black box", [4, 3])
     metrics.discard_curve(game, xs, values, labels, prior=prior)
     assert game.counts.clips == 7 + 1  # the first whole one twice
@@ -191,7 +191,7 @@ def test_discard_refuses_bad_input(rng):
 # Bootstrap
 
 
-def test_bootstrap_interval_is_the_normal_one_for_many_sequences(rng):
+def test_bootstrap_interval_is_close_to_the_normal_one(rng):
     values = rng.normal(size=(400, 2)) * [1, 3] + 5
     low, high = metrics.bootstrap_interval(values, key=KEY, resamples=4000)
     half = 1.96 * values.std(0) / 20
@@ -211,7 +211,7 @@ def test_bootstrap_interval_agrees_with_scipy(rng):
     assert (np.abs(found.high - expected.high) < error).all()
 
 
-def test_bootstrap_leaves_out_what_is_missing():
+def test_bootstrap_skips_nan():
     values = np.array([[1.0, 2], [3, np.nan], [5, np.nan]])
     low, high = metrics.bootstrap_interval(values, key=KEY, resamples=100)
     assert low[1] == high[1] == 2 and 1 <= low[0] < high[0] <= 5
@@ -396,7 +396,7 @@ def test_method_agreement_equals_numpy(rng, run):
     np.testing.assert_allclose(found.mean, np.nanmean(expected), atol=1e-5)
 
 
-def test_method_agreement_knows_scale_and_offset(rng):
+def test_method_agreement_is_invariant_to_scale_and_offset(rng):
     a = rng.normal(size=(2, 5, 3)).astype(np.float32)
     np.testing.assert_allclose(metrics.method_agreement(a, 3 * a - 1).pearson, 1, atol=1e-5)
     np.testing.assert_allclose(metrics.method_agreement(a, -1e-25 * a).pearson, -1, atol=1e-5)
@@ -438,8 +438,8 @@ def test_methods_refuse_bad_input():
             f(*args)
 
 
-def test_values_that_are_not_finite_are_refused(rng):
-    """They would be counted as distracting, left out of a mean, or sorted first."""
+def test_non_finite_values_are_refused(rng):
+    """They would count as distracting, drop out of a mean, or sort first."""
     values = rng.normal(size=(2, 4)).astype(np.float32)
     bad = np.where(np.arange(4) == 3, np.nan, values)
     for measure in (metrics.relative_error, metrics.pearson, metrics.lad_slope):
@@ -465,7 +465,7 @@ def test_values_that_are_not_finite_are_refused(rng):
     np.testing.assert_allclose(one.pearson, np.ones((2, 1)), rtol=1e-5)
 
 
-def test_measures_of_elements_finish_where_jax_looks_for_nan(rng):
+def test_element_metrics_work_under_debug_nans(rng):
     a, b = rng.normal(size=(2, 3, 4)).astype(np.float32)
     measures = {
         "relative_error": metrics.relative_error,

@@ -21,7 +21,7 @@ metrics = ej.metrics
 SHAPE = (4, 4, 8, 2)  # (t, h, w, c), 128 voxels
 
 
-# A network of another program, and its curves
+# The network of the fixtures and its curves
 
 
 def unfolded(x, w, b, stride):
@@ -77,7 +77,7 @@ def options_of(key, z):
 
 
 @pytest.mark.parametrize("name", ["01", "02", "03"])
-def test_curves_are_those_of_the_public_code(shared, name):
+def test_curves_equal_the_published_code(shared, name):
     z = published(shared, name)
     fn, steps = functools.partial(network, weights_of(z)), int(z["n_step"])
     clips, maps = np.moveaxis(z["input"], 1, -1), z["explanation"][:, 0]
@@ -96,7 +96,7 @@ def test_curves_are_those_of_the_public_code(shared, name):
             assert float(got.auc) == pytest.approx(areas[i], abs=atol)
 
 
-def test_both_curves_of_a_set_are_those_of_the_public_code_in_one_program(shared):
+def test_batched_curves_equal_the_published_code_in_one_program(shared):
     z = published(shared, "01")
     chex.clear_trace_counter()
     once = chex.assert_max_traces(network.__wrapped__, n=1)
@@ -113,7 +113,7 @@ def test_both_curves_of_a_set_are_those_of_the_public_code_in_one_program(shared
 
 
 @pytest.mark.parametrize("reach", [2, 3])
-def test_the_smoothing_kernel_is_that_of_the_public_code(shared, reach):
+def test_smoothing_kernel_equals_the_published_code(shared, reach):
     weights = smoothing_weights(reach)
     kernel = published(shared, "01")[f"smooth_kernel_sigma{reach}"]
     np.testing.assert_allclose(np.outer(weights, weights), kernel, atol=1e-8)
@@ -137,7 +137,7 @@ def small_twin(clip):
 
 
 def host_side(clips):
-    """A model of another kind, that only takes NumPy's arrays."""
+    """A model of another framework, for NumPy arrays only."""
     return np.stack([small_twin(clip) for clip in np.asarray(clips)])
 
 
@@ -194,7 +194,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("order", ["most_first", "least_first"])
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_curves_are_what_loops_give(kind, order):
+def test_curves_equal_plain_loops(kind, order):
     clip, saliency, target = small_case(ties=kind == "voxels")
     fill = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
     units, importance = units_twin(kind, saliency)
@@ -226,7 +226,7 @@ def test_curves_in_double_precision(x64):
     st.sampled_from(["fade", "blur", "mean"]),
     st.sampled_from(["most_first", "least_first"]),
 )
-def test_ends_and_mirrors(seed, steps, remove, order):
+def test_ends_and_symmetries_of_curves(seed, steps, remove, order):
     clip, saliency, target = small_case(seed)
     fill = clip.mean((0, 1, 2)) if remove == "mean" else remove
     run = functools.partial(metrics.insertion, small, clip)
@@ -246,8 +246,8 @@ def test_ends_and_mirrors(seed, steps, remove, order):
     np.testing.assert_array_equal(shown, turned)
 
 
-def test_a_map_that_names_what_matters_is_told_from_one_that_does_not():
-    """Where only frame 2 matters, its map has everything back (or gone) after a quarter."""
+def test_curves_separate_a_right_map_from_a_wrong_one():
+    """If only frame 2 matters, the right map restores (or removes) all in one of four steps."""
 
     @jax.jit
     def fn(clips):
@@ -264,7 +264,7 @@ def test_a_map_that_names_what_matters_is_told_from_one_that_does_not():
     assert both.difference[0] > 0.3 > 0 > both.difference[1]
 
 
-def test_compiled_mapped_and_in_batches_the_curves_are_the_same():
+def test_curves_under_jit_vmap_and_batches():
     cases = [small_case(seed) for seed in range(3)]
     clips, maps, targets = (np.stack(column) for column in zip(*cases, strict=True))
     clips, maps, targets = jnp.asarray(clips), jnp.asarray(maps), jnp.asarray(targets, jnp.int32)
@@ -285,7 +285,7 @@ def test_compiled_mapped_and_in_batches_the_curves_are_the_same():
         chex.assert_trees_all_close(run(clips, maps, targets), plain, atol=1e-6)
 
 
-def test_each_clip_of_a_set_may_have_its_own_segments():
+def test_segments_per_clip():
     cases = [small_case(seed) for seed in range(3)]
     clips, maps, targets = (np.stack(column) for column in zip(*cases, strict=True))
     maps -= 64  # of both signs: segments that a clip lacks sum to 0, and must still come last
@@ -298,7 +298,7 @@ def test_each_clip_of_a_set_may_have_its_own_segments():
         np.testing.assert_allclose(both.deletion[i], alone, atol=1e-6)
 
 
-def test_a_curve_reads_as_its_numbers():
+def test_curve_behaves_as_an_array():
     curve = PerturbationCurve(jnp.asarray([0.0, 0.5, 1.0, 1.0]))
     assert len(curve) == 4 and curve.shape == (4,) and float(curve[2]) == 1
     assert np.asarray(curve, np.float64).dtype == np.float64
@@ -309,7 +309,7 @@ def test_a_curve_reads_as_its_numbers():
 # Maps of other resolutions
 
 
-def test_maps_of_every_kind_become_one_value_per_voxel(rng):
+def test_per_voxel_of_every_resolution(rng):
     per_channel = rng.normal(size=SHAPE).astype(np.float32)
     got = metrics.per_voxel(per_channel, SHAPE)
     np.testing.assert_allclose(got, per_channel.sum(-1), rtol=1e-6)
@@ -338,7 +338,7 @@ def test_maps_of_other_shapes_are_refused(shape):
         metrics.per_voxel(np.zeros(shape, np.float32), SHAPE)
 
 
-def test_curves_take_maps_of_every_kind(rng):
+def test_curves_of_maps_of_every_resolution(rng):
     clip, _, target = small_case()
     for shape in (SHAPE, (4,), (2, 2, 4)):
         saliency = rng.normal(size=shape).astype(np.float32)
@@ -347,7 +347,7 @@ def test_curves_take_maps_of_every_kind(rng):
         np.testing.assert_array_equal(got, metrics.deletion(small, clip, voxels, target, 4, "fade"))
 
 
-# What is refused
+# Bad input
 
 
 def refused(error, match, fn=small, target=0, measure=metrics.insertion, **changes):
@@ -390,7 +390,7 @@ def test_bad_input_is_refused():
         jax.jit(lambda ids: metrics.insertion(small, clip, saliency, 0, segments=ids))(SEGMENTS)
 
 
-def test_what_gives_no_probabilities_is_refused_where_values_are_known():
+def test_outputs_that_are_not_probabilities_are_refused():
     def logits(clips):
         return clips.mean((2, 3)).sum(-1)
 
@@ -439,7 +439,7 @@ def test_bad_sets_are_refused():
 
 
 @pytest.mark.parametrize("name", ["01", "02"])
-def test_the_pointing_game_is_that_of_the_public_code(fixtures, name):
+def test_pointing_game_equals_the_published_code(fixtures, name):
     z = np.load(fixtures / "metrics" / f"pointing_game_{name}.npz", allow_pickle=False)
     got = metrics.pointing_game(z["points"], z["boxes"], z["labels"], int(z["tolerance"]))
     np.testing.assert_array_equal(got.hits, z["hits"])
@@ -447,7 +447,7 @@ def test_the_pointing_game_is_that_of_the_public_code(fixtures, name):
     assert got.accuracy == z["accuracy"]
 
 
-def test_the_pointing_game_by_hand():
+def test_pointing_game_by_hand():
     points, boxes = [(4, 9), (5, 9), (-1, 3)], [(10, 10, 20, 20), (10, 10, 20, 20), (2, 2, 4, 4)]
     got = metrics.pointing_game(points, boxes, [0, 0, 2], tolerance=5, n_classes=4)
     assert got.hits.tolist() == [-1, 1, -1]  # the last lies before pixel 0, where boxes end
@@ -483,7 +483,7 @@ def evidence_case(rng, v=4):
 
 
 @pytest.mark.parametrize(("tolerance", "frame_tolerance"), [(0, 0), (1, 0), (2, 1)])
-def test_pointing_and_mass_are_what_loops_give(rng, tolerance, frame_tolerance):
+def test_pointing_and_mass_equal_plain_loops(rng, tolerance, frame_tolerance):
     maps, masks, boxes = evidence_case(rng)
     hits, shares = [], []
     for row, mask in zip(maps, masks, strict=True):
@@ -505,7 +505,7 @@ def test_pointing_and_mass_are_what_loops_give(rng, tolerance, frame_tolerance):
     assert run(maps[0], boxes[0]).shape == ()
 
 
-def test_of_equal_voxels_the_first_counts():
+def test_ties_of_voxels_take_the_first():
     flat = np.zeros((2, 2, 2), np.float32)
     first = np.zeros(flat.shape, bool)
     first[0, 0, 0] = True
@@ -516,7 +516,7 @@ def test_of_equal_voxels_the_first_counts():
     assert float(metrics.mass_inside(flat + np.float32(1e-37), first)) == pytest.approx(1 / 8)
 
 
-def test_coverage_counts_the_evidence_among_the_highest(rng):
+def test_coverage_equals_plain_loops(rng):
     maps, masks, boxes = evidence_case(rng)
     for area in (0.01, 0.3, 1.0):
         count = max(1, round(area * 90))
@@ -545,7 +545,7 @@ def test_bad_evidence_is_refused(rng):
         metrics.pointing_hits(maps[0, 0], masks[0, 0])
 
 
-# Grounding in time
+# Temporal grounding
 
 
 def grounding_twin(values, evidence, k, interval):
@@ -563,7 +563,7 @@ def grounding_twin(values, evidence, k, interval):
 
 @pytest.mark.parametrize("interval", [False, True])
 @pytest.mark.parametrize("k", [None, 1, 3, 7])
-def test_grounding_is_what_loops_give(rng, k, interval):
+def test_grounding_equals_plain_loops(rng, k, interval):
     values = rng.integers(-4, 5, size=(12, 7)).astype(np.float32)
     evidence = rng.random((12, 7)) < 0.4
     evidence[0], evidence[1] = False, True
@@ -575,7 +575,7 @@ def test_grounding_is_what_loops_give(rng, k, interval):
     )
 
 
-def test_grounding_of_maps_sums_what_is_positive():
+def test_grounding_of_maps_sums_positive_values():
     maps = np.zeros((4, 2, 3), np.float32)
     maps[1], maps[2], maps[2, 0, 0], maps[3, 0, :2] = 0.5, -9, 2, 1.5
     evidence = np.array([False, True, False, True])
@@ -591,7 +591,7 @@ def test_grounding_of_maps_sums_what_is_positive():
         metrics.temporal_grounding(maps, evidence.astype(int))
 
 
-# Outputs and targets of other kinds
+# Structured outputs and targets
 
 
 @jax.jit
@@ -602,7 +602,7 @@ def sigmoids(clips):
 
 
 def test_independent_sigmoids_are_probabilities():
-    """Curves of one label are those of the model that has no other."""
+    """Curves of one label equal those of a model without other labels."""
     clip, saliency, target = small_case()
     totals = np.asarray(sigmoids(np.stack([clip, 0 * clip]))).sum(-1)
     assert np.abs(totals - 1).min() > 0.1
@@ -650,7 +650,7 @@ def test_models_of_one_clip_are_taken():
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_outputs_with_scores_in_them():
+def test_structured_outputs():
     clip, saliency, target = small_case()
     run = functools.partial(metrics.insertion, clip=clip, saliency=saliency, steps=4)
     expected = run(small, target=target)
@@ -667,7 +667,7 @@ def test_outputs_with_scores_in_them():
     refused(TypeError, "saliency: expected an array, got NoneType", saliency=None)
 
 
-def test_targets_that_are_no_classes_are_refused():
+def test_invalid_targets_are_refused():
     for target in (True, np.bool_(True), jnp.asarray(1.0), "1", None):
         refused(TypeError, "target: expected a class, got", target=target)
     for target in (jnp.asarray(3), np.int64(-1)):
@@ -681,7 +681,7 @@ def test_targets_that_are_no_classes_are_refused():
             )
 
 
-def test_curves_finish_where_jax_looks_for_nan():
+def test_voxel_metrics_work_under_debug_nans():
     clip, saliency, target = small_case()
     masks = np.asarray(saliency) > 100
     expected = metrics.insertion(small, clip, saliency, target, 4)
@@ -692,7 +692,7 @@ def test_curves_finish_where_jax_looks_for_nan():
         assert float(metrics.temporal_grounding(saliency, masks.any((1, 2)))) == 1
 
 
-def test_evidence_of_other_kinds_is_refused():
+def test_evidence_of_wrong_type_is_refused():
     maps = np.ones((2, 3, 3), np.float32)
     with pytest.raises(TypeError, match="masks: expected an array, got dict"):
         metrics.pointing_hits(maps, {"a": maps > 0})

@@ -1,4 +1,4 @@
-"""Other methods beside ESVs: their values of elements, stored, listed, and asked for by command."""
+"""Element values by other methods: direct calls, files, the command line."""
 
 import typing
 
@@ -146,7 +146,7 @@ def test_the_command_stores_method_values(model, game, xs, tmp_path, capsys):
     assert "at most 20 elements" in capsys.readouterr().err
 
 
-def test_values_that_are_not_finite_are_refused(model, xs):
+def test_non_finite_values_are_refused(model, xs):
     def logits(x, mask):  # a row of zeros has no gradient
         unit = x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-6)
         return jnp.where(mask[:, None], unit, 0).sum(0)

@@ -58,7 +58,7 @@ def step_fixture(fixtures, request, name):
 
 
 @pytest.mark.parametrize("number", list(MASKS))
-def test_masks_are_those_of_the_public_code(fixtures, request, number):
+def test_masks_equal_the_published_code(fixtures, request, number):
     want = step_fixture(fixtures, request, f"step_mask_{number}")
     small = jnp.asarray(want["pmask"][:, 0])
     generator = MaskGenerator(*MASKS[number])
@@ -74,14 +74,14 @@ def test_masks_are_those_of_the_public_code(fixtures, request, number):
 
 
 @pytest.mark.parametrize(("shape", "step", "sigma"), [((13, 9), 4, 3), ((8, 8), 2, 5)])
-def test_masks_are_those_of_a_plain_loop(x64, rng, shape, step, sigma):
+def test_masks_equal_a_plain_loop(x64, rng, shape, step, sigma):
     generator = MaskGenerator(shape, step, sigma)
     small = rng.uniform(size=generator.small_shape)
     found = jax.jit(generator)(jnp.asarray(small))
     np.testing.assert_allclose(found, plain_mask(small, shape, step, sigma), atol=1e-12)
 
 
-def test_gradients_of_masks_are_those_of_differences(x64, rng):
+def test_mask_gradients_equal_finite_differences(x64, rng):
     generator = MaskGenerator((10, 12), 4, 3)
     small = jnp.asarray(rng.uniform(0.1, 0.9, size=(2, *generator.small_shape)))
     weights = jnp.asarray(rng.normal(size=(2, 10, 12)))
@@ -108,7 +108,7 @@ def test_scaled_gradients_of_all_cells_are_equal():
     assert scale[0, 0] > scale[0, 4] > scale[4, 4]
 
 
-def test_masking_fits_the_frames():
+def test_default_step_scales_with_the_frames():
     as_published = Masking().generator((112, 112))
     assert (as_published.step, as_published.sigma) == (7, 11)
     smaller = Masking().generator((64, 80))
@@ -119,7 +119,7 @@ def test_masking_fits_the_frames():
 # Blur and pyramids
 
 
-def test_blur_is_that_of_the_public_code(fixtures):
+def test_blur_equals_the_published_code(fixtures):
     want = np.load(fixtures / "step" / "step_smooth_01.npz")
     frames = frames_last(want["input"])
     found = jax.jit(lambda x: blur_levels(x, tuple(map(float, want["sigmas"])), "zero"))(frames)
@@ -127,7 +127,7 @@ def test_blur_is_that_of_the_public_code(fixtures):
     np.testing.assert_array_equal(gaussian_blur(frames, 0.0), frames)
 
 
-def test_a_blur_that_replicates_keeps_what_is_even(rng):
+def test_replicating_blur_keeps_constant_frames(rng):
     even = jnp.full((2, 9, 7, 3), 0.4)
     np.testing.assert_allclose(gaussian_blur(even, 3.0, "replicate"), even, atol=1e-6)
     assert gaussian_blur(even, 3.0, "zero")[0, 0, 0, 0] < 0.2
@@ -150,7 +150,7 @@ def test_blur_agrees_with_scipy(rng, edge, mode, sigma):
     ("number", "kind", "levels", "most"),
     [("01", "blur", 8, 20.0), ("02", "fade", 8, 20.0), ("03", "blur", 5, 6.0)],
 )
-def test_pyramids_are_those_of_the_public_code(fixtures, request, number, kind, levels, most):
+def test_pyramids_equal_the_published_code(fixtures, request, number, kind, levels, most):
     want = step_fixture(fixtures, request, f"step_perturbation_{number}")
     clip = jnp.asarray(frames_last(want["input"]))
     found = jax.jit(lambda x: pyramid(x, kind, levels, most, "zero"))(clip)
@@ -188,7 +188,7 @@ def test_perturbed_clips_and_their_gradients(x64, rng):
 # Regularisers
 
 
-def test_energies_are_those_of_the_public_code(fixtures, request):
+def test_energies_equal_the_published_code(fixtures, request):
     for number, areas, frames, size in [("01", [0.1, 0.2], 5, 11), ("02", [0.05, 0.1, 0.3], 7, 8)]:
         want = step_fixture(fixtures, request, f"step_energy_{number}")
         masks = jnp.asarray(want["masks_padded"][:, :, 0])
@@ -211,7 +211,7 @@ def test_energies_are_those_of_the_public_code(fixtures, request):
 
 
 @pytest.mark.parametrize("number", ["01", "02", "03", "04", "05"])
-def test_kernels_of_the_core(fixtures, number):
+def test_core_kernels_equal_the_published_code(fixtures, number):
     want = np.load(fixtures / "step" / f"step_core_kernel_{number}.npz")
     dims = tuple(map(int, want["dims"]))
     np.testing.assert_array_equal(core_kernel("cylinder", dims), want["cylinder"])
@@ -222,7 +222,7 @@ def test_kernels_of_the_core(fixtures, number):
         np.testing.assert_array_equal(ellipsoid, core_kernel("cylinder", dims))
 
 
-def test_regularisers_are_those_of_plain_loops(x64, rng):
+def test_regularisers_equal_plain_loops(x64, rng):
     mask = rng.uniform(size=(6, 10, 9))
     of_area = jax.jit(area_loss, static_argnames="per_frame")
     for area in (0.1, 0.5):
@@ -243,8 +243,8 @@ def test_regularisers_are_those_of_plain_loops(x64, rng):
     assert difference_loss(jnp.asarray(mask[:1])) == 0
 
 
-def test_equal_numbers_share_their_reference():
-    """The mean over all orders in which equal numbers could be taken."""
+def test_ties_share_their_reference():
+    """Equal to the mean over all orders of equal numbers."""
     values = np.float32([0.2, 0.7, 0.2, 0.2, 0.9])
     losses, gradients = [], []
     by_order = jax.jit(jax.value_and_grad(lambda m: area_loss(m, 0.6, ties="first")))
@@ -267,7 +267,7 @@ def test_equal_numbers_share_their_reference():
     values=st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]), min_size=12, max_size=12),
     below=st.integers(0, 12),
 )
-def test_the_upper_part_is_that_of_a_stable_sort(values, below):
+def test_upper_share_equals_a_stable_sort(values, below):
     flat = jnp.asarray(values, jnp.float32)
     found = {ties: np.asarray(_UPPER[ties](flat, below)) for ties in _UPPER}
     order = np.argsort(np.asarray(flat), kind="stable")
@@ -299,7 +299,7 @@ def test_weights_by_iteration():
     np.testing.assert_allclose(ramped.area_at(at), [10, 10 * 60**0.5, 600, 600], rtol=1e-4)
 
 
-def test_the_core_fits_the_frames():
+def test_default_core_scales_with_the_frames():
     assert Core().of_frames((112, 120)).size == 11
     assert Core(size=3).of_frames((112, 120)).size == 3
     with pytest.raises(ValueError, match=r"core: expected a size, got None. Give one"):
@@ -327,8 +327,8 @@ def test_bad_input(call, match):
         call()
 
 
-def test_everything_that_blurs_has_one_default():
-    """So that what `step` optimised can be rebuilt from the defaults."""
+def test_functions_that_blur_share_defaults():
+    """So that results of `step` can be reconstructed with the defaults."""
     defaults = Masking()
     functions = (pyramid, gaussian_blur, blur_levels, blur_matrices)
     functions += (ej.metrics.insertion, ej.metrics.deletion, ej.metrics.insertion_deletion)
@@ -372,6 +372,6 @@ def test_everything_that_blurs_has_one_default():
         ),
     ],
 )
-def test_inputs_of_other_kinds_are_refused(call, kind, match):
+def test_inputs_of_wrong_type_or_shape_are_refused(call, kind, match):
     with pytest.raises(kind, match=match):
         call(jnp.ones((3, 2, 4, 4, 1)))

@@ -1,4 +1,4 @@
-"""STEP: traces of the public program, and what users see of it."""
+"""STEP: traces of the published program, properties of the masks, bad input."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ QUICK = {"step_gradient_01", "step_gradient_02", "step_trace_01", "step_trace_on
 
 
 def cases(names):
-    """Those that compile programs of their own, or run long, are slow."""
+    """Cases with a compilation of their own, or many iterations, are slow."""
     return [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in names]
 
 
@@ -55,7 +55,7 @@ def classifier(weights):
 
 @pytest.fixture(scope="module")
 def public():
-    """One function for all fixtures, whose weights are the same: programs are shared."""
+    """One function for all fixtures, which share weights, so that compiled programs are shared."""
     return {}
 
 
@@ -96,7 +96,7 @@ def energies_of(want):
 
 
 @pytest.mark.parametrize("name", cases(GRADIENTS))
-def test_first_iterations_are_those_of_the_public_code(fixtures, request, public, name):
+def test_first_iterations_equal_the_published_code(fixtures, request, public, name):
     want, result, by_clip = replayed(fixtures, request, public, name)
     reward = np.moveaxis(want["reward"], 0, 1)
     np.testing.assert_allclose(result.reward[..., 0], reward[..., 0], rtol=1e-5)
@@ -108,7 +108,7 @@ def test_first_iterations_are_those_of_the_public_code(fixtures, request, public
 
 @pytest.mark.slow  # many iterations
 @pytest.mark.parametrize("name", cases(TRACES))
-def test_traces_are_those_of_the_public_code(fixtures, request, public, name):
+def test_traces_equal_the_published_code(fixtures, request, public, name):
     want, result, by_clip = replayed(fixtures, request, public, name)
     np.testing.assert_allclose(result.energy, energies_of(want), rtol=1e-2)
     # Masks there are those before the last step; one step moves them by little.
@@ -120,14 +120,14 @@ def test_traces_are_those_of_the_public_code(fixtures, request, public, name):
 
 @pytest.mark.slow  # many iterations
 @pytest.mark.parametrize("name", cases(ONES))
-def test_traces_from_equal_masks_are_alike(fixtures, request, public, name):
+def test_traces_from_constant_masks_resemble_the_published_code(fixtures, request, public, name):
     want, result, _ = replayed(fixtures, request, public, name)
     np.testing.assert_allclose(result.energy[..., -1], energies_of(want)[..., -1], rtol=0.2)
     alike = np.corrcoef(np.ravel(result.masks), np.ravel(want["final_masks"]))[0, 1]
     assert alike >= 0.85
 
 
-# A network that looks at one place of two frames
+# A network that uses one region of two frames
 
 
 SHAPE = (6, 16, 16, 3)
@@ -136,7 +136,7 @@ PLACE = (slice(1, 3), slice(4, 9), slice(8, 13))  # frames, rows, columns
 
 @pytest.fixture(scope="module")
 def spotter():
-    """Class 1 for what is bright and sharp in one place; other places are not looked at."""
+    """Class 1 for a bright and sharp pattern in one region; ignores other regions."""
     pattern = np.indices((5, 5)).sum(0) % 2 * 2.0 - 1  # a blur takes it away
 
     def fn(clips):
@@ -164,13 +164,13 @@ def kept(spotter, clip):
 
 
 def inside(mask):
-    """The share of a mask (t, h, w) in the place, and 2 pixels around it."""
+    """The share of a mask (t, h, w) in the region dilated by 2 pixels."""
     around = np.zeros(SHAPE[:3], bool)
     around[PLACE[0], 2:11, 6:15] = True
     return float(np.asarray(mask)[around].sum() / np.asarray(mask).sum())
 
 
-def test_masks_lie_where_the_network_looks(kept):
+def test_masks_cover_the_region_that_the_network_uses(kept):
     assert kept.masks.shape == (2, *SHAPE[:3])
     assert kept.energy.shape == kept.reward.shape == (2, 120)
     assert kept.clean_probability > 0.99
@@ -184,7 +184,7 @@ def test_masks_lie_where_the_network_looks(kept):
 
 
 @pytest.mark.parametrize("mode", ["delete", pytest.param("dual", marks=pytest.mark.slow)])
-def test_other_modes(spotter, clip, mode):
+def test_delete_and_dual_modes(spotter, clip, mode):
     result = found(spotter, clip, mode=mode)
     assert inside(result.masks[0]) > 0.7
     if mode == "delete":
@@ -193,15 +193,15 @@ def test_other_modes(spotter, clip, mode):
         assert result.probability[0] > 0.9
 
 
-def test_every_frame_can_have_the_area(spotter, clip):
+def test_area_per_frame(spotter, clip):
     result = found(spotter, clip, areas=(0.15,), per_frame=True, dropout=0.0)
     by_frame = np.asarray(result.masks[0] > 0.5).mean((1, 2))
     np.testing.assert_allclose(by_frame, np.full(6, 0.15), atol=0.07)
 
 
 @pytest.mark.slow
-def test_smoothness_lowers_flicker(rng):
-    """At the same area, and with the prediction kept: the core, and the difference loss."""
+def test_core_and_difference_loss_reduce_flicker(rng):
+    """At equal area, with the prediction preserved."""
 
     def fn(clips):  # every frame is looked at, and each in a place of its own
         places = [(2, 2), (10, 3), (4, 10), (11, 11), (2, 6), (8, 8)]
@@ -224,7 +224,7 @@ def test_smoothness_lowers_flicker(rng):
     assert core.probability[0] > 0.5
 
 
-def test_clips_in_one_call_are_clips_one_by_one(spotter, clip):
+def test_batch_equals_single_clips(spotter, clip):
     clips = jnp.stack([clip, clip[:, ::-1]])
     options = {"areas": (0.05, 0.1), "iterations": 12, "dropout": 0, "key": KEY}
     together = step(spotter, clips, [1, 0], **options)
@@ -239,7 +239,7 @@ def test_clips_in_one_call_are_clips_one_by_one(spotter, clip):
             np.testing.assert_allclose(a, b[i], rtol=1e-5, atol=1e-5)
 
 
-def test_one_loop_is_calls_one_by_one(spotter, clip):
+def test_jit_and_vmap_equal_the_eager_call(spotter, clip):
     options = {"areas": (0.05,), "iterations": 6, "key": jax.random.key(3)}
     eager = step(spotter, clip, 1, **options)
     run = jax.jit(lambda clip: step(spotter, clip, 1, **options))
@@ -253,7 +253,7 @@ def test_one_loop_is_calls_one_by_one(spotter, clip):
     assert np.abs(np.asarray(other.masks - eager.masks)).max() > 1e-4
 
 
-def test_masks_that_stand_still_are_left(spotter, clip):
+def test_patience_stops_masks(spotter, clip):
     seen = []
     result = found(
         spotter,
@@ -274,8 +274,8 @@ def test_masks_that_stand_still_are_left(spotter, clip):
 
 
 @pytest.mark.slow
-def test_an_energy_that_is_not_finite_stops_a_mask(spotter, clip):
-    """As soon as much is taken, one of two clips gives NaN: the other goes on."""
+def test_a_non_finite_energy_stops_a_mask(spotter, clip):
+    """One of two clips gives NaN once much of it is removed; the other one continues."""
 
     def fn(clips):
         p = spotter(clips)
@@ -302,7 +302,7 @@ def test_an_energy_that_is_not_finite_stops_a_mask(spotter, clip):
 
 
 @pytest.mark.slow
-def test_any_optimizer_of_optax(spotter, clip):
+def test_optax_optimizer(spotter, clip):
     descent = optax.sgd(0.05, momentum=0.5, nesterov=True)
     result = found(spotter, clip, optimizer=descent, dropout=0.0)
     assert inside(result.masks[0]) > 0.7 and result.probability[0] > 0.9
@@ -407,7 +407,7 @@ def test_bad_input(change, kind, match):
         ([], ValueError, "target: expected a class, got none"),
     ],
 )
-def test_targets_that_are_no_classes_are_refused(target, kind, match):
+def test_invalid_targets_are_refused(target, kind, match):
     with pytest.raises(kind, match=match):
         step(even, jnp.ones(SHAPE), target, areas=(0.1,), iterations=1, key=KEY)
 
@@ -430,8 +430,8 @@ def sigmoids(clips):
     return jax.nn.sigmoid(30 * seen - 3)
 
 
-def test_independent_sigmoids_and_outputs_of_other_kinds(clip):
-    """The same masks, whether the class is one of several labels or alone; no sum of 1."""
+def test_sigmoids_and_structured_outputs(clip):
+    """The masks of a label do not depend on other labels; probabilities need not sum to 1."""
     assert float(sigmoids(clip[None]).sum()) > 2
     options = {"areas": (0.1,), "iterations": 3, "key": jax.random.key(0)}
     expected = step(sigmoids, clip, 1, **options)
@@ -452,7 +452,7 @@ def test_independent_sigmoids_and_outputs_of_other_kinds(clip):
         step(lambda clips: sigmoids(clips) * jnp.nan, clip, 1, **options)
 
 
-def test_a_second_call_compiles_nothing(clip):
+def test_a_second_call_does_not_compile(clip):
     n_traces = 0
 
     def fn(clips):
@@ -467,7 +467,7 @@ def test_a_second_call_compiles_nothing(clip):
     assert n_traces - first <= 2 < first  # its shapes, and that it has gradients
 
 
-def test_finishes_where_jax_looks_for_nan(spotter, clip):
+def test_works_under_debug_nans(spotter, clip):
     options = {"areas": (0.1,), "iterations": 2, "key": jax.random.key(0), "mode": "dual"}
     options |= {"core": Core("cylinder", 3, 4), "difference": True}
     expected = step(spotter, clip, 1, **options)
@@ -477,8 +477,8 @@ def test_finishes_where_jax_looks_for_nan(spotter, clip):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_first_energy_that_is_not_finite_is_reported(spotter, clip):
-    """One of two clips fails at once; an optimizer that mixes masks goes on with the other."""
+def test_a_non_finite_first_energy_is_reported(spotter, clip):
+    """One of two clips fails at iteration 0; an optimizer that mixes masks continues."""
 
     def fn(clips):
         p = spotter(clips)
@@ -494,7 +494,7 @@ def test_a_first_energy_that_is_not_finite_is_reported(spotter, clip):
     assert found.energy[0, 0, -1] < found.energy[0, 0, 0]
 
 
-def test_traced_targets_that_are_no_classes_give_nan(clip):
+def test_traced_targets_out_of_range_give_nan(clip):
     run = jax.jit(lambda target: step(even, clip, target, areas=(0.1,), iterations=1, key=KEY))
     for target in (3, -1):
         found = run(target)

@@ -24,7 +24,7 @@ def relative_error(approx: ArrayLike, exact: ArrayLike) -> Array:
     Raises:
       ValueError: different shapes, no elements, non-finite values. TypeError: not floating point.
     """
-    approx, exact = _pair(approx, exact)
+    approx, exact = _finite_pair(approx, exact)
     return jnp.abs(approx - exact).mean(-1) / jnp.abs(exact).mean(-1)
 
 
@@ -33,7 +33,7 @@ def pearson(approx: ArrayLike, exact: ArrayLike) -> Array:
 
     Args and raises: see `relative_error`.
     """
-    approx, exact = _pair(approx, exact)
+    approx, exact = _finite_pair(approx, exact)
     a = approx - approx.mean(-1, keepdims=True)
     b = exact - exact.mean(-1, keepdims=True)
     return (a * b).sum(-1) / jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
@@ -50,7 +50,7 @@ def lad_slope(approx: ArrayLike, exact: ArrayLike) -> Array:
       (...); 1 where the approximation is unbiased in scale, NaN where exact is all zero.
     Cost: one sort of n ratios per row.
     """
-    approx, exact = _pair(approx, exact)
+    approx, exact = _finite_pair(approx, exact)
     weight = jnp.abs(exact)
     ratio = jnp.where(weight > 0, approx / jnp.where(weight > 0, exact, 1), jnp.inf)
     order = jnp.argsort(ratio, axis=-1)
@@ -93,7 +93,7 @@ def method_agreement(
       ValueError: different shapes, no elements, non-finite values, lengths out of range.
       TypeError: values not floating point, lengths not integers.
     """
-    a, b = _pair(a, b, ("a", "b"))
+    a, b = _pair("a", a, "b", b)
     expect(a.ndim == 3, "a", "shape (V, N, C)", a.shape, "Add axes of one video or one class.")
     present = present_elements(a.shape[:2], lengths)
     for name, values in (("a", a), ("b", b)):
@@ -130,34 +130,31 @@ def smoothness(
       lengths: (...) int, elements in each row; default N.
     Raises: as `method_agreement`.
     """
-    names = ("values_original", "values_jittered")
-    original, jittered = _pair(values_original, values_jittered, names)
+    original, jittered = _pair(
+        "values_original", values_original, "values_jittered", values_jittered
+    )
     present = present_elements(original.shape, lengths)
-    for name, values in zip(names, (original, jittered), strict=True):
-        expect_finite(name, jnp.where(present, values, 0))
+    expect_finite("values_original", jnp.where(present, original, 0))
+    expect_finite("values_jittered", jnp.where(present, jittered, 0))
     change = jnp.where(present, jnp.abs(jittered - original), 0).sum(-1)
     scale = jnp.where(present, jnp.abs(original), 0).sum(-1)
     return Smoothness(_masked_pearson(original, jittered, present), change / scale)
 
 
-def _pair(
-    a: ArrayLike, b: ArrayLike, names: tuple[str, str] = ("approx", "exact")
-) -> tuple[Array, Array]:
-    """Two arrays of one shape, in their common dtype; `approx` and `exact` also finite."""
-    first, second = expect_floating(names[0], a), expect_floating(names[1], b)
-    expect(
-        first.shape == second.shape,
-        names[0],
-        f"the shape of {names[1]}, {second.shape}",
-        first.shape,
-    )
-    if names == ("approx", "exact"):  # others may hold anything in their padding
-        fits = first.ndim >= 1 and first.shape[-1] >= 1
-        expect(fits, names[0], "shape (..., n)", first.shape)
-        expect_finite(names[0], first)
-        expect_finite(names[1], second)
-    dtype = wider(first.dtype, second.dtype)
-    return first.astype(dtype), second.astype(dtype)
+def _finite_pair(approx: ArrayLike, exact: ArrayLike) -> tuple[Array, Array]:
+    a, b = _pair("approx", approx, "exact", exact)
+    expect(a.ndim >= 1 and a.shape[-1] >= 1, "approx", "shape (..., n)", a.shape)
+    expect_finite("approx", a)
+    expect_finite("exact", b)
+    return a, b
+
+
+def _pair(name: str, a: ArrayLike, other: str, b: ArrayLike) -> tuple[Array, Array]:
+    """Two arrays of one shape, in their common dtype."""
+    a, b = expect_floating(name, a), expect_floating(other, b)
+    expect(a.shape == b.shape, name, f"the shape of {other}, {b.shape}", a.shape)
+    dtype = wider(a.dtype, b.dtype)
+    return a.astype(dtype), b.astype(dtype)
 
 
 def _masked_pearson(a: Array, b: Array, present: Array) -> Array:

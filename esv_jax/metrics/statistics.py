@@ -205,28 +205,17 @@ def position_statistics(
     rows = class_values(values, labels, lengths)
     k = max(map(len, rows)) if bins is None else expect_int("bins", bins, 1)
     group = np.zeros(len(rows), int) if labels is None else labels
-    sums: dict[int, _Sums] = {}
+    sums: dict[int, list[np.ndarray]] = {}
     for row, g in zip(rows, group.tolist(), strict=True):
         own = _sums(row, _one_hot_positions(len(row), bins, k))
-        sums[g] = _Sums(*map(np.add, sums[g], own)) if g in sums else own
+        sums[g] = list(map(np.add, sums[g], own)) if g in sums else own
+    by_group = [np.stack(fields) for fields in zip(*(sums[g] for g in sorted(sums)), strict=True)]
     found = np.array(sorted(sums) if labels is not None else [], int)
-    by_group = _Sums(*map(np.stack, zip(*(sums[g] for g in sorted(sums)), strict=True)))
-    by_class = _Sums(*(field[: len(found)] for field in by_group))
     return Positions(
-        _normalised(_Sums(*(field.sum(0) for field in by_group))), found, _normalised(by_class)
+        overall=_normalised(*(field.sum(0) for field in by_group)),
+        classes=found,
+        by_class=_normalised(*(field[: len(found)] for field in by_group)),
     )
-
-
-class _Sums(NamedTuple):
-    """Sums over sequences, (K,) or (K, K) each."""
-
-    highest: np.ndarray
-    lowest: np.ndarray
-    above: np.ndarray
-    pairs: np.ndarray
-    positive: np.ndarray
-    elements: np.ndarray
-    sequences: np.ndarray
 
 
 def _one_hot_positions(n: int, bins: int | None, k: int) -> np.ndarray:
@@ -236,35 +225,40 @@ def _one_hot_positions(n: int, bins: int | None, k: int) -> np.ndarray:
     return (at[:, None] == np.arange(k)).astype(np.float64)
 
 
-def _sums(row: np.ndarray, position: np.ndarray) -> _Sums:
-    """The terms of one sequence, values (n,) at positions (n, K)."""
+def _sums(row: np.ndarray, position: np.ndarray) -> list[np.ndarray]:
+    """The arguments of `_normalised` for one sequence, values (n,) at positions (n, K)."""
     highest, lowest = row == row.max(), row == row.min()
     above = (row[:, None] > row[None, :]) + 0.5 * (row[:, None] == row[None, :])
     elements = position.sum(0)
     pairs = elements[:, None] * elements[None, :]
-    return _Sums(
-        highest=(highest / highest.sum()) @ position,
-        lowest=(lowest / lowest.sum()) @ position,
-        above=(position.T @ above @ position) / np.maximum(pairs, 1),
-        pairs=(pairs > 0).astype(np.float64),
-        positive=(row > 0) @ position,
-        elements=elements,
-        sequences=(elements > 0).astype(np.float64),
-    )
+    return [
+        (highest / highest.sum()) @ position,
+        (lowest / lowest.sum()) @ position,
+        (position.T @ above @ position) / np.maximum(pairs, 1),
+        (pairs > 0).astype(np.float64),
+        (row > 0) @ position,
+        elements,
+        (elements > 0).astype(np.float64),
+    ]
 
 
-def _normalised(sums: _Sums) -> PositionStatistics:
+def _normalised(
+    highest: np.ndarray,
+    lowest: np.ndarray,
+    above: np.ndarray,
+    pairs: np.ndarray,
+    positive: np.ndarray,
+    elements: np.ndarray,
+    sequences: np.ndarray,
+) -> PositionStatistics:
+    """Statistics from sums over sequences, (..., K) or (..., K, K) each."""
+
     def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
         return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
-    supporting = ratio(sums.positive, sums.elements)
+    supporting = ratio(positive, elements)
     return PositionStatistics(
-        most_supporting=sums.highest,
-        most_distracting=sums.lowest,
-        above=ratio(sums.above, sums.pairs),
-        supporting=supporting,
-        distracting=1 - supporting,
-        n_sequences=sums.sequences.astype(int),
+        highest, lowest, ratio(above, pairs), supporting, 1 - supporting, sequences.astype(int)
     )
 
 

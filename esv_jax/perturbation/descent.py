@@ -228,19 +228,6 @@ def dampened_sgd(
     return optax.chain(optax.GradientTransformation(init, update), optax.scale(-learning_rate))
 
 
-@dataclass(frozen=True)
-class Stopping:
-    """Stopping rule of a mask.
-
-    Attributes:
-      patience: number of consecutive iterations of small change; None for no stopping.
-      tolerance: bound on the mean change of a mask's cells in an iteration.
-    """
-
-    patience: int | None = None
-    tolerance: float = 1e-4
-
-
 class State(NamedTuple):
     """State of the optimisation.
 
@@ -289,12 +276,17 @@ def initial_state(small: Array, optimizer: Optimizer, key: Array) -> State:
 def iterate(
     objective: Objective,
     optimizer: Optimizer,
-    stopping: Stopping,
+    patience: int | None,
+    tolerance: float,
     levels: Array,
     targets: Array,
     state: State,
 ) -> State:
-    """One iteration. Masks that have stopped or failed do not change."""
+    """One iteration. Masks that have stopped or failed do not change.
+
+    A mask stops after `patience` consecutive iterations in which its cells change by less than
+    `tolerance` on average; without `patience` never.
+    """
     key = jax.random.fold_in(state.key, state.iteration)
     energy, gradient, has_gradient = objective.value_and_gradient(
         levels, targets, state.small, state.iteration, key
@@ -310,10 +302,10 @@ def iterate(
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.small)
     moved = jnp.clip(state.small + jnp.asarray(updates), 0, 1).astype(state.small.dtype)
     change = jnp.abs(moved - state.small).mean((-3, -2, -1))
-    n_static = jnp.where(change < stopping.tolerance, state.n_static + 1, 0)
+    n_static = jnp.where(change < tolerance, state.n_static + 1, 0)
     stops = jnp.zeros_like(moves)
-    if stopping.patience is not None:
-        stops = moves & (n_static >= stopping.patience)
+    if patience is not None:
+        stops = moves & (n_static >= patience)
     done = state.iteration + 1
     known = moves | (state.iteration == 0)  # the first energy has no predecessor to repeat
     stopped_at = jnp.where(stops, done, state.stopped_at)

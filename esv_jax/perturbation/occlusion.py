@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def occlusion(
       TypeError: clip or scores not floating point, sizes that are not integers. ValueError:
       another shape, a clip or scores that are not finite, a window below 1, a stride that leaves
       gaps, a target out of range (NaN where traced), another `remove`.
-    Cost: one forward pass for the clip and one for each window, see `n_windows`.
+    Cost: one forward pass for the clip and one for each window.
     """
     clip = expect_floating("clip", clip, "Convert it, e.g. frames.astype(jnp.float32).")
     fits = clip.ndim == 4 and clip.size > 0
@@ -96,15 +96,6 @@ def occlusion(
     found = jnp.einsum("abc,at,bh,cw->thw", drops, *shares, precision="highest")
     expect_finite("occlusion", found, "Scores of clips with voxels removed must be finite, too.")
     return found
-
-
-def n_windows(
-    shape: Sequence[int],
-    window: tuple[int, int, int],
-    stride: tuple[int, int, int] | None = None,
-) -> int:
-    """Number of windows of `occlusion` over a clip of shape (t, h, w, ...)."""
-    return math.prod(len(axis) for axis in _axis_windows(tuple(shape)[:3], window, stride))
 
 
 def _axis_windows(

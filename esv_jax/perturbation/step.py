@@ -38,7 +38,6 @@ from esv_jax.perturbation.descent import (
     Objective,
     Optimizer,
     State,
-    Stopping,
     Weights,
     dampened_sgd,
     initial_state,
@@ -224,9 +223,18 @@ def step(
         dropout=_dropout(dropout),
         padded=padded,
     )
-    stopping = _stopping(patience, tolerance)
+    if patience is not None:
+        patience = expect_int("patience", patience, 1)
+    if tolerance is not None:
+        expect(bool(tolerance >= 0), "tolerance", "a number >= 0", tolerance)
+        expect(patience is not None, "patience", "iterations beside tolerance", patience)
     clean = _clean_probabilities(scores, clips, targets)
-    run = _Run(objective, dampened_sgd() if optimizer is None else optimizer, stopping)
+    run = _Run(
+        objective,
+        dampened_sgd() if optimizer is None else optimizer,
+        patience,
+        1e-4 if tolerance is None else tolerance,
+    )
     levels = _levels(clips, masking)
     shape = (len(clips), len(objective.areas), clips.shape[1], *generator.small_shape)
     _expect_gradients(run.gradient, levels, targets, jnp.ones(shape, clips.dtype))
@@ -264,7 +272,8 @@ class _Run:
 
     objective: Objective
     optimizer: Optimizer
-    stopping: Stopping
+    patience: int | None
+    tolerance: float
 
     def gradient(self, levels: Array, targets: Array, small: Array) -> Array:
         """Return the gradient of the energy at the start."""
@@ -275,7 +284,9 @@ class _Run:
         fast = replace(self.objective, fn=split_strides(self.objective.fn))
 
         def advance(state: State) -> State:
-            return iterate(fast, self.optimizer, self.stopping, levels, targets, state)
+            return iterate(
+                fast, self.optimizer, self.patience, self.tolerance, levels, targets, state
+            )
 
         return run_iterations(advance, state, n)
 
@@ -306,7 +317,7 @@ def _optimise(
     """All iterations, in one loop or in several calls."""
     if not all(map(is_concrete, (levels, targets, state.small, state.key))):
         return run.advance(levels, targets, state, iterations)
-    chunk = _CHUNK if on_progress or run.stopping.patience else iterations
+    chunk = _CHUNK if on_progress or run.patience else iterations
     if jax.default_backend() == "cpu":
         chunk = 1
     parts: list[Energy] = []
@@ -318,7 +329,7 @@ def _optimise(
         done += n
         if on_progress is not None:
             on_progress(done, state.energy)
-        may_have_stopped = run.stopping.patience is not None or done % _CHUNK == 0
+        may_have_stopped = run.patience is not None or done % _CHUNK == 0
         if may_have_stopped and bool((state.stopped_at >= 0).all()):
             break
 
@@ -353,16 +364,6 @@ def _dropout(dropout: float) -> float:
         raise TypeError(message("dropout", "a share in [0, 1)", type(dropout).__name__))
     expect(0 <= dropout < 1, "dropout", "a share in [0, 1)", dropout)
     return float(dropout)
-
-
-def _stopping(patience: int | None, tolerance: float | None) -> Stopping:
-    if patience is not None:
-        patience = expect_int("patience", patience, 1)
-    if tolerance is None:
-        return Stopping(patience)
-    expect(bool(tolerance >= 0), "tolerance", "a number >= 0", tolerance)
-    expect(patience is not None, "patience", "iterations beside tolerance", patience)
-    return Stopping(patience, tolerance)
 
 
 def _clean_probabilities(fn: ScoresOf, clips: Array, targets: Array) -> Array:
