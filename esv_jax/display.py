@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 # Okabe & Ito (2008): distinguishable with every common colour vision.
 SUPPORTING = "#0072B2"  # blue

@@ -10,7 +10,7 @@ import numpy as np
 
 import esv_jax as ej
 from esv_jax.plots import style
-from esv_jax.plots.figures import new_figure
+from esv_jax.plots.style import new_figure
 from experiments.series_measures import Trained
 
 # Blue and vermillion as in `ej.plots`; random order in grey.

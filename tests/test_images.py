@@ -134,7 +134,7 @@ def _timeline():
 def _descent():
     cost = np.array([[9.0, 6, 4, 3, 2.5, 2.25], [8, 5, 3, 2, 1.5, 1.25]])
     worth = np.array([[2.0, 1.5, 1, 0.5, 0.25, 0.125], [1.5, 1, 0.5, 0.25, 0.125, np.nan]])
-    return plots.plot_descent(cost, worth, ["area 0.05", "area 0.1"], title="a clip")
+    return plots.curves.plot_descent(cost, worth, ["area 0.05", "area 0.1"], title="a clip")
 
 
 def _errors() -> np.ndarray:
@@ -158,7 +158,7 @@ CASES = {
     "positions": lambda: plots.plot_positions(_wave(20, 7) / 4, units="probability"),
     "positions_many": lambda: plots.plot_positions(_wave(20, 30) / 4, units="probability"),
     "positions_extremes": lambda: plots.plot_positions(metrics.position_statistics(_wave(20, 7))),
-    "pairwise_matrix": lambda: plots.plot_pairwise_matrix((1 + _wins(7)) / 2),
+    "pairwise_matrix": lambda: plots.positions.plot_pairwise_matrix((1 + _wins(7)) / 2),
     "discard_curves": lambda: plots.plot_discard_curves(
         {
             "ESV": (np.arange(6), 1 - np.arange(6) / 8),
@@ -174,8 +174,8 @@ CASES = {
     "interaction_arcs": lambda: plots.plot_interaction_arcs(
         _pairs(9), _wave(9) / 8, strongest=12, units="probability"
     ),
-    "approximation": lambda: plots.plot_approximation(_errors(), [32, 64], [1, 2, 4, 8]),
-    "approximation_log": lambda: plots.plot_approximation(
+    "approximation": lambda: plots.heat_maps.plot_approximation(_errors(), [32, 64], [1, 2, 4, 8]),
+    "approximation_log": lambda: plots.heat_maps.plot_approximation(
         _errors(), [32, 64], [1, 2, 4, 8], log=True
     ),
     "relevance_strip": lambda: plots.plot_relevance_strip(
@@ -183,18 +183,22 @@ CASES = {
     ),
     "perturbation_strip": lambda: plots.plot_perturbation_strip(_clip(), _masks()),
     "descent": _descent,
-    "overlay_mask": lambda: _column(plots.overlay_mask(_clip(), _masks()["area 0.25"])),
-    "overlay_relevance": lambda: _column(plots.overlay_relevance(_clip(), _relevance())),
+    "overlay_mask": lambda: _column(
+        plots.perturbation.overlay_mask(_clip(), _masks()["area 0.25"])
+    ),
+    "overlay_relevance": lambda: _column(plots.relevance.overlay_relevance(_clip(), _relevance())),
     "render_overlay": lambda: _column(
         plots.render_overlay(_record(6), _clip(), 0, class_name="up", min_width=240)
     ),
     "render_relevance": lambda: _column(
-        plots.render_relevance(_clip(), {"spatial": _relevance()}, min_width=240)
+        plots.relevance.render_relevance(_clip(), {"spatial": _relevance()}, min_width=240)
     ),
     "render_perturbation": lambda: _column(
-        plots.render_perturbation(_clip(), _masks(), _clip() // 2, min_width=240)
+        plots.perturbation.render_perturbation(_clip(), _masks(), _clip() // 2, min_width=240)
     ),
-    "render_clips": lambda: _column(plots.render_clips([_clip(), 255 - _clip()], min_height=48)),
+    "render_clips": lambda: _column(
+        plots.video.render_clips([_clip(), 255 - _clip()], min_height=48)
+    ),
 }
 
 
@@ -426,8 +430,14 @@ def _turned(record: Attribution) -> Attribution:
                 -_pairs(9), _wave(9) / 8, strongest=12, units="probability"
             ),
         ),
-        ("overlay_relevance", lambda: _column(plots.overlay_relevance(_clip(), -_relevance()))),
-        ("overlay_mask", lambda: _column(plots.overlay_mask(_clip(), _masks()["area 0.5"]))),
+        (
+            "overlay_relevance",
+            lambda: _column(plots.relevance.overlay_relevance(_clip(), -_relevance())),
+        ),
+        (
+            "overlay_mask",
+            lambda: _column(plots.perturbation.overlay_mask(_clip(), _masks()["area 0.5"])),
+        ),
         (
             "relevance_strip",
             lambda: plots.plot_relevance_strip(
@@ -445,12 +455,12 @@ def _turned(record: Attribution) -> Attribution:
         (
             "render_relevance",
             lambda: _column(
-                plots.render_relevance(_clip(), {"spatial": -_relevance()}, min_width=240)
+                plots.relevance.render_relevance(_clip(), {"spatial": -_relevance()}, min_width=240)
             ),
         ),
         (
             "render_clips",
-            lambda: _column(plots.render_clips([255 - _clip(), _clip()], min_height=48)),
+            lambda: _column(plots.video.render_clips([255 - _clip(), _clip()], min_height=48)),
         ),
     ],
 )

@@ -67,7 +67,7 @@ def test_figures_are_drawn_kept_and_compared(files, tmp_path, capsys, monkeypatc
 
 def stub():
     finding = Finding("f", "1", 2.0, 1.0, 3.0, agrees=False)
-    return figure.Outcome({}, "t", [finding], {"p": ej.plots.figures.new_figure(1, 1)})
+    return figure.Outcome({}, "t", [finding], {"p": ej.plots.style.new_figure(1, 1)})
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from esv_jax import metrics, plots
 from esv_jax.attribution import Attribution
-from esv_jax.display import UNKNOWN, axis_limits, element_text, number
+from esv_jax.display import UNKNOWN, axis_limits, element_text, number, sign_colours
 from esv_jax.metrics import DiscardCurve
 from esv_jax.plots import style
 from esv_jax.svg import bar_paths
@@ -245,7 +245,7 @@ def test_statistics_are_shares_of_sequences(rng, part):
 def test_a_pairwise_matrix_is_centred_at_one_half(rng, n):
     found = metrics.position_statistics(rng.normal(size=(30, n)) + np.linspace(0, 1, n))
     above = found.overall.above
-    ax = plots.plot_pairwise_matrix(found)
+    ax = plots.positions.plot_pairwise_matrix(found)
     off = ~np.eye(n, dtype=bool)
     np.testing.assert_allclose(_cells(ax)[off], 100 * above[off] - 50)
     assert np.isnan(np.diag(_cells(ax))).all() and _is_centred(ax)
@@ -258,7 +258,9 @@ def test_a_pairwise_matrix_is_centred_at_one_half(rng, n):
         j, i = text.get_position()
         assert text.get_text() == f"{100 * above[i, j]:.0f}"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("position j", "position i")
-    same = plots.plot_pairwise_matrix(above, position_labels=[f"frame {i}" for i in range(n)])
+    same = plots.positions.plot_pairwise_matrix(
+        above, position_labels=[f"frame {i}" for i in range(n)]
+    )
     np.testing.assert_array_equal(_cells(same), _cells(ax))
     assert same.get_yticklabels()[0].get_text() == "frame 0"
     assert _inside(ax.figure) and _inside(same.figure)
@@ -275,9 +277,9 @@ def test_positions_refuse(rng):
     with pytest.raises(ValueError, match=r"values: expected a value at every position, .*\[1\]"):
         plots.plot_positions([[0.1, np.nan], [0.3, np.nan]])
     with pytest.raises(ValueError, match=r"matrix: expected probabilities in 0\.\.1, got 0\.\.2"):
-        plots.plot_pairwise_matrix([[0, 2], [1, 0]])
+        plots.positions.plot_pairwise_matrix([[0, 2], [1, 0]])
     with pytest.raises(ValueError, match=r"matrix: expected shape \(n, n\), got \(2, 3\)"):
-        plots.plot_pairwise_matrix(np.ones((2, 3)))
+        plots.positions.plot_pairwise_matrix(np.ones((2, 3)))
 
 
 # Methods
@@ -409,7 +411,7 @@ def test_arcs_are_the_strongest_pairs(rng):
         marks.get_sizes() / marks.get_sizes().max(), abs(esv) / abs(esv).max()
     )
     colours = [to_hex(colour).upper() for colour in marks.get_facecolor()]
-    assert colours == style.sign_colours(esv)
+    assert colours == sign_colours(esv)
     text = _texts(ax)
     assert "Up" in text and f"7 strongest of 36 pairs; widest: {widest:.3f} (probability)" in text
     assert f"areas: |ESV|, at most {abs(esv).max():.3f} (probability)" in text
@@ -450,7 +452,7 @@ def test_arcs_refuse():
 def test_approximation_errors_stand_in_their_cells(rng, log):
     errors = 10.0 ** -rng.uniform(0.5, 2.5, (3, 4))
     errors[1, 2] = np.nan
-    ax = plots.plot_approximation(errors, [32, 64, 128], [1, 2, 4, 8], log=log)
+    ax = plots.heat_maps.plot_approximation(errors, [32, 64, 128], [1, 2, 4, 8], log=log)
     np.testing.assert_array_equal(_cells(ax), errors)
     assert ax.images[0].cmap.name == "cividis"
     drawn = {text.get_position(): text.get_text() for text in ax.texts}
@@ -465,15 +467,15 @@ def test_approximation_errors_stand_in_their_cells(rng, log):
 
 def test_approximation_refuses():
     with pytest.raises(ValueError, match="row_labels: expected 2 labels, got 1"):
-        plots.plot_approximation(np.ones((2, 2)), [1], [1, 2])
+        plots.heat_maps.plot_approximation(np.ones((2, 2)), [1], [1, 2])
     with pytest.raises(ValueError, match=r"errors: expected finite numbers >= 0, got -1\.\.1"):
-        plots.plot_approximation([[1, -1]], [1], [1, 2])
+        plots.heat_maps.plot_approximation([[1, -1]], [1], [1, 2])
     with pytest.raises(ValueError, match="errors: expected finite numbers > 0 with log=True"):
-        plots.plot_approximation([[1, 0]], [1], [1, 2], log=True)
+        plots.heat_maps.plot_approximation([[1, 0]], [1], [1, 2], log=True)
     with pytest.raises(ValueError, match="errors: expected at least one number, got only NaN"):
-        plots.plot_approximation([[np.nan]], [1], [1])
+        plots.heat_maps.plot_approximation([[np.nan]], [1], [1])
     with pytest.raises(ValueError, match=r"errors: expected shape \(rows, columns\), got \(2,\)"):
-        plots.plot_approximation([1, 2], [1], [1])
+        plots.heat_maps.plot_approximation([1, 2], [1], [1])
 
 
 # All of them
@@ -486,12 +488,12 @@ def _draw_all(rng, **ax):
         plots.plot_timeline(record, 0, **ax),
         plots.plot_scale_profile(record, 0, **ax),
         plots.plot_positions(rng.normal(size=(9, 6)), **ax),
-        plots.plot_pairwise_matrix(np.full((6, 6), 0.5), **ax),
+        plots.positions.plot_pairwise_matrix(np.full((6, 6), 0.5), **ax),
         plots.plot_discard_curves({"ESV": ([0, 1], [1, 0.5])}, **ax),
         plots.plot_method_grid({"ESV": rng.normal(size=6)}, **ax),
         plots.plot_interactions(_symmetric(rng, 6), **ax),
         plots.plot_interaction_arcs(_symmetric(rng, 6), **ax),
-        plots.plot_approximation([[0.1, 0.2]], [1], [1, 2], **ax),
+        plots.heat_maps.plot_approximation([[0.1, 0.2]], [1], [1, 2], **ax),
     ]
 
 

@@ -7,14 +7,10 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs the plots extra")
 
-from esv_jax.plots import (
-    overlay_mask,
-    plot_descent,
-    plot_perturbation_strip,
-    render_clips,
-    render_perturbation,
-    save_figure,
-)
+from esv_jax.plots import plot_perturbation_strip, save_figure
+from esv_jax.plots.curves import plot_descent
+from esv_jax.plots.perturbation import overlay_mask, render_perturbation
+from esv_jax.plots.video import render_clips
 
 OUTLINE = (0xD5, 0x5E, 0x00)
 

@@ -5,8 +5,8 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs the plots extra")
 
-from esv_jax.plots import overlay_relevance, plot_relevance_strip, render_relevance, save_figure
-from esv_jax.plots.relevance import strongest
+from esv_jax.plots import plot_relevance_strip, save_figure
+from esv_jax.plots.relevance import full_colour, overlay_relevance, render_relevance
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def test_colours_say_sign_and_size(case):
 
 def test_the_scale_leaves_few_beyond_and_copes_with_nothing(case):
     frames, relevance = case
-    limit = strongest(relevance)
+    limit = full_colour(relevance)
     assert 0 < (abs(relevance) > limit).mean() < 0.01
-    assert strongest(np.zeros((2, 3, 4))) == 1
+    assert full_colour(np.zeros((2, 3, 4))) == 1
     grey = overlay_relevance(frames, np.zeros_like(relevance))
     assert (grey[..., 0] == grey[..., 2]).all()
 
@@ -69,7 +69,7 @@ def test_a_video_shows_frame_and_parts_side_by_side(case):
         pictures[3][: 12 * factor : factor, : 16 * factor : factor], frames[3]
     )
     shown = pictures[3][: 12 * factor : factor, 20 * factor : 36 * factor : factor]
-    limit = max(strongest(relevance), strongest(relevance / 2))
+    limit = max(full_colour(relevance), full_colour(relevance / 2))
     np.testing.assert_array_equal(shown, overlay_relevance(frames, relevance, limit)[3])
 
 

@@ -26,7 +26,8 @@ from esv_jax.perturbation import Core, Masking
 from esv_jax.perturbation.descent import Mode
 from esv_jax.perturbation.masks import Perturbation
 from esv_jax.perturbation.step import StepResult
-from esv_jax.plots.perturbation import WANTED, middle
+from esv_jax.plots.curves import WANTED
+from esv_jax.plots.perturbation import middle
 from esv_jax.results.volumes import save_volumes
 
 _MEANING = "mask of a pixel, in 0..1; of the part saliency, the sum of all masks"
@@ -225,14 +226,14 @@ class Perturb(VideoOptions):
             ],
         )
         plots.save_figure(strip, self.path_of(video.uid, "_strip.png"))
-        curves = plots.plot_descent(
+        curves = plots.curves.plot_descent(
             r.energy, r.reward, list(masks), mode=r.mode, title=f"{title}: {found.name}"
         )
         plots.save_figure(curves, self.path_of(video.uid, "_trace.png"))
         if self.overlay == "none":
             return
         shown = middle(list(masks))
-        beside = plots.render_perturbation(
+        beside = plots.perturbation.render_perturbation(
             video.pictures,
             masks,
             found.perturbed[list(masks).index(shown)],
@@ -241,7 +242,7 @@ class Perturb(VideoOptions):
             title=title,
             lines=[clean, f"{position} the mask of {shown}: {each[shown]}"],
         )
-        alone = plots.render_clips([*found.perturbed])
+        alone = plots.video.render_clips([*found.perturbed])
         for name, pictures in (("overlay", beside), ("perturbed", alone)):
             data.write_video(
                 self.path_of(video.uid, f"_{name}.{self.overlay}"), pictures, video.pace

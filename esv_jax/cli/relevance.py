@@ -169,7 +169,7 @@ class Relevance(VideoOptions):
         plots.save_figure(figure, self.path_of(video.uid, "_strip.png"))
         if self.overlay == "none":
             return
-        pictures = plots.render_relevance(
+        pictures = plots.relevance.render_relevance(
             video.pictures, found.parts, index=video.index, title=title, lines=lines
         )
         file = self.path_of(video.uid, f"_overlay.{self.overlay}")

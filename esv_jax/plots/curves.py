@@ -1,36 +1,44 @@
-"""Curves of several methods over the elements dropped."""
+"""Curves of several methods or masks over steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from esv_jax.checks import expect, expect_choice, expect_finite
+from esv_jax.display import OTHER_COLOURS
 from esv_jax.metrics.discard import DiscardCurve
 from esv_jax.plots import style
-from esv_jax.plots.figures import fit_height, given_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 What = Literal["accuracy", "class_score"]
+Curve: TypeAlias = DiscardCurve | Sequence[ArrayLike]
 _Y_LABELS: dict[What, str] = {"accuracy": "accuracy (share)", "class_score": "score of the class"}
+WANTED = {
+    "preserve": "p kept",
+    "delete": "1 - p left",
+    "dual": "p kept x (1 - p left)",
+}
+"""Meaning of exp(-reward), by mode."""
 
-# Okabe & Ito (2008). Colours, lines and markers repeat at different lengths: 7, 4 and 9.
-_COLOURS = (
-    *(style.SUPPORTING, style.DISTRACTING, "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-    style.INK,
-)
+# Colours, lines and markers repeat at different lengths: 7, 4 and 9.
+_COLOURS = (style.SUPPORTING, style.DISTRACTING, *OTHER_COLOURS, style.INK)
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _MOST_MARKERS = 16  # along one curve
 _PANEL_INCHES = 2.6
+_PALEST = 0.65  # share of white in the last of several shades
 
 
-class _Curve(NamedTuple):
-    """Places and values of a curve, and the ends of its interval or None."""
+class _Points(NamedTuple):
+    """Steps and values of a curve, and the ends of its interval or None."""
 
     steps: np.ndarray
     values: np.ndarray
@@ -39,7 +47,7 @@ class _Curve(NamedTuple):
 
 
 def plot_discard_curves(
-    curves: Mapping[str, Any],
+    curves: Mapping[str, Curve],
     *,
     what: What = "accuracy",
     x_label: str = "elements dropped",
@@ -49,47 +57,104 @@ def plot_discard_curves(
 ) -> Axes:
     """Curves of several methods, each of its own colour, line and marker; intervals are shaded.
 
-    Methods are named to the right of the axes, in the order of the curves' ends.
+    The names of the methods are to the right of the axes, in the order of the curves' ends.
 
     Args:
-      curves: names -> (steps, values) or (steps, values, low, high), each (k,) and finite; or
-        the `DiscardCurve` of `metrics.discard_curve`, without interval: give four arrays with
-        that of its `interval` for one.
-      what: "accuracy" or "class_score", what is taken of a `DiscardCurve`.
+      curves: names -> (steps, values) or (steps, values, low, high), each (k,) and finite; or a
+        `DiscardCurve` of `metrics.discard_curve`, which has no interval: for one, pass four arrays
+        with the ends from its `interval`.
+      what: "accuracy" or "class_score", read from a `DiscardCurve`.
       x_label: label of the x axis.
       y_label: label of the y axis; default by `what`.
       title: heading.
-      ax: axes to draw into; default those of a new figure, `ax.figure`, that no window shows.
+      ax: axes to draw into; default those of a new figure, `ax.figure`, without a window.
     Returns:
-      The axes, one line for each method in the order of `curves`.
+      The axes, with one line per method in the order of `curves`.
     Raises:
       ValueError: no curves, curves of other parts or lengths, values that are not finite, another
         `what`.
     """
     expect(len(curves) > 0, "curves", "at least one", "none")
     expect_choice("what", what, _Y_LABELS)
-    checked = {name: _curve_of(name, curve, what) for name, curve in curves.items()}
-    ax, is_new = given_or_new(ax, 7.6)
+    points = {name: _points_of(name, curve, what) for name, curve in curves.items()}
+    ax, is_new = style.given_or_new(ax, 7.6)
     style.strip_down(ax)
-    lines = [_draw(ax, k, name, curve) for k, (name, curve) in enumerate(checked.items())]
+    lines = [_draw(ax, k, name, curve) for k, (name, curve) in enumerate(points.items())]
     ax.margins(x=0.03)
-    style.count_ticks(
-        ax, np.unique([step for curve in checked.values() for step in curve.steps]), 10
-    )
+    steps = np.unique(np.concatenate([curve.steps for curve in points.values()]))
+    style.count_ticks(ax, steps, 10)
     style.name_lines(ax, sorted(lines, key=lambda line: -line.get_ydata()[-1]))
-    shaded = any(curve.low is not None for curve in checked.values())
+    shaded = any(curve.low is not None for curve in points.values())
     style.annotate(ax, title or "As elements are dropped", ["shaded: intervals"] if shaded else [])
     ax.set_xlabel(x_label, **style.TEXT)
     ax.set_ylabel(_Y_LABELS[what] if y_label is None else y_label, **style.TEXT)
     if is_new:
-        fit_height(ax.figure, [ax], _PANEL_INCHES)
+        style.fit_height(ax.figure, [ax], _PANEL_INCHES)
     return ax
 
 
-def _curve_of(name: str, curve: Any, what: What) -> _Curve:
+def plot_descent(
+    energy: ArrayLike,
+    reward: ArrayLike,
+    names: Sequence[str],
+    *,
+    mode: str = "preserve",
+    title: str | None = None,
+) -> Figure:
+    """Energy of masks and the probability in it by iteration, one line per mask.
+
+    It makes a figure of two panels, with the names of the masks between them.
+
+    Args:
+      energy: the objective, (A, iterations).
+      reward: its term for the prediction, (A, iterations), drawn as exp(-reward), a probability.
+        NaN are gaps in both.
+      names: A names of masks.
+      mode: "preserve", "delete" or "dual".
+      title: heading.
+    Returns:
+      A new figure without a window; `save_figure` writes it.
+    Raises:
+      ValueError: shapes that do not fit, another number of names, an unknown mode.
+    """
+    energy, reward = np.asarray(energy, np.float64), np.asarray(reward, np.float64)
+    fits = energy.ndim == 2 and energy.size > 0 and reward.shape == energy.shape
+    expect(fits, "energy, reward", "one shape (A, iterations)", (energy.shape, reward.shape))
+    expect(len(names) == len(energy), "names", f"{len(energy)} names", len(names))
+    count, iterations = energy.shape
+    expect_choice("mode", mode, WANTED)
+    figure = style.new_figure(9, 3)
+    left, right = figure.subplots(1, 2)
+    marker = "." if iterations == 1 else None
+    for ax, rows in ((left, energy), (right, np.exp(-reward))):
+        style.strip_down(ax)
+        for k, (row, name) in enumerate(zip(rows, names, strict=True)):
+            look = {"color": shades(count)[k], "linewidth": 1.5, "marker": marker}
+            ax.plot(row, label=str(name), zorder=3 - k / count, **look)
+        style.count_ticks(ax, np.arange(iterations), 6)
+        ax.set_xlabel("iteration", **style.TEXT)
+    finite = energy[np.isfinite(energy)]
+    if finite.size and finite.min() > 0:
+        left.set_yscale("log")
+        style.log_ticks(left.yaxis)
+    right.set_ylim(-0.02, 1.02)
+    left.set_ylabel("energy", **style.TEXT)
+    right.set_ylabel(WANTED[mode], **style.TEXT)
+    style.name_lines(left, left.lines)
+    style.head(figure, title or "Descent")
+    return figure
+
+
+def shades(n: int) -> list[tuple[float, ...]]:
+    """n shades of one colour, from full to pale."""
+    full = np.array(style.rgb(style.SUPPORTING)) / 255
+    return [tuple(full + (1 - full) * _PALEST * k / max(n - 1, 1)) for k in range(n)]
+
+
+def _points_of(name: str, curve: Curve, what: What) -> _Points:
     if isinstance(curve, DiscardCurve):
         values = np.asarray(getattr(curve, what), np.float64)
-        return _Curve(np.arange(len(values)), values, None, None)
+        return _Points(np.arange(len(values)), values, None, None)
     label = f"curves[{name!r}]"
     fits = isinstance(curve, tuple | list) and len(curve) in (2, 4)
     got = f"{len(curve)} parts" if isinstance(curve, tuple | list) else type(curve).__name__
@@ -101,10 +166,10 @@ def _curve_of(name: str, curve: Any, what: What) -> _Curve:
     for part in parts:
         expect_finite(label, part)
     low, high = (parts[2], parts[3]) if len(parts) == 4 else (None, None)
-    return _Curve(parts[0], parts[1], low, high)
+    return _Points(parts[0], parts[1], low, high)
 
 
-def _draw(ax: Any, k: int, name: str, curve: _Curve) -> Any:
+def _draw(ax: Axes, k: int, name: str, curve: _Points) -> Line2D:
     colour = _COLOURS[k % len(_COLOURS)]
     if curve.low is not None:
         ax.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)

@@ -1,34 +1,52 @@
-"""Bars of Element Shapley Values over the elements of one sequence, in temporal order."""
+"""Element Shapley Values of one sequence in temporal order, as bars or as a line."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from esv_jax.attribution import Attribution
-from esv_jax.checks import expect
-from esv_jax.plots import style
-from esv_jax.plots.bars import (
-    bar_values,
-    class_text,
+from esv_jax.checks import expect, expect_finite
+from esv_jax.display import (
+    MEANINGS,
+    axis_limits,
     difference_text,
-    draw_bars,
-    esv_label,
-    expect_one,
-    how_obtained,
+    evaluations_text,
+    sign_colours,
 )
-from esv_jax.plots.figures import about, fit_height, given_or_new, new_figure
-from esv_jax.plots.labels import expect_labels
+from esv_jax.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_MOST_BARS = 16  # of `plot`; more elements are a line
 _PANEL_INCHES = 2.1  # height of the bars alone
 _FEATURES = 0.35  # height of the features, in panels
 _APART_INCHES = 0.09  # above and below each panel of a sequence
+_BAND = "#D0D0D0"
+
+
+def plot(attribution: Attribution, c: int | None = None, **options: Any) -> Axes:
+    """ESVs of one class: bars of up to 16 elements, a line of more.
+
+    Args:
+      attribution: the record of one sequence, (n, C).
+      c: the class, 0..C-1; default that of the highest score.
+      options: of `plot_elements`, or of `plot_timeline` for more than 16 elements.
+    Returns:
+      The axes.
+    Raises:
+      ValueError, TypeError: see there.
+    """
+    expect_one(attribution)
+    c = int(np.argmax(np.asarray(attribution.scores))) if c is None else c
+    draw = plot_elements if attribution.n <= _MOST_BARS else plot_timeline
+    return draw(attribution, c, **options)
 
 
 def plot_elements(
@@ -43,31 +61,31 @@ def plot_elements(
 ) -> Axes:
     """Bars of the ESVs of one class: supporting elements blue, distracting ones vermillion.
 
-    Whiskers are 95 % intervals (1.96 standard errors) where the record has standard errors. Above
-    the bars: the class, its score, its prior and their difference, and how they were obtained.
+    Whiskers are 95 % intervals (1.96 standard errors) if the record has standard errors. Above the
+    bars: the class, its score, its prior and their difference, the number of evaluations.
 
     Args:
       attribution: the record of one sequence, (n, C).
       c: the class, 0..C-1.
-      ax: axes to draw into; default those of a new figure, `ax.figure`, that no window shows.
-      class_name: how to call the class; default its number.
+      ax: axes to draw into; default those of a new figure, `ax.figure`, without a window.
+      class_name: name of the class; default its number.
       element_labels: n labels of the elements; default 0..n-1.
-      units: units of the scores for the y label, e.g. "probability"; default in words.
+      units: units of the scores for the y label, e.g. "probability".
       title: heading in place of the class name.
     Returns:
-      The axes. The legend is left out of axes narrower than 4.5 inches.
+      The axes. Axes narrower than 4.5 inches have no legend.
     Raises:
       ValueError: a batch, a class out of range, another number of labels than elements.
     """
     expect_one(attribution)
     heading, lines = class_text(attribution, c, class_name, title)
     values, half = bar_values(attribution, c)
-    ax, is_new = given_or_new(ax, _width(attribution.n))
+    ax, is_new = style.given_or_new(ax, _width(attribution.n))
     _bars(ax, values, half, element_labels)
-    style.annotate(ax, heading, lines, ("supporting", "distracting"))
+    style.annotate(ax, heading, lines, MEANINGS)
     ax.set_ylabel(esv_label(units), **style.TEXT)
     if is_new:
-        fit_height(ax.figure, [ax], _PANEL_INCHES)
+        style.fit_height(ax.figure, [ax], _PANEL_INCHES)
     return ax
 
 
@@ -82,10 +100,10 @@ def plot_contrast(
     units: str | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Bars of class-contrastive ESVs: for class `a` minus for class `b`.
+    """Bars of class-contrastive ESVs: ESVs for class `a` minus ESVs for class `b`.
 
-    Blue elements speak for `a` rather than `b`. No whiskers: the errors of two classes depend on
-    each other, and the record holds each alone.
+    Blue elements support `a` rather than `b`. There are no whiskers: the errors of two classes are
+    dependent, and the record has only those of each class.
 
     Source: Price & Damen (2020), section 3.3.
 
@@ -93,11 +111,8 @@ def plot_contrast(
       attribution: the record of one sequence, (n, C).
       a: a class, 0..C-1, commonly the true one.
       b: another, commonly the predicted one.
-      ax: axes to draw into; default those of a new figure, `ax.figure`, that no window shows.
       class_names: C names; default numbers.
-      element_labels: n labels of the elements; default 0..n-1.
-      units: units of the scores for the y label, e.g. "probability"; default in words.
-      title: heading in place of the class names.
+      ax, element_labels, units, title: see `plot_elements`.
     Returns:
       The axes.
     Raises:
@@ -108,18 +123,15 @@ def plot_contrast(
     first, second = _names(attribution, (a, b), class_names)
     pair = f"{first} - {second}"
     evidence = [float(attribution.evidential_score(c)) for c in (a, b)]
-    numbers = "evidential scores " + difference_text(
-        "", evidence[0], "", evidence[1], evidence[0] - evidence[1]
-    )
-    lines = [numbers, how_obtained(attribution)]
-    if title is not None:
-        lines.insert(0, pair)
-    ax, is_new = given_or_new(ax, _width(attribution.n))
+    numbers = f"evidential scores {difference_text('', evidence[0], '', evidence[1])}"
+    lines = [] if title is None else [pair]
+    lines += [numbers, _evaluations(attribution)]
+    ax, is_new = style.given_or_new(ax, _width(attribution.n))
     _bars(ax, values, np.full(len(values), np.nan), element_labels)
     style.annotate(ax, pair if title is None else title, lines, ("for the first", "for the second"))
     ax.set_ylabel(esv_label(units, "ESV difference"), **style.TEXT)
     if is_new:
-        fit_height(ax.figure, [ax], _PANEL_INCHES)
+        style.fit_height(ax.figure, [ax], _PANEL_INCHES)
     return ax
 
 
@@ -127,29 +139,25 @@ def plot_sequence(
     attribution: Attribution,
     classes: Sequence[int],
     *,
-    features: Any = None,
+    features: ArrayLike | None = None,
     class_names: Sequence[str] | None = None,
     element_labels: Sequence[str] | None = None,
     units: str | None = None,
     title: str | None = None,
     share_y: bool = False,
 ) -> Figure:
-    """One panel of `plot_elements` per class, above each other, in temporal order.
-
-    It makes a figure of its own, as high as its panels need; `plot_elements` draws one of them
-    into axes of yours.
+    """One panel of `plot_elements` per class, stacked, in a figure as high as they need.
 
     Args:
       attribution: the record of one sequence, (n, C).
-      classes: the classes to show, from the top down.
-      features: (n, D) what was explained, drawn on top; each feature scaled to its own range.
+      classes: the classes, from the top down.
+      features: the sequence explained, (n, D), drawn on top; each feature is scaled to its range.
       class_names: C names; default numbers.
-      element_labels: n labels of the elements; default 0..n-1.
-      units: units of the scores for the y label, e.g. "probability"; default in words.
       title: heading of the figure.
-      share_y: whether classes share the y axis, to compare sizes between them.
+      share_y: gives all classes the same y axis.
+      element_labels, units: see `plot_elements`.
     Returns:
-      A new figure that no window shows; `save_figure` writes it.
+      A new figure without a window; `save_figure` writes it.
     Raises:
       ValueError: a batch, no classes, a class out of range, shapes or names that do not fit.
     """
@@ -158,9 +166,9 @@ def plot_sequence(
     names = _names(attribution, classes, class_names)
     top = [] if features is None else [_FEATURES]
     heights = [*top, *[1.0] * len(classes)]
-    figure: Any = new_figure(_width(attribution.n), _PANEL_INCHES * sum(heights))
+    figure = style.new_figure(_width(attribution.n), _PANEL_INCHES * sum(heights))
     figure.get_layout_engine().set(h_pad=_APART_INCHES)
-    look = {"height_ratios": heights, **about(figure.get_figwidth())}
+    look = {"height_ratios": heights, **style.margins(figure.get_figwidth())}
     panels = figure.subplots(len(heights), sharex=True, squeeze=False, gridspec_kw=look)[:, 0]
     if features is not None:
         _heat_map(panels[0], np.asarray(features, np.float64), attribution.n)
@@ -179,8 +187,135 @@ def plot_sequence(
             ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
     if title is not None:
         style.head(figure, title)
-    fit_height(figure, list(panels), _PANEL_INCHES * sum(heights))
+    style.fit_height(figure, list(panels), _PANEL_INCHES * sum(heights))
     return figure
+
+
+def plot_timeline(
+    attribution: Attribution,
+    c: int,
+    *,
+    element_index: Sequence[int] | None = None,
+    exact: Attribution | None = None,
+    class_name: str | None = None,
+    confidence: float = 0.95,
+    units: str | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """ESVs of one class along a long video, as a line: supporting blue, distracting vermillion.
+
+    A grey band shows the intervals where the record has standard errors. Dots are exact values of
+    the same elements.
+
+    Args:
+      attribution: the record of one sequence, (n, C).
+      c: the class, 0..C-1.
+      element_index: (n,) frame numbers of the elements, increasing; default 0..n-1.
+      exact: an exact record of the same elements and classes, for the dots.
+      confidence: probability that an interval covers the exact value, in (0, 1).
+      class_name, units, title, ax: see `plot_elements`.
+    Returns:
+      The axes. Axes narrower than 4.5 inches have no legend.
+    Raises:
+      ValueError: a batch, a class or confidence out of range, frame numbers that are not n or do
+        not increase, exact values of other elements or that are sampled.
+    """
+    expect_one(attribution)
+    expect(0 < confidence < 1, "confidence", "a share in (0, 1)", confidence)
+    bare = dataclasses.replace(attribution, std_error=None)
+    heading, lines = class_text(bare, c, class_name, title)
+    places = _frame_numbers(element_index, attribution.n)
+    values, half = bar_values(attribution, c, confidence)
+    if attribution.std_error is not None:
+        lines[-1] += f"; band: {100 * confidence:g} % interval"
+    dots = None if exact is None else _exact_values(exact, attribution, c)
+    if dots is not None:
+        lines[-1] += "; dots: exact values"
+
+    ax, is_new = style.given_or_new(ax, float(np.clip(6 + 0.01 * len(values), 6.4, 12)))
+    _draw_line(ax, places, values, half, dots)
+    style.annotate(ax, heading, lines, MEANINGS)
+    ax.set_xlabel("element" if element_index is None else "frame number", **style.TEXT)
+    ax.set_ylabel(esv_label(units), **style.TEXT)
+    if is_new:
+        style.fit_height(ax.figure, [ax], _PANEL_INCHES)
+    return ax
+
+
+# Parts that figures of ESVs share
+
+
+def expect_one(attribution: Attribution) -> None:
+    """Raise ValueError for a batch."""
+    one = attribution.lengths is None and attribution.values.ndim == 2
+    expect(one, "attribution", "one sequence", "a batch", "Index it first.")
+
+
+def class_text(
+    attribution: Attribution, c: int, class_name: str | None, title: str | None
+) -> tuple[str, list[str]]:
+    """Heading and lines above the values of a class."""
+    attribution.for_class(c)  # refuses a class out of range
+    name = f"class {c}" if class_name is None else class_name
+    errors = "" if attribution.std_error is None else "; whiskers: 95 % interval"
+    numbers = difference_text(
+        "score", float(attribution.scores[c]), "prior", float(attribution.prior[c])
+    )
+    lines = [numbers, _evaluations(attribution) + errors]
+    return (name, lines) if title is None else (title, [name, *lines])
+
+
+def esv_label(units: str | None, name: str = "ESV") -> str:
+    """Label of a y axis of ESVs."""
+    share = "share of\nscore - prior"
+    return f"{name} ({share if units is None else units})"
+
+
+def bar_values(
+    attribution: Attribution, c: int, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """ESVs (n,) of a class and half-widths (n,) of their intervals, NaN if unknown."""
+    values = np.asarray(attribution.for_class(c), np.float64)
+    if attribution.std_error is None:
+        return values, np.full(len(values), np.nan)
+    return values, np.asarray(attribution.half_width(confidence), np.float64)[:, c]
+
+
+def bar_limits(values: np.ndarray, half: np.ndarray | None = None) -> tuple[float, float]:
+    """Ends of a y axis with zero, the bars and their whiskers, and a margin."""
+    low, high = axis_limits(values, np.zeros(1) if half is None else half)
+    margin = 0.07 * (high - low) or 0.05
+    return low - margin, high + margin
+
+
+def draw_bars(
+    ax: Axes, places: np.ndarray, values: np.ndarray, half: np.ndarray, width: float
+) -> None:
+    """Draw bars coloured by sign, with whiskers where `half` is finite, and the zero line.
+
+    Args:
+      ax: the axes, whose y axis is set to hold the bars.
+      places, values, half: positions, heights and half-widths of intervals, (n,).
+      width: of a bar.
+    """
+    style.strip_down(ax)
+    ax.bar(places, values, width=width, color=sign_colours(values))
+    if np.isfinite(half).any():
+        caps = 2 if len(values) <= 50 else 0
+        line = {"fmt": "none", "ecolor": style.INK, "elinewidth": 0.9, "capsize": caps}
+        ax.errorbar(places, values, yerr=half, **line)
+    zero_line(ax)
+    ax.set_ylim(*bar_limits(values, half))
+
+
+def zero_line(ax: Axes) -> None:
+    """Draw the line at zero."""
+    ax.axhline(0, color=style.INK, linewidth=0.8)
+
+
+def _evaluations(attribution: Attribution) -> str:
+    return evaluations_text(bool(attribution.exact), int(attribution.n_evaluations))
 
 
 def _names(
@@ -196,14 +331,13 @@ def _names(
 
 
 def _width(n: int) -> float:
-    """Inches for n bars."""
+    """Width of a figure of n bars, in inches."""
     return float(np.clip(3 + 0.09 * n, 6.4, 12))
 
 
 def _bars(ax: Axes, values: np.ndarray, half: np.ndarray, labels: Sequence[str] | None) -> None:
-    n = len(values)
-    texts = expect_labels("element_labels", labels, n)
-    draw_bars(ax, np.arange(n), values, half, 0.8)
+    texts = style.expect_labels("element_labels", labels, len(values))
+    draw_bars(ax, np.arange(len(values)), values, half, 0.8)
     style.label_elements(ax, texts)
     ax.set_xlabel("element", **style.TEXT)
 
@@ -213,17 +347,53 @@ def _heat_map(ax: Axes, features: np.ndarray, n: int) -> None:
     expect(fits, "features", f"shape (n, D) with n = {n}", features.shape)
     low, high = features.min(0), features.max(0)
     scaled = (features - low) / np.where(high > low, high - low, 1)
-    ax.imshow(
-        scaled.T,
-        cmap="Greys",
-        vmin=0,
-        vmax=1,
-        aspect="auto",
-        interpolation="nearest",
-        origin="lower",
-        extent=(-0.5, n - 0.5, 0, features.shape[1]),
-    )
+    extent = (-0.5, n - 0.5, 0, features.shape[1])
+    look = {"interpolation": "nearest", "origin": "lower", "extent": extent}
+    ax.imshow(scaled.T, cmap="Greys", vmin=0, vmax=1, aspect="auto", **look)
     for spine in ax.spines.values():
         spine.set_color(style.GRID)
     ax.tick_params(bottom=False, left=False, labelbottom=False, labelleft=False)
     ax.set_ylabel(f"{features.shape[1]} features", **style.TEXT)
+
+
+def _draw_line(
+    ax: Axes, places: np.ndarray, values: np.ndarray, half: np.ndarray, dots: np.ndarray | None
+) -> None:
+    style.strip_down(ax)
+    if np.isfinite(half).any():  # behind the colours, so that these stay themselves
+        band = {"color": _BAND, "linewidth": 0, "label": "interval"}
+        ax.fill_between(places, values - half, values + half, **band)
+    fill = {"interpolate": True, "alpha": 0.55, "linewidth": 0}
+    ax.fill_between(places, values, where=values > 0, color=style.SUPPORTING, **fill)
+    ax.fill_between(places, values, where=values <= 0, color=style.DISTRACTING, **fill)
+    marker = "." if len(values) == 1 else None
+    ax.plot(places, values, color=style.INK, linewidth=1, marker=marker, label="value")
+    low, high = bar_limits(values, half)
+    if dots is not None:
+        size = float(np.clip(600 / len(dots), 2.2, 4.5))
+        look = {"color": "white", "mec": style.INK, "mew": 0.7, "clip_on": False}
+        ax.plot(places, dots, "o", markersize=size, zorder=3, label="exact", **look)
+        below, above = bar_limits(dots)
+        low, high = min(low, below), max(high, above)
+    zero_line(ax)
+    ax.set_ylim(low, high)
+    if len(places) > 1:
+        ax.set_xlim(places[0], places[-1])
+    style.count_ticks(ax, places, 9)
+
+
+def _frame_numbers(index: Sequence[int] | None, n: int) -> np.ndarray:
+    if index is None:
+        return np.arange(n, dtype=np.float64)
+    numbers = np.asarray(index, np.float64)
+    expect(numbers.shape == (n,), "element_index", f"{n} frame numbers", numbers.shape)
+    expect_finite("element_index", numbers)
+    expect(bool((np.diff(numbers) > 0).all()), "element_index", "increasing numbers", "others")
+    return numbers
+
+
+def _exact_values(exact: Attribution, attribution: Attribution, c: int) -> np.ndarray:
+    shape = attribution.values.shape
+    expect(exact.values.shape == shape, "exact", f"values {shape}", exact.values.shape)
+    expect(exact.exact, "exact", "an exact record", "a sampled one", "Explain with Exact().")
+    return np.asarray(exact.for_class(c), np.float64)

@@ -1,17 +1,17 @@
-"""Pairwise interactions, as a matrix and as arcs over the sequence."""
+"""Pairwise interactions, as a matrix or as arcs over the sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from esv_jax.checks import expect, expect_finite, expect_int, expect_shape
-from esv_jax.display import number
+from esv_jax.display import count_text, number, sign_colours
 from esv_jax.plots import style
-from esv_jax.plots.figures import fit_height, given_or_new
-from esv_jax.plots.heat import (
+from esv_jax.plots.heat_maps import (
     MOST_NUMBERS,
     colour_bar,
     draw_signed,
@@ -21,7 +21,6 @@ from esv_jax.plots.heat import (
     reach,
     square_inches,
 )
-from esv_jax.plots.labels import expect_labels, label_columns, label_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +34,7 @@ _WAY_OUT = "Index the class: interactions[..., c]."
 
 
 def plot_interactions(
-    matrix: Any,
+    matrix: ArrayLike,
     *,
     element_labels: Sequence[str] | None = None,
     class_name: str | None = None,
@@ -45,32 +44,32 @@ def plot_interactions(
 ) -> Axes:
     """Heat map of pairwise interactions: blue pairs are worth more together.
 
-    The diagonal is grey. Of 12 elements at most the cells hold their numbers.
+    The diagonal is grey. With up to 12 elements the cells hold their numbers.
 
     Args:
-      matrix: (n, n) of one class, symmetric, of `pairwise_interactions`.
+      matrix: (n, n) of one class, symmetric, from `pairwise_interactions`.
       element_labels: n labels of the elements; default 0..n-1.
-      class_name: the class that the interactions are of, said above.
+      class_name: name of the class, for the text above.
       units: units of the scores for the colour bar, e.g. "probability".
       title: heading.
-      ax: axes to draw into; default those of a new figure, `ax.figure`, that no window shows.
+      ax: axes to draw into; default those of a new figure, `ax.figure`, without a window.
     Returns:
       The axes; `ax.images[0]` are the cells.
     Raises:
       ValueError: another shape, values that are not finite, a matrix that is not symmetric,
         another number of labels.
     """
-    matrix = _expect_interactions(matrix)
-    n = len(matrix)
-    labels = expect_labels("element_labels", element_labels, n)
-    shown = np.where(np.eye(n, dtype=bool), np.nan, matrix)
+    square = _expect_interactions(matrix)
+    n = len(square)
+    labels = style.expect_labels("element_labels", element_labels, n)
+    shown = np.where(np.eye(n, dtype=bool), np.nan, square)
     limit = reach(shown)
     texts = _numbers(shown, limit) if n <= MOST_NUMBERS else None
-    ax, is_new = given_or_new(ax, square_inches(labels), left=names_inches(labels))
+    ax, is_new = style.given_or_new(ax, square_inches(labels), left=names_inches(labels))
     image = draw_signed(ax, shown, limit, texts=texts, aspect="equal")
     colour_bar(ax, image, f"interaction {style.in_units(units)}")
-    label_columns(ax, labels)
-    label_rows(ax, labels)
+    style.label_columns(ax, labels)
+    style.label_rows(ax, labels)
     lines = [] if class_name is None else [class_name]
     lines.append(f"blue: {_MEANINGS[0]}; vermillion: {_MEANINGS[1]}")
     style.annotate(ax, title or "Interactions of pairs", lines)
@@ -82,8 +81,8 @@ def plot_interactions(
 
 
 def plot_interaction_arcs(
-    matrix: Any,
-    esv: Any = None,
+    matrix: ArrayLike,
+    esv: ArrayLike | None = None,
     *,
     strongest: int = 20,
     element_labels: Sequence[str] | None = None,
@@ -94,40 +93,42 @@ def plot_interaction_arcs(
 ) -> Axes:
     """Arcs between the elements of the strongest pairs, in temporal order.
 
-    The width of an arc is in proportion to |interaction|, its colour says the sign. With ESVs the
-    areas of the elements' marks are in proportion to |ESV|, their colours are those of bars.
+    The width of an arc is proportional to |interaction|; its colour is the sign. With ESVs, the
+    areas of the elements' marks are proportional to |ESV|, in the colours of bars.
 
     Args:
       esv: (n,) ESVs of the class; None for marks of one size.
-      strongest: how many pairs are drawn at most, >= 1. Pairs of exactly zero never are.
-      matrix, element_labels, class_name, units, title, ax: as of `plot_interactions`; the units
-        stand in the text above.
+      strongest: largest number of pairs drawn, >= 1. Pairs of exactly zero are not drawn.
+      matrix, element_labels, class_name, units, title, ax: see `plot_interactions`; the units are
+        in the text above.
     Returns:
-      The axes; its lines are the arcs, the strongest last, each labelled "i-j".
+      The axes; its lines are the arcs, the strongest last, each with the label "i-j".
     Raises:
-      ValueError: as `plot_interactions`; ESVs of another shape, `strongest` < 1.
-      TypeError: `strongest` that is no integer.
+      ValueError: see `plot_interactions`; ESVs of another shape, `strongest` < 1.
+      TypeError: `strongest` that is not an integer.
     """
-    matrix = _expect_interactions(matrix)
-    n = len(matrix)
+    square = _expect_interactions(matrix)
+    n = len(square)
     strongest = expect_int("strongest", strongest, minimum=1)
-    labels = expect_labels("element_labels", element_labels, n)
+    labels = style.expect_labels("element_labels", element_labels, n)
     values = None
     if esv is not None:
-        expect_shape("esv", esv, (n,), f"({n},), one value per element", "Index the class.")
+        expect_shape(
+            "esv", np.asarray(esv), (n,), f"({n},), one value per element", "Index the class."
+        )
         expect_finite("esv", esv)
         values = np.asarray(esv, np.float64)
-    pairs = _strongest(matrix, strongest)
-    widest = reach(np.array([matrix[i, j] for i, j in pairs]))
-    ax, is_new = given_or_new(ax, float(np.clip(3 + 0.2 * n, 6.8, 12)))
+    pairs = _strongest(square, strongest)
+    widest = reach(np.array([square[i, j] for i, j in pairs]))
+    ax, is_new = style.given_or_new(ax, float(np.clip(3 + 0.2 * n, 6.8, 12)))
     for i, j in reversed(pairs):
-        _draw_arc(ax, i, j, matrix[i, j], widest)
+        _draw_arc(ax, i, j, square[i, j], widest)
     _draw_marks(ax, n, values)
     _label_axes(ax, labels, max((j - i for i, j in pairs), default=0) / 2)
     unit = "" if units is None else f" ({units})"
     n_pairs = n * (n - 1) // 2
     lines = [] if class_name is None else [class_name]
-    of_all = f"{n_pairs:,} pair{'' if n_pairs == 1 else 's'}"
+    of_all = count_text(n_pairs, "pair")
     lines.append(
         f"{len(pairs)} strongest of {of_all}; widest: {number(widest)}{unit}"
         if pairs
@@ -137,22 +138,22 @@ def plot_interaction_arcs(
         lines.append(f"areas: |ESV|, at most {number(float(np.abs(values).max()))}{unit}")
     style.annotate(ax, title or "Interactions of pairs", lines, _MEANINGS)
     if is_new:
-        fit_height(ax.figure, [ax], _PANEL_INCHES if pairs else _EMPTY_INCHES)
+        style.fit_height(ax.figure, [ax], _PANEL_INCHES if pairs else _EMPTY_INCHES)
     return ax
 
 
-def _expect_interactions(matrix: Any) -> np.ndarray:
-    matrix = expect_square("matrix", matrix, _WAY_OUT)
-    gap = float(np.abs(matrix - matrix.T).max())
-    symmetric = gap <= 1e-3 * reach(matrix)
+def _expect_interactions(matrix: ArrayLike) -> np.ndarray:
+    square = expect_square("matrix", matrix, _WAY_OUT)
+    gap = float(np.abs(square - square.T).max())
+    symmetric = gap <= 1e-3 * reach(square)
     expect(symmetric, "matrix", "a symmetric one", f"one that differs by {gap:.3g}")
-    return matrix
+    return square
 
 
 def _numbers(shown: np.ndarray, limit: float) -> list[list[str]]:
-    """Text of the cells: all of them with so many decimals that the greatest has two digits.
+    """Text of the cells, with the decimals that give the greatest two digits.
 
-    Where these would be many, one digit of each with its power of ten.
+    If these are more than 3, one digit of each cell with its power of ten.
     """
     decimals = int(max(1 - np.floor(np.log10(limit)), 0))
     if decimals > _MOST_DECIMALS:
@@ -167,15 +168,15 @@ def _short(value: float) -> str:
 
 
 def _strongest(matrix: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """Pairs i < j of interactions other than zero, the strongest first."""
+    """Pairs i < j with interactions other than zero, the strongest first."""
     i, j = np.triu_indices(len(matrix), 1)
     size = np.abs(matrix[i, j])
     order = [k for k in np.argsort(-size, kind="stable")[:most] if size[k] > 0]
     return [(int(i[k]), int(j[k])) for k in order]
 
 
-def _draw_arc(ax: Any, i: int, j: int, value: float, widest: float) -> None:
-    """Half an ellipse as high as the pair is wide."""
+def _draw_arc(ax: Axes, i: int, j: int, value: float, widest: float) -> None:
+    """Draw half an ellipse whose height is half the distance of the pair."""
     angle = np.linspace(0, np.pi, 61)
     x = (i + j) / 2 - (j - i) / 2 * np.cos(angle)
     ax.plot(
@@ -189,18 +190,18 @@ def _draw_arc(ax: Any, i: int, j: int, value: float, widest: float) -> None:
     )
 
 
-def _draw_marks(ax: Any, n: int, values: np.ndarray | None) -> None:
-    """A mark for each element on the line below the arcs."""
+def _draw_marks(ax: Axes, n: int, values: np.ndarray | None) -> None:
+    """Draw a mark for each element on the line below the arcs."""
     ax.hlines(0, 0, n - 1, color=style.QUIET, linewidth=0.8, zorder=1)
     if values is None:
         ax.scatter(np.arange(n), np.zeros(n), s=30, color=style.INK, zorder=4)
         return
     size = _LARGEST * np.abs(values) / reach(values)
-    look = {"color": style.sign_colours(values), "edgecolor": "white", "linewidth": 0.8}
+    look = {"color": sign_colours(values), "edgecolor": "white", "linewidth": 0.8}
     ax.scatter(np.arange(n), np.zeros(n), s=size, zorder=4, clip_on=False, **look)
 
 
-def _label_axes(ax: Any, labels: Sequence[str], highest_arc: float) -> None:
+def _label_axes(ax: Axes, labels: Sequence[str], highest_arc: float) -> None:
     tallest = max(1.0, highest_arc)
     style.strip_down(ax)
     ax.grid(visible=False)

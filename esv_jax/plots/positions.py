@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from esv_jax.checks import expect
+from esv_jax.display import sign_colours
 from esv_jax.metrics.statistics import Positions, PositionStatistics
 from esv_jax.plots import style
-from esv_jax.plots.bars import esv_label
-from esv_jax.plots.figures import fit_height, given_or_new
-from esv_jax.plots.heat import (
+from esv_jax.plots.elements import esv_label, zero_line
+from esv_jax.plots.heat_maps import (
     MOST_NUMBERS,
     colour_bar,
     draw_signed,
@@ -21,38 +22,38 @@ from esv_jax.plots.heat import (
     names_inches,
     square_inches,
 )
-from esv_jax.plots.labels import expect_labels, label_columns, label_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Values: TypeAlias = ArrayLike | Positions | PositionStatistics
 _PANEL_INCHES = 2.3
 _MOST_BOXES = 24  # positions; more are drawn as bands
 _PERCENTILES = (5, 25, 50, 75, 95)
 
 
 def plot_positions(
-    values: Any,
+    values: Values,
     *,
     position_labels: Sequence[str] | None = None,
     units: str | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """ESVs at each position over a set of sequences, or where their extremes lie.
+    """ESVs at each position over a set of sequences, or the positions of their extremes.
 
-    Of values: boxes of the quartiles with whiskers from the 5th to the 95th percentile, coloured
-    by the sign of the median; of more than 24 positions the same numbers as bands. Of statistics:
-    the share of sequences whose highest value lies at a position upwards, whose lowest downwards.
+    For values: boxes of the quartiles with whiskers from the 5th to the 95th percentile, coloured
+    by the sign of the median; bands for more than 24 positions. For statistics: the share of
+    sequences with their highest value at a position, upwards, and with their lowest, downwards.
 
     Args:
       values: (V, n) of one class per sequence, commonly the true one; NaN where a sequence has no
-        element. Or what `metrics.position_statistics` gives: all of it, of which the overall
-        statistics are drawn, or the statistics of one set.
+        element. Or the result of `metrics.position_statistics`, whose overall statistics are
+        drawn, or the statistics of one set.
       position_labels: n labels; default 0..n-1.
       units: units of the values for the y label, e.g. "probability".
       title: heading.
-      ax: axes to draw into; default those of a new figure, `ax.figure`, that no window shows.
+      ax: axes to draw into; default those of a new figure, `ax.figure`, without a window.
     Returns:
       The axes.
     Raises:
@@ -62,8 +63,8 @@ def plot_positions(
     statistics = _statistics_of(values)
     table = _expect_table(values) if statistics is None else statistics.above
     n = table.shape[1]
-    labels = expect_labels("position_labels", position_labels, n)
-    ax, is_new = given_or_new(ax, float(np.clip(3 + 0.2 * n, 6.4, 12)))
+    labels = style.expect_labels("position_labels", position_labels, n)
+    ax, is_new = style.given_or_new(ax, float(np.clip(3 + 0.2 * n, 6.4, 12)))
     style.strip_down(ax)
     if statistics is not None:
         lines = _draw_extremes(ax, statistics)
@@ -73,34 +74,35 @@ def plot_positions(
         lines = _draw_distribution(ax, table)
         heading, meanings = "ESVs by position", ("median > 0", "median <= 0")
         y_label = esv_label(units)
-    ax.axhline(0, color=style.INK, linewidth=0.8)
+    zero_line(ax)
     style.label_elements(ax, labels)
     boxes = statistics is not None or n <= _MOST_BOXES
     style.annotate(ax, title or heading, lines, meanings if boxes else None)
     ax.set_xlabel("position", **style.TEXT)
     ax.set_ylabel(y_label, **style.TEXT)
     if is_new:
-        fit_height(ax.figure, [ax], _PANEL_INCHES)
+        style.fit_height(ax.figure, [ax], _PANEL_INCHES)
     return ax
 
 
 def plot_pairwise_matrix(
-    matrix: Any,
+    matrix: Values,
     *,
     position_labels: Sequence[str] | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Heat map of how often the value at position i is above the one at j: 50 % is white.
+    """Heat map of the share of sequences with a higher value at position i than at j.
 
-    Source: Price & Damen (2020), figure 5. Of 12 positions at most the cells hold their per cent.
+    50 % is white. With up to 12 positions the cells hold their per cent.
+    Source: Price & Damen (2020), figure 5.
 
     Args:
-      matrix: (n, n) probabilities, `above` of `metrics.position_statistics`; or its result, of
-        which the overall statistics are drawn, or the statistics of one set. NaN is grey.
+      matrix: (n, n) probabilities, `above` of `metrics.position_statistics`; or its result, whose
+        overall statistics are drawn, or the statistics of one set. NaN is grey.
       position_labels: n labels; default 0..n-1.
       title: heading.
-      ax: axes to draw into; default those of a new figure, `ax.figure`, that no window shows.
+      ax: axes to draw into; default those of a new figure, `ax.figure`, without a window.
     Returns:
       The axes; `ax.images[0]` are the cells in per cent minus 50, the diagonal grey.
     Raises:
@@ -113,20 +115,20 @@ def plot_pairwise_matrix(
     inside = bool(((above >= 0) & (above <= 1)).all())
     expect(inside, "matrix", "probabilities in 0..1", f"{above.min():.4g}..{above.max():.4g}")
     n = len(above)
-    labels = expect_labels("position_labels", position_labels, n)
+    labels = style.expect_labels("position_labels", position_labels, n)
     off = ~np.eye(n, dtype=bool) & known
     shown = np.where(off, 100 * above - 50, np.nan)
     half = 10 * max(1.0, float(np.ceil(np.abs(shown[off]).max(initial=0) / 10)))
     texts = None
     if n <= MOST_NUMBERS:
         texts = [[f"{x + 50:.0f}" if np.isfinite(x) else "" for x in row] for row in shown]
-    ax, is_new = given_or_new(ax, square_inches(labels), left=names_inches(labels))
+    ax, is_new = style.given_or_new(ax, square_inches(labels), left=names_inches(labels))
     image = draw_signed(ax, shown, half, texts=texts, aspect="equal")
     bar = colour_bar(ax, image, "sequences with ESV of i > ESV of j (%)")
     ticks = np.linspace(-half, half, 5)
     bar.set_ticks(ticks, labels=[f"{50 + tick:g}" for tick in ticks])
-    label_columns(ax, labels)
-    label_rows(ax, labels)
+    style.label_columns(ax, labels)
+    style.label_rows(ax, labels)
     style.annotate(ax, title or "Which position is above which", ["row i, column j; white: 50 %"])
     ax.set_xlabel("position j", **style.TEXT)
     ax.set_ylabel("position i", **style.TEXT)
@@ -135,8 +137,8 @@ def plot_pairwise_matrix(
     return ax
 
 
-def _statistics_of(values: Any) -> PositionStatistics | None:
-    """Statistics where they were given, those of all sequences where there are several."""
+def _statistics_of(values: Values) -> PositionStatistics | None:
+    """The statistics given, of all sequences; None for an array."""
     found = values.overall if isinstance(values, Positions) else values
     if not isinstance(found, PositionStatistics):
         return None
@@ -146,7 +148,7 @@ def _statistics_of(values: Any) -> PositionStatistics | None:
     return found
 
 
-def _expect_table(values: Any) -> np.ndarray:
+def _expect_table(values: Values) -> np.ndarray:
     ragged = isinstance(values, list | tuple) and len({np.shape(row) for row in values}) > 1
     way_out = "Fill shorter sequences with NaN at their ends."
     expect(not ragged, "values", "shape (V, n)", "rows of several lengths", way_out)
@@ -159,8 +161,8 @@ def _expect_table(values: Any) -> np.ndarray:
     return table
 
 
-def _draw_distribution(ax: Any, table: np.ndarray) -> list[str]:
-    """Boxes or bands of the values (V, n) at each position; what they are, in words."""
+def _draw_distribution(ax: Axes, table: np.ndarray) -> list[str]:
+    """Draw boxes or bands of the values (V, n) at each position; return their legend."""
     n = table.shape[1]
     low, first, median, third, high = np.nanpercentile(table, _PERCENTILES, axis=0)
     x = np.arange(n)
@@ -183,16 +185,16 @@ def _draw_distribution(ax: Any, table: np.ndarray) -> list[str]:
         capprops={"color": style.INK, "linewidth": 0.9},
         boxprops={"linewidth": 0},
     )
-    for box, colour in zip(drawn["boxes"], style.sign_colours(median), strict=True):
+    for box, colour in zip(drawn["boxes"], sign_colours(median), strict=True):
         box.set_facecolor(colour)
         box.set_alpha(0.7)
     return [f"{len(table):,} sequences; box: quartiles; whiskers: 5th to 95th percentile"]
 
 
-def _draw_extremes(ax: Any, statistics: PositionStatistics) -> list[str]:
-    """Shares of the sequences, highest values upwards, lowest downwards; what they are, in words.
+def _draw_extremes(ax: Axes, statistics: PositionStatistics) -> list[str]:
+    """Draw the shares of the sequences, highest upwards, lowest downwards; return their legend.
 
-    A sequence's extreme lies somewhere, so each side adds up to 100 %.
+    Every sequence has one highest and one lowest value, so each side adds up to 100 %.
     """
     total = float(statistics.most_supporting.sum())
     x = np.arange(len(statistics.n_sequences))

@@ -1,34 +1,118 @@
-"""Style of all figures: colours, type sizes, spines, ticks, headings and legends."""
+"""Style of all figures: size, colours, ticks, labels, text above the axes, files.
+
+Figures are made on a canvas of their own; no window, backend or global setting is involved.
+"""
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esv_jax.checks import expect
 from esv_jax.display import DISTRACTING, GRID, INK, QUIET, SUPPORTING
 from esv_jax.extras import require
+from esv_jax.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
 
 TITLE_SIZE = 10.5
 TEXT_SIZE = 8.5
 TEXT: dict[str, Any] = {"color": INK, "fontsize": TEXT_SIZE}
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": TEXT_SIZE, "labelcolor": INK}
 _LETTER = {"normal": 0.55, "bold": 0.65}  # mean width of a letter, in type sizes
-_LEGEND_INCHES = 4.5  # narrower axes have no room for the legend beside the numbers
+_LEGEND_INCHES = 4.5  # narrower axes have no legend
 _LINE_POINTS = 1.3 * TEXT_SIZE  # of the text above the axes
+_LEFT_INCHES, _RIGHT_INCHES = 0.8, 0.1  # beside axes, for their labels
+_SLACK_INCHES = 0.08
+_MOST_ROWS = 20  # with a label
+_SUFFIXES = (".png", ".svg", ".pdf")
+_FONTS = {  # a vector file looks alike everywhere; a PDF's text can be searched and edited
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+}
 
 
-def sign_colours(values: np.ndarray) -> list[str]:
-    """One colour per value: supporting where positive, distracting where zero or negative."""
-    return [SUPPORTING if value > 0 else DISTRACTING for value in values]
+# Figures
 
 
-def diverging() -> Any:
-    """The colour map of signed values: vermillion below, white between, blue above; grey unknown.
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, unknown to pyplot."""
+    figure = require("matplotlib.figure", "plots").Figure(
+        figsize=(width, height), layout="constrained", facecolor="white"
+    )
+    require("matplotlib.backends.backend_agg", "plots").FigureCanvasAgg(figure)
+    return figure
 
-    Draw it between limits of one size, -a and a, so that white is zero.
+
+def given_or_new(
+    ax: Axes | None, width: float, height: float = 3.4, *, left: float = _LEFT_INCHES
+) -> tuple[Axes, bool]:
+    """The caller's axes, or those of a new figure in inches; and whether they are new.
+
+    Only new figures may be resized. About `left` inches are for the labels.
+    """
+    if ax is not None:
+        return ax, False
+    return new_figure(width, height).subplots(gridspec_kw=margins(width, left)), True
+
+
+def margins(width: float, left: float = _LEFT_INCHES) -> dict[str, float]:
+    """Approximate ends of the axes in a figure, by which the text above them is wrapped.
+
+    The layout, which comes last, moves them.
+    """
+    return {"left": left / width, "right": 1 - _RIGHT_INCHES / width}
+
+
+def fit_height(figure: Figure, axes: Sequence[Axes], inches: float) -> None:
+    """Set the height of a figure to that of stacked panels, `inches` together, and their text."""
+    around = [ax.get_tightbbox().height - ax.get_window_extent().height for ax in axes]
+    around += [text.get_window_extent().height for text in figure.texts]
+    gaps = 2 * figure.get_layout_engine().get()["h_pad"] * len(axes) + _SLACK_INCHES
+    figure.set_figheight(inches + sum(around) / figure.dpi + gaps)
+
+
+def save_figure(fig: Figure, path: str | os.PathLike[str], *, dpi: float = 150) -> Path:
+    """Write a figure as PNG, SVG or PDF, atomically; an existing file is replaced.
+
+    Letters are outlines in an SVG, which needs no fonts to look the same, and text in a PDF.
+
+    Args:
+      fig: the figure; of axes from `plot_elements`, `ax.figure`.
+      path: the file, in a folder that exists; its suffix (.png, .svg, .pdf) is the format.
+      dpi: pixels per inch of a PNG.
+    Returns:
+      The path.
+    Raises:
+      ValueError: another suffix, a path that is a folder.
+      FileNotFoundError, OSError: no such folder, a file that cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    expect(suffix in _SUFFIXES, "path", f"a name ending in {', '.join(_SUFFIXES)}", f"{path}")
+    with atomic_path(path) as temporary, require("matplotlib", "plots").rc_context(_FONTS):
+        fig.savefig(temporary, format=suffix[1:], dpi=dpi, bbox_inches="tight", pad_inches=0.1)
+    return path
+
+
+# Colours and sizes
+
+
+def diverging() -> Colormap:
+    """The colour map of signed values: vermillion, white, blue; grey for NaN.
+
+    Draw it between limits -a and a, so that white is zero.
     """
     colours = require("matplotlib.colors", "plots")
     ends = [DISTRACTING, "#FFFFFF", SUPPORTING]
@@ -36,13 +120,36 @@ def diverging() -> Any:
     return scale.with_extremes(bad=GRID)
 
 
+def rgb(colour: str) -> tuple[int, ...]:
+    """Red, green and blue, 0..255, of "#0072b2" and the like."""
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def n_letters(inches: float, size: float, weight: str = "normal") -> int:
+    """Number of letters of a type size that fit a width."""
+    return max(1, int(inches * 72 / (_LETTER[weight] * size)))
+
+
+def text_inches(n: int) -> float:
+    """Width of n letters of text."""
+    return n * _LETTER["normal"] * TEXT_SIZE / 72
+
+
 def wrap(text: str, inches: float, size: float, weight: str = "normal") -> str:
     """`text` in lines that fit a width."""
     return textwrap.fill(text, max(12, n_letters(inches, size, weight)))
 
 
-def strip_down(ax: Any) -> None:
-    """Take away what carries no information; pale lines at the y ticks, behind what is drawn."""
+def width_of(ax: Axes) -> float:
+    """Width of axes in inches."""
+    return ax.get_window_extent().width / ax.figure.dpi
+
+
+# Ticks
+
+
+def strip_down(ax: Axes) -> None:
+    """Remove what carries no information; pale lines at the y ticks, behind what is drawn."""
     for side in ("top", "right", "bottom"):
         ax.spines[side].set_visible(False)
     ax.spines["left"].set_color(QUIET)
@@ -53,18 +160,18 @@ def strip_down(ax: Any) -> None:
         plain_ticks(ax.yaxis)
 
 
-def plain_ticks(axis: Any) -> None:
-    """Numbers at the ticks that stand alone, without a factor apart from them: 0.05, or 5e-6."""
+def plain_ticks(axis: Axis) -> None:
+    """Complete numbers at the ticks, without a common factor: 0.05, or 5e-6."""
     fix_minus = require("matplotlib.ticker", "plots").Formatter.fix_minus
 
-    def text(value: float, _: Any) -> str:
+    def text(value: float, _: int | None) -> str:
         places = axis.get_majorticklocs()
         return fix_minus(_tick(value, np.diff(places).min() if len(places) > 1 else abs(value)))
 
     axis.set_major_formatter(text)
 
 
-def log_ticks(axis: Any, digits: Sequence[int] = (1, 2, 5)) -> None:
+def log_ticks(axis: Axis, digits: Sequence[int] = (1, 2, 5)) -> None:
     """Ticks of a logarithmic axis at these digits of each power of ten, as plain numbers."""
     ticker = require("matplotlib.ticker", "plots")
     axis.set_major_locator(ticker.LogLocator(subs=digits))
@@ -73,7 +180,7 @@ def log_ticks(axis: Any, digits: Sequence[int] = (1, 2, 5)) -> None:
 
 
 def _tick(value: float, step: float) -> str:
-    """A tick `step` away from the next, with the decimals that tell them apart."""
+    """A tick `step` away from the next, with as many decimals as they need to differ."""
     if abs(value) <= 1e-6 * step:
         value = 0.0
     if 1e-4 <= step < 1e6:
@@ -83,8 +190,8 @@ def _tick(value: float, step: float) -> str:
     return f"{float(digits):g}e{int(exponent)}" if value else "0"
 
 
-def count_ticks(ax: Any, places: np.ndarray, most: int) -> None:
-    """Ticks of the x axis at whole numbers; of a single place, there alone."""
+def count_ticks(ax: Axes, places: np.ndarray, most: int) -> None:
+    """Ticks of the x axis at whole numbers; a single value has the only tick."""
     if len(places) == 1:
         ax.set_xlim(places[0] - 0.5, places[0] + 0.5)
         ax.set_xticks(places)
@@ -93,36 +200,68 @@ def count_ticks(ax: Any, places: np.ndarray, most: int) -> None:
     ax.xaxis.set_major_locator(ticker.MaxNLocator(most, integer=True, steps=(1, 2, 5, 10)))
 
 
-def round_step(least: float) -> int:
-    """The first of 1, 2, 5, 10, 20, ... that is at least so much."""
-    return next(s for k in range(9) for s in (10**k, 2 * 10**k, 5 * 10**k) if s >= least)
+# Labels of elements
 
 
-def label_elements(ax: Any, labels: Sequence[str]) -> None:
-    """Label every k-th element, with k such that labels do not touch; upright if they must."""
-    inches = _inches(ax)
+def expect_labels(name: str, labels: Sequence[object] | None, n: int) -> list[str]:
+    """Return n labels as text, 0..n-1 by default; refuse another number of them."""
+    texts = [str(label) for label in (range(n) if labels is None else labels)]
+    expect(len(texts) == n, name, f"{n} labels", len(texts))
+    return texts
+
+
+def label_elements(ax: Axes, labels: Sequence[str]) -> None:
+    """Label every k-th element so that labels do not touch; upright if they are long."""
     n, longest = len(labels), max(len(label) for label in labels)
-    room = n_letters(inches / max(n, 4), TEXT_SIZE)  # letters over one bar
+    room = n_letters(width_of(ax) / max(n, 4), TEXT_SIZE)  # letters per element
     upright = longest > 4 and longest + 1 > room
-    places = range(0, n, round_step((3 if upright else longest + 1.5) / room))
-    texts = [textwrap.shorten(labels[i], 24, placeholder="...") for i in places]
-    ax.set_xticks(places, texts, rotation=90 if upright else 0, parse_math=False)
+    shown = range(0, n, _round_step((3 if upright else longest + 1.5) / room))
+    texts = [textwrap.shorten(labels[i], 24, placeholder="...") for i in shown]
+    ax.set_xticks(shown, texts, rotation=90 if upright else 0, parse_math=False)
     half = max(n / 2, 2) + 0.2
     ax.set_xlim((n - 1) / 2 - half, (n - 1) / 2 + half)
 
 
+def label_columns(ax: Axes, labels: Sequence[str]) -> None:
+    """Label the columns of cells, which reach to the ends of the axis."""
+    label_elements(ax, labels)
+    ax.set_xlim(-0.5, len(labels) - 0.5)
+
+
+def label_rows(ax: Axes, labels: Sequence[str]) -> None:
+    """Label every k-th row, at most 20."""
+    step = _round_step(len(labels) / _MOST_ROWS)
+    ax.set_yticks(range(0, len(labels), step), labels[::step], parse_math=False)
+
+
+def label_pictures(ax: Axes, places: np.ndarray, labels: Sequence[str], inches: float) -> None:
+    """Label pictures that are `inches` apart; longer labels are cut."""
+    room = n_letters(0.85 * inches, TEXT_SIZE)  # digits are wider than most letters
+    texts = [label if len(label) <= room else label[: max(1, room - 3)] + "..." for label in labels]
+    ax.set_xticks(places, texts, parse_math=False)
+    ax.tick_params(axis="x", length=0, pad=4, labelcolor=INK, labelsize=TEXT_SIZE)
+
+
+def _round_step(least: float) -> int:
+    """The first of 1, 2, 5, 10, 20, ... that is at least `least`."""
+    return next(s for k in range(9) for s in (10**k, 2 * 10**k, 5 * 10**k) if s >= least)
+
+
+# Text above the axes, legends
+
+
 def annotate(
-    ax: Any, heading: str, lines: Sequence[str], meanings: tuple[str, str] | None = None
+    ax: Axes, heading: str, lines: Sequence[str], meanings: tuple[str, str] | None = None
 ) -> None:
-    """Heading and lines of text above the axes, on the left; the legend on the right.
+    """Write a heading and lines of text above the axes, and the legend to their right.
 
     Args:
       ax: the axes.
       heading: in bold.
-      lines: of smaller text below it, in order.
-      meanings: what the two colours say; None for no legend.
+      lines: smaller text below it.
+      meanings: of the two colours; None for no legend.
     """
-    inches = beside = _inches(ax)
+    inches = beside = width_of(ax)
     if meanings is not None and inches >= _LEGEND_INCHES:
         legend(ax, meanings, loc="lower right", bbox_to_anchor=(1, 1))
         beside -= ax.get_legend().get_window_extent().width / ax.figure.dpi + 0.1
@@ -141,8 +280,8 @@ def annotate(
     )
 
 
-def write_above(ax: Any, text: str) -> None:
-    """Small text, in lines already, above the axes on the left."""
+def write_above(ax: Axes, text: str) -> None:
+    """Write small text above the axes, on the left."""
     ax.annotate(
         text,
         (0, 1),
@@ -156,8 +295,16 @@ def write_above(ax: Any, text: str) -> None:
     )
 
 
-def legend(ax: Any, meanings: tuple[str, str], **where: Any) -> None:
-    """Draw the legend of the two colours; `where` and the columns as in `Axes.legend`."""
+def head(figure: Figure, title: str) -> None:
+    """Write a heading over all panels of a figure."""
+    size = TITLE_SIZE + 1
+    text = wrap(title, figure.get_figwidth(), size, "bold")
+    look = {"fontsize": size, "fontweight": "bold", "color": INK, "parse_math": False}
+    figure.suptitle(text, x=0.01, horizontalalignment="left", **look)
+
+
+def legend(ax: Axes, meanings: tuple[str, str], **where: Any) -> None:
+    """Draw the legend of the two colours; `where` as in `Axes.legend`."""
     patch = require("matplotlib.patches", "plots").Patch
     ax.legend(
         handles=[patch(color=SUPPORTING), patch(color=DISTRACTING)],
@@ -171,8 +318,8 @@ def legend(ax: Any, meanings: tuple[str, str], **where: Any) -> None:
     )
 
 
-def name_lines(ax: Any, lines: Sequence[Any]) -> None:
-    """Names of lines on the right, outside of the axes, where they cover none of them."""
+def name_lines(ax: Axes, lines: Sequence[Line2D]) -> None:
+    """Write the names of lines to the right of the axes."""
     drawn = ax.legend(
         lines,
         [wrap(line.get_label(), 1.8, TEXT_SIZE) for line in lines],
@@ -182,43 +329,15 @@ def name_lines(ax: Any, lines: Sequence[Any]) -> None:
         borderaxespad=0,
         **LEGEND,
     )
-    as_written(drawn)
+    plain_text(drawn)
 
 
-def as_written(legend_of_names: Any) -> None:
-    """Names of a legend letter by letter: a dollar begins no formula."""
-    for text in legend_of_names.get_texts():
+def plain_text(drawn: Legend) -> None:
+    """Show names as they are: a dollar does not begin a formula."""
+    for text in drawn.get_texts():
         text.set_parse_math(False)
 
 
-def head(fig: Any, title: str) -> None:
-    """A heading over all panels of a figure, on the left as those of axes are."""
-    size = TITLE_SIZE + 1
-    text = wrap(title, fig.get_figwidth(), size, "bold")
-    look = {"fontsize": size, "fontweight": "bold", "color": INK, "parse_math": False}
-    fig.suptitle(text, x=0.01, horizontalalignment="left", **look)
-
-
 def in_units(units: str | None) -> str:
-    """`(probability)` of units that are given."""
+    """`(probability)`; without units `(units of the score)`."""
     return f"({units or 'units of the score'})"
-
-
-def _inches(ax: Any) -> float:
-    """Width of the axes."""
-    return ax.get_window_extent().width / ax.figure.dpi
-
-
-def n_letters(inches: float, size: float, weight: str = "normal") -> int:
-    """Letters of a type size that fit a width."""
-    return max(1, int(inches * 72 / (_LETTER[weight] * size)))
-
-
-def text_inches(n: int) -> float:
-    """Width of n letters of text."""
-    return n * _LETTER["normal"] * TEXT_SIZE / 72
-
-
-def rgb(colour: str) -> tuple[int, ...]:
-    """Red, green and blue, 0..255, of "#0072b2" and the like."""
-    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))

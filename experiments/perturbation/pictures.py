@@ -13,7 +13,7 @@ import numpy as np
 from esv_jax import plots
 from esv_jax.maps import clip_map
 from esv_jax.plots import style
-from esv_jax.plots.figures import new_figure
+from esv_jax.plots.style import new_figure
 from experiments.perturbation.clips import Subject
 from experiments.perturbation.masks import AREA, CORE, NO_CORE, VARIANTS
 
@@ -92,13 +92,15 @@ def example(subject: Subject, i: int) -> Any:
     clip = subject.model.prepare(seen)
     rows = {"frames": seen}
     evidence = subject.videos.evidence_mask[i].astype(np.float32)
-    rows["evidence"] = plots.overlay_mask(seen, evidence)
+    rows["evidence"] = plots.perturbation.overlay_mask(seen, evidence)
     for variant in (CORE, NO_CORE):
         mask = subject.masks(variant, i).masks[VARIANTS[variant].areas.index(AREA)]
-        rows[f"STEP, {variant}"] = plots.overlay_mask(seen, mask)
+        rows[f"STEP, {variant}"] = plots.perturbation.overlay_mask(seen, mask)
     for name in (name for name in _MAPS if name in subject.settings.methods):
         volume = jax.device_get(clip_map(name, subject.model, clip, label))
-        rows[name.upper() if name == "lrp" else name] = plots.overlay_relevance(seen, volume)
+        rows[name.upper() if name == "lrp" else name] = plots.relevance.overlay_relevance(
+            seen, volume
+        )
     t, h, w = seen.shape[:3]
     figure = new_figure(1.2 + 0.75 * t, 0.4 + 0.78 * len(rows) * h / w)
     axes = figure.subplots(len(rows), t, squeeze=False)

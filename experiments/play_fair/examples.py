@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.patches import Patch
 
 from esv_jax.plots import style
-from esv_jax.plots.bars import draw_bars
-from esv_jax.plots.figures import new_figure
+from esv_jax.plots.elements import draw_bars
+from esv_jax.plots.style import new_figure
 from experiments.play_fair.subjects import Elements, Subject
 
 _WIDTH, _COLUMNS = 12.0, 2  # inches

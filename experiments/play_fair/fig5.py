@@ -34,7 +34,7 @@ import xarray
 
 import esv_jax as ej
 from esv_jax.plots import style
-from esv_jax.plots.figures import new_figure
+from esv_jax.plots.style import new_figure
 from experiments.harness import Finding, markdown
 from experiments.play_fair.figure import Outcome, Settings, main
 from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 import esv_jax as ej
 from esv_jax.plots import style
-from esv_jax.plots.figures import new_figure
+from esv_jax.plots.style import new_figure
 from experiments.harness import Finding, below, finding, markdown
 from experiments.play_fair.figure import Outcome, Settings, main
 from experiments.play_fair.methods import all_values

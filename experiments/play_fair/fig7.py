@@ -35,7 +35,7 @@ import xarray
 
 import esv_jax as ej
 from esv_jax.plots import style
-from esv_jax.plots.figures import new_figure
+from esv_jax.plots.style import new_figure
 from experiments.harness import Finding, above, finding, markdown
 from experiments.play_fair.examples import (
     Row,

@@ -43,7 +43,7 @@ from tqdm import tqdm
 import esv_jax as ej
 from esv_jax.explanations import video_key
 from esv_jax.plots import style
-from esv_jax.plots.figures import new_figure
+from esv_jax.plots.style import new_figure
 from esv_jax.subsequences.growth import grow_samples
 from esv_jax.subsequences.samples import Samples
 from experiments.harness import Finding, finding, markdown

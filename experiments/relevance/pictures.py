@@ -13,7 +13,7 @@ import esv_jax as ej
 from esv_jax import plots
 from esv_jax.models import ClipModel
 from esv_jax.plots import style
-from esv_jax.plots.figures import new_figure
+from esv_jax.plots.style import new_figure
 from experiments.relevance.measures import METHODS, SCORES, Maps, contrasted
 
 _COLOURS = (style.SUPPORTING, style.DISTRACTING)
