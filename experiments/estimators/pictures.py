@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from esv_jax.plots.figures import new_figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MultipleLocator
 
 import esv_jax as ej
 from esv_jax.plots import style
+from esv_jax.plots.style import new_figure
 from experiments.estimators.measures import family_of
 
 # Colours that colour-blind readers tell apart, as in `ej.plots`; a marker for each as well.
