@@ -70,7 +70,7 @@ def test_a_new_store_then_more(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_what_was_appended_survives_an_error(tmp_path, error):
+def test_appended_videos_survive_an_error(tmp_path, error):
     path = tmp_path / "f.hdf"
     with pytest.raises(error), FeatureAppender(path, 3) as store:
         store.append("v2", features(2), {"n": 2})
@@ -78,7 +78,7 @@ def test_what_was_appended_survives_an_error(tmp_path, error):
     assert stored(path) == ("v2",) and list(tmp_path.iterdir()) == [path]
 
 
-def test_what_was_appended_survives_a_kill(tmp_path):
+def test_appended_videos_survive_a_kill(tmp_path):
     path = tmp_path / "f.hdf"
     fill(path, 4)
     folder = left_behind(path, 1, 2)
@@ -146,7 +146,7 @@ def test_foreign_and_hidden_files_in_the_folder_stay(tmp_path):
     ]
 
 
-def test_a_kill_between_the_new_store_and_the_end_of_the_folder(tmp_path):
+def test_a_kill_between_writing_the_store_and_clearing_the_folder(tmp_path):
     path = tmp_path / "f.hdf"
     folder = left_behind(path, 1, 2)
     content = (folder / "00000001.npz").read_bytes()
@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_whole_files(tmp_path, monkeypatch):
     assert stored(path) == ("v1", "v2")
 
 
-def test_settings_travel_with_the_features(tmp_path):
+def test_settings_are_stored_and_compared(tmp_path):
     path = tmp_path / "f.hdf"
     fill(path, 1, settings={"backbone": "b", "frames": 8})
     with FeatureStore(path) as store:

@@ -1,4 +1,4 @@
-"""The feature store: play-fair files, round trips, damage, every message; class CSV files."""
+"""Feature stores, `.npy` inputs and CSV files of classes: formats, round trips, damage, messages."""
 
 import struct
 import subprocess
@@ -30,7 +30,7 @@ def video(uid="a", n=2, dim=3, **labels):
 
 
 def make_file(path, split="validation", **changes):
-    """A file in the layout, dataset by dataset; None leaves one out."""
+    """Write a file in the layout of a feature store; None leaves a dataset out."""
     row = h5py.vlen_dtype(np.float32)
     rows = np.empty(2, dtype=object)
     rows[:] = [np.arange(6, dtype=np.float32), np.arange(3, dtype=np.float32)]
@@ -84,7 +84,7 @@ def test_rewriting_a_play_fair_file_changes_nothing(fixtures, tmp_path):
                 assert new[uid][1] == store[uid][1]
 
 
-def test_what_is_written_has_the_layout_of_play_fair(tmp_path):
+def test_written_files_have_the_layout_of_play_fair(tmp_path):
     write_features(tmp_path / "new.hdf", [video("a", action=3), video("b", n=1, action=4)], 3)
     with h5py.File(tmp_path / "new.hdf", "r") as file:
         group = file["validation"]
@@ -132,7 +132,7 @@ def test_round_trip(tmp_path_factory, videos):
             assert store[uid][1] == labels
 
 
-def test_more_rows_than_a_block(tmp_path):
+def test_rows_in_several_blocks(tmp_path):
     n = np.arange(600) % 5 + 1
     write_features(tmp_path / "f.hdf", (video(str(i), n[i], index=i) for i in range(600)), 3)
     with h5py.File(tmp_path / "f.hdf", "a") as file:
@@ -157,7 +157,7 @@ def test_labels_group_may_be_absent(tmp_path):
         assert store["a"][1] == {}
 
 
-def test_answers_are_the_callers_own(tmp_path):
+def test_returned_arrays_are_copies(tmp_path):
     with FeatureStore(make_file(tmp_path / "f.hdf")) as store:
         store["a"][0][:] = 0
         store.lengths()[:] = 0
@@ -290,7 +290,7 @@ def test_incomplete_files(tmp_path, changes, text):
 
 
 @pytest.mark.parametrize("width", [np.array([3]), np.array([[3]]), np.float32(3), np.uint8(3)])
-def test_other_writers_store_the_width_in_other_ways(tmp_path, width):
+def test_feature_dim_in_other_dtypes_and_shapes(tmp_path, width):
     with FeatureStore(make_file(tmp_path / "f.hdf", feature_dim=width)) as store:
         assert store.feature_dim == 3 and type(store.feature_dim) is int
         np.testing.assert_array_equal(store["a"][0], np.arange(6).reshape(2, 3))
@@ -307,7 +307,7 @@ def test_classes_may_be_stored_as_floats(tmp_path, dtype):
     ("values", "got"),
     [([1.5, 2], "1.5"), ([1, np.nan], "nan"), ([1, np.inf], "inf"), (["a", "b"], "'a'")],
 )
-def test_labels_that_number_no_classes(tmp_path, values, got):
+def test_labels_that_are_not_class_numbers(tmp_path, values, got):
     kind = h5py.string_dtype() if got == "'a'" else "f8"
     path = make_file(tmp_path / "f.hdf", **{"labels/action": (values, kind)})
     expected = r"^f\.hdf, labels/action: expected whole numbers, one per class, got "
@@ -339,7 +339,7 @@ def npy(header, data=b""):
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}\n", bytes(4)), r"got \(1,\)"),
     ],
 )
-def test_arrays_that_are_none(tmp_path, content, text):
+def test_malformed_npy_files(tmp_path, content, text):
     path = tmp_path / "x.npy"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"^{path}: expected .*{text}") as caught:
@@ -349,7 +349,7 @@ def test_arrays_that_are_none(tmp_path, content, text):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<i2", "?"])
-def test_arrays_of_numbers(tmp_path, order, dtype):
+def test_npy_files_of_any_number_type(tmp_path, order, dtype):
     array = np.asarray(np.arange(24).reshape(2, 4, 3) % 2, dtype, order=order)
     np.save(tmp_path / "x.npy", array)
     inputs = open_inputs(tmp_path / "x.npy")
@@ -358,7 +358,7 @@ def test_arrays_of_numbers(tmp_path, order, dtype):
 
 
 @pytest.mark.parametrize("size", [0, 4])
-def test_a_row_that_does_not_divide(tmp_path, size):
+def test_a_row_whose_length_is_not_a_multiple_of_the_width(tmp_path, size):
     rows = np.empty(2, dtype=object)
     rows[:] = [np.zeros(6, np.float32), np.zeros(size, np.float32)]
     path = make_file(tmp_path / "f.hdf", features=(rows, h5py.vlen_dtype(np.float32)))
@@ -371,7 +371,7 @@ def test_a_row_that_does_not_divide(tmp_path, size):
 
 
 def damage_heaps(path):
-    """Spoil what holds variable-length rows and strings."""
+    """Damage the heaps of variable-length rows and strings."""
     path.write_bytes(path.read_bytes().replace(b"GCOL", b"XXXX"))
     return path
 
@@ -407,7 +407,7 @@ def test_unknown_uids(fixtures):
 # Writing
 
 
-def test_an_existing_file_is_kept_unless_asked(tmp_path):
+def test_an_existing_file_is_kept_without_overwrite(tmp_path):
     path = tmp_path / "f.hdf"
     write_features(path, [video("a")], 3)
     with pytest.raises(FileExistsError, match=r"path: expected a new file, .* Pass overwrite=True"):
@@ -417,7 +417,7 @@ def test_an_existing_file_is_kept_unless_asked(tmp_path):
     assert FeatureStore(path).uids == ("b",)
 
 
-def test_failure_on_the_way_leaves_what_was_there(tmp_path):
+def test_a_failure_while_writing_keeps_the_existing_file(tmp_path):
     path = tmp_path / "f.hdf"
     write_features(path, [video("a")], 3)
 
@@ -561,7 +561,7 @@ def test_malformed_csv(tmp_path, read, text, says):
 
 
 @pytest.mark.parametrize("read", [read_classes, read_class_priors])
-def test_csv_files_that_are_none(tmp_path, read):
+def test_missing_and_undecodable_csv_files(tmp_path, read):
     with pytest.raises(FileNotFoundError, match=r"path: expected a CSV file, got '.*none\.csv'"):
         read(tmp_path / "none.csv")
     (tmp_path / "c.csv").write_bytes(b"name,id\n\xff,0\n")
@@ -569,7 +569,7 @@ def test_csv_files_that_are_none(tmp_path, read):
         read(tmp_path / "c.csv")
 
 
-def test_neighbours_are_read_at_once(tmp_path):
+def test_consecutive_videos_are_read_together(tmp_path):
     path = tmp_path / "f.hdf"
     rng = np.random.default_rng(0)
     made = {f"v{i}": rng.normal(size=(1 + i % 4, 3)).astype(np.float32) for i in range(9)}
@@ -587,7 +587,7 @@ def test_neighbours_are_read_at_once(tmp_path):
         np.testing.assert_array_equal(found[1], index)
 
 
-def test_a_bad_row_among_neighbours_is_told_apart(tmp_path):
+def test_a_bad_row_among_consecutive_videos(tmp_path):
     path = tmp_path / "f.hdf"
     rows = np.empty(3, dtype=object)
     rows[:] = [np.arange(6, dtype=np.float32), np.arange(4, dtype=np.float32)] + [

@@ -1,4 +1,4 @@
-"""Segments against all ways of cutting, on made-up shots, and at the edges."""
+"""Segmentation against exhaustive search, on synthetic shots, and in edge cases."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def within(features, labels):
 
 
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 9), data=st.data())
-def test_no_way_of_cutting_is_better(seed, n, data):
+def test_the_segmentation_is_optimal(seed, n, data):
     k = data.draw(st.integers(1, n))
     features = np.random.default_rng(seed).normal(size=(n, 2)) + 100
     labels = propose_segments(features, n_segments=k)
@@ -27,7 +27,7 @@ def test_no_way_of_cutting_is_better(seed, n, data):
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.3])
 @pytest.mark.parametrize("lengths", [(4, 4), (2, 5, 3), (6, 1, 7), (3, 3, 3, 3)])
-def test_shots_are_found_however_little_noise_there_is(rng, lengths, noise):
+def test_shots_are_found_at_any_noise_level(rng, lengths, noise):
     expected = np.repeat(np.arange(len(lengths)), lengths)
     shots = rng.normal(size=(len(lengths), 64))
     features = shots[expected] + noise * rng.normal(size=(len(expected), 64))
@@ -36,13 +36,13 @@ def test_shots_are_found_however_little_noise_there_is(rng, lengths, noise):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 30])
-def test_noise_alone_and_likeness_alone_are_one_segment(rng, n):
+def test_noise_or_constant_features_are_one_segment(rng, n):
     assert not propose_segments(rng.normal(size=(n, 32))).any()
     assert not propose_segments(np.ones((n, 5))).any()
     assert not propose_segments(np.ones((n, 5)) * 1e9 + 0.1).any()
 
 
-def test_scale_and_shift_change_nothing(rng):
+def test_invariance_to_scale_and_shift(rng):
     features = rng.normal(size=(3, 8))[[0, 0, 0, 1, 1, 2, 2, 2]] + 0.1 * rng.normal(size=(8, 8))
     expected = propose_segments(features)
     np.testing.assert_array_equal(propose_segments(1e3 * features - 50), expected)
@@ -56,7 +56,7 @@ def test_threshold_compares_neighbours():
     np.testing.assert_array_equal(propose_segments(features[:1], threshold=0), [0])
 
 
-def test_equally_good_cuts_are_made_early():
+def test_ties_are_cut_as_early_as_possible():
     np.testing.assert_array_equal(propose_segments(np.zeros((4, 1)), n_segments=2), [0, 1, 1, 1])
 
 

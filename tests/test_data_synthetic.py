@@ -1,4 +1,4 @@
-"""Synthetic temporal order: what partners share, what is known, what is refused."""
+"""Synthetic sequences: statistics of paired classes, ground truth, invalid arguments."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ MANY = 4000  # sequences wherever statistics are looked at
 
 
 def accuracy(train, train_labels, test, test_labels):
-    """Of the least-squares separation of two classes."""
+    """Accuracy of a least-squares classifier of two classes."""
 
     def with_bias(x):
         return np.concatenate([x, np.ones((len(x), 1))], axis=1)
@@ -26,7 +26,7 @@ def accuracy(train, train_labels, test, test_labels):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_shapes_balance_and_events_that_spell_the_class_name(sizes):
+def test_shapes_balance_and_events_of_each_class(sizes):
     data = temporal_order(**sizes, key=jax.random.key(0))
     n_sequences, n, n_classes = sizes["n_sequences"], sizes["n"], 2 * sizes["n_pairs"]
     assert data.features.shape == (n_sequences, n, 16) and data.features.dtype == np.float32
@@ -42,7 +42,7 @@ def test_shapes_balance_and_events_that_spell_the_class_name(sizes):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_classes_are_distinct_and_partners_each_other_reversed(sizes):
+def test_paired_classes_are_reversed(sizes):
     names = temporal_order(**sizes, key=jax.random.key(0)).class_names
     assert len(names) == len(set(names)) == 2 * sizes["n_pairs"]
     for one, other in zip(names[::2], names[1::2], strict=True):
@@ -69,7 +69,7 @@ def test_without_noise_elements_are_prototypes():
     np.testing.assert_allclose(norms, np.sqrt(7), rtol=1e-5)
 
 
-def test_noise_has_the_size_asked_for():
+def test_standard_deviation_of_the_noise():
     clean = temporal_order(MANY, key=jax.random.key(0), noise=0.0)
     noisy = temporal_order(MANY, key=jax.random.key(0), noise=0.5)
     residual = noisy.features - clean.features
@@ -77,7 +77,7 @@ def test_noise_has_the_size_asked_for():
     assert abs(residual.std() - 0.5) < 5 * 0.5 / np.sqrt(2 * residual.size)
 
 
-def test_partners_look_the_same_to_a_bag_of_frames():
+def test_paired_classes_have_equal_frame_statistics():
     data = temporal_order(MANY, key=jax.random.key(1), n_events=3)
     bags = data.features.mean(axis=1)  # (V, D)
     moments = np.concatenate([bags, bags**2, data.features.max(axis=1)], axis=1)
@@ -97,7 +97,7 @@ def test_positions_of_events_do_not_depend_on_the_class():
     assert np.abs(np.array(share) - 0.25).max() < 4 * error
 
 
-def test_order_can_be_learned_and_only_from_order():
+def test_classes_are_separable_by_order_alone():
     # Where the events stand is linear in the concatenated frames, so a linear model will do.
     train = temporal_order(MANY, key=jax.random.key(3), n_pairs=1)
     test = temporal_order(MANY, key=jax.random.key(4), n_pairs=1)

@@ -1,4 +1,4 @@
-"""The `.ts` reader: real files, a round trip through a plain writer, every message."""
+"""The `.ts` reader: real files, round trip, messages."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def written(folder, text, name="Toy_TEST.ts", encoding="utf-8"):
 
 
 def as_ts(sequences, labels, class_names):
-    """The plainest writer: shortest decimal that reads back to the same float32."""
+    """Write values as the shortest decimals that read back to the same float32."""
     lines = ["@problemName Toy", "@timeStamps false", f"@dimensions {sequences[0].shape[1]}"]
     lines += ["@classLabel true " + " ".join(class_names), "@data"]
     for x, label in zip(sequences, labels, strict=True):
@@ -69,7 +69,7 @@ def test_first_values_of_a_real_file(shared):
     assert data.class_names == tuple("123456789")
 
 
-def test_order_of_classes_is_that_of_the_header(shared):
+def test_class_order_follows_the_header(shared):
     data = read_ts(shared / "data" / "series" / "BasicMotions_TRAIN.ts")
     assert data.class_names == ("Standing", "Running", "Walking", "Badminton")
     assert data.labels[0] == 0
@@ -110,7 +110,7 @@ def test_latin_1_comments(tmp_path):
     assert len(read_ts(path)) == 1
 
 
-def test_keys_without_regard_to_case_and_unknown_keys(tmp_path):
+def test_header_keys_are_case_insensitive_and_unknown_ones_ignored(tmp_path):
     text = "@PROBLEMNAME Two Words\n@licence free\n@CLASSLABEL TRUE a b\n@Data\n1,2:3,4:b\n"
     data = read_ts(written(tmp_path, text))
     assert data.problem == "Two Words"
@@ -133,7 +133,7 @@ def test_unlabelled(tmp_path):
 # Missing values
 
 
-def test_missing_values_lie_on_the_line_between_neighbours(tmp_path):
+def test_missing_values_are_interpolated_linearly(tmp_path):
     path = written(tmp_path, HEADER + "?,1,?,NaN,4,?:0,0,0,0,0, ? :ah\n")
     np.testing.assert_array_equal(read_ts(path).sequences[0][:, 0], [1, 1, 2, 3, 4, 4])
     np.testing.assert_array_equal(read_ts(path).sequences[0][:, 1], np.zeros(6))
@@ -205,14 +205,14 @@ def test_a_missing_value_refused(tmp_path):
         read_ts(path, missing="error")
 
 
-def test_rows_agree_where_the_header_is_silent(tmp_path):
+def test_rows_must_have_equal_channels_without_a_header(tmp_path):
     path = written(tmp_path, "@classLabel true a b\n@data\n1:2:a\n1:2:3:b\n")
     with pytest.raises(ValueError, match=r"line 4: expected 2 channel\(s\) .*, got 3"):
         read_ts(path)
 
 
 @pytest.mark.parametrize("extra", ["@equalLength true\n@seriesLength 2\n", "@equalLength true\n"])
-def test_equal_length_is_held_to(tmp_path, extra):
+def test_equal_length_is_enforced(tmp_path, extra):
     path = written(tmp_path, extra + "@classLabel true a b\n@data\n1,2:a\n1,2,3:b\n")
     with pytest.raises(ValueError, match=r"expected 2 values a channel, got 3\. Set '@equalLength"):
         read_ts(path)
@@ -246,7 +246,7 @@ def test_malformed_headers(tmp_path, text, says):
 
 
 @given(st.integers(0, 400))
-def test_a_file_cut_anywhere_is_read_in_part_or_refused_by_name(tmp_path_factory, end):
+def test_truncated_files_are_read_in_part_or_refused(tmp_path_factory, end):
     rows = "".join(f"{i},2,3:4,5,6:{('ah', 'eh')[i % 2]}\n" for i in range(12))
     text = HEADER + rows
     path = written(tmp_path_factory.mktemp("ts"), text[:end])

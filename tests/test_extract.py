@@ -30,7 +30,7 @@ def film(n, seed):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Weights, three clips of different lengths and a broken one, and the features to expect."""
+    """Weights, three clips of different lengths and a truncated one."""
     folder = tmp_path_factory.mktemp("extract")
     variables = backbones.from_state_dict("resnet50", rule_state("resnet50", F))
     backbones.save_backbone(folder / "weights.safetensors", "resnet50", variables)
@@ -66,7 +66,7 @@ def assert_close(ours, theirs):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The names of the videos of which frames were decoded."""
+    """Names of the decoded videos, one per call."""
     names = []
 
     def spy(path, *args, **kwargs):
@@ -275,7 +275,7 @@ def test_bad_videos_are_reported_and_the_others_extracted(folder, expected, tmp_
 
 
 @pytest.mark.slow
-def test_fewer_frames_long_videos_in_pieces_and_bfloat16(folder, expected, tmp_path, monkeypatch):
+def test_sampled_frames_chunks_and_bfloat16(folder, expected, tmp_path, monkeypatch):
     clips, out = folder / "clips", tmp_path / "f.hdf"
     monkeypatch.setattr(command, "_CHUNK", 3)
     assert run(folder, out, clips, options=["--frames", "4", "--bf16"]) == 0

@@ -1,4 +1,4 @@
-"""HDF5 files that hang, crash, lead elsewhere or declare more than they hold are not opened."""
+"""Opening of HDF5 files that hang, crash, refer to other files or declare too large sizes."""
 
 import os
 import struct
@@ -22,7 +22,7 @@ def path(tmp_path):
 
 
 def endless(path, fill):
-    """A file on which the library loops for ever: the free space of its heap has size 0."""
+    """A file on which the library loops forever: the free space of its heap has size 0."""
     with h5py.File(path, "w") as file:
         fill(file)
     content = bytearray(path.read_bytes())
@@ -62,7 +62,7 @@ def names_beside_much_else(file):
 
 
 @pytest.mark.parametrize("fill", [note, names_beside_much_else])
-def test_a_file_without_end_is_refused_in_time_and_the_next_is_opened(path, monkeypatch, fill):
+def test_a_file_that_hangs_the_library_is_refused_in_time(path, monkeypatch, fill):
     monkeypatch.setattr(hdf5, "_SECONDS", 1)
     endless(path, fill)
     began = time.monotonic()
@@ -72,7 +72,7 @@ def test_a_file_without_end_is_refused_in_time_and_the_next_is_opened(path, monk
 
 
 @pytest.mark.parametrize("code", ["os.abort()", "sys.exit()"])
-def test_a_crash_is_an_error_of_the_file(path, tmp_path, monkeypatch, code):
+def test_a_crash_is_reported_as_damage(path, tmp_path, monkeypatch, code):
     program = tmp_path / "program.py"
     program.write_text(f"import os, resource, sys\nsys.stdin.readline()\n{code}\n")
     monkeypatch.setattr(hdf5, "_PROGRAM", program)
@@ -126,8 +126,8 @@ def view_outside(file):
         (view_outside, r"values in another file \('/x' in 'other.h5'\)"),
     ],
 )
-def test_files_that_lead_elsewhere(path, lead, got, kind):
-    """Whatever lies there: of a pipe, opening would wait for ever."""
+def test_references_to_other_files_are_refused(path, lead, got, kind):
+    """Whether or not the other file exists; opening a pipe would wait forever."""
     with h5py.File(path, "w") as file:
         lead(file)
     for name in ("other.h5", "other.raw"):
@@ -140,7 +140,7 @@ def test_files_that_lead_elsewhere(path, lead, got, kind):
     refused(path, got, views=True)
 
 
-def test_views_of_shards_are_allowed_where_they_are_expected(path):
+def test_views_of_shards_are_allowed_on_request(path):
     with h5py.File(path, "w") as file:
         layout = h5py.VirtualLayout((4,), "f4")
         layout[:] = h5py.VirtualSource("shards/00000.nc", "x", (4,))
@@ -152,7 +152,7 @@ def test_views_of_shards_are_allowed_where_they_are_expected(path):
     refused(path, "values in another file", views=True)
 
 
-def test_a_pipe_and_a_folder_are_no_files(path):
+def test_pipes_and_folders_are_refused(path):
     os.mkfifo(path)
     for place in (path, path.parent):
         with pytest.raises(FileNotFoundError, match=rf"^{place}: expected {WHAT}, got no such"):
@@ -165,7 +165,7 @@ def test_a_pipe_and_a_folder_are_no_files(path):
 
 
 @pytest.mark.parametrize("chunks", [True, (10**8,), None])
-def test_sizes_that_nothing_stored_bears_out(path, chunks):
+def test_declared_sizes_without_stored_data_are_refused(path, chunks):
     with h5py.File(path, "w") as file:
         size = (10,) if chunks == (10**8,) else (3 * 10**8,)
         file.create_dataset("uids", size, "S8", chunks=chunks, maxshape=(None,) if chunks else None)
@@ -173,15 +173,15 @@ def test_sizes_that_nothing_stored_bears_out(path, chunks):
     refused(path, r"'/uids' of [\d,]+ bytes, of which 0 are stored\.$")
 
 
-def test_values_that_compress_well_are_no_false_alarm(path):
+def test_compressible_data_is_accepted(path):
     with h5py.File(path, "w") as file:
         file.create_dataset("x", data=np.zeros((2, 9 * 10**6), np.float32), compression="gzip")
     assert path.stat().st_size < 500_000
     open_hdf5(path, WHAT).close()
 
 
-def test_many_names_that_are_all_alike_are_refused_at_the_first(path):
-    """Names stored once and compressed: few bytes, and none is distinct."""
+def test_duplicate_uids_are_refused_at_the_first_one(path):
+    """A small file with many compressed names, all equal."""
     n = 10**5
     with h5py.File(path, "w") as file:
         rows = file.create_dataset("a/features", (n,), h5py.vlen_dtype(np.float32), chunks=(n,))
@@ -191,7 +191,7 @@ def test_many_names_that_are_all_alike_are_refused_at_the_first(path):
         open_inputs(path)
 
 
-def test_a_group_that_cannot_be_listed_or_told_apart_is_refused(path, monkeypatch):
+def test_a_group_without_a_listing_or_an_address_is_refused(path, monkeypatch):
     with h5py.File(path, "w") as file:
         file["a/b"] = np.arange(3)
 
@@ -212,7 +212,7 @@ def test_a_group_that_cannot_be_listed_or_told_apart_is_refused(path, monkeypatc
         hdf5_inspection.inspect(str(path), False)
 
 
-def test_what_follows_a_damaged_object_is_inspected(path, monkeypatch):
+def test_objects_after_a_damaged_one_are_inspected(path, monkeypatch):
     with h5py.File(path, "w") as file:
         file["a"] = np.arange(3)
         file.create_dataset("b", (4,), "u1", external=[("/etc/hostname", 0, 4)])

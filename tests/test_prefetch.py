@@ -1,4 +1,4 @@
-"""Loading ahead: order, bounds, errors at their place, and nothing left running."""
+"""Prefetching: order, bounds, errors, threads."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ def no_threads_left():
 
 
 @pytest.mark.parametrize(("workers", "ahead"), [(1, 1), (2, 4), (4, 2), (3, 100)])
-def test_results_come_in_order(workers, ahead):
+def test_results_are_in_order(workers, ahead):
     def load(k):
         time.sleep(0.002 * (k % 3))
         return k * k
@@ -33,7 +33,7 @@ def test_nothing_to_load():
     assert list(prefetch([], len)) == []
 
 
-def test_work_is_done_in_background_threads_side_by_side():
+def test_loads_run_in_parallel_background_threads():
     meeting = threading.Barrier(2, timeout=10)
 
     def load(k):
@@ -44,7 +44,7 @@ def test_work_is_done_in_background_threads_side_by_side():
     assert len(threads) == 2 and threading.current_thread() not in threads
 
 
-def test_never_more_than_ahead_are_loaded_or_loading():
+def test_the_number_of_pending_results_is_bounded():
     lock, started, most = threading.Lock(), [], 0
 
     def load(k):
@@ -74,7 +74,7 @@ def test_items_are_taken_one_at_a_time_by_the_thread_that_iterates():
         assert len(taken) == 3
 
 
-def test_an_error_comes_at_its_place():
+def test_an_error_is_raised_in_place_of_its_result():
     def load(k):
         if k == 5:
             raise ValueError(f"video {k} is damaged")
@@ -87,7 +87,7 @@ def test_an_error_comes_at_its_place():
     assert came == [0, 1, 2, 3, 4]
 
 
-def test_an_error_of_the_items_comes_after_what_was_there_before():
+def test_an_error_of_the_items_is_raised_after_earlier_results():
     def items():
         yield from (1, 2)
         raise OSError("the list ends here")
@@ -100,7 +100,7 @@ def test_an_error_of_the_items_comes_after_what_was_there_before():
 
 
 @pytest.mark.parametrize("leave", ["break", "raise", "close"])
-def test_leaving_early_starts_nothing_new(leave):
+def test_leaving_early_starts_no_further_loads(leave):
     started = []
 
     def load(k):
@@ -129,13 +129,13 @@ def test_leaving_early_starts_nothing_new(leave):
     assert len(started) == seen <= 3 + 1 + 6
 
 
-def test_an_iterator_that_nobody_asks_starts_no_threads():
+def test_an_unused_iterator_starts_no_threads():
     results = prefetch(range(3), str)
     assert not left_running()
     del results
 
 
-def test_bad_numbers_are_refused_at_once():
+def test_invalid_numbers_are_refused_immediately():
     with pytest.raises(ValueError, match="workers: expected an integer >= 1"):
         prefetch([], str, workers=0)
     with pytest.raises(TypeError, match="ahead: expected an integer"):

@@ -1,4 +1,4 @@
-"""Preprocessing against plain sums, and against the papers' numbers."""
+"""Preprocessing against its definition and published presets."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def picture(h, w, n=2, seed=0):
 
 
 def resized_plainly(image, h, w):
-    """The definition, pixel by pixel in float64: columns, rounded, then rows, rounded."""
+    """Resize pixel by pixel in float64: columns, rounded, then rows, rounded."""
 
     def line(values, target):
         source = len(values)
@@ -42,7 +42,7 @@ SIZES = [(31, 47, 16), (47, 31, 16), (20, 20, 13), (12, 30, 24), (40, 64, 20), (
 
 
 @pytest.mark.parametrize(("h", "w", "short"), SIZES)
-def test_resizing_is_what_it_is_defined_as(h, w, short):
+def test_resizing_equals_its_definition(h, w, short):
     frames = picture(h, w)
     new = resize_frames(frames, short)
     expected_shape = (short, short * w // h) if h <= w else (short * h // w, short)
@@ -53,20 +53,20 @@ def test_resizing_is_what_it_is_defined_as(h, w, short):
         assert (difference > 0).mean() < 0.02
 
 
-def test_what_has_the_size_already_stays_as_it_is():
+def test_frames_of_the_right_size_are_returned_unchanged():
     frames = picture(24, 40)
     assert resize_frames(frames, 24) is frames
 
 
 @given(h=st.integers(1, 40), w=st.integers(1, 40), short=st.integers(1, 40))
-def test_a_plain_colour_stays(h, w, short):
+def test_resizing_keeps_a_constant_colour(h, w, short):
     frames = np.full((1, h, w, 3), (0, 77, 255), np.uint8)
     new = resize_frames(frames, short)
     assert min(new.shape[1:3]) == short
     assert (new == [0, 77, 255]).all()
 
 
-def test_the_numbers_of_the_papers():
+def test_published_presets():
     assert TRN_BNINCEPTION.short_side == TSN_RESNET50.short_side == int(224 / 0.875) == 256
     frames = np.zeros((2, 256, 340, 3), np.uint8)
     frames[..., 0], frames[..., 1], frames[..., 2] = 10, 20, 30  # red, green, blue
@@ -82,8 +82,8 @@ def test_the_numbers_of_the_papers():
     ("h", "w", "short", "crop"),
     [(60, 81, 60, 50), (81, 60, 60, 51), (90, 121, 40, 33), (33, 25, 40, 40), (40, 40, 30, 1)],
 )
-def test_the_crop_is_the_centre_of_the_whole_resized(h, w, short, crop):
-    """Only what the crop needs is computed; the outcome is that of resizing everything."""
+def test_the_crop_is_the_centre_of_the_resized_frame(h, w, short, crop):
+    """Cropping commutes with resizing the whole frame."""
     frames = picture(h, w)
     settings = Preprocessing(short, crop, 255.0)
     whole = resize_frames(frames, short)
@@ -92,7 +92,7 @@ def test_the_crop_is_the_centre_of_the_whole_resized(h, w, short, crop):
     np.testing.assert_array_equal(preprocess(frames, settings), expected)
 
 
-def test_a_clip_is_its_frames_one_by_one_and_stays_untouched():
+def test_frames_are_processed_independently_and_not_modified():
     frames = picture(70, 50, n=3)
     before = frames.copy()
     settings = dataclasses.replace(TSN_RESNET50, short_side=32, crop=28)

@@ -1,4 +1,4 @@
-"""Frames as small JPEGs."""
+"""JPEG encoding of frames."""
 
 import io
 
@@ -22,7 +22,7 @@ def decoded(still):
     return np.asarray(picture)
 
 
-def test_a_still_is_the_frame(frame):
+def test_a_jpeg_shows_the_frame(frame):
     still = jpeg_still(frame)
     shown = decoded(still)
     assert shown.shape == frame.shape
@@ -45,7 +45,7 @@ def test_a_still_is_the_frame(frame):
         ({"max_height": 1}, (1, 1)),
     ],
 )
-def test_it_shrinks_in_proportion(frame, most, shape):
+def test_sizes_are_reduced_in_proportion(frame, most, shape):
     shown = decoded(jpeg_still(frame, **most))
     assert shown.shape == (*shape, 3)
     assert abs(shown.mean((0, 1)) - frame.mean((0, 1))).max() < 4
@@ -63,6 +63,6 @@ def test_it_shrinks_in_proportion(frame, most, shape):
         (lambda f: f, {"max_height": 2.5}, TypeError, "max_height: expected an integer"),
     ],
 )
-def test_what_it_refuses(frame, change, options, kind, said):
+def test_invalid_arguments(frame, change, options, kind, said):
     with pytest.raises(kind, match=said):
         jpeg_still(change(frame), **options)

@@ -1,4 +1,4 @@
-"""Strided convolutions, split by their strides: the same numbers, and the same transposes."""
+"""Split strided convolutions: values and transposes equal those of the original."""
 
 import importlib
 
@@ -34,7 +34,7 @@ def parameters(convolution, x, kernel):
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_split_is_the_convolution(name):
+def test_the_split_convolution_equals_the_original(name):
     x_shape, kernel_shape, strides, padding, groups = CASES[name]
     x, kernel = arrays(x_shape, kernel_shape)
 
@@ -136,7 +136,7 @@ def network():
     return fn, x
 
 
-def test_a_function_with_its_strides_split_is_the_function():
+def test_a_split_function_equals_the_original():
     fn, x = network()
     split = split_strides(fn)
     on_cpu = jax.default_backend() == "cpu"
@@ -153,7 +153,7 @@ def test_a_function_with_its_strides_split_is_the_function():
     np.testing.assert_allclose(each, jax.jit(fn)(x), atol=1e-6)
 
 
-def test_a_function_without_strides_is_left_alone():
+def test_a_function_without_strides_is_unchanged():
     def fn(x):
         return jnp.tanh(x).sum(0)
 
@@ -162,7 +162,7 @@ def test_a_function_without_strides_is_left_alone():
 
 
 @pytest.mark.parametrize("composite", ["zplus", "alpha2_beta1", "epsilon"])
-def test_relevance_is_that_of_the_convolution_whole(composite, monkeypatch):
+def test_relevance_equals_that_of_the_whole_convolution(composite, monkeypatch):
     x, kernel = arrays((9, 8, 3), (3, 3, 3, 4))
     last = jnp.asarray(np.random.default_rng(1).normal(size=(4 * 5 * 4, 2)), jnp.float32)
 

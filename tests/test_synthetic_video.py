@@ -1,4 +1,4 @@
-"""Synthetic videos: the same from the same key, true about themselves, reversed in pairs."""
+"""Synthetic videos: reproducibility, ground truth, reversed pairs."""
 
 import json
 
@@ -64,8 +64,8 @@ def test_frames_can_be_rendered_alone(videos):
     np.testing.assert_array_equal(some.evidence_mask, videos.evidence_mask[:6, at])
 
 
-def test_clips_are_a_matter_of_record():
-    """Guards against clips that change unnoticed, which would orphan stored numbers."""
+def test_clips_do_not_change_between_versions():
+    """Stored results depend on these clips."""
     clip = synthetic_videos(1, seed=0, n_frames=8, size=16)
     assert clip.uids == ("synthetic-00000000-00000",)
     assert clip.class_names[clip.labels[0]] == RECORD["class"]
@@ -87,7 +87,7 @@ def test_classes_are_balanced(n):
     assert (labels < C).all() and (labels >= 0).all()
 
 
-def test_labels_number_the_classes_asked_for():
+def test_labels_index_the_requested_classes():
     names = ("closing", "moving apart")
     some = synthetic_videos(6, seed=2, n_frames=8, size=16, classes=names)
     assert some.class_names == names
@@ -128,7 +128,7 @@ def test_every_clip_has_evidence_and_something_else(n_frames):
 
 @pytest.mark.parametrize("name", SYNTHETIC_VIDEO_CLASSES[::2])
 def test_frames_without_evidence_do_not_depend_on_the_class(name):
-    """The same number under another pair: the frames that are no evidence are the same."""
+    """Clips of two pairs with the same number share all frames without evidence."""
     forward = SYNTHETIC_VIDEO_CLASSES[::2]
     other = forward[(forward.index(name) + 1) % len(forward)]
     a = synthetic_videos(4, seed=8, n_frames=16, size=32, classes=[name])
@@ -139,8 +139,8 @@ def test_frames_without_evidence_do_not_depend_on_the_class(name):
     assert (differs == a.evidence_frames).mean() > 0.95
 
 
-def test_what_changes_within_a_frame_is_what_is_marked():
-    """Two pairs share the empty scene; where they differ, one of the two has evidence."""
+def test_the_evidence_mask_covers_all_differences():
+    """Clips of two pairs share the scene and differ only where one of them has evidence."""
     quiet = {"noise": 0.0, "jitter": 0.0, "n_frames": 16}
     a = synthetic_videos(6, seed=9, classes=["moving apart"], **quiet)
     b = synthetic_videos(6, seed=9, classes=["coming closer"], **quiet)
@@ -154,7 +154,7 @@ def test_what_changes_within_a_frame_is_what_is_marked():
     assert (step[only] > 0).mean() > 0.95
 
 
-def test_a_tripod_holds_the_scene_still():
+def test_without_jitter_the_scene_is_static():
     clip = synthetic_videos(1, seed=3, n_frames=32, noise=0.0, jitter=0.0, classes=["opening"])
     shown = clip.clips[0][clip.evidence_frames[0]].astype(float)
     corner = shown[:, :4, :4] / shown[:, :4, :4].mean((1, 2, 3), keepdims=True)  # flicker aside
@@ -163,8 +163,8 @@ def test_a_tripod_holds_the_scene_still():
     assert shaken.clips[0][clip.evidence_frames[0], :4, :4].std(0).max() > 2
 
 
-def test_a_stroke_is_drawn_where_it_is():
-    """A plain twin: distance to the segment, pixel by pixel."""
+def test_a_stroke_covers_the_pixels_of_its_definition():
+    """Compare with the distance to the segment, pixel by pixel."""
     start, end, radius = np.array([[0.2, 0.3]]), np.array([[0.7, 0.6]]), np.array([0.12])
     for square in (False, True):
         picture, seen = np.zeros((3, 1, 20, 20), np.float32), np.zeros((1, 20, 20), bool)

@@ -1,4 +1,4 @@
-"""Decoding: every frame shows its own number, so that the right one can be told from the wrong."""
+"""Decoding of videos whose frames show their own numbers."""
 
 import gc
 import shutil
@@ -33,7 +33,7 @@ BITS, SIDE = 8, 16  # a frame is two rows of blocks: its number in black and whi
 
 @pytest.fixture(autouse=True)
 def silence(capfd):
-    """Nothing of the library's chatter reaches the standard streams, whatever goes wrong."""
+    """The library prints nothing to the standard streams."""
     yield
     assert capfd.readouterr() == ("", "")
 
@@ -42,7 +42,7 @@ def silence(capfd):
 
 
 def numbered(k, height=2 * SIDE, width=BITS * SIDE):
-    """An image (h, w, 3) that shows k; columns darken to the right, so that it has a left side."""
+    """An image (h, w, 3) that shows k in binary, darker to the right to be asymmetric."""
     bits = (k >> np.arange(BITS)) & 1
     blocks = np.stack([bits, 1 - bits]) * 160 + 48
     image = np.kron(blocks, np.ones((SIDE, SIDE))) - np.linspace(0, 40, BITS * SIDE)
@@ -51,7 +51,7 @@ def numbered(k, height=2 * SIDE, width=BITS * SIDE):
 
 
 def number_of(frame):
-    """The number that a frame shows; fails where it is not readable."""
+    """The number that a frame shows."""
     blocks = frame[: 2 * SIDE, : BITS * SIDE].reshape(2, SIDE, BITS, SIDE, 3).mean((1, 3, 4))
     bits = blocks[0] > blocks[1]
     assert np.abs(blocks[0] - blocks[1]).min() > 60
@@ -74,7 +74,7 @@ def encode(
     container_options=None,
     **options,
 ):
-    """The plainest encoder: images to a file, shown at `times` (milliseconds; default 40 each)."""
+    """Encode images to a file, displayed at `times` (milliseconds; default 40 each)."""
     if codec not in av.codecs_available:
         pytest.skip(f"the library was built without {codec}")
     times = [40 * k for k in range(len(images))] if times is None else times
@@ -117,8 +117,8 @@ def tone(path, codec):
     return path
 
 
-def twin(path):
-    """Every frame (n, h, w, 3), decoded from the beginning and sorted by the time of showing."""
+def reference(path):
+    """All frames (n, h, w, 3), decoded from the beginning and sorted by timestamp."""
     kinds = av.video.reformatter.Interpolation
     flags = int(kinds.BILINEAR | kinds.ACCURATE_RND | kinds.FULL_CHR_H_INT | kinds.BITEXACT)
     with av.open(str(path)) as container:
@@ -165,7 +165,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_container_gives_the_frames_asked_for(tmp_path, name):
+def test_requested_frames_of_every_container(tmp_path, name):
     path = numbered_video(tmp_path / name, **KINDS[name])
     assert numbers(decode_frames(path, n=None)) == list(range(60))
     assert numbers(decode_frames(path, n="all", size=2 * SIDE)) == list(range(60))
@@ -179,16 +179,16 @@ def test_every_container_gives_the_frames_asked_for(tmp_path, name):
     assert (info.frames, info.height, info.width, info.rotation) == (60, 32, 128, 0)
 
 
-def test_pixels_are_those_of_the_twin(tmp_path):
+def test_pixels_equal_those_of_the_reference(tmp_path):
     path = numbered_video(tmp_path / "a.mp4", b_frames=3, gop=12)
-    everything = twin(path)
+    everything = reference(path)
     np.testing.assert_array_equal(decode_frames(path, n=None), everything)
     np.testing.assert_array_equal(decode_frames(path, indices=[50, 2]), everything[[50, 2]])
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Paths and all frames of clips in which random numbers are looked up."""
+    """Paths and all frames of several clips."""
     folder = tmp_path_factory.mktemp("clips")
     uneven = [int(t) for t in np.cumsum(np.random.default_rng(1).integers(5, 90, 200))]
     paths = [
@@ -197,12 +197,12 @@ def clips(tmp_path_factory):
         numbered_video(folder / "uneven.mkv", 200, gop=30, b_frames=2, times=uneven),
         numbered_video(folder / "mpeg4.mp4", 200, codec="mpeg4", gop=15, b_frames=2),
     ]
-    return [(path, twin(path)) for path in paths]
+    return [(path, reference(path)) for path in paths]
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_random_numbers_give_the_frames_of_the_twin(clips, data):
+def test_random_indices_equal_the_reference(clips, data):
     path, everything = clips[data.draw(st.integers(0, len(clips) - 1))]
     indices = data.draw(st.lists(st.integers(0, len(everything) - 1), min_size=1, max_size=6))
     np.testing.assert_array_equal(decode_frames(path, indices=indices), everything[indices])
@@ -212,7 +212,7 @@ def test_random_numbers_give_the_frames_of_the_twin(clips, data):
 
 
 def count_decoded(monkeypatch):
-    """A list that grows by one for every frame that leaves the decoder."""
+    """A list that grows by one for every decoded frame."""
     seen = []
     plain = video_decode.decode_stream
 
@@ -232,7 +232,7 @@ def test_a_late_frame_is_reached_from_its_keyframe(tmp_path, monkeypatch):
     assert len(seen) <= 3 + 6 + 4  # from keyframe 30 and from keyframe 210, and few before them
 
 
-def test_near_frames_are_reached_without_a_jump(tmp_path, monkeypatch):
+def test_near_frames_are_reached_without_seeking(tmp_path, monkeypatch):
     path = numbered_video(tmp_path / "a.mp4", 60, gop=4)
     monkeypatch.setattr(video_decode.VideoFile, "_seek", None)
     assert numbers(decode_frames(path, indices=[0, 4, 9, 12])) == [0, 4, 9, 12]
@@ -242,7 +242,7 @@ def test_near_frames_are_reached_without_a_jump(tmp_path, monkeypatch):
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 def test_keyframes_that_do_not_start_afresh(tmp_path, params, suffix):
     path = numbered_video(tmp_path / f"a{suffix}", 120, gop=24, b_frames=3, x264_params=params)
-    everything = twin(path)
+    everything = reference(path)
     for index in (20, 25, 50, 71, 72, 73, 97, 118, 119):
         np.testing.assert_array_equal(decode_frames(path, indices=[index]), everything[[index]])
 
@@ -262,7 +262,7 @@ def test_a_file_that_does_not_begin_with_a_keyframe(tmp_path):
     assert numbers(decode_frames(late, n=4)) == [came[i] for i in segment_centres(len(came), 4)]
 
 
-def test_a_wrong_index_is_noticed_and_replaced(tmp_path, monkeypatch):
+def test_a_wrong_index_is_detected_and_rebuilt(tmp_path, monkeypatch):
     path = numbered_video(tmp_path / "a.mp4", gop=12, b_frames=2)
     right = index_video(path)
 
@@ -280,7 +280,7 @@ def test_a_wrong_index_is_noticed_and_replaced(tmp_path, monkeypatch):
         assert probe_video(path).frames == 60 or change(right).n == 60
 
 
-def test_a_file_that_shrinks_between_two_looks_is_an_error(tmp_path):
+def test_a_file_that_shrinks_after_indexing_is_an_error(tmp_path):
     path = numbered_video(tmp_path / "a.mp4")
     reader = open_frames(path).counted()
     numbered_video(path, 20)
@@ -289,7 +289,7 @@ def test_a_file_that_shrinks_between_two_looks_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["h264 with B-frames.mp4", "h264, variable pace.mkv", "h264.ts"])
-def test_both_ways_of_counting_agree(tmp_path, name):
+def test_packets_and_decoding_give_the_same_index(tmp_path, name):
     path = numbered_video(tmp_path / name, **KINDS[name])
     cheap, sure = index_video(path), index_by_decoding(path)
     assert cheap.n == sure.n == 60
@@ -297,7 +297,7 @@ def test_both_ways_of_counting_agree(tmp_path, name):
     assert cheap.duration == pytest.approx(sure.duration, rel=0.03)
 
 
-def test_repeated_times_are_not_relied_on(tmp_path, monkeypatch):
+def test_duplicate_timestamps_are_not_used(tmp_path, monkeypatch):
     path = numbered_video(tmp_path / "a.mp4", 12, b_frames=0)
     plain = video_files._packets
 
@@ -328,8 +328,8 @@ def test_odd_sizes(tmp_path, height, width, kind):
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, -90])
-def test_turned_videos_come_out_upright(tmp_path, degrees):
-    """The encoder is told the turn, counterclockwise, that a player has to make."""
+def test_rotated_videos_are_returned_upright(tmp_path, degrees):
+    """The encoder takes the counterclockwise rotation that a player applies."""
     if not hasattr(av.VideoStream, "set_display_rotation"):
         pytest.skip("this version of the library writes no rotation")
     images = [numbered(k) for k in range(3)]
@@ -341,8 +341,8 @@ def test_turned_videos_come_out_upright(tmp_path, degrees):
     assert info.rotation == -degrees % 360
 
 
-def test_a_matrix_sends_columns_and_rows_where_it_says():
-    """Against the definition: pixel (p, q) goes to column a p + c q and row b p + d q."""
+def test_orientation_follows_the_display_matrix():
+    """By definition, pixel (p, q) maps to column a p + c q and row b p + d q."""
     image = np.arange(6).reshape(2, 3, 1)
     for a, b, c, d in [
         *((sx, 0, 0, sy) for sx in (1, -1) for sy in (1, -1)),
@@ -359,7 +359,7 @@ def test_a_matrix_sends_columns_and_rows_where_it_says():
         np.testing.assert_array_equal(upright(image, orientation_of(frame))[..., 0], expected)
 
 
-def test_resizing_while_decoding_is_resizing_afterwards(tmp_path):
+def test_resizing_while_decoding_equals_resizing_afterwards(tmp_path):
     path = numbered_video(tmp_path / "a.mp4", 10)
     for size in (20, 32, 45):
         frames = decode_frames(path, n=None, size=size)
@@ -377,7 +377,7 @@ def test_frames_that_change_size(tmp_path):
         decode_frames(tmp_path, n=None)
 
 
-def test_pace_of_a_video(tmp_path):
+def test_frame_rate_and_duration(tmp_path):
     info = probe_video(numbered_video(tmp_path / "a.mp4", 50))
     assert info.fps == pytest.approx(25) and info.duration == pytest.approx(2)
     assert info.codec == "h264"
@@ -393,7 +393,7 @@ def test_pace_of_a_video(tmp_path):
 
 
 class FramesWatched:
-    """A reader that knows how many of its frames are alive."""
+    """A reader that counts its frames in memory."""
 
     name = "watched"
 
@@ -422,7 +422,7 @@ class FramesWatched:
         return self
 
 
-def test_only_the_frames_asked_for_are_held(monkeypatch):
+def test_only_requested_frames_are_held(monkeypatch):
     reader = FramesWatched()
     monkeypatch.setattr(video_decode, "open_frames", lambda path: reader)
     frames = decode_frames("any", n=20)
@@ -431,7 +431,7 @@ def test_only_the_frames_asked_for_are_held(monkeypatch):
     assert frames[:, 0, 0, 0].tolist() == segment_centres(50, 20).tolist()
 
 
-def test_only_the_frames_asked_for_are_converted(tmp_path, monkeypatch):
+def test_only_requested_frames_are_converted(tmp_path, monkeypatch):
     converted = []
     plain = RgbConverter.__call__
 
@@ -462,14 +462,14 @@ def test_a_folder_of_images_in_natural_order(tmp_path, suffix):
     assert info.codec == {".png": "png"}.get(suffix, "mjpeg")
 
 
-def test_a_png_comes_back_as_it_was(tmp_path, rng):
+def test_png_pixels_are_exact(tmp_path, rng):
     image = rng.integers(0, 256, (21, 33, 3), dtype=np.uint8)
     save_image(tmp_path / "a%03d.png", image)
     np.testing.assert_array_equal(decode_frames(tmp_path, n=1)[0], image)
 
 
 @pytest.mark.parametrize("pix_fmt", ["gray", "rgba", "rgb48be", "monob"])
-def test_images_of_other_kinds_become_rgb(tmp_path, pix_fmt):
+def test_other_pixel_formats_are_converted_to_rgb(tmp_path, pix_fmt):
     frame = av.VideoFrame.from_ndarray(numbered(37), format="rgb24").reformat(format=pix_fmt)
     frame.save(str(tmp_path / "a.png"))
     frames = decode_frames(tmp_path, n=1)
@@ -510,7 +510,7 @@ def raises_one_line(path, match, kind=ValueError, **how):
         assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_no_videos(tmp_path):
+def test_files_that_are_not_videos(tmp_path):
     raises_one_line(tmp_path / "no.mp4", "no .*no.mp4", kind=FileNotFoundError)
     (tmp_path / "empty.mp4").touch()
     raises_one_line(tmp_path / "empty.mp4", r"^empty\.mp4: expected a video, got an empty file\.$")
@@ -524,7 +524,7 @@ def test_files_that_are_no_videos(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mp4", b"avc1"), ("avi", b"H264")])
-def test_an_unknown_coding(tmp_path, suffix, codec):
+def test_an_unknown_codec(tmp_path, suffix, codec):
     path = numbered_video(tmp_path / f"a.{suffix}", 5)
     content = path.read_bytes()
     assert codec in content
@@ -532,7 +532,7 @@ def test_an_unknown_coding(tmp_path, suffix, codec):
     raises_one_line(path, rf"^a\.{suffix}: expected a codec that can be decoded, got an unknown")
 
 
-def test_pictures_too_large_to_decode(tmp_path):
+def test_frames_too_large_to_decode(tmp_path):
     path = tmp_path / "a.png"
     save_image(path, numbered(1))
     content = bytearray(path.read_bytes())
@@ -547,13 +547,13 @@ def test_pictures_too_large_to_decode(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.wav", "pcm_s16le"), ("a.m4a", "aac")])
-def test_sound_alone(tmp_path, name, codec):
+def test_audio_files(tmp_path, name, codec):
     raises_one_line(tone(tmp_path / name, codec), "expected a video stream, .* holds audio")
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "m3u8", "txt", "ffconcat"])
 def test_lists_of_files_open_nothing_else(tmp_path, suffix):
-    """Whatever the name; the files that they name are there and can be decoded."""
+    """Under any suffix, even if the listed files exist and can be decoded."""
     numbered_video(tmp_path / "a.ts", 5)
     texts = {
         "a list": "ffconcat version 1.0\nfile a.ts\n",
@@ -571,7 +571,7 @@ def test_lists_of_files_open_nothing_else(tmp_path, suffix):
 
 
 def two_streams(path, still_first):
-    """A picture of 16x16 beside a numbered video of 20 frames, which no mark tells apart."""
+    """A 16x16 picture beside a numbered video of 20 frames, neither marked as default."""
     with av.open(str(path), "w") as container:
         streams = {}
         for kind in ("still", "film") if still_first else ("film", "still"):
@@ -594,7 +594,7 @@ def two_streams(path, still_first):
 
 @pytest.mark.parametrize("still_first", [True, False])
 @pytest.mark.parametrize("suffix", [".mkv", ".avi", ".ts"])
-def test_a_still_picture_beside_a_video_is_not_taken_for_it(tmp_path, suffix, still_first):
+def test_a_still_picture_beside_a_video_is_not_selected(tmp_path, suffix, still_first):
     path = two_streams(tmp_path / f"two{suffix}", still_first)
     info = probe_video(path)
     assert (info.frames, info.height, info.width, info.codec) == (20, 2 * SIDE, BITS * SIDE, "h264")
@@ -606,8 +606,8 @@ def test_a_still_picture_beside_a_video_is_not_taken_for_it(tmp_path, suffix, st
     assert inputs.read(0, 4)[0].ravel().tolist() == segment_centres(20, 4).tolist()
 
 
-def test_the_stream_marked_as_default_is_taken(tmp_path):
-    """Writers of MP4 mark the first of each kind; the choice is FFmpeg's."""
+def test_the_default_stream_is_selected(tmp_path):
+    """Writers of MP4 mark the first stream of each kind as default."""
     path = two_streams(tmp_path / "two.mp4", still_first=True)
     with av.open(str(path)) as container:
         best = container.streams.best("video")
@@ -626,7 +626,7 @@ def test_a_video_without_frames(tmp_path):
 
 @pytest.mark.parametrize("share", [0.97, 0.6, 0.3])
 @pytest.mark.parametrize("name", ["begin.mp4", "end.mp4", "a.mkv", "a.webm", "a.avi", "a.gif"])
-def test_files_cut_short(tmp_path, name, share):
+def test_truncated_files(tmp_path, name, share):
     kind = {
         "begin.mp4": {"container_options": {"movflags": "faststart"}},
         "a.webm": {"codec": "libvpx", "deadline": "realtime"},
@@ -669,7 +669,7 @@ def test_damage_within_a_file_names_the_frame(tmp_path):
         decode_frames(path, n="all")
 
 
-def test_numbers_that_do_not_exist(tmp_path):
+def test_invalid_frame_numbers(tmp_path):
     path = numbered_video(tmp_path / "a.mp4", 5)
     with pytest.raises(
         ValueError, match=r"^a\.mp4: expected at least n = 8 frames, got 5\. Request"
@@ -691,14 +691,14 @@ def test_numbers_that_do_not_exist(tmp_path):
         decode_frames(path, size=0)
 
 
-def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):
+def test_a_missing_library_names_the_extra(tmp_path, monkeypatch):
     path = numbered_video(tmp_path / "a.mp4", 5)
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r"esv-jax\[video\]"):
         decode_frames(path)
 
 
-def test_names_that_look_like_something_else(tmp_path):
+def test_file_names_that_resemble_urls_or_options(tmp_path):
     path = numbered_video(tmp_path / "a.mp4", 5)
     for name in ("http:b.mp4", "50%d.mp4", "a b.mp4", "-i.mp4", "é.mp4"):
         shutil.copy(path, tmp_path / name)
@@ -738,8 +738,8 @@ def test_real_videos(real, name):
 @pytest.mark.parametrize(
     "name", ["arm_wrestling.mp4", "flipping_a_pancake.mkv", "v_CricketShot_g04_c01_rgb.gif"]
 )
-def test_real_videos_against_the_twin(real, name, rng):
-    everything = twin(real / name)
+def test_real_videos_equal_the_reference(real, name, rng):
+    everything = reference(real / name)
     indices = rng.integers(0, len(everything), 12)
     frames = decode_frames(real / name, indices=indices)
     np.testing.assert_array_equal(frames, everything[indices])
@@ -747,29 +747,31 @@ def test_real_videos_against_the_twin(real, name, rng):
     np.testing.assert_array_equal(decode_frames(real / name, indices=last), everything[last])
 
 
-def test_frames_stored_out_of_order_come_in_the_order_of_showing(real):
+def test_frames_stored_out_of_order_are_returned_in_display_order(real):
     np.testing.assert_array_equal(
-        decode_frames(real / "unordered.mov", n=None), twin(real / "unordered.mov")
+        decode_frames(real / "unordered.mov", n=None), reference(real / "unordered.mov")
     )
 
 
-def test_where_times_contradict_the_decoder_motion_says_who_is_right(real):
-    """The times in this AVI are made up by the reader; sorted by them, the film stutters."""
+def test_decoding_order_is_right_where_timestamps_contradict_it(real):
+    """The timestamps of this AVI are made up by FFmpeg; sorted by them, frames differ more."""
 
     def unrest(frames):
         return np.abs(np.diff(frames.astype(np.int16), axis=0)).mean()
 
-    frames, by_time = decode_frames(real / "test.avi", n=None), twin(real / "test.avi")
+    frames, by_time = decode_frames(real / "test.avi", n=None), reference(real / "test.avi")
     assert unrest(frames) < 0.75 * unrest(by_time)
 
 
-def test_a_film_that_was_turned_is_upright(real):
-    """The top row of the upright picture is the first stored column, read from its end."""
+def test_a_real_rotated_video_is_upright(real):
+    """The top row of the upright picture is the first stored column, reversed."""
     frames = decode_frames(real / "video_90.mov", n=None)
-    np.testing.assert_array_equal(frames, np.rot90(twin(real / "video_90.mov"), -1, axes=(1, 2)))
+    np.testing.assert_array_equal(
+        frames, np.rot90(reference(real / "video_90.mov"), -1, axes=(1, 2))
+    )
 
 
-def test_a_damaged_film(real):
+def test_a_real_damaged_video(real):
     path = real / "corrupted.mp4"
     with pytest.raises(ValueError, match=r"^corrupted\.mp4: .* got damaged data at frame 28\. "):
         decode_frames(path)

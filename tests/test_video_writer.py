@@ -1,4 +1,4 @@
-"""Writing: what is written comes back, the same bytes each time, completely or not at all."""
+"""Writing of videos: round trip, reproducible bytes, atomicity."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ av = pytest.importorskip("av", reason="needs the video extra")
 
 
 def film(n=10, h=48, w=64):
-    """A bright spot that wanders over a coloured slope."""
+    """A bright spot that moves over a colour gradient."""
     rows, columns = np.mgrid[:h, :w]
     slope = np.stack([rows * 2, columns * 2, 120 + rows - columns], -1)
     spots = [np.exp(-((rows - 20) ** 2 + (columns - 4 * k - 8) ** 2) / 60) for k in range(n)]
@@ -21,7 +21,7 @@ def mean_difference(frames, others):
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "h264"), (".gif", "gif"), (".GIF", "gif")])
-def test_what_is_written_comes_back(tmp_path, suffix, codec):
+def test_written_frames_are_read_back(tmp_path, suffix, codec):
     frames = film()
     assert write_video(tmp_path / f"a{suffix}", frames, fps=12.5) == 10
     back = decode_frames(tmp_path / f"a{suffix}", n=None)
@@ -33,7 +33,7 @@ def test_what_is_written_comes_back(tmp_path, suffix, codec):
     assert info.codec == codec and info.fps == pytest.approx(12.5)
 
 
-def test_colours_keep_their_channel(tmp_path):
+def test_colours_are_preserved(tmp_path):
     colours = np.array([[230, 20, 20], [20, 230, 20], [20, 20, 230], [128, 128, 128]], np.uint8)
     frames = np.broadcast_to(colours[:, None, None], (4, 32, 32, 3))
     for name in ("a.mp4", "a.gif"):
@@ -43,7 +43,7 @@ def test_colours_keep_their_channel(tmp_path):
 
 
 @pytest.mark.parametrize(("h", "w"), [(33, 50), (32, 51), (33, 51)])
-def test_odd_sizes_are_extended_in_mp4_alone(tmp_path, h, w):
+def test_odd_sizes_are_extended_in_mp4_only(tmp_path, h, w):
     frames = film(h=h, w=w)
     write_video(tmp_path / "a.mp4", frames)
     back = decode_frames(tmp_path / "a.mp4", n=None)
@@ -73,21 +73,21 @@ def test_frames_are_taken_one_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("fps", [50, 30, 29.97, 7, 0.5])
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
-def test_pace(tmp_path, suffix, fps):
+def test_frame_rate(tmp_path, suffix, fps):
     write_video(tmp_path / f"a{suffix}", film(30), fps=fps)
     info = probe_video(tmp_path / f"a{suffix}")
     assert info.frames == 30
     assert info.fps == pytest.approx(fps, rel=0.02)
 
 
-def test_the_other_coding_where_h264_is_missing(tmp_path, monkeypatch):
+def test_fallback_codec_without_h264(tmp_path, monkeypatch):
     monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
     write_video(tmp_path / "a.mp4", film())
     assert probe_video(tmp_path / "a.mp4").codec == "mpeg4"
     assert mean_difference(decode_frames(tmp_path / "a.mp4", n=None), film()).max() < 8
 
 
-def test_a_failure_leaves_what_was_there(tmp_path):
+def test_a_failure_keeps_the_existing_file(tmp_path):
     path = tmp_path / "a.mp4"
     write_video(path, film())
     before = path.read_bytes()
