@@ -1,4 +1,4 @@
-"""Feature stores, `.npy` inputs and CSV files of classes: formats, round trips, damage, messages."""
+"""Feature stores, `.npy` inputs and CSV files of classes: round trips, damage, messages."""
 
 import struct
 import subprocess
