@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esv_jax.data import Preprocessing, preprocess
-from esv_jax.data.preprocessing import TRN_BNINCEPTION, TSN_RESNET50, resize_frames
+from esv_jax.data.preprocessing import TRN_BNINCEPTION, TSN_RESNET50, resize_frame
 
 
 def picture(h, w, n=2, seed=0):
@@ -19,6 +19,10 @@ def picture(h, w, n=2, seed=0):
     image = 128 + 50 * smooth + 60 * ((rows // 7 + columns // 5) % 2)[..., None]
     noise = rng.normal(0, 12, (n, h, w, 3))
     return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def resized(frames, short_side):
+    return np.stack([resize_frame(frame, short_side) for frame in frames])
 
 
 def resized_plainly(image, h, w):
@@ -44,7 +48,7 @@ SIZES = [(31, 47, 16), (47, 31, 16), (20, 20, 13), (12, 30, 24), (40, 64, 20), (
 @pytest.mark.parametrize(("h", "w", "short"), SIZES)
 def test_resizing_equals_its_definition(h, w, short):
     frames = picture(h, w)
-    new = resize_frames(frames, short)
+    new = resized(frames, short)
     expected_shape = (short, short * w // h) if h <= w else (short * h // w, short)
     assert new.shape == (2, *expected_shape, 3) and new.dtype == np.uint8
     for frame, image in zip(frames, new, strict=True):
@@ -54,14 +58,14 @@ def test_resizing_equals_its_definition(h, w, short):
 
 
 def test_frames_of_the_right_size_are_returned_unchanged():
-    frames = picture(24, 40)
-    assert resize_frames(frames, 24) is frames
+    frame = picture(24, 40)[0]
+    assert resize_frame(frame, 24) is frame
 
 
 @given(h=st.integers(1, 40), w=st.integers(1, 40), short=st.integers(1, 40))
 def test_resizing_keeps_a_constant_colour(h, w, short):
     frames = np.full((1, h, w, 3), (0, 77, 255), np.uint8)
-    new = resize_frames(frames, short)
+    new = resized(frames, short)
     assert min(new.shape[1:3]) == short
     assert (new == [0, 77, 255]).all()
 
@@ -86,7 +90,7 @@ def test_the_crop_is_the_centre_of_the_resized_frame(h, w, short, crop):
     """Cropping commutes with resizing the whole frame."""
     frames = picture(h, w)
     settings = Preprocessing(short, crop, 255.0)
-    whole = resize_frames(frames, short)
+    whole = resized(frames, short)
     top, left = (round((side - crop) / 2) for side in whole.shape[1:3])
     expected = whole[:, top : top + crop, left : left + crop]
     np.testing.assert_array_equal(preprocess(frames, settings), expected)
@@ -107,9 +111,7 @@ def test_bad_frames():
         preprocess(np.zeros((1, 4, 4, 3), np.float32), TSN_RESNET50)
     for shape in [(4, 4, 3), (1, 4, 4, 4), (0, 4, 4, 3)]:
         with pytest.raises(ValueError, match=r"frames: expected shape \(n, h, w, 3\)"):
-            resize_frames(np.zeros(shape, np.uint8), 4)
-    with pytest.raises(ValueError, match="short_side: expected an integer >= 1"):
-        resize_frames(np.zeros((1, 4, 4, 3), np.uint8), 0)
+            preprocess(np.zeros(shape, np.uint8), TSN_RESNET50)
 
 
 @pytest.mark.parametrize(

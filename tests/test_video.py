@@ -22,7 +22,7 @@ from esv_jax.data import (
     video_files,
 )
 from esv_jax.data.images import RgbConverter, orientation_of, upright
-from esv_jax.data.preprocessing import resize_frames
+from esv_jax.data.preprocessing import resize_frame
 from esv_jax.data.video_decode import IndexDisagreesError, open_frames
 from esv_jax.data.video_files import index_by_decoding, index_video
 
@@ -363,7 +363,8 @@ def test_resizing_while_decoding_equals_resizing_afterwards(tmp_path):
     path = numbered_video(tmp_path / "a.mp4", 10)
     for size in (20, 32, 45):
         frames = decode_frames(path, n=None, size=size)
-        np.testing.assert_array_equal(frames, resize_frames(decode_frames(path, n=None), size))
+        for frame, whole in zip(frames, decode_frames(path, n=None), strict=True):
+            np.testing.assert_array_equal(frame, resize_frame(whole, size))
         assert frames.shape[1:3] == (size, 4 * size)
 
 

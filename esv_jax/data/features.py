@@ -400,12 +400,7 @@ def _column(
 ) -> list[Label]:
     """Values of a one-dimensional dataset as Python numbers and strings.
 
-    Args:
-      location: for messages.
-      dataset: numbers, or strings of fixed or variable length, in UTF-8.
-      start, n: part to read; default all.
-    Raises:
-      ValueError: damage, text in another encoding, neither numbers nor strings.
+    Strings may have fixed or variable length. `start` and `n` select a part; default all.
     """
     with naming(location, "readable values"):
         values = dataset[start : None if n is None else start + n]

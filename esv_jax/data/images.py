@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esv_jax.checks import expect_int, message
+from esv_jax.data.preprocessing import expect_pixels
 from esv_jax.data.video_files import (
     IMAGE_SUFFIXES,
     VideoInfo,
@@ -31,12 +32,7 @@ Orientation = tuple[bool, bool, bool]
 
 @dataclasses.dataclass(frozen=True)
 class ImageFolder:
-    """Image files as the frames of a video; a `FrameReader`.
-
-    Attributes:
-      path: the folder.
-      images: files in order, n >= 1.
-    """
+    """The image files of a folder, in order, as the frames of a video; a `FrameReader`."""
 
     path: Path
     images: tuple[Path, ...]
@@ -50,13 +46,7 @@ class ImageFolder:
         return len(self.images)
 
     def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield images, each (h, w, 3) uint8, RGB and upright.
-
-        Args:
-          indices: image numbers within 0..len(self) - 1.
-        Raises:
-          OSError, ValueError: an image that cannot be read; names it.
-        """
+        """See `FrameReader`; an OSError or ValueError names the image that cannot be read."""
         to_rgb = RgbConverter()
         for i in indices:
             yield to_rgb(_decode_image(self.images[i])[0])
@@ -89,11 +79,7 @@ def _decode_image(path: Path) -> tuple[av.VideoFrame, str]:
 
 
 def open_image_folder(path: Path) -> ImageFolder:
-    """Open a folder of images; hidden and other files are ignored.
-
-    Raises:
-      ValueError: no images.
-    """
+    """Open a folder of images; hidden and other files are ignored. ValueError without images."""
     files = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
     if not images:
@@ -179,11 +165,7 @@ def jpeg_still(
       ValueError: a frame of another shape, a quality or size out of range.
       ImportError: Pillow is not installed (extra `video`).
     """
-    frame = np.asarray(frame)
-    if frame.dtype != np.uint8:
-        raise TypeError(message("frame", "uint8, 0..255", f"dtype {frame.dtype}"))
-    if frame.ndim != 3 or frame.shape[-1] != 3 or min(frame.shape) < 1:
-        raise ValueError(message("frame", "shape (h, w, 3)", frame.shape))
+    frame = expect_pixels("frame", frame, "(h, w, 3)")
     quality = expect_int("quality", quality, minimum=1)
     if quality > 95:
         raise ValueError(message("quality", "an integer in 1..95", quality))

@@ -113,12 +113,8 @@ class Inputs:
     ) -> list[str]:
         """Digests of the video files, or else of the features, at some positions.
 
-        Args:
-          positions, most: as in `read_many`.
-          reads: results of `read_many`; read anew if None.
-        Returns:
-          16 hexadecimal digits each; "" for data that cannot be read.
-        Cost: reads video files without decoding them, or features.
+        `reads` are results of `read_many`, called if None. A digest is 16 hexadecimal digits, or ""
+        for data that cannot be read.
         """
         if self.videos is not None:
             return [_digest_of_file(self.videos[i]) for i in positions]
@@ -172,11 +168,7 @@ def _digest_of_array(x: np.ndarray) -> str:
 
 
 def is_video(path: Path) -> bool:
-    """Return whether a path holds videos (a file, a folder or a list of them) or features.
-
-    Raises:
-      ValueError: no such path, or a file of neither kind.
-    """
+    """Return whether a path holds videos or features; refuses models, results, missing files."""
     expected = f"videos or a {SUFFIXES} file"
     if not path.exists():
         raise ValueError(message("data", expected, f"no such file: {path}"))
@@ -190,12 +182,8 @@ def open_videos(
 ) -> Inputs:
     """Open a video, a folder of videos or a list of them (see `find_videos`) as features.
 
-    Frames are decoded and encoded on reading, at most 256 at a time.
-
-    Args:
-      path: the video, folder or list.
-      encoder: frames to features.
-      classes: CSV file of class names (`name,id`).
+    Frames are decoded and encoded on reading, at most 256 at a time. `classes` is a CSV file of
+    class names (`name,id`).
     """
     found = find_videos([Path(path)])
     files = tuple(found.values())

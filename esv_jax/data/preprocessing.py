@@ -111,7 +111,7 @@ TSN_RESNET50 = Preprocessing(256, 224, 1.0, "RGB", (0.485, 0.456, 0.406), (0.229
 def preprocess(frames: ArrayLike, preprocessing: Preprocessing) -> np.ndarray:
     """Frames as the input of a network.
 
-    Resized to the short side `short_side` (see `resize_frames`), cropped at the centre (odd margins
+    Resized to the short side `short_side` (see `resize_frame`), cropped at the centre (odd margins
     are halved with `round`, to even), scaled to 0..scale, normalised per channel.
 
     Args:
@@ -124,7 +124,7 @@ def preprocess(frames: ArrayLike, preprocessing: Preprocessing) -> np.ndarray:
       ValueError: frames of another shape.
       ImportError: Pillow is not installed, and the frames have to be resized.
     """
-    clip = _expect_frames(frames)
+    clip = expect_pixels("frames", frames, "(n, h, w, 3)")
     side = preprocessing.crop
     h, w = _resized(clip.shape[1], clip.shape[2], preprocessing.short_side)
     top, left = round((h - side) / 2), round((w - side) / 2)
@@ -141,30 +141,12 @@ def preprocess(frames: ArrayLike, preprocessing: Preprocessing) -> np.ndarray:
     return out
 
 
-def resize_frames(frames: ArrayLike, short_side: int) -> np.ndarray:
-    """Resize frames to a short side in pixels, the other in proportion, rounded down.
-
-    Bilinear, antialiased: Pillow's `BILINEAR`, with which TSN and TRN were trained. Needs the
-    `video` extra.
-
-    Args:
-      frames: (n, h, w, 3) uint8, n >= 1.
-      short_side: pixels, >= 1.
-    Returns:
-      (n, h', w', 3) uint8, min(h', w') = short_side; the input itself if it has this size.
-    Raises:
-      TypeError, ValueError: another dtype or shape, a size below 1.
-      ImportError: Pillow is not installed.
-    """
-    clip = _expect_frames(frames)
-    short_side = expect_int("short_side", short_side, minimum=1)
-    if min(clip.shape[1:3]) == short_side:
-        return clip
-    return np.stack([resize_frame(frame, short_side) for frame in clip])
-
-
 def resize_frame(frame: np.ndarray, short_side: int) -> np.ndarray:
-    """One frame (h, w, 3) uint8, resized as in `resize_frames`."""
+    """Resize a frame (h, w, 3) uint8 to a short side, the other in proportion, rounded down.
+
+    Bilinear, antialiased: Pillow's `BILINEAR`, with which TSN and TRN were trained. A frame of this
+    size is returned unchanged.
+    """
     h, w = frame.shape[:2]
     if min(h, w) == short_side:
         return frame
@@ -173,13 +155,14 @@ def resize_frame(frame: np.ndarray, short_side: int) -> np.ndarray:
     return np.asarray(images.fromarray(frame).resize((new_w, new_h), images.Resampling.BILINEAR))
 
 
-def _expect_frames(frames: ArrayLike) -> np.ndarray:
-    clip = np.asarray(frames)
-    if clip.dtype != np.uint8:
-        raise TypeError(message("frames", "uint8, 0..255", f"dtype {clip.dtype}"))
-    if clip.ndim != 4 or clip.shape[-1] != 3 or min(clip.shape) < 1:
-        raise ValueError(message("frames", "shape (n, h, w, 3)", clip.shape))
-    return clip
+def expect_pixels(name: str, pixels: ArrayLike, letters: str) -> np.ndarray:
+    """RGB frames as an array; refuses other dtypes, and shapes other than e.g. "(n, h, w, 3)"."""
+    array = np.asarray(pixels)
+    if array.dtype != np.uint8:
+        raise TypeError(message(name, "uint8, 0..255", f"dtype {array.dtype}"))
+    if array.ndim != letters.count(",") + 1 or array.shape[-1] != 3 or min(array.shape) < 1:
+        raise ValueError(message(name, f"shape {letters}", array.shape))
+    return array
 
 
 def _resized(h: int, w: int, short_side: int) -> tuple[int, int]:

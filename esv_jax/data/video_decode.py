@@ -58,6 +58,7 @@ class FrameReader(Protocol):
           indices: frame numbers, strictly increasing, within 0..len(self) - 1.
         Raises:
           IndexDisagreesError: the indexed number or timestamps of frames are wrong.
+          ValueError: damaged data; names the frame.
         """
 
     def info(self) -> VideoInfo:
@@ -89,7 +90,7 @@ def decode_frames(
         and .png files, in natural order of their names (2 before 10).
       n: number of frames, at `segment_centres`; None or "all" for every frame.
       indices: frame numbers in any order, in place of n; repeats are allowed.
-      size: short side in pixels to resize each frame to, as `resize_frames` does. Default: as
+      size: short side in pixels to resize each frame to, bilinear. Default: as
         stored.
     Returns:
       (n, h, w, 3) uint8, RGB.
@@ -116,12 +117,8 @@ def decode_frames(
 
 
 def probe_video(path: str | PathLike[str]) -> VideoInfo:
-    """Properties of a video file or a folder of images.
+    """Properties of a video file or a folder of images. Arguments and errors as `decode_frames`.
 
-    Args:
-      path: as for `decode_frames`.
-    Raises:
-      OSError, ValueError, ImportError: as `decode_frames`.
     Cost: reads the file and decodes its first frame; decodes all of it where packets do not give
       the number of frames.
     """
@@ -133,12 +130,7 @@ def probe_video(path: str | PathLike[str]) -> VideoInfo:
 
 
 def open_frames(path: str | PathLike[str]) -> FrameReader:
-    """Open a video file, or a folder of images, and count its frames.
-
-    Raises:
-      OSError, ValueError, ImportError: as `decode_frames`.
-    Cost: that of `index_video`, or lists the folder.
-    """
+    """Open a video file, or a folder of images, and count its frames; errors as `decode_frames`."""
     path = Path(path)
     return open_image_folder(path) if path.is_dir() else VideoFile(path, index_video(path))
 
@@ -189,12 +181,7 @@ def _gather(reader: FrameReader, numbers: np.ndarray, size: int | None) -> np.nd
 
 @dataclasses.dataclass(frozen=True)
 class VideoFile:
-    """A video file; a `FrameReader`.
-
-    Attributes:
-      path: the file.
-      index: its frames, from `index_video` or `index_by_decoding`.
-    """
+    """A video file and the index of its frames; a `FrameReader`."""
 
     path: Path
     index: FrameIndex
@@ -208,18 +195,10 @@ class VideoFile:
         return self.index.n
 
     def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield frames, each (h, w, 3) uint8, RGB and upright.
+        """See `FrameReader`.
 
         Decoding proceeds from frame to frame, and seeks where a keyframe is far enough ahead. The
         timestamp of every decoded frame, requested or not, must match the index.
-
-        Args:
-          indices: frame numbers, strictly increasing, within 0..len(self) - 1.
-        Raises:
-          IndexDisagreesError: a timestamp does not match; use `counted`.
-          ValueError: damaged data; names the frame.
-        Cost: decodes from the keyframe before each frame, at most everything up to the last one;
-          memory for one frame and those that the codec refers to.
         """
         to_rgb = RgbConverter()
         for frame in self._decoded(indices):

@@ -159,14 +159,9 @@ def open_container(
 def open_stream(path: Path) -> Iterator[av.video.stream.VideoStream]:
     """Open a file, whose `container` is closed on leaving, and select its video stream.
 
-    Decodes in the calling thread: clips are decoded in parallel, not parts of one clip, and an
-    error is raised at the same frame every time.
-
     Raises:
-      FileNotFoundError: no such file.
-      OSError: the file cannot be read.
-      ValueError: as `open_container` and `select_stream`, or an empty file, a device or a pipe.
-      ImportError: PyAV is not installed.
+      FileNotFoundError, OSError: no such file, or one that cannot be read.
+      ValueError: as `open_container` and `select_stream`; an empty file, a device or a pipe.
     """
     require("av", "video")
     if not path.exists():
@@ -205,7 +200,7 @@ def select_stream(container: av.container.InputContainer, name: str) -> av.video
         size = f"{context.width}x{context.height}" if n_pixels else "more, or an unknown size"
         expected = f"frames of at most {MAX_PIXELS:,} pixels"
         raise ValueError(message(name, expected, size, "Make them smaller first."))
-    context.thread_count = 1
+    context.thread_count = 1  # an error is raised at the same frame every time
     context.options = {"max_pixels": str(MAX_PIXELS)}  # for frames that change size midway
     return stream
 
@@ -218,13 +213,7 @@ def codec_of(stream: av.video.stream.VideoStream) -> str:
 def decode_stream(
     path: Path, stream: av.video.stream.VideoStream, first: int = 0
 ) -> Iterator[av.VideoFrame]:
-    """Decode frames in display order.
-
-    Args:
-      first: number of the first frame, for messages.
-    Raises:
-      ValueError: data that cannot be decoded; names the frame.
-    """
+    """Decode frames in display order; errors count frames from `first`."""
     av = require("av", "video")
     number = first
     try:

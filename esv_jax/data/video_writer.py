@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from esv_jax.checks import expect_choice, message
+from esv_jax.data.preprocessing import expect_pixels
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
 
@@ -151,11 +152,7 @@ def _checked(frames: Iterable[ArrayLike]) -> Iterator[np.ndarray]:
     """Frames as arrays, each of the shape of the first."""
     shape: tuple[int, ...] | None = None
     for k, frame in enumerate(frames):
-        image = np.asarray(frame)
-        if image.dtype != np.uint8:
-            raise TypeError(message(f"frame {k}", "uint8, 0..255", f"dtype {image.dtype}"))
-        if image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
-            raise ValueError(message(f"frame {k}", "shape (h, w, 3)", image.shape))
+        image = expect_pixels(f"frame {k}", frame, "(h, w, 3)")
         shape = shape or image.shape
         if image.shape != shape:
             raise ValueError(message(f"frame {k}", f"shape {shape}, as frame 0", image.shape))
