@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 from os import PathLike
@@ -19,6 +19,9 @@ from esv_jax.files import atomic_path
 
 if TYPE_CHECKING:
     import av
+
+Convert = Callable[[np.ndarray, int], "av.VideoFrame"]
+"""An image (h, w, 3) uint8 and its number to a frame in the format of the stream."""
 
 _MAX_GIF_FPS = 50  # delays are multiples of 1/100 s, and viewers slow down below 2/100 s
 
@@ -64,26 +67,33 @@ def write_video(
     first = next(images, None)
     if first is None:
         raise ValueError(message("frames", "at least one frame", "none"))
-    images = chain([first], images)
-    with atomic_path(path, overwrite=overwrite) as temporary:
-        options = {"fflags": "+bitexact"} | ({} if is_gif else {"movflags": "+faststart"})
-        with av.open(
+    options = {"fflags": "+bitexact"} | ({} if is_gif else {"movflags": "+faststart"})
+    with (
+        atomic_path(path, overwrite=overwrite) as temporary,
+        av.open(
             f"file:{temporary}", "w", format=suffix[1:], container_options=options
-        ) as container:
-            write = _write_gif if is_gif else _write_mp4
-            return write(container, images, first.shape[:2], rate)
+        ) as container,
+    ):
+        add_stream = _add_gif if is_gif else _add_mp4
+        stream, convert = add_stream(container, first.shape[:2], rate)
+        n = 0
+        for n, image in enumerate(chain([first], images), start=1):
+            frame = convert(image, n - 1)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        return n
 
 
-def _write_mp4(
-    container: av.container.OutputContainer,
-    images: Iterator[np.ndarray],
-    shape: tuple[int, int],
-    rate: Fraction,
-) -> int:
-    av = require("av", "video")
+def _add_mp4(
+    container: av.container.OutputContainer, shape: tuple[int, int], rate: Fraction
+) -> tuple[av.video.stream.VideoStream, Convert]:
+    """Add the stream of an MP4 file."""
+    frames = require("av", "video").VideoFrame
     pad = [(0, shape[0] % 2), (0, shape[1] % 2), (0, 0)]
-    if "libx264" in av.codecs_available:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+    if "libx264" in require("av", "video").codecs_available:
+        # With AVX-512, macroblock trees of x264 make the bytes vary from call to call.
+        options = {"crf": "18", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=rate, options=options)
     else:
         stream = container.add_stream("mpeg4", rate=rate, options={"qscale": "3"})
     stream.height, stream.width = shape[0] + pad[0][1], shape[1] + pad[1][1]
@@ -91,61 +101,51 @@ def _write_mp4(
     context = stream.codec_context
     context.thread_count = 1  # the bytes may depend on the number of threads
     context.colorspace, context.color_range = 6, 1  # BT.601 in 16..235, as below
-    n = 0
-    for n, image in enumerate(images, start=1):
-        image = np.pad(image, pad, mode="edge")
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+
+    def convert(image: np.ndarray, k: int) -> av.VideoFrame:
+        frame = frames.from_ndarray(np.pad(image, pad, mode="edge"), format="rgb24")
         frame = frame.reformat(
             format="yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG", threads=1
         )
-        frame.pts, frame.time_base = n - 1, 1 / rate
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode())
-    return n
+        frame.pts, frame.time_base = k, 1 / rate
+        return frame
+
+    return stream, convert
 
 
-def _write_gif(
-    container: av.container.OutputContainer,
-    images: Iterator[np.ndarray],
-    shape: tuple[int, int],
-    rate: Fraction,
-) -> int:
-    av = require("av", "video")
+def _add_gif(
+    container: av.container.OutputContainer, shape: tuple[int, int], rate: Fraction
+) -> tuple[av.video.stream.VideoStream, Convert]:
+    """Add the stream of a GIF file."""
+    frames = require("av", "video").VideoFrame
     stream = container.add_stream("gif", rate=rate)
     stream.height, stream.width = shape
     stream.pix_fmt = "pal8"
     stream.codec_context.time_base = Fraction(1, 100)
-    graph = _palette_graph(shape, rate)
-    n = 0
-    for n, image in enumerate(images, start=1):
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        frame = frame.reformat(format="bgra", threads=1)
-        frame.pts, frame.time_base = n - 1, 1 / rate
-        graph.push(frame)
-        reduced = graph.pull()
-        reduced.pts, reduced.time_base = round((n - 1) * 100 / rate), Fraction(1, 100)
-        container.mux(stream.encode(reduced))
-    container.mux(stream.encode())
-    return n
-
-
-def _palette_graph(shape: tuple[int, int], rate: Fraction) -> av.filter.Graph:
-    """A filter that reduces each frame to a palette of its own with 256 colours."""
-    graph = require("av", "video").filter.Graph()
+    graph = require("av", "video").filter.Graph()  # gives each frame a palette of its own
     source = graph.add_buffer(
         width=shape[1], height=shape[0], format="bgra", time_base=1 / rate, name="in"
     )
     split = graph.add("split")
     choose = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
     use = graph.add("paletteuse", "new=1:dither=bayer")
-    sink = graph.add("buffersink")
     source.link_to(split)
     split.link_to(use, 0, 0)
     split.link_to(choose, 1, 0)
     choose.link_to(use, 0, 1)
-    use.link_to(sink)
+    use.link_to(graph.add("buffersink"))
     graph.configure()
-    return graph
+
+    def convert(image: np.ndarray, k: int) -> av.VideoFrame:
+        frame = frames.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame = frame.reformat(format="bgra", threads=1)
+        frame.pts, frame.time_base = k, 1 / rate
+        graph.push(frame)
+        reduced = graph.pull()
+        reduced.pts, reduced.time_base = round(k * 100 / rate), Fraction(1, 100)
+        return reduced
+
+    return stream, convert
 
 
 def _checked(frames: Iterable[ArrayLike]) -> Iterator[np.ndarray]:
