@@ -176,9 +176,7 @@ def test_other_settings_models_and_inputs_are_refused(folder, sequences, capsys)
     refused("got others, with new classes of 'v2'.")
     changed = [sequences[0] + np.float32(1e-3), *sequences[1:]]
     write(folder / "toy.hdf", changed, [0, 1, 2, 0, 1, 2])
-    refused(
-        f"data: expected the inputs that {file} was made of, got others, with new content of 'v0'."
-    )
+    refused(f"data: expected the inputs of {file}, got others, with new content of 'v0'.")
     assert explain(folder, "new") == 0
     assert explain(folder, "out", "--overwrite") == 0
     with ej.results.open(folder / "new") as new, ej.results.open(folder / "out") as out:

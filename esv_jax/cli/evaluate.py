@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +56,7 @@ class _Clip:
     evidence_frames: np.ndarray | None = None
 
 
-_Reader = Callable[[models.ClipModel], _Clip]
+_Reader = Callable[[], _Clip]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,7 @@ class Evaluate(ClipOptions):
         found: dict[str, ClipScores] = {}
 
         def evaluate(uid: str, read: _Reader) -> None:
-            found[uid] = self._scores(model, evaluator, file, uid, read(model))
+            found[uid] = self._scores(model, evaluator, file, uid, read())
 
         try:
             with progress(len(clips), "Judging", "clip") as bar:
@@ -161,9 +162,17 @@ class Evaluate(ClipOptions):
 
     def _clips(self, model: models.ClipModel) -> Mapping[str, _Reader]:
         if self.data == SYNTHETIC:
-            return _synthetic_clips(expect_int("n_clips", self.n_clips, 1), model.n_frames)
+            n = expect_int("n_clips", self.n_clips, 1)
+            at = data.segment_centres(_FRAMES, model.n_frames)
+            made = data.synthetic_videos(n, seed=_HELD_OUT, n_frames=_FRAMES, frames=at)
+            return {
+                uid: functools.partial(_synthetic_clip, model, made, i)
+                for i, uid in enumerate(made.uids)
+            }
         videos = find_videos([Path(self.data)])
-        return {uid: _reader(uid, path) for uid, path in videos.items()}
+        return {
+            uid: functools.partial(_video_clip, model, uid, path) for uid, path in videos.items()
+        }
 
     def _scores(
         self,
@@ -209,28 +218,18 @@ class Evaluate(ClipOptions):
         say(f"Scores of {len(found)} clips in {self.out}")
 
 
-def _synthetic_clips(n: int, n_frames: int) -> Mapping[str, _Reader]:
-    """Return readers of clips whose rendered frames no network of the package was trained on."""
-    at = data.segment_centres(_FRAMES, n_frames)
-    made = data.synthetic_videos(n, seed=_HELD_OUT, n_frames=_FRAMES, frames=at)
-
-    def reader(i: int) -> _Reader:
-        def read(model: models.ClipModel) -> _Clip:
-            mask = np.repeat(made.evidence_mask[i][..., None], 3, -1).astype(np.uint8) * 255
-            return _Clip(
-                model.prepare(made.clips[i]),
-                made.class_names[made.labels[i]],
-                model.shown(mask)[..., 0] > 127,
-                made.evidence_frames[i],
-            )
-
-        return read
-
-    return {uid: reader(i) for i, uid in enumerate(made.uids)}
+def _synthetic_clip(model: models.ClipModel, made: data.SyntheticVideos, i: int) -> _Clip:
+    mask = np.repeat(made.evidence_mask[i][..., None], 3, -1).astype(np.uint8) * 255
+    return _Clip(
+        model.prepare(made.clips[i]),
+        made.class_names[made.labels[i]],
+        model.shown(mask)[..., 0] > 127,
+        made.evidence_frames[i],
+    )
 
 
-def _reader(uid: str, path: Path) -> _Reader:
-    return lambda model: _Clip(read_clip(model, uid, path).clip)
+def _video_clip(model: models.ClipModel, uid: str, path: Path) -> _Clip:
+    return _Clip(read_clip(model, uid, path).clip)
 
 
 # Scores by clip, a text file: the settings as JSON in the first line, then a line for each clip

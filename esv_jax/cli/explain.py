@@ -135,7 +135,7 @@ class Explain(SequenceOptions):
         # Longest first: a sequence that does not fit is refused before anything is computed.
         skipped: dict[int, str] = {}
         missing = [i for i in chosen if i not in done]
-        lengths = {i: n for i in missing if (n := _tried(inputs, i, inputs.length, skipped))}
+        lengths = {i: n for i in missing if (n := _attempt(inputs, i, inputs.length, skipped))}
         queue = sorted(lengths, key=lambda i: -min(lengths[i], frames or lengths[i]))
         stopped: BaseException | None = None
         saved, cost = time.monotonic(), 0.0  # time of the last saving, and its duration
@@ -186,7 +186,7 @@ class Explain(SequenceOptions):
             return {}
         position = {inputs.uids[i]: i for i in chosen}
         found = read_explained(store, names, settings)
-        expected, kind = f"the inputs that {store} was made of", FileExistsError
+        expected, kind = f"the inputs of {store}", FileExistsError
         others = [one.uid for one in found if one.uid not in position]
         got = f"inputs without {first_few(map(repr, others))}"
         expect(not others, "data", expected, got, WAY_OUT, kind=kind)
@@ -246,8 +246,8 @@ class Explain(SequenceOptions):
 
     def _show(self, names: tuple[str, ...], found: list[Explained]) -> None:
         """Print the table, write it as CSV, draw the first figures."""
-        asked = self.contrast or (self.target,)
-        shown = [choose(one, asked, names) for one in found]
+        classes = self.contrast or (self.target,)
+        shown = [choose(one, classes, names) for one in found]
         for one, values in zip(found[: self.figures], shown, strict=False):
             draw(self.out / "figures", one, values, names, self.overlay)
         write_table(self.out / "table.csv", found, names)
@@ -276,7 +276,7 @@ def _read_some(
     """Read sequences for some seconds; returns the readable ones and the number tried."""
     began, found, n_tried = time.monotonic(), {}, 0
     for i in rows:
-        sequence = _tried(inputs, i, functools.partial(_read, inputs, frames), skipped)
+        sequence = _attempt(inputs, i, functools.partial(_read, inputs, frames), skipped)
         n_tried += 1
         if sequence is not None:
             found[i] = sequence
@@ -291,7 +291,7 @@ def _stamps(inputs: Inputs, positions: list[int]) -> list[str]:
     return [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]
 
 
-def _tried(inputs: Inputs, i: int, read: Callable[[int], T], skipped: dict[int, str]) -> T | None:
+def _attempt(inputs: Inputs, i: int, read: Callable[[int], T], skipped: dict[int, str]) -> T | None:
     """Return read(i); for a video that cannot be read None, so that the others are explained."""
     try:
         return read(i)

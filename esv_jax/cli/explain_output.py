@@ -124,9 +124,9 @@ def read_explained(path: Path, names: tuple[str, ...], settings: JSONObject) -> 
             got = f"{path} ({differences(there, here)})"
             got = got if other == here["command"] else f"{path} of esv-jax {other}"
             expect(there == here, "out", expected, got, WAY_OUT, kind=FileExistsError)
-            ours = {"content", "stamp", "element_index"} <= set(dataset.variables)
+            complete = {"content", "stamp", "element_index"} <= set(dataset.variables)
             got = f"{path}, without digests of its inputs"
-            expect(ours, "out", expected, got, WAY_OUT, kind=FileExistsError)
+            expect(complete, "out", expected, got, WAY_OUT, kind=FileExistsError)
             with reading(dataset):
                 return _explained_in(dataset.load(), settings)
     except ValueError as error:
@@ -183,14 +183,14 @@ class Shown(NamedTuple):
     evidence: float
 
 
-def choose(found: Explained, asked: Sequence[str], names: tuple[str, ...]) -> Shown:
+def choose(found: Explained, class_names: Sequence[str], names: tuple[str, ...]) -> Shown:
     """Return the values of one class given by name, or of the first of two minus the second.
 
     Raises:
       ValueError: no such class.
     """
     att = found.attribution
-    classes = tuple(found.class_called(name, names) for name in asked)
+    classes = tuple(found.class_called(name, names) for name in class_names)
     title = " - ".join(names[c] for c in classes)
     values = [np.asarray(att.for_class(c)) for c in classes]
     evidence = [float(att.evidential_score(c)) for c in classes]

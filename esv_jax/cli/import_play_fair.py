@@ -111,17 +111,18 @@ def _compare(model: models.TrainedModel, results: Path, features: Path) -> dict[
     game = make_game(model.heads)
     worst = {"scores": 0.0, "shapley_values": 0.0}
     with FeatureStore(features) as store, progress(len(stored["uids"]), "Comparing", "seq") as bar:
-        for uid, index, *expected in zip(*(stored[key] for key in keys), strict=True):
+        for uid, index, *stored_values in zip(*(stored[key] for key in keys), strict=True):
             x, _ = store[str(uid)]
             index = np.asarray(index)
             inside = index.dtype.kind == "i" and index.ndim == 1 and index.size > 0
             inside = inside and index.min() >= 0 and index.max() < len(x)
             expect(inside, f"{results}, {uid}", f"indices of its {len(x)} elements", index)
             att = explain(game, x[index], prior=model.prior)
-            for name, ours, theirs in zip(worst, (att.scores, att.values), expected, strict=True):
-                shapes = np.shape(theirs) == ours.shape
-                expect(shapes, f"{results}, {uid}, {name}", f"shape {ours.shape}", np.shape(theirs))
-                worst[name] = max(worst[name], float(np.abs(np.asarray(ours) - theirs).max()))
+            values = (att.scores, att.values)
+            for name, own, other in zip(worst, values, stored_values, strict=True):
+                same, where = np.shape(other) == own.shape, f"{results}, {uid}, {name}"
+                expect(same, where, f"shape {own.shape}", np.shape(other))
+                worst[name] = max(worst[name], float(np.abs(np.asarray(own) - other).max()))
             bar.update(1)
     return worst
 

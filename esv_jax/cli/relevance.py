@@ -79,8 +79,8 @@ class Relevance(VideoOptions):
     """Padding in time of selective; zero counts the first and last frame as changes. Default
     replicate."""
     scale: Literal["score", "clip"] | None = None
-    """Of discriminative: a still frame shares out its own score, or that of the clip; default
-    score."""
+    """Score that discriminative distributes over a still frame: its own (score), or the clip's
+    (clip); default score."""
 
     def run(self) -> int:
         """Explain, save, draw, print."""

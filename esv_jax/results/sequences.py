@@ -85,23 +85,13 @@ def save(
         or that cannot be written.
     """
     with atomic_path(path, overwrite=overwrite) as temporary:
-        dataset = dataset_of(
-            attributions,
-            uids=uids,
-            class_names=class_names,
-            labels=labels,
-            element_index=element_index,
-            settings=settings,
-            marginals=marginals,
-            methods=methods,
-        )
-        write_sequences(temporary, dataset)
+        given = (uids, class_names, labels, element_index, settings, marginals, methods)
+        write_sequences(temporary, dataset_of(attributions, *given))
     return Path(path)
 
 
 def dataset_of(
     attributions: Sequence[Attribution],
-    *,
     uids: Sequence[str],
     class_names: Sequence[str] | None,
     labels: Sequence[int] | None,

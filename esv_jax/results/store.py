@@ -63,7 +63,7 @@ _TYPES = {  # of stored variables, with the fill value for absent shards
 }
 
 
-class ShardPlace(NamedTuple):
+class ShardExtent(NamedTuple):
     """Position of a shard's values in the whole.
 
     Attributes:
@@ -136,7 +136,7 @@ def read_manifest(path: str | os.PathLike[str]) -> JSONObject:
     expect(whole, where, expected, "one without identity or shards")
     start = 0
     for shard in shards or ():
-        fits = isinstance(shard, dict) and set(shard) == set(ShardPlace._fields)
+        fits = isinstance(shard, dict) and set(shard) == set(ShardExtent._fields)
         fits = fits and all(isinstance(value, int) for value in shard.values())
         fits = fits and shard["start"] == start and shard["rows"] > 0 and shard["n"] > 0
         expect(fits, where, expected, f"the shard {shard!r}"[:80])
@@ -217,24 +217,24 @@ def open_sweep(path: str | os.PathLike[str]) -> xarray.Dataset:
         expect(not wrong, str(folder), expected, f"damage in {names}", way_out)
     open_hdf5(folder / VIEW, expected, views=True).close()
     dataset = open_dataset(folder / VIEW, expected)
-    places = [ShardPlace(**place) for place in manifest["shards"]]
-    same = dataset.sizes.get("video") == sum(place.rows for place in places)
+    extents = [ShardExtent(**extent) for extent in manifest["shards"]]
+    same = dataset.sizes.get("video") == sum(extent.rows for extent in extents)
     expect(same, str(folder), expected, "a view of other videos", way_out)
     reasons = {uid: text for record in records.values() for uid, text in record["failures"].items()}
     notes = list(dict.fromkeys(text for record in records.values() for text in record["warnings"]))
     attributes = {
         "n_videos": dataset.sizes["video"],
-        "n_finished": sum(places[index].rows for index in records),
+        "n_finished": sum(extents[index].rows for index in records),
         "failures": json.dumps(reasons),
         "warnings": json.dumps(notes),
         "device": ", ".join(sorted({record["device"] for record in records.values()})),
     }
     dataset = dataset.assign_attrs(attributes)
-    if len(records) == len(places):
+    if len(records) == len(extents):
         return dataset
     complete = np.zeros(dataset.sizes["video"], bool)
     for index in records:
-        complete[places[index].start : places[index].start + places[index].rows] = True
+        complete[extents[index].start : extents[index].start + extents[index].rows] = True
     return dataset.isel(video=np.flatnonzero(complete))
 
 
@@ -273,7 +273,7 @@ def create(
     folder: Path,
     identity: JSONObject,
     header: Header,
-    places: Sequence[ShardPlace],
+    extents: Sequence[ShardExtent],
     data: JSONObject,
     *,
     keep_shards: bool = False,
@@ -283,7 +283,7 @@ def create(
     Args:
       folder: locked by `writing`.
       identity: the settings that must be equal for a sweep to be continued.
-      header, places: see there.
+      header, extents: see there.
       data: paths of the data, with their sizes and times.
       keep_shards: do not delete the shards of an earlier sweep.
     """
@@ -291,7 +291,7 @@ def create(
         for path in (folder / SHARDS).iterdir():
             if _SHARD_FILE.fullmatch(path.name):
                 path.unlink()
-    view = _view_of(header, places)
+    view = _view_of(header, extents)
     manifest = {
         "format": FORMAT,
         "digest": _digest(identity),
@@ -299,7 +299,7 @@ def create(
         "created": header.attributes["created"],
         "data": dict(data),
         "view": hashlib.sha256(view).hexdigest(),
-        "shards": [place._asdict() for place in places],
+        "shards": [extent._asdict() for extent in extents],
     }
     _write_json(folder / MANIFEST, manifest, folder)
     with _written(folder / VIEW, folder) as temporary:
@@ -311,7 +311,7 @@ def write_shard(
     index: int,
     variables: Mapping[str, np.ndarray],
     header: Header,
-    place: ShardPlace,
+    extent: ShardExtent,
     identity: JSONObject,
     about: JSONObject,
 ) -> None:
@@ -324,13 +324,13 @@ def write_shard(
     Raises:
       OSError: a folder that cannot be written, a full disk; nothing is then left behind.
     """
-    rows = slice(place.start, place.start + place.rows)
+    rows = slice(extent.start, extent.start + extent.rows)
     chosen = header.choices is not None
     given = {"length": header.lengths[rows], "label": header.labels[rows]}
     data = {
         name: (dimensions(name, chosen), array) for name, array in (given | dict(variables)).items()
     }
-    coordinates = _coordinates(header, header.uids[rows], place.n)
+    coordinates = _coordinates(header, header.uids[rows], extent.n)
     content = _netcdf(coordinates, data, {"format": FORMAT, "shard": index}, checked=True)
     with _written(shard_path(folder, index), folder) as temporary:
         temporary.write_bytes(content)
@@ -382,10 +382,10 @@ def _coordinates(header: Header, uids: Sequence[str], n: int) -> dict[str, np.nd
     return coordinates
 
 
-def _view_of(header: Header, places: Sequence[ShardPlace]) -> bytes:
+def _view_of(header: Header, extents: Sequence[ShardExtent]) -> bytes:
     """Build the view: known facts of all videos, and the positions of values in the shards."""
     chosen = header.choices is not None
-    coordinates = _coordinates(header, header.uids, max(place.n for place in places))
+    coordinates = _coordinates(header, header.uids, max(extent.n for extent in extents))
     known: Variables = {
         "length": (("video",), header.lengths),
         "label": (("video",), header.labels),
@@ -393,7 +393,7 @@ def _view_of(header: Header, places: Sequence[ShardPlace]) -> bytes:
     }
     sizes = {name: len(values) for name, values in coordinates.items()}
     omitted = set()
-    if not any(place.sampled for place in places):
+    if not any(extent.sampled for extent in extents):
         omitted.add("std_error")
     if not header.marginals:
         omitted.add("marginals")
@@ -403,7 +403,7 @@ def _view_of(header: Header, places: Sequence[ShardPlace]) -> bytes:
     def add_views(file: h5py.File) -> None:
         for name in _TYPES:
             if name not in omitted:
-                _add_view(file, name, dimensions(name, chosen), sizes, places)
+                _add_view(file, name, dimensions(name, chosen), sizes, extents)
 
     attributes = header.attributes | {"format": FORMAT}
     return _netcdf(coordinates, known, attributes, add_views)
@@ -414,19 +414,19 @@ def _add_view(
     name: str,
     dims: tuple[str, ...],
     sizes: Mapping[str, int],
-    places: Sequence[ShardPlace],
+    extents: Sequence[ShardExtent],
 ) -> None:
     """Add one variable over all shards, as an HDF5 virtual dataset."""
     h5py = require("h5py", "files")
     dtype, missing = _TYPES[name]
     layout = h5py.VirtualLayout(tuple(sizes[dim] for dim in dims), dtype)
-    for index, place in enumerate(places):
-        if name == "std_error" and not place.sampled:
+    for index, extent in enumerate(extents):
+        if name == "std_error" and not extent.sampled:
             continue
-        own = {**sizes, "video": place.rows, "element": place.n, "scale": place.n}
+        own = {**sizes, "video": extent.rows, "element": extent.n, "scale": extent.n}
         shape = tuple(own[dim] for dim in dims)
         source = h5py.VirtualSource(f"{SHARDS}/{index:05d}.nc", name, shape, dtype)
-        at = (slice(place.start, place.start + place.rows), *(slice(size) for size in shape[1:]))
+        at = (slice(extent.start, extent.start + extent.rows), *(slice(size) for size in shape[1:]))
         layout[at] = source
     _describe(file.create_virtual_dataset(name, layout, fillvalue=missing), dims)
 

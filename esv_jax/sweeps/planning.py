@@ -177,10 +177,10 @@ class Shard(NamedTuple):
     cost: Cost | None
 
     @property
-    def place(self) -> store.ShardPlace:
+    def extent(self) -> store.ShardExtent:
         """Position in the store."""
         sampled = self.estimator is not None and self.estimator.needs_key
-        return store.ShardPlace(self.start, len(self.positions), self.n, sampled)
+        return store.ShardExtent(self.start, len(self.positions), self.n, sampled)
 
 
 def bucket_ends(

@@ -346,7 +346,7 @@ def _is_same_sweep(task: Task, overwrite: bool) -> bool:
 def _prepare(task: Task, overwrite: bool, retry_failed: bool) -> tuple[list[int], int]:
     """Create the store, or check it; return missing shards, and how many of them were damaged."""
     out, n_shards, data = task.out, len(task.shards), data_of(task.job)
-    places = [shard.place for shard in task.shards]
+    extents = [shard.extent for shard in task.shards]
     same = _is_same_sweep(task, overwrite)  # again, now that no other process writes
     store.clear_leftovers(out)
     if same:
@@ -356,7 +356,7 @@ def _prepare(task: Task, overwrite: bool, retry_failed: bool) -> tuple[list[int]
         whole = {index: record for index, record in records.items() if index not in broken}
         if _is_same_data(task, data, whole, overwrite):
             if store.read_manifest(out).get("data") != data or not store.view_is_whole(out):
-                store.create(out, task.identity, task.header, places, data, keep_shards=True)
+                store.create(out, task.identity, task.header, extents, data, keep_shards=True)
             if retry_failed:
                 again = {index for index in whole if records[index]["failures"]}
                 whole = {index: record for index, record in whole.items() if index not in again}
@@ -364,7 +364,7 @@ def _prepare(task: Task, overwrite: bool, retry_failed: bool) -> tuple[list[int]
             todo = [index for index in range(n_shards) if index not in whole]
             return todo, len(recorded.intersection(todo))
     expect_writable(out / store.VIEW)
-    store.create(out, task.identity, task.header, places, data)
+    store.create(out, task.identity, task.header, extents, data)
     return list(range(n_shards)), 0
 
 

@@ -259,7 +259,7 @@ def write(task: Task, loaded: Loaded, found: Values | None, seconds: float) -> N
     }
     variables = _variables(task, loaded, found)
     store.write_shard(
-        task.out, loaded.shard, variables, task.header, shard.place, task.identity, about
+        task.out, loaded.shard, variables, task.header, shard.extent, task.identity, about
     )
 
 
@@ -268,7 +268,7 @@ def _variables(task: Task, loaded: Loaded, found: Values | None) -> dict[str, np
     shard, header = task.shards[loaded.shard], task.header
     n_rows, n, c = len(shard.positions), shard.n, len(header.class_names)
     empty = {"esv": (n_rows, n, c), "scores": (n_rows, c)}
-    if shard.place.sampled:
+    if shard.extent.sampled:
         empty["std_error"] = (n_rows, n, c)
     if header.marginals:
         empty["marginals"] = (n_rows, n, n, c)
@@ -308,7 +308,7 @@ def _variables(task: Task, loaded: Loaded, found: Values | None) -> dict[str, np
 
 
 def _without_padding(fields: dict[str, np.ndarray], lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the engine's arrays with NaN in place of zero beyond each video's length."""
+    """Return the engine's arrays with NaN in extent of zero beyond each video's length."""
     fields = dict(fields)
     absent = np.arange(fields["values"].shape[1]) >= lengths[:, None]  # (V, n)
     if not absent.any():
