@@ -1,4 +1,4 @@
-"""Foreign files: what they say is read, what they ask for is not done, what is wrong is refused."""
+"""Foreign files: values are read, no code runs, damage is refused with one line."""
 
 import copyreg
 import io
@@ -34,7 +34,7 @@ MILLION = 10**6
 END = b"."
 
 
-# A plain writer of pickles and checkpoints, in which everything can be made wrong
+# A writer of pickles and checkpoints with every kind of damage
 
 
 class Name(tuple):
@@ -180,7 +180,7 @@ def test_shared_parts_stay_shared(write):
     assert a is b
 
 
-def test_containers_by_other_names(write):
+def test_containers_of_other_types(write):
     found = read_value(write, Call((Name(("collections", "defaultdict")), (Name(("m", "f")),))))
     assert found == {}
     assert load_pickle(write(pickle.dumps(defaultdict(list, {"a": [1]})))) == {"a": [1]}
@@ -211,9 +211,8 @@ ARRAYS = [
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_arrays(dtype, protocol, write):
-    arrays = [array.astype(dtype) for array in ARRAYS]
+def test_arrays(protocol, write):
+    arrays = [array.astype(dtype) for dtype in DTYPES for array in ARRAYS]
     found = load_pickle(write(pickle.dumps({"a": arrays, "again": arrays[0]}, protocol)))
     for ours, theirs in zip(found["a"], arrays, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -229,7 +228,7 @@ def test_scalars(protocol, write):
     assert found == values and [*map(type, found)] == [*map(type, values)]
 
 
-def test_names_of_older_numpy(write):
+def test_arrays_of_numpy_1(write):
     """As NumPy 1 wrote arrays: in `numpy.core`, bytes within the state."""
     content = pickle.dumps(np.arange(3, dtype=np.float32), 2)
     assert b"numpy._core" in content
@@ -238,7 +237,7 @@ def test_names_of_older_numpy(write):
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_arrays_of_other_things_stay_records(protocol, write):
+def test_arrays_of_other_dtypes_are_records(protocol, write):
     structured = np.zeros(2, [("a", "f4"), ("b", "i4")])
     values = {
         "objects": np.array([None, "a"], dtype=object),
@@ -278,17 +277,17 @@ def array_call(raw=b"C\x08" + bytes(8), code="f8", shape=(1,), order="C", versio
         ({"code": "U2", "raw": b"C\x08" + b"\xff" * 8}, "code points of Unicode"),
     ],
 )
-def test_arrays_that_are_wrong(change, said, write):
+def test_damaged_arrays(change, said, write):
     with pytest.raises(CheckpointError, match=rf"file\.pth: .*{said}"):
         read_value(write, array_call(**change))
 
 
 @pytest.mark.parametrize("code", ["O", "V8", "f4,f4", "U0", "U99999999", "S8", "m8", "x", ""])
-def test_dtypes_that_stay_records(code, write):
+def test_arrays_of_unsupported_dtype_codes_are_records(code, write):
     assert isinstance(read_value(write, array_call(code=code)), Unknown)
 
 
-def test_a_stored_bool_is_a_bool(write):
+def test_stored_booleans_are_0_or_1(write):
     found = read_value(write, array_call(b"C\x03\x00\x01\x02", "b1", (3,)))
     np.testing.assert_array_equal(found.view(np.uint8), [0, 1, 1])
 
@@ -305,7 +304,7 @@ def test_an_array_without_its_data(write):
 
 EVENTS = ("import", "exec", "compile", "open", "pickle.find_class", "os.system", "os.exec")
 EVENTS += ("subprocess.Popen", "ctypes.dlopen", "socket.connect", "os.remove", "code.__new__")
-watched = []  # where the audit hook below enters events; empty while nothing is watched
+watched = []  # lists of audit events; empty while no block is watched
 
 
 def record_event(event, args):
@@ -382,7 +381,7 @@ def test_a_call_becomes_a_record(way, trap, write):
 
 
 def test_the_standard_reader_runs_the_same_bytes(tmp_path):
-    """The payload of the test above is one that works."""
+    """The payload of the test above works with `pickle.loads`."""
     mark = tmp_path / "mark"
     pickle.loads(pickled(Call((Name(("os", "system")), (f"touch {mark}",)))))
     assert mark.exists()
@@ -399,7 +398,7 @@ def test_checkpoints_run_no_code_either(trap, write):
             load_torch(write(content(harm, {})))
 
 
-def test_records_hold_what_was_to_be_done_to_them(write):
+def test_records_hold_states_and_items(write):
     build = steps(Name(("m", "C"))) + b")\x81" + steps({"a": 1}) + b"b"
     filled = build + steps([1, 2]) + b"0(" + steps(3) + steps(4) + b"e(" + steps("k") + b"Nu"
     record = read_value(write, b"\x80\x02" + filled + END)
@@ -454,7 +453,7 @@ def test_no_shared_object_is_changed(kind, write):
 
 
 def test_the_extension_registry_is_not_used(write, monkeypatch):
-    """Neither its names nor its cache, from which the C reader takes objects without asking."""
+    """Neither its names nor its cache, which bypasses `find_class` in the C unpickler."""
     monkeypatch.setitem(copyreg._inverted_registry, 1, ("os", "system"))
     monkeypatch.setitem(copyreg._extension_cache, 1, os.system)
     for code in (b"\x82\x01", b"\x83\x01\x00", b"\x84\x01\x00\x00\x00"):
@@ -466,7 +465,7 @@ def test_the_extension_registry_is_not_used(write, monkeypatch):
             load_pickle(path)
 
 
-def test_known_names_with_other_arguments_are_records(write):
+def test_allowed_names_with_other_arguments_are_records(write):
     for name, args in (
         (("collections", "OrderedDict"), (1, 2)),
         (("collections", "OrderedDict"), ([1],)),
@@ -499,8 +498,8 @@ ARGUMENTS = st.recursive(
 
 @given(st.sampled_from(ALLOWED), st.lists(ARGUMENTS, max_size=8), ARGUMENTS)
 @settings(max_examples=500)
-def test_known_names_take_any_arguments(tmp_path_factory, name, args, built):
-    """Whatever a file calls them with, there is a value, a record or a clear refusal."""
+def test_allowed_names_take_any_arguments(tmp_path_factory, name, args, built):
+    """The result is a value, a record or a CheckpointError."""
     path = tmp_path_factory.mktemp("arguments") / "file.pth"
     call = steps(Call((Name(name), tuple(args))))
     root = {"state_dict": {"w": tensor(storage()), "x": call, "y": call + steps(built) + b"b"}}
@@ -524,7 +523,6 @@ BIG = b"\xff" * 7 + b"\x7f"  # 2**63 - 1
 DECLARED = {
     "BINUNICODE": (b"X\xff\xff\xff\xffabc.", "4294967295 more bytes of a pickle, got 4"),
     "BINUNICODE8": (b"\x8d" + BIG + b"abc.", "more bytes"),
-    "BINUNICODE8 unsigned": (b"\x8d" + b"\xff" * 8 + b"abc.", "damage"),
     "BINBYTES": (b"B\xff\xff\xff\x7fabc.", "more bytes"),
     "BINBYTES8": (b"\x8e" + BIG + b"abc.", "more bytes"),
     "BYTEARRAY8": (b"\x96" + BIG + b"abc.", "more bytes"),
@@ -533,7 +531,6 @@ DECLARED = {
     "BINSTRING negative": (b"T\xff\xff\xff\xff.", "damage"),
     "FRAME": (b"\x95" + BIG + b"N.", "a frame of"),
     "LONG4": (b"\x8b\xff\xff\xff\x7f.", "integers of at most 255 bytes"),
-    "LONG4 negative": (b"\x8b\xff\xff\xff\xff.", "integers of at most 255 bytes"),
     "LONG_BINPUT": (b"Nr\xff\xff\xff\xff0](r.", "more bytes"),
     "PUT": (b"Np4294967296\n.", "damage.*32 bits"),
     "PUT negative": (b"Np-1\n.", "damage"),
@@ -544,13 +541,10 @@ DECLARED = {
 BROKEN = DECLARED | {
     "buffer": (b"\x97.", "opcodes of a pickle that stands alone"),
     "read-only buffer": (b"C\x01a\x98.", "opcodes of a pickle that stands alone"),
-    "no opcode": (b"\xff.", "opcodes of a pickle that stands alone"),
     "protocol": (b"\x80\x06N.", "damage.*protocol"),
     "storage": (steps(storage()) + END, r"a reference to data outside.*load_torch"),
-    "named storage": (b"Pkey\n.", r"a reference to data outside.*load_torch"),
     "LONG digits": (b"L" + b"9" * MILLION + b"L\n.", "a line of at most 1024"),
     "INT digits": (b"I" + b"9" * MILLION + b"\n.", "a line of at most 1024"),
-    "INT letters": (b"Iabc\n.", "damage"),
     "FLOAT digits": (b"F" + b"9" * MILLION + b"\n.", "a line of at most 1024"),
     "string without quotes": (b"Sabc\n.", "damage"),
     "line without end": (b"V" + b"a" * 5000 + END, "no line feed"),
@@ -558,27 +552,21 @@ BROKEN = DECLARED | {
     "no end": (b"N", "1 more bytes of a pickle, got 0"),
     "more behind": (b"N.N", "no bytes after"),
     "empty stack": (b".", "damage"),
-    "no mark": (b"t.", "damage"),
-    "short stack": (b"N\x87.", "damage"),
     "empty memo": (b"h\x05.", "damage.*index 5"),
     "call of text": (steps("os") + b")R.", "a class or function"),
     "arguments in text": (b"cos\nsystem\n" + steps("abc") + b"R.", "a tuple of arguments"),
     "arguments in a list": (b"cos\nsystem\n]\x81.", "a tuple of arguments"),
     "key alone": (b"}(Nu.", "a key without"),
     "not a dict": (b"](NNu.", "a dict"),
-    "key of a list": (b"]K\x00Ns.", "a dict"),
     "not a list": (b"}(NNe.", "a list or set"),
     "bytes to a bytearray": (b"\x96" + bytes(8) + b"K\x00a.", "a list or set"),
     "state of a list": (b"]}b.", "an object with attributes"),
-    "name of None": (b"NN\x93.", "damage"),
     "name of bytes": (b"C\x02osC\x06system\x93.", "damage"),
     "long name": (steps("a" * 2000) + steps("b") + b"\x93.", "the name of a class"),
-    "long line of a name": (b"c" + b"a" * 2000 + b"\nb\n.", "a line of at most"),
     "lists in lists": (b"]" * MILLION + b"a" * (MILLION - 1) + END, "at most 100 levels"),
     "lists by memo": (b"]q\x00" + b"](h\x00eq\x00" * 500 + END, "at most 100 levels"),
     "marks": (b"(" * MILLION + END, "damage"),
     "tuples in tuples": (b")" + b"\x85" * MILLION + END, "at most 100 levels"),
-    "dicts in dicts": (b"}N" * 50_000 + b"}" + b"s" * 50_000 + END, "at most 100 levels"),
     "shared parts": (LAUGHS + END, "more, as shared parts unfold"),
     "itself": (b"]q\x00h\x00a.", "one that contains itself"),
     "itself in a dict": (b"}q\x00K\x01h\x00s.", "one that contains itself"),
@@ -591,7 +579,7 @@ BROKEN = DECLARED | {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_pickles_that_are_refused(name, write):
+def test_refused_pickles(name, write):
     content, said = BROKEN[name]
     path = write(content)
     with pytest.raises(CheckpointError, match=rf"file\.pth: expected .*{said}") as caught:
@@ -676,7 +664,7 @@ def test_keys_that_hash_alike_cost_nothing(write):
 
 
 @pytest.mark.parametrize("load", [load_torch, load_pickle, read_torch])
-def test_files_that_are_none(load, tmp_path, write):
+def test_missing_empty_and_special_files(load, tmp_path, write):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"file\.pth: .*an empty file"):
@@ -707,7 +695,7 @@ def test_files_of_another_kind(content, said, write):
         load_torch(write(content))
 
 
-def test_a_checkpoint_is_no_pickle(write):
+def test_load_pickle_refuses_checkpoints(write):
     with pytest.raises(CheckpointError, match="load_torch"):
         load_pickle(write(legacy_bytes(state())))
     with pytest.raises(CheckpointError):
@@ -773,7 +761,7 @@ def views(draw):
 
 @given(views(), st.sampled_from(["zip", "legacy"]))
 @settings(max_examples=150)
-def test_views_are_as_their_elements_one_by_one(tmp_path_factory, view, layout):
+def test_views_have_the_elements_of_their_strides(tmp_path_factory, view, layout):
     shape, strides, offset = view
     numbers = np.arange(20, dtype=np.float32)
     path = tmp_path_factory.mktemp("views") / "file.pth"
@@ -800,7 +788,7 @@ def test_tensors_of_one_storage_are_copies(layout, write):
     assert list(arrays) == ["a", "b", "c"]
 
 
-def test_parameters_and_older_and_newer_ways_to_write_a_tensor(write):
+def test_functions_that_rebuild_a_tensor(write):
     parameter = Call((Name(("torch._utils", "_rebuild_parameter")), (tensor(storage()), True, {})))
     stated = Name(("torch._utils", "_rebuild_parameter_with_state"))
     bare = storage("1", "UntypedStorage", 24)
@@ -823,7 +811,7 @@ def test_parameters_and_older_and_newer_ways_to_write_a_tensor(write):
             np.testing.assert_array_equal(array.ravel(), np.arange(6))
 
 
-def test_views_of_storages_in_old_files(write):
+def test_views_of_storages_in_legacy_files(write):
     root = state(
         w=tensor(storage(view=("9", 2, 3)), (3,), (1,)), v=tensor(storage(view=None), (6,), (1,))
     )
@@ -864,7 +852,7 @@ def test_views_of_storages_in_old_files(write):
         (Call((Name(("torch._utils", "_rebuild_qtensor")), (1,))), "a dense tensor 'w'"),
     ],
 )
-def test_tensors_that_are_wrong(layout, entry, said, write):
+def test_damaged_tensors(layout, entry, said, write):
     root = {"state_dict": {"w": entry, "good": tensor(storage())}}
     with pytest.raises(CheckpointError, match=rf"file\.pth: .*{said}"):
         load_torch(write(checkpoint(layout, root, {"0": (6, NUMBERS)})))
@@ -877,14 +865,14 @@ def test_a_conjugated_tensor_is_refused(write):
         load_torch(write(zip_bytes(state(w=entry, v=tensor(storage())))))
 
 
-# Where the state dict is
+# The state dict
 
 
 @LAYOUTS
 @pytest.mark.parametrize(
     "key", ["state_dict", "model_state_dict", "model", "net", "network", "weights", ""]
 )
-def test_where_the_state_dict_is(layout, key, write):
+def test_keys_of_the_state_dict(layout, key, write):
     entries = {"module.w": tensor(storage()), "step": 3, "_extra_state": None}
     moments = {0: {"exp_avg": tensor(storage("1"))}}
     root = entries | {"optimizer": {"state": moments}, "epoch": 3}
@@ -897,7 +885,7 @@ def test_where_the_state_dict_is(layout, key, write):
     assert any("step" in name for name in found.ignored)
 
 
-def test_the_first_of_several_places(write):
+def test_the_first_of_several_state_dicts_is_read(write):
     root = {"model": {"b": tensor(storage())}, "state_dict": {"a": tensor(storage())}}
     assert list(load_torch(write(zip_bytes(root)))) == ["a"]
     root = {"model": "TRN", "w": tensor(storage())}
@@ -937,7 +925,7 @@ def test_no_state_dict(root, said, write):
         ({"constants.pkl": b"N."}, "TorchScript"),
     ],
 )
-def test_archives_that_are_wrong(change, said, write):
+def test_damaged_archives(change, said, write):
     with pytest.raises(CheckpointError, match=rf"file\.pth: .*{said}"):
         load_torch(write(zip_bytes(state(), **change)))
 
@@ -948,7 +936,7 @@ def test_an_archive_without_byte_order_is_little_endian(write):
     )
 
 
-def test_a_bomb_is_not_inflated(write):
+def test_compressed_members_are_not_inflated(write):
     content = zip_bytes(state(), {"0": bytes(50 * MILLION)}, zipfile.ZIP_DEFLATED)
     assert len(content) < MILLION
     with pytest.raises(CheckpointError, match="uncompressed"):
@@ -991,7 +979,7 @@ def test_members_that_share_bytes(write):
         load_torch(write(bytes(content)))
 
 
-def test_changed_numbers_do_not_pass(write):
+def test_changed_bytes_fail_the_checksum(write):
     content = zip_bytes(state())
     at = content.index(NUMBERS)
     changed = content[: at + 4] + b"\xff" + content[at + 5 :]
@@ -1036,7 +1024,7 @@ def test_a_directory_of_absurd_size_is_not_parsed(is_64, write):
         ({"storages": {"0": (2**62, NUMBERS)}}, "6 elements of storage"),
     ],
 )
-def test_old_files_that_are_wrong(change, said, write):
+def test_damaged_legacy_files(change, said, write):
     with pytest.raises(CheckpointError, match=rf"file\.pth: .*{said}"):
         load_torch(write(legacy_bytes(state(), **change)))
 
@@ -1047,7 +1035,7 @@ def test_one_storage_of_two_sizes(write):
         load_torch(write(legacy_bytes(root)))
 
 
-def test_storages_of_unknown_types_are_left_alone_where_they_can_be(write):
+def test_storages_of_unknown_types(write):
     entry = tensor(storage("1", "QInt8Storage"))
     root = state() | {"other": entry}
     np.testing.assert_array_equal(load_torch(write(zip_bytes(root)))["w"].ravel(), np.arange(6))
@@ -1059,7 +1047,7 @@ def test_storages_of_unknown_types_are_left_alone_where_they_can_be(write):
 
 
 @pytest.mark.parametrize("content", [zip_bytes(state()), legacy_bytes(state())])
-def test_every_cut_is_noticed(content, write):
+def test_every_truncation_is_refused(content, write):
     for size in range(1, len(content)):
         with pytest.raises(CheckpointError, match=r"file\.pth: expected"):
             load_torch(write(content[:size]))
@@ -1083,7 +1071,7 @@ VALID = {
 @pytest.mark.parametrize("name", VALID)
 @given(st.data())
 @settings(max_examples=150)
-def test_damage_is_an_error_of_value_or_none(tmp_path_factory, name, data):
+def test_random_damage_gives_a_value_or_a_checkpoint_error(tmp_path_factory, name, data):
     content, load = VALID[name]
     changed = bytearray(content)
     edges = st.integers(0, min(900, len(content) - 1))  # the pickle, or from behind the directory
@@ -1225,12 +1213,12 @@ def spoiled(rng, **changes):
         ({"model_3_weight": np.full((3, 5), np.nan)}, "finite values"),
     ],
 )
-def test_layers_that_do_not_fit(changes, said, rng):
+def test_layers_of_other_shapes(changes, said, rng):
     with pytest.raises(ValueError, match=rf"a\.pth.*{said}"):
         trn_layers(spoiled(rng, **changes), "a.pth")
 
 
-def test_batch_normalisation_is_refused_by_its_name(rng):
+def test_batch_normalisation_is_refused(rng):
     entries = layers_of(rng, (4, 5, 3)) | {"model.2.running_mean": np.zeros(5, np.float32)}
     with pytest.raises(CheckpointError, match="batch normalisation"):
         trn_layers(entries, "a.pth")
@@ -1246,7 +1234,7 @@ def test_batch_normalisation_is_refused_by_its_name(rng):
         ((8, 5, 3), 2, "a ReLU on the features"),
     ],
 )
-def test_scales_that_do_not_fit_together(sizes, first, said, folder, rng):
+def test_scales_of_other_sizes(sizes, first, said, folder, rng):
     (folder / "trn_1_frames.pth").write_bytes(file_of(layers_of(rng, (4, 5, 3))))
     (folder / "trn_2_frames.pth").write_bytes(file_of(layers_of(rng, sizes, first)))
     with pytest.raises(ValueError, match=rf"trn_2_frames\.pth: expected .*{said}"):

@@ -133,7 +133,7 @@ def test_frames_scores_and_esvs(kind, n, model_of, expected):
     assert row == len(expected[f"{kind}_n{n}_uids"])
 
 
-def test_nothing_of_torch_is_needed():
+def test_torch_is_not_needed():
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from esv_jax.checkpoints import import_play_fair\n"
@@ -145,7 +145,7 @@ def test_nothing_of_torch_is_needed():
 # Which files
 
 
-def test_the_folder_of_the_checkpoints_finds_the_project_around_it(model_of):
+def test_a_checkpoint_folder_finds_its_project(model_of):
     for place in (FEATURES, "checkpoints"):
         model = checkpoints.import_play_fair(PROJECT / place)
         assert model_digest(model) == model_digest(model_of["trn"])
@@ -159,7 +159,7 @@ def test_one_flat_folder_without_names(tmp_path):
     assert model.class_names[:3] == ("0", "1", "2")
 
 
-def test_counts_serve_as_priors_and_paths_can_be_passed(tmp_path):
+def test_counts_as_priors_and_explicit_paths(tmp_path):
     folder = flat(PROJECT, tmp_path / "flat", ["trn_1_frames.pth"])
     counts = "\n".join(["class,count", *(f"{c},{c}" for c in range(174))])
     (folder / "train-action-counts.csv").write_text(counts)
@@ -198,7 +198,7 @@ def test_a_head_of_another_scale(project):
         checkpoints.import_play_fair(project)
 
 
-def test_a_head_in_the_place_of_another_kind(project):
+def test_a_head_of_another_kind(project):
     folder = project / FEATURES
     shutil.copyfile(folder / "tsn.pth", folder / "trn_2_frames.pth")
     with pytest.raises(ValueError, match=r"trn_2_frames\.pth: .*model\.<i>.*classifier\.weight"):
@@ -220,7 +220,7 @@ def test_another_number_of_classes(project, place, header):
         checkpoints.import_play_fair(project)
 
 
-def test_folders_that_are_none(project, tmp_path):
+def test_missing_files(project, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         checkpoints.import_play_fair(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -248,7 +248,7 @@ def test_wrong_arguments():
 # The report
 
 
-def test_the_report_says_what_was_read():
+def test_the_report_lists_the_files():
     found = checkpoints.read_play_fair(PROJECT)
     report = found.report
     roles = {record.path: record.role for record in report.files}
@@ -289,7 +289,7 @@ def test_the_help_of_the_command(capsys):
     assert "Example: esv-jax import-play-fair" in out and "(default: model.safetensors)" in out
 
 
-def test_the_command_says_when_numbers_disagree(tmp_path, capsys):
+def test_the_command_reports_disagreement(tmp_path, capsys):
     out = tmp_path / "tsn.safetensors"
     results = [f"--results={PROJECT}/tsn-esv-n_frames=4.pkl", f"--features={PROJECT}/trn.hdf"]
     arguments = [str(PROJECT), "--model=tsn", f"--out={out}", *results]

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, Literal, cast
+from typing import IO, Literal, cast
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from esv_jax.checkpoints.unpickle import (
     CheckpointError,
     StrPath,
     Unknown,
+    Value,
     expect,
     mapped,
     short,
@@ -101,7 +102,7 @@ def read_torch(path: StrPath) -> TorchCheckpoint:
     return TorchCheckpoint(arrays, archive.layout, found_under, tuple(ignored))
 
 
-def _state_dict(root: Any, name: str) -> tuple[str, dict[Any, Any]]:
+def _state_dict(root: Value, name: str) -> tuple[str, dict[Value, Value]]:
     """The dict of arrays, and its key in `root`."""
     if isinstance(root, Unknown):
         got, way_out = f"a whole object ({short(root)})", "Save its state_dict() instead."
@@ -119,13 +120,13 @@ def _state_dict(root: Any, name: str) -> tuple[str, dict[Any, Any]]:
     return "", root
 
 
-def _has_arrays(value: Any) -> bool:
+def _has_arrays(value: Value) -> bool:
     if not isinstance(value, dict):
         return False
     return any(isinstance(entry, Tensor | np.ndarray) for entry in value.values())
 
 
-def _refuse_special(key: Any, value: Any, name: str) -> None:
+def _refuse_special(key: Value, value: Value, name: str) -> None:
     """Refuse a tensor that is not dense: a state dict without it would look complete."""
     is_torch = isinstance(value, Unknown) and value.module.split(".")[0] == "torch"
     if is_torch and value.name.startswith("_rebuild"):
@@ -154,7 +155,7 @@ class _Archive:
     """An open torch checkpoint."""
 
     layout: Layout
-    root: Any  # the object, with tensors as `Tensor` and unknown objects as `Unknown`
+    root: Value  # the object, with tensors as `Tensor` and unknown objects as `Unknown`
     read: Callable[[Storage], bytes]  # all bytes of a storage
     n_bytes: int  # of the file
 
@@ -200,7 +201,7 @@ def _open_zip(data: mmap.mmap, name: str) -> _Archive:
         order = _content(data, members[f"{folder}byteorder"], name)
         expect(order == b"little", name, "little-endian numbers", short(order))
 
-    def persistent(identifier: Any) -> Storage | Unknown:
+    def persistent(identifier: Value) -> Storage | Unknown:
         storage = storage_of(identifier, name)
         if isinstance(storage, Unknown):
             return storage
@@ -288,7 +289,7 @@ def _open_legacy(data: mmap.mmap, name: str) -> _Archive:
 
     storages: dict[str, Storage] = {}
 
-    def persistent(identifier: Any) -> Storage | Unknown:
+    def persistent(identifier: Value) -> Storage | Unknown:
         storage = storage_of(identifier, name)
         if isinstance(storage, Storage):
             known = storages.setdefault(storage.key, storage)

@@ -16,7 +16,6 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +57,7 @@ class Layers:
         """Classes C."""
         return int(self.layers[-1][0].shape[0])
 
-    def head(self) -> dict[str, Any]:
+    def head(self) -> dict[str, np.ndarray | list[dict[str, np.ndarray]]]:
         """The head for `stack_heads`: "w1" (s*D, H), "b1", "hidden", "w2" (H, C), "b2"."""
         (w1, b1), *hidden, (w2, b2) = self.layers
         hidden_layers = [{"w": w.T, "b": b} for w, b in hidden]

@@ -241,9 +241,11 @@ def _read_trn(folder: _Folder, n_max: int | None) -> dict[int, Layers]:
         path = together.get(n_max or max(together), together[max(together)])
         states = split_scales(folder.read(path, "heads of all scales"), str(path))
         scales = range(1, (n_max or max(states)) + 1)
-        for s in scales:
-            got = f"none for scale {s} (scales {sorted(states)})"
-            expect(s in states, str(path), f"a head for every scale 1..{max(scales)}", got)
+        missing = [s for s in scales if s not in states]
+        if missing:
+            expected = f"a head for every scale 1..{max(scales)}"
+            got = f"none for scale {missing[0]} (scales {sorted(states)})"
+            raise CheckpointError(message(str(path), expected, got))
         return {s: trn_layers(states[s], f"{path}, scale {s}") for s in scales}
     if not paths:
         expected = "checkpoints trn_<s>_frames.pth"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from esv_jax.checkpoints.unpickle import (
     StrPath,
     Table,
     Unknown,
+    Value,
     as_key,
     expect,
     mapped,
@@ -36,10 +37,10 @@ _MAX_SIZE = 2**40
 _MAX_CODE_POINT = 0x10FFFF
 _DTYPE = re.compile(r"[biufc](1|2|4|8|16)|U[1-9]\d{0,6}|\?")
 
-Args = tuple[Any, ...]
+Args = tuple[Value, ...]
 
 
-def load_pickle(path: StrPath) -> Any:
+def load_pickle(path: StrPath) -> Value:
     """Read a pickle of plain values without running any code of it.
 
     The results of play-fair are such files: a dict of arrays, or of lists of arrays.
@@ -48,7 +49,7 @@ def load_pickle(path: StrPath) -> Any:
       path: the file, of any pickle protocol from 0 to 5.
     Returns:
       dicts (an OrderedDict too), lists, tuples, sets, numbers, text, bytes, NumPy arrays and
-      scalars of numbers, booleans and text. Any other object is an `Unknown` record of its name
+      scalars of numbers, booleans and text. Value other object is an `Unknown` record of its name
       and parts; so is a dict key other than a string, bytes, float or 64-bit integer.
     Raises:
       FileNotFoundError: no such file.
@@ -66,14 +67,14 @@ def load_pickle(path: StrPath) -> Any:
     return value
 
 
-def _expect_finite_tree(name: str, value: Any) -> None:
+def _expect_finite_tree(name: str, value: Value) -> None:
     """Refuse a value that is small in a file but large or endless to iterate over.
 
     Each container is visited once, without recursion; `Unknown` records are not entered.
     """
     depth: dict[int, int] = {}  # levels of each finished container
     unfolded: dict[int, int] = {}  # its values, shared ones counted as often as they occur
-    path: list[tuple[Any, Iterator[Any]]] = [((value,), iter((value,)))]
+    path: list[tuple[Value, Iterator[Value]]] = [((value,), iter((value,)))]
     open_containers = {id(path[0][0])}
     while path:
         container, rest = path[-1]
@@ -99,7 +100,7 @@ def _expect_finite_tree(name: str, value: Any) -> None:
             depth[id(container)], unfolded[id(container)] = levels, total
 
 
-def _values(container: Any) -> Collection[Any]:
+def _values(container: Value) -> Collection[Value]:
     """The elements of a container; of a dict, its values."""
     return container.values() if isinstance(container, dict) else container
 
@@ -107,12 +108,12 @@ def _values(container: Any) -> Collection[Any]:
 # Arrays
 
 
-def is_text(value: Any, *choices: str) -> bool:
+def is_text(value: Value, *choices: str) -> bool:
     """Return whether a value is one of the strings. An array would be compared by element."""
     return type(value) is str and value in choices
 
 
-def is_shape(shape: Any) -> bool:
+def is_shape(shape: Value) -> bool:
     """Return whether a value is a tuple of sizes of an array below the limits."""
     return (
         isinstance(shape, tuple)
@@ -122,7 +123,9 @@ def is_shape(shape: Any) -> bool:
     )
 
 
-def _array(raw: Any, dtype: Any, shape: Any, order: Any, source: Source) -> np.ndarray | None:
+def _array(
+    raw: Value, dtype: Value, shape: Value, order: Value, source: Source
+) -> np.ndarray | None:
     """The array of the given bytes; None if the dtype is not of numbers, booleans or text.
 
     Raises:
@@ -151,10 +154,10 @@ def _array(raw: Any, dtype: Any, shape: Any, order: Any, source: Source) -> np.n
     return flat.astype(dtype.newbyteorder("=")).reshape(shape, order=order)
 
 
-def _reconstruct(args: Args, source: Source) -> Any:
+def _reconstruct(args: Args, source: Source) -> Value:
     """`_reconstruct(ndarray, (0,), b"b")`: an array whose shape, dtype and bytes follow."""
 
-    def fill(state: Any, source: Source) -> Any:
+    def fill(state: Value, source: Source) -> Value:
         fits = isinstance(state, tuple) and len(state) == 5
         expect(fits, source.name, "version, shape, dtype, order and bytes of an array", "others")
         _, shape, dtype, is_column_major, raw = state
@@ -165,7 +168,7 @@ def _reconstruct(args: Args, source: Source) -> Any:
     return Pending(fill) if fits else None
 
 
-def _from_buffer(args: Args, source: Source) -> Any:
+def _from_buffer(args: Args, source: Source) -> Value:
     """`_frombuffer(bytes, dtype, shape, order[, axes])`, written by NumPy at protocol 5.
 
     With order "K", shape is that of the bytes, and the axes are then put in the given order.
@@ -184,7 +187,7 @@ def _from_buffer(args: Args, source: Source) -> Any:
     return array.transpose(axes)
 
 
-def _dtype(args: Args, source: Source) -> Any:
+def _dtype(args: Args, source: Source) -> Value:
     """`dtype(code, align, copy)` of a plain code, e.g. "f4", whose byte order follows."""
     if not args or type(args[0]) is not str or not _DTYPE.fullmatch(args[0]):
         return None
@@ -193,7 +196,7 @@ def _dtype(args: Args, source: Source) -> Any:
     except TypeError as error:  # e.g. f1
         raise CheckpointError(message(source.name, "a dtype of NumPy", repr(args[0]))) from error
 
-    def fill(state: Any, source: Source) -> Any:
+    def fill(state: Value, source: Source) -> Value:
         fits = isinstance(state, tuple) and len(state) >= 5 and is_text(state[1], *"<>|=")
         expect(fits, source.name, "the byte order of a dtype", "another value")
         has_fields = any(part is not None for part in state[2:5])
@@ -203,7 +206,7 @@ def _dtype(args: Args, source: Source) -> Any:
     return Pending(fill)
 
 
-def _scalar(args: Args, source: Source) -> Any:
+def _scalar(args: Args, source: Source) -> Value:
     """`scalar(dtype, bytes)`."""
     array = _array(args[1], args[0], (), "C", source) if len(args) == 2 else None
     return None if array is None else array[()]
@@ -212,7 +215,7 @@ def _scalar(args: Args, source: Source) -> Any:
 # Plain values
 
 
-def _encode(args: Args, source: Source) -> Any:
+def _encode(args: Args, source: Source) -> Value:
     """`encode(text, "latin1")`, which is how protocol 2 stores bytes."""
     if len(args) != 2 or type(args[0]) is not str or not is_text(args[1], "latin1", "latin-1"):
         return None
@@ -220,10 +223,12 @@ def _encode(args: Args, source: Source) -> Any:
     return args[0].encode("latin-1")
 
 
-def _container(make: Callable[[list[Any] | tuple[Any, ...]], Any]) -> Callable[[Args, Source], Any]:
+def _container(
+    make: Callable[[Collection[Value]], Value],
+) -> Callable[[Args, Source], Value]:
     """A constructor of a container, without arguments or of a list of its elements."""
 
-    def call(args: Args, source: Source) -> Any:
+    def call(args: Args, source: Source) -> Value:
         if len(args) > 1 or not all(isinstance(items, list | tuple) for items in args):
             return None
         items = args[0] if args else ()
@@ -233,18 +238,18 @@ def _container(make: Callable[[list[Any] | tuple[Any, ...]], Any]) -> Callable[[
     return call
 
 
-def _dict(pairs: list[Any] | tuple[Any, ...]) -> dict[Any, Any] | None:
+def _dict(pairs: Collection[Value]) -> dict[Value, Value] | None:
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
         return None
     return {as_key(key): value for key, value in pairs}
 
 
-def _complex(args: Args, source: Source) -> Any:
+def _complex(args: Args, source: Source) -> Value:
     fits = len(args) == 2 and all(type(part) is float for part in args)
     return complex(*args) if fits else None
 
 
-def make_table(entries: dict[tuple[str, str], Any]) -> Table:
+def make_table(entries: dict[tuple[str, str], Value]) -> Table:
     """A table for `unpickle`: functions become `Constructor`s, other values stay as they are."""
     return {
         (module, name): Constructor(module, name, value) if callable(value) else value

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from esv_jax.checkpoints.unpickle import (
     Source,
     Table,
     Unknown,
+    Value,
     expect,
     short,
 )
@@ -106,7 +106,7 @@ def to_array(tensor: Tensor, raw: bytes) -> np.ndarray:
     return np.asarray(array != 0) if tensor.kind.name == "bool" else array
 
 
-def storage_of(identifier: Any, name: str) -> Storage | Unknown:
+def storage_of(identifier: Value, name: str) -> Storage | Unknown:
     """The storage of a persistent identifier of torch, or a record if its type is unknown.
 
     Args:
@@ -141,7 +141,7 @@ def storage_of(identifier: Any, name: str) -> Storage | Unknown:
     return Storage(key, kind, numel, start, start + size)
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Value) -> bool:
     return type(value) is int and value >= 0
 
 
@@ -221,8 +221,8 @@ _ELEMENT_TYPES = (
 )
 
 
-def _torch_names() -> dict[tuple[str, str], Any]:
-    names: dict[tuple[str, str], Any] = {
+def _torch_names() -> dict[tuple[str, str], Value]:
+    names: dict[tuple[str, str], Value] = {
         ("torch", "Size"): to_tuple,
         ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
         **{("torch._utils", name): call for name, call in _TENSOR_FUNCTIONS.items()},

@@ -41,6 +41,10 @@ _INHERITED = (
     b"NIJKLMFG\x88\x89\x8aTUXBC\x8c\x8d\x8e)]}\x8f(tl\x85\x86\x87012pqrghj\x94cio\x93PQ\x80."
 )
 
+Buffer: TypeAlias = bytes | mmap.mmap
+StrPath: TypeAlias = str | PathLike[str]
+Value: TypeAlias = Any  # of a file: any type, to be checked with isinstance
+
 
 class CheckpointError(ValueError):
     """A foreign file that cannot be read, or should not be; the message names the file."""
@@ -60,9 +64,9 @@ class Unknown:
 
     module: str
     name: str
-    args: tuple[Any, ...] = ()
-    states: list[Any] = field(default_factory=list)
-    items: list[Any] = field(default_factory=list)
+    args: tuple[Value, ...] = ()
+    states: list[Value] = field(default_factory=list)
+    items: list[Value] = field(default_factory=list)
 
     def __repr__(self) -> str:
         """The name on one line. The contents may be large, or contain the record itself."""
@@ -72,10 +76,6 @@ class Unknown:
     def path(self) -> str:
         """The dotted name."""
         return f"{self.module}.{self.name}"
-
-
-Buffer: TypeAlias = bytes | mmap.mmap
-StrPath: TypeAlias = str | PathLike[str]
 
 
 class Source:
@@ -135,7 +135,7 @@ class Constructor:
 
     module: str
     name: str
-    call: Callable[[tuple[Any, ...], Source], Any]
+    call: Callable[[tuple[Value, ...], Source], Value]
 
 
 @dataclass(eq=False)
@@ -145,11 +145,11 @@ class Pending:
     `slots` are its memo indices, where it is replaced too.
     """
 
-    fill: Callable[[Any, Source], Any]
+    fill: Callable[[Value, Source], Value]
     slots: list[int] = field(default_factory=list)
 
 
-Table: TypeAlias = Mapping[tuple[str, str], Any]
+Table: TypeAlias = Mapping[tuple[str, str], Value]
 
 
 def expect(condition: bool, name: str, expected: str, got: object, way_out: str = "") -> None:
@@ -189,8 +189,8 @@ def unpickle(
     table: Table,
     *,
     start: int = 0,
-    persistent: Callable[[Any], Any] | None = None,
-) -> tuple[Any, int]:
+    persistent: Callable[[Value], Value] | None = None,
+) -> tuple[Value, int]:
     """Read a pickle without running any code of it.
 
     Args:
@@ -216,10 +216,10 @@ def unpickle(
         raise CheckpointError(message(name, "a readable pickle", got, _DAMAGED)) from error
 
 
-class _Memo(dict[int, Any]):
+class _Memo(dict[int, Value]):
     """The memo: bounded indices, so that no two of them have one hash; pending values by index."""
 
-    def __setitem__(self, index: int, value: Any) -> None:
+    def __setitem__(self, index: int, value: Value) -> None:
         if index >= 2**32:
             raise ValueError("a memo index above 32 bits")
         if isinstance(value, Pending):
@@ -230,13 +230,13 @@ class _Memo(dict[int, Any]):
 class _RestrictedUnpickler(_Unpickler):
     """The standard library's interpreter with the restrictions in the docstring of the module."""
 
-    stack: list[Any]  # of the base class, as the next three
-    append: Callable[[Any], None]
+    stack: list[Value]  # of the base class, as the next three
+    append: Callable[[Value], None]
     read: Callable[[int], bytes]
-    pop_mark: Callable[[], list[Any]]
+    pop_mark: Callable[[], list[Value]]
 
     def __init__(
-        self, source: Source, table: Table, persistent: Callable[[Any], Any] | None
+        self, source: Source, table: Table, persistent: Callable[[Value], Value] | None
     ) -> None:
         super().__init__(source, encoding="latin-1")  # of strings of Python 2, as NumPy reads them
         self.memo = _Memo()
@@ -244,21 +244,21 @@ class _RestrictedUnpickler(_Unpickler):
 
     # Names and calls
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> Value:
         """The table's entry, or a record. The base class would import the module."""
         if max(len(module), len(name)) > _MAX_LINE:
             raise self._source.error("the name of a class or function", "a longer text")
         found = self._table.get((module, name))
         return Unknown(module, name) if found is None else found
 
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid: Value) -> Value:
         """The value of an identifier."""
         if self._persistent is None:
             got, way_out = "a reference to data outside of it", "Use load_torch for checkpoints."
             raise self._source.error("values inside the pickle", got, way_out)
         return self._persistent(pid)
 
-    def _called(self, function: Any, args: Any) -> Any:
+    def _called(self, function: Value, args: Value) -> Value:
         """The result of a constructor, or a record of the call."""
         if not isinstance(args, tuple):
             raise self._source.error("a tuple of arguments", short(args))
@@ -269,7 +269,7 @@ class _RestrictedUnpickler(_Unpickler):
             result = function.call(args, self._source)
         return Unknown(function.module, function.name, args) if result is None else result
 
-    def _instantiate(self, klass: Any, args: list[Any]) -> None:  # INST and OBJ
+    def _instantiate(self, klass: Value, args: list[Value]) -> None:  # INST and OBJ
         self.append(self._called(klass, tuple(args)))
 
     def _reduce(self) -> None:
@@ -299,7 +299,7 @@ class _RestrictedUnpickler(_Unpickler):
 
     # Containers: only lists, dicts, sets and records are filled
 
-    def _extend(self, items: list[Any]) -> None:
+    def _extend(self, items: list[Value]) -> None:
         target = self.stack[-1]
         if isinstance(target, Unknown):
             target.items.extend(items)
@@ -310,7 +310,7 @@ class _RestrictedUnpickler(_Unpickler):
         else:
             raise self._source.error("a list or set to add to", short(target))
 
-    def _update(self, items: list[Any]) -> None:
+    def _update(self, items: list[Value]) -> None:
         target = self.stack[-1]
         if len(items) % 2:
             raise self._source.error("keys with values", "a key without")
@@ -364,7 +364,7 @@ class _RestrictedUnpickler(_Unpickler):
         code = self._source.data[self._source.at - 1 : self._source.at]
         raise self._source.error("opcodes of a pickle that stands alone", f"{code!r}")
 
-    dispatch: ClassVar[dict[int, Any]] = {
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
         **dict.fromkeys(range(256), _refused),
         **{code: _Unpickler.dispatch[code] for code in _INHERITED},
         ord("R"): _reduce,
@@ -386,7 +386,7 @@ class _RestrictedUnpickler(_Unpickler):
     }
 
 
-def as_key(value: Any) -> Any:
+def as_key(value: Value) -> Value:
     """The value as a dict key or element of a set.
 
     Strings, bytes, floats, records and 64-bit integers stay. A file could choose other values to
