@@ -1,4 +1,4 @@
-"""The attacks run from one command, and what they try survives."""
+"""The attacks run from one command, and every attempt survives."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 import esv_jax as ej
 from experiments.attack import __main__ as attack
-from experiments.attack import attempts, hostile, hostile_files
+from experiments.attack import harness, hostile, hostile_files
 
 SMALL = {"kills": 2, "flips": 12, "two_at_once": 1, "fuzz": 200, "hostile": 52, "requests": 100}
 
@@ -76,7 +76,7 @@ class Careless(hostile.Hostile):
 
 @pytest.mark.slow
 def test_faults_are_found(tmp_path):
-    result = attempts.attempt_all(Careless(Path(tmp_path), 0, 3.0), 7)
+    result = harness.attempt_all(Careless(Path(tmp_path), 0, 3.0), 7)
     found = {wrong["input"]: wrong["outcome"] for wrong in result["wrong"]}
     assert found.pop(4).startswith("crash")
     assert found == {

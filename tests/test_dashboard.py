@@ -21,7 +21,7 @@ from esv_jax.dashboard.media import Media
 from esv_jax.dashboard.sources import open_sources, pick
 from esv_jax.dashboard.state import OUTCOMES, PAGES, SORTS, State, format_query, parse
 from esv_jax.dashboard.views import SHOWN
-from experiments.attack.server import malformed, questions
+from experiments.attack.server import callback_bodies, malformed
 from experiments.browsing import dashboard as run_dashboard
 from tests.sweeps_for_tests import LENGTHS, N_CLASSES, run_sweep, write_set
 
@@ -489,7 +489,7 @@ def test_only_what_a_page_needs_may_be_asked(client):
 
 
 def questions_of(client):
-    return questions(client.get("/_dash-dependencies", headers=LOCAL).json)
+    return callback_bodies(client.get("/_dash-dependencies", headers=LOCAL).json)
 
 
 def test_malformed_callbacks_are_refused_or_taken_for_the_default(client, capfd):

@@ -1,16 +1,15 @@
-"""All attacks, one after another, and a table of what was tried and what survived.
+"""All attacks, one after another, with a table of attempts and survivals.
 
     python -m experiments.attack --out attack.json
     python -m experiments.attack --sections kills flips --kills 100 --flips 1000
 
-It takes at most 15 minutes on 2 CPU cores, and ends with code 1 where anything did not survive:
-what, and how to do it again, is printed and stored.
+It takes at most 15 minutes on 2 CPU cores. Faults are printed and stored with everything needed to
+repeat them; the exit code is then 1.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import tempfile
 import time
@@ -21,74 +20,56 @@ from typing import Any
 import tyro
 
 from experiments.attack import fuzz, hostile, interrupts, server, stores
-from experiments.attack.harness import Outcome, outcome_of
+from experiments.attack.harness import Outcome
+from experiments.harness import as_json, markdown, write_json
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How much to try."""
+    """Number of attempts."""
 
     sections: tuple[str, ...] = ()
     """Some of kills, disk_full, flips, two_at_once, interrupts, fuzz, hostile, requests; default
     all."""
     kills: int = 25
-    """Of a sweep that is continued."""
+    """Kills of a sweep that is continued."""
     disk_full: int = 3
-    """Limits of size for each of sweep, explain and train."""
+    """File size limits for each of sweep, explain and train."""
     flips: int = 100
-    """Bits of the files of a sweep."""
+    """Flipped bits of the files of a sweep."""
     two_at_once: int = 4
     """Pairs of sweeps."""
     interrupts: int = 4
-    """Of each command."""
+    """Interrupts of each command."""
     fuzz: int = 20_000
     """Mutated inputs of all readers together."""
     hostile: int = 500
-    """Files made to harm."""
+    """Hostile files."""
     requests: int = 2000
     """Ordinary requests to the dashboard."""
     malformed: int = 300
     """Malformed callbacks among them."""
     seed: int = 0
+    """Seed of all inputs and moments."""
     out: Path | None = None
     """JSON file for the numbers; default none."""
 
 
-def _interrupts(settings: Settings, _: Path) -> Outcome:
-    chosen = interrupts.Settings(settings.interrupts, seed=settings.seed)
-    results, faults = interrupts.attack_all(chosen)
-    tried = sum(sum(v for k, v in counts.items() if k != "seconds") for counts in results.values())
-    early = sum(counts.get("early", 0) for counts in results.values())
-    detail = f"{len(results)} commands, {early} before the first line of the package"
-    return Outcome(tried, tuple(faults), detail)
-
-
-def _fuzz(settings: Settings, _: Path) -> Outcome:
-    results = fuzz.attack_all(fuzz.Settings(settings.fuzz, seed=settings.seed))
-    outcomes = {name: outcome_of(result) for name, result in results.items()}
-    faults = tuple(f"{name}, {text}" for name, one in outcomes.items() for text in one.faults)
-    detail = f"{len(results)} readers, {sum(r.get('read', 0) for r in results.values())} read"
-    return Outcome(sum(one.tried for one in outcomes.values()), faults, detail)
-
-
-SECTIONS: dict[str, Callable[[Settings, Path], Outcome]] = {
-    "kills": lambda chosen, folder: stores.kills(folder, chosen.seed, chosen.kills),
-    "disk_full": lambda chosen, folder: stores.disk_full(folder, chosen.seed, chosen.disk_full),
-    "flips": lambda chosen, folder: stores.flips(folder, chosen.seed, chosen.flips),
-    "two_at_once": lambda chosen, folder: stores.two_at_once(
-        folder, chosen.seed, chosen.two_at_once
-    ),
-    "interrupts": _interrupts,
-    "fuzz": _fuzz,
-    "hostile": lambda chosen, folder: hostile.hostile(folder, chosen.seed, chosen.hostile),
-    "requests": lambda chosen, folder: server.requests(
-        folder, chosen.seed, chosen.requests, chosen.malformed
-    ),
+SECTIONS: dict[str, Callable[[Path, Settings], Outcome]] = {
+    "kills": lambda folder, s: stores.kills(folder, s.seed, s.kills),
+    "disk_full": lambda folder, s: stores.disk_full(folder, s.seed, s.disk_full),
+    "flips": lambda folder, s: stores.flips(folder, s.seed, s.flips),
+    "two_at_once": lambda folder, s: stores.two_at_once(folder, s.seed, s.two_at_once),
+    "interrupts": lambda folder, s: interrupts.interrupts(folder, s.seed, s.interrupts),
+    "fuzz": lambda folder, s: fuzz.fuzz(s.seed, s.fuzz),
+    "hostile": lambda folder, s: hostile.hostile(folder, s.seed, s.hostile),
+    "requests": lambda folder, s: server.requests(folder, s.seed, s.requests, s.malformed),
 }
+_COLUMNS = ("attack", "tried", "survived", "seconds")
 
 
 def main(settings: Settings) -> int:
-    """Run the sections and print the table; 1 where anything did not survive."""
+    """Runs the sections and prints the table: 0, 1 after a fault, 2 for an unknown section."""
     unknown = set(settings.sections) - set(SECTIONS)
     if unknown:
         known, got = ", ".join(SECTIONS), ", ".join(sorted(unknown))
@@ -97,22 +78,19 @@ def main(settings: Settings) -> int:
     rows: list[dict[str, Any]] = []
     for name in settings.sections or SECTIONS:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        began = time.monotonic()
+        start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            tried, faults, detail = SECTIONS[name](settings, Path(folder))
+            tried, faults, detail = SECTIONS[name](Path(folder), settings)
         row = {"attack": name, "tried": tried, "survived": tried - len(faults)}
-        seconds = round(time.monotonic() - began)
+        seconds = round(time.monotonic() - start)
         rows.append({**row, "seconds": seconds, "detail": detail, "faults": faults})
         for fault in faults:
             print(f"{name}, seed {settings.seed}: {fault}", flush=True)
-    print("| attack | tried | survived | seconds |\n| --- | --- | --- | --- |")
-    for row in rows:
-        print(f"| {' | '.join(str(row[k]) for k in ('attack', 'tried', 'survived', 'seconds'))} |")
+    print(markdown(_COLUMNS, ([row[name] for name in _COLUMNS] for row in rows)))
     for row in rows:
         print(f"{row['attack']}: {row['detail']}")
     if settings.out:
-        about = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
-        settings.out.write_text(json.dumps({"settings": about, "attacks": rows}, indent=1))
+        write_json(settings.out, {"settings": as_json(settings), "attacks": rows})
     return int(any(row["faults"] for row in rows))
 
 

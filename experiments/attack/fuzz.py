@@ -1,21 +1,19 @@
-"""Mutated files for every reader: none may give a traceback, hang, crash or reach another file.
+"""Mutated files for every reader: no traceback, hang, crash or access to another file.
 
-    python -m experiments.attack.fuzz --inputs 20000 --out fuzz.json
+A mutation is a few changes at random offsets of a small valid file: flipped bits, other bytes,
+zeros, extreme numbers of 1 to 8 bytes, changed digits, pieces cut out or doubled, a cut end. Input
+k of a reader depends on the seed and k alone. An error that the command line prints as one line
+(`harness.REFUSED`) is a correct answer. An audit hook counts what Python opens, runs or connects to
+beyond the input; `hostile` also observes C libraries.
 
-A mutation is a few changes at random places of a small valid file: flipped bits, other bytes,
-zeros, extreme numbers of 1 to 8 bytes, digits of text, pieces cut out or doubled, the end cut off.
-Input k of a reader depends on `--seed` and k alone, so any of them can be made again. Each reader
-runs in a process of its own, with a limit of memory; an input that takes longer than `--seconds` is
-a hang. What Python opens, runs or connects to beyond the input itself is counted by an audit hook
-(what C libraries open is not seen).
-
-An error that the command line prints as one line is right (`attempts.REFUSED`).
+    python -m experiments.attack --sections fuzz --fuzz 20000
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
+import pickle
 import struct
 import tempfile
 import zipfile
@@ -25,31 +23,19 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import esv_jax as ej
-from experiments.attack.attempts import attempt_all
+from experiments.attack.harness import Outcome, attempt_all, outcome_of
 
 _SMALL = np.float32(0.5)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How much to try."""
-
-    inputs: int = 2000
-    """Of all readers together."""
-    seconds: float = 10.0
-    """That one input may take."""
-    seed: int = 0
-    readers: tuple[str, ...] = ()
-    """Some of them; default all."""
-    out: Path | None = None
-    """JSON file for the numbers; default none."""
+_TENSOR = (
+    b"\x80\x02}U\x01wctorch._utils\n_rebuild_tensor_v2\n"
+    b"((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x06tQK\x00K\x02K\x03\x86K\x03K\x01\x86\x89}tRs."
+)
 
 
 class Reader(NamedTuple):
-    """A reader with a valid file: `make` writes it, `read` reads a file to its end."""
+    """A reader: `make` writes a valid file, `read` reads a file completely."""
 
     suffix: str
     make: Callable[[Path], Any]
@@ -82,9 +68,9 @@ def _make_video(path: Path) -> None:
     ej.data.write_video(path, frames, fps=6)
 
 
-def _read_video(path: Path) -> None:
+def read_video(path: Path, n: int | None = None) -> None:
     ej.data.probe_video(path)
-    ej.data.decode_frames(path, n=None)
+    ej.data.decode_frames(path, n=n)
 
 
 def _make_classes(path: Path) -> None:
@@ -130,15 +116,7 @@ def read_results(path: Path) -> None:
 
 
 def _make_pickle(path: Path) -> None:
-    import pickle
-
     path.write_bytes(pickle.dumps({"a": [1, 2.5, "x"], "b": np.arange(6.0).reshape(2, 3)}))
-
-
-_TENSOR = (
-    b"\x80\x02}U\x01wctorch._utils\n_rebuild_tensor_v2\n"
-    b"((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x06tQK\x00K\x02K\x03\x86K\x03K\x01\x86\x89}tRs."
-)
 
 
 def _make_torch_zip(path: Path) -> None:
@@ -152,8 +130,6 @@ def _make_torch_zip(path: Path) -> None:
 
 
 def _make_torch_legacy(path: Path) -> None:
-    import pickle
-
     head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
     parts = [*(pickle.dumps(value, 2) for value in head), _TENSOR, pickle.dumps(["0"], 2)]
     path.write_bytes(b"".join(parts) + struct.pack("<q", 6) + bytes(24))
@@ -163,8 +139,8 @@ READERS = {
     "HDF5 features": Reader(".hdf", _make_hdf, read_sequences),
     "npy features": Reader(".npy", _make_npy, read_sequences),
     "ts sequences": Reader(".ts", _make_ts, read_sequences),
-    "MP4 video": Reader(".mp4", _make_video, _read_video),
-    "GIF video": Reader(".gif", _make_video, _read_video),
+    "MP4 video": Reader(".mp4", _make_video, read_video),
+    "GIF video": Reader(".gif", _make_video, read_video),
     "class names": Reader(".csv", _make_classes, ej.data.read_classes),
     "class priors": Reader(".csv", _make_priors, ej.data.read_class_priors),
     "model file": Reader(".safetensors", _make_model, ej.models.load_model),
@@ -176,7 +152,7 @@ READERS = {
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """A file with a few changes, one in half of the cases."""
+    """A file with a geometric number of changes, one in half of the cases."""
     data = bytearray(content)
     extremes = (0, 1, 0x7F, 0x80, 0xFF, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63)
     for _ in range(int(rng.geometric(0.5))):
@@ -217,7 +193,7 @@ def input_of(content: bytes, seed: int, name: str, k: int) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Mutations:
-    """The inputs of one reader; see `Attempts`."""
+    """Inputs of one reader; see `harness.Attempts`."""
 
     name: str
     content: bytes
@@ -227,24 +203,24 @@ class Mutations:
 
     @property
     def own(self) -> str:
-        """The folder."""
+        """The folder of the input."""
         return str(self.folder)
 
     def begin(self) -> None:
-        """Read the valid file, which imports what that needs."""
+        """Reads the valid file."""
         self._path.write_bytes(self.content)
         READERS[self.name].read(self._path)
 
     def make(self, k: int) -> None:
-        """Write input k."""
+        """Writes input k."""
         self._path.write_bytes(input_of(self.content, self.seed, self.name, k))
 
     def read(self, k: int) -> None:
-        """Read it."""
+        """Reads it."""
         READERS[self.name].read(self._path)
 
     def reached(self) -> list[str]:
-        """Nothing that the audit hook does not see."""
+        """Nothing more than the audit hook."""
         return []
 
     @property
@@ -252,36 +228,25 @@ class Mutations:
         return self.folder / f"input{READERS[self.name].suffix}"
 
 
-def attack(name: str, n: int, settings: Settings, folder: Path) -> dict[str, Any]:
-    """Counts of outcomes of one reader, and the first few inputs that went wrong."""
-    path = folder / f"valid{READERS[name].suffix}"
-    READERS[name].make(path)
-    content = path.read_bytes()
-    path.unlink()
-    return attempt_all(Mutations(name, content, folder, settings.seed, settings.seconds), n)
+@functools.cache
+def valid(name: str) -> bytes:
+    """A valid file of a reader."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{READERS[name].suffix}"
+        READERS[name].make(path)
+        return path.read_bytes()
 
 
-def attack_all(settings: Settings) -> dict[str, dict[str, Any]]:
-    """What `attack` gives of every reader, printed as it comes."""
-    names = settings.readers or tuple(READERS)
-    results = {}
-    for name in names:
+def fuzz(seed: int, n: int, seconds: float = 10.0) -> Outcome:
+    """n mutated inputs, of all readers together; prints counts by reader."""
+    outcomes, n_read = {}, 0
+    for name in READERS:
         with tempfile.TemporaryDirectory() as folder:
-            results[name] = attack(name, settings.inputs // len(names), settings, Path(folder))
-        counts = {k: v for k, v in results[name].items() if k != "wrong"}
-        print(f"{name:16}", ", ".join(f"{k} {v}" for k, v in counts.items()), flush=True)
-        for each in results[name]["wrong"][:5]:
-            print("   ", each)
-    return results
-
-
-def main(settings: Settings) -> int:
-    """Attack all readers and print a table; 1 where anything went wrong."""
-    results = attack_all(settings)
-    if settings.out:
-        settings.out.write_text(json.dumps(results, indent=1))
-    return int(any(result["wrong"] for result in results.values()))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Settings)))
+            inputs = Mutations(name, valid(name), Path(folder), seed, seconds)
+            result = attempt_all(inputs, n // len(READERS))
+        outcomes[name] = outcome_of(result)
+        n_read += result.get("read", 0)
+        print(f"{name:16} {outcomes[name].detail}", flush=True)
+    faults = tuple(f"{name}, {text}" for name, one in outcomes.items() for text in one.faults)
+    tried = sum(one.tried for one in outcomes.values())
+    return Outcome(tried, faults, f"{len(READERS)} readers, {n_read} read")

@@ -1,8 +1,7 @@
-"""Files made to harm: none may open another file, run code, hang, take the memory, or crash.
+"""Hostile files: none may open another file, run code, hang, exhaust memory, or crash a reader.
 
-File k depends on the seed and k alone. Beside it are files that must not be opened: inotify (on
-Linux) reports each that is, by whichever library. One of them is a pipe, on which opening would
-wait for ever.
+File k depends on the seed and k alone. Beside it are files that must not be opened, one of them a
+pipe on which opening never returns; inotify (on Linux) reports files opened by any library.
 """
 
 from __future__ import annotations
@@ -24,21 +23,15 @@ import numpy as np
 
 import esv_jax as ej
 from experiments.attack import fuzz
-from experiments.attack.attempts import REFUSED, attempt_all
-from experiments.attack.harness import Outcome, outcome_of
-from experiments.attack.hostile_files import KINDS, valid, zeros
+from experiments.attack.harness import REFUSED, Outcome, attempt_all, outcome_of
+from experiments.attack.hostile_files import KINDS, zeros
 
 _IN_OPEN = 0x20
 _MOST = 2**30  # bytes of memory that a file may take
 
 
-def _read_video(path: Path) -> None:
-    ej.data.probe_video(path)
-    ej.data.decode_frames(path, n=8)
-
-
 def _read_all(path: Path) -> None:
-    """Read a file by every reader that takes its suffix; what the last one refuses is raised."""
+    """Reads a file by every reader of its suffix; raises the last refusal."""
     models = (ej.models.load_model, ej.models.backbones.load_backbone)
     checkpoints = (ej.checkpoints.load_torch, ej.checkpoints.load_pickle)
     readers: dict[str, tuple[Callable[[Path], Any], ...]] = {
@@ -49,7 +42,7 @@ def _read_all(path: Path) -> None:
         ".csv": (ej.data.read_classes, ej.data.read_class_priors),
     }
     refused: Exception | None = None
-    for read in readers.get(path.suffix, (_read_video,)):
+    for read in readers.get(path.suffix, (functools.partial(fuzz.read_video, n=8),)):
         try:
             read(path)
         except REFUSED as error:
@@ -62,7 +55,7 @@ def _read_all(path: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Hostile:
-    """Files of all kinds in turn; see `attempts.Attempts`."""
+    """Files of all kinds in turn; see `harness.Attempts`."""
 
     folder: Path
     seed: int
@@ -70,11 +63,11 @@ class Hostile:
 
     @property
     def own(self) -> str:
-        """The file itself."""
+        """Path of the input."""
         return str(self.folder / "input")
 
     def begin(self) -> None:
-        """Lay the bait, and import what is needed."""
+        """Writes the bait, and reads a valid file with every reader."""
         shutil.copy(self._written("a.mp4", "MP4 video"), self.folder / "bait.mp4")
         (self.folder / "bait.raw").write_bytes(b"secret\n" * 99)
         with h5py.File(self.folder / "bait.h5", "w") as file:
@@ -87,7 +80,7 @@ class Hostile:
         _ = self._opened, self._peak
 
     def make(self, k: int) -> None:
-        """Write file k."""
+        """Writes file k."""
         for path in self.folder.glob("input*"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (self.folder / "ran").unlink(missing_ok=True)
@@ -96,12 +89,12 @@ class Hostile:
         self._names_opened()
 
     def read(self, k: int) -> None:
-        """Read it."""
+        """Reads it."""
         (path,) = self.folder.glob("input*")
         _read_all(path)
 
     def reached(self) -> list[str]:
-        """Bait that was opened, code that ran, memory that was taken."""
+        """Bait that was opened, code that ran, memory that was allocated."""
         found = [f"opened {name}" for name in self._names_opened() if not name.startswith("input")]
         found += ["code ran"] if (self.folder / "ran").exists() else []
         peak = _peak()
@@ -116,16 +109,16 @@ class Hostile:
 
     @functools.cached_property
     def _opened(self) -> int:
-        """Where the system tells of files in the folder that are opened; -1 where it cannot."""
+        """File descriptor of inotify for the folder; -1 where the system has none."""
         library = ctypes.CDLL(None)
         if not hasattr(library, "inotify_init1"):
             return -1
-        told = int(library.inotify_init1(os.O_NONBLOCK))
-        library.inotify_add_watch(told, os.fsencode(self.folder), _IN_OPEN)
-        return told
+        descriptor = int(library.inotify_init1(os.O_NONBLOCK))
+        library.inotify_add_watch(descriptor, os.fsencode(self.folder), _IN_OPEN)
+        return descriptor
 
     def _names_opened(self) -> list[str]:
-        """Of files in the folder that were opened since the last call."""
+        """Names of files in the folder that were opened since the last call."""
         content, names = b"", []
         with contextlib.suppress(BlockingIOError):
             while self._opened >= 0 and (more := os.read(self._opened, 2**16)):
@@ -137,12 +130,12 @@ class Hostile:
         return names
 
     def _written(self, name: str, reader: str) -> Path:
-        (self.folder / name).write_bytes(valid(reader))
+        (self.folder / name).write_bytes(fuzz.valid(reader))
         return self.folder / name
 
 
 def _peak() -> int:
-    """Bytes of memory that this process has had at most."""
+    """Peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
 
 

@@ -1,4 +1,4 @@
-"""Files made to harm, by kind: each is written from random numbers alone."""
+"""Hostile files of 13 kinds, written from random numbers alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pickle
 import shutil
 import struct
 import subprocess
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from experiments.attack import fuzz
+from experiments.attack.fuzz import valid
 
 _NUMBERS = (0, 1, 2**15, 2**31 - 1, 2**32 - 1, 2**40, 2**62, 2**63 - 1)
 BAIT = ("bait.mp4", "bait.h5", "bait.raw", "pipe")
@@ -34,13 +33,13 @@ def _any(rng: Rng, options: Any) -> Any:
 
 
 def _bait(rng: Rng, folder: Path) -> str:
-    """The name of a file that must not be opened, in one of the ways to write it."""
+    """Name of a file that must not be opened, in one of several spellings."""
     name = _any(rng, BAIT)
     ways = (name, f"./{name}", f"{folder}/{name}", f"file:{name}", f"file://{folder}/{name}")
     return str(_any(rng, ways))
 
 
-# Kinds of files: each writes one and returns the path
+# Each kind writes a file and returns its path.
 
 
 def playlist(rng: Rng, folder: Path) -> Path:
@@ -65,13 +64,20 @@ def playlist(rng: Rng, folder: Path) -> Path:
     return path
 
 
+def _start_from(rng: Rng, path: Path) -> None:
+    """Writes a valid feature file, a valid result file, or nothing."""
+    name = _any(rng, ("HDF5 features", "netCDF results", ""))
+    if name:
+        path.write_bytes(valid(name))
+
+
 def hdf5_elsewhere(rng: Rng, folder: Path) -> Path:
     path = folder / f"input{_any(rng, ('.hdf', '.h5', '.nc'))}"
     bait = str(_any(rng, ("bait.h5", f"{folder}/bait.h5", "pipe", "bait.raw")))
     name = str(
         _any(rng, ("there", "validation/uids", "validation/features", "esv", "video", "a/b"))
     )
-    _any(rng, (_feature_file, _result_file, _no_file))(path)
+    _start_from(rng, path)
     with h5py.File(path, "a") as file:
         if name in file:
             del file[name]
@@ -95,7 +101,7 @@ def hdf5_elsewhere(rng: Rng, folder: Path) -> Path:
 def hdf5_sizes(rng: Rng, folder: Path) -> Path:
     path = folder / f"input{_any(rng, ('.hdf', '.nc'))}"
     names = ("validation/uids", "validation/features", "validation/lengths", "video", "esv", "x")
-    _any(rng, (_feature_file, _result_file, _no_file))(path)
+    _start_from(rng, path)
     with h5py.File(path, "a") as file:
         name, size = str(_any(rng, names)), int(_any(rng, _NUMBERS[2:7]))
         if name in file:
@@ -130,7 +136,7 @@ def npy(rng: Rng, folder: Path) -> Path:
 
 
 class Evil:
-    """A pickle of this calls something that leaves a file called `ran`."""
+    """Its pickle makes a call that creates a file called `ran`."""
 
     def __init__(self, call: tuple[Any, ...]) -> None:
         self.call = call
@@ -179,7 +185,7 @@ def pickled(rng: Rng, folder: Path) -> Path:
 
 
 def _zipped(rng: Rng, content: bytes) -> bytes:
-    """As torch writes checkpoints."""
+    """A zip archive in the layout of torch checkpoints."""
     buffer, name = io.BytesIO(), str(_any(rng, ("archive/data/0", "../../bait.raw", "/ran")))
     with zipfile.ZipFile(buffer, "w") as file:
         for entry, data in (("archive/data.pkl", content), (name, bytes(64))):
@@ -189,7 +195,7 @@ def _zipped(rng: Rng, content: bytes) -> bytes:
 
 
 def zip_bomb(rng: Rng, folder: Path) -> Path:
-    """An entry of 4 GiB of zeros, 4 MB compressed; or one that says so."""
+    """An entry of 4 GiB of zeros, 4 MB compressed; or one that declares a size."""
     name = str(_any(rng, ("archive/data.pkl", "archive/data/0", "x.npy")))
     path = folder / f"input{_any(rng, ('.pth', '.npz', '.npy', '.pkl', '.hdf', '.mp4'))}"
     packed, crc, size = zeros()
@@ -207,7 +213,7 @@ def zip_bomb(rng: Rng, folder: Path) -> Path:
 
 @functools.cache
 def zeros() -> tuple[bytes, int, int]:
-    """Zeros compressed, their checksum and number."""
+    """Compressed zeros, their checksum and their number."""
     block, times = bytes(2**20), 4095
     coder = zlib.compressobj(9, zlib.DEFLATED, -15)
     coder.compress(block)
@@ -255,7 +261,7 @@ def ts(rng: Rng, folder: Path) -> Path:
 
 
 def boxes(rng: Rng, folder: Path) -> Path:
-    """A film whose boxes declare other sizes and numbers, or samples in another file."""
+    """A video whose boxes declare other sizes and numbers, or samples in another file."""
     path, content = (
         folder / f"input{_any(rng, ('.mp4', '.mov', '.m4v'))}",
         bytearray(valid("MP4 video")),
@@ -265,8 +271,8 @@ def boxes(rng: Rng, folder: Path) -> Path:
         at = content.find(_any(rng, names))
         if at < 4:
             continue
-        place = at + int(_any(rng, (-4, 8, 12)))
-        content[place : place + 4] = struct.pack(">I", int(_any(rng, _NUMBERS)) % 2**32)
+        field = at + int(_any(rng, (-4, 8, 12)))
+        content[field : field + 4] = struct.pack(">I", int(_any(rng, _NUMBERS)) % 2**32)
     at = content.find(b"url \0\0\0\1")
     if at > 0 and rng.random() < 0.5:
         content[at + 7] = 0  # not in this file
@@ -278,7 +284,7 @@ def boxes(rng: Rng, folder: Path) -> Path:
 
 
 def pictures(rng: Rng, folder: Path) -> Path:
-    """A picture or GIF that declares more than it holds."""
+    """A picture or GIF that declares more than it contains."""
     w, h = (int(_any(rng, (0, 1, 30_000, 65_535, 2**31 - 1, 2**32 - 1))) for _ in range(2))
     if rng.random() < 0.5:
         path = folder / "input.png"
@@ -300,7 +306,7 @@ def pictures(rng: Rng, folder: Path) -> Path:
 
 
 def special(rng: Rng, folder: Path) -> Path:
-    """What is no file: a pipe, a device without end, a link to itself, a folder."""
+    """A pipe, an endless device, a link to itself, or a folder."""
     suffix = _any(
         rng, (".mp4", ".ts", ".npy", ".hdf", ".nc", ".safetensors", ".pth", ".pkl", ".csv")
     )
@@ -335,7 +341,7 @@ def table(rng: Rng, folder: Path) -> Path:
 
 
 def sweep(rng: Rng, folder: Path) -> Path:
-    """A folder of results whose manifest says anything."""
+    """A folder of results with an arbitrary manifest."""
     path = folder / "input.sweep"
     (path / "shards").mkdir(parents=True)
     far = int(_any(rng, _NUMBERS))
@@ -368,26 +374,3 @@ KINDS: dict[str, Callable[[Rng, Path], Path]] = {
     "tables": table,
     "sweeps": sweep,
 }
-
-# Valid files to change
-
-
-def _feature_file(path: Path) -> None:
-    path.write_bytes(valid("HDF5 features"))
-
-
-def _result_file(path: Path) -> None:
-    path.write_bytes(valid("netCDF results"))
-
-
-def _no_file(path: Path) -> None:
-    """Nothing to begin with."""
-
-
-@functools.cache
-def valid(name: str) -> bytes:
-    """What a reader of `fuzz.READERS` takes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"a{fuzz.READERS[name].suffix}"
-        fuzz.READERS[name].make(path)
-        return path.read_bytes()

@@ -1,51 +1,32 @@
 """Ctrl-C at random moments of every command: one line, exit code 130, no traceback, no crash.
 
-    python -m experiments.attack.interrupts --tries 50 --out interrupts.json
-
-Each command runs once to its end, on small synthetic videos and features, then `--tries` times with
+Each command runs once to its end, on small synthetic videos and features, then several times with
 SIGINT after a time drawn uniformly from its duration. An interrupted command ends with code 130 and
-the line "esv-jax: interrupted"; one that had finished ends with code 0. Anything else is printed.
-Moments before the first line of the package runs (a few hundredths of a second) belong to Python,
-whose own answer is a traceback and code 130 or -2: they are counted as "early".
+the line "esv-jax: interrupted"; a finished one with code 0. Interrupts before the first line of the
+package runs (a few hundredths of a second) end in Python's own traceback and code 130 or -2; they
+are counted as "early".
+
+    python -m experiments.attack --sections interrupts --interrupts 50
 """
 
 from __future__ import annotations
 
 import collections
-import dataclasses
-import json
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tyro
 
 import esv_jax as ej
-from experiments.attack.harness import COMMAND
+from experiments.attack.harness import COMMAND, Outcome
 
 _LONGEST = 60.0  # seconds that an interrupted command may take to end
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How much to try."""
-
-    tries: int = 10
-    """Of each command."""
-    commands: tuple[str, ...] = ()
-    """Some of them; default all."""
-    seed: int = 0
-    out: Path | None = None
-    """JSON file for the numbers; default none."""
-
-
 def commands(folder: Path) -> dict[str, list[str]]:
-    """Words of every command, on files made in `folder`."""
+    """Arguments of every command, on files written to `folder`."""
     clips, features = folder / "clips", folder / "features.hdf"
     ej.data.write_synthetic_videos(clips, ej.data.synthetic_videos(3, seed=0, n_frames=16))
     rng = np.random.default_rng(0)
@@ -72,7 +53,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
 
 
 def run_once(words: list[str], out: Path, delay: float | None) -> tuple[str, float, str]:
-    """Outcome of one run, its duration, and what it printed where that is wrong."""
+    """Outcome of one run, its duration, and its output where the outcome is a fault."""
     out.mkdir(parents=True)
     given = [word.replace("OUT", str(out)) for word in words]
     began = time.monotonic()
@@ -100,36 +81,22 @@ def run_once(words: list[str], out: Path, delay: float | None) -> tuple[str, flo
     return f"code {code}", seconds, said[-3000:]
 
 
-def attack_all(settings: Settings) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Counts of outcomes by command, printed as they come, and what went wrong."""
-    rng, results, wrong = np.random.default_rng(settings.seed), {}, []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        known = commands(folder)
-        for command in settings.commands or tuple(known):
-            outcome, duration, said = run_once(known[command], folder / f"{command}-whole", None)
-            if outcome != "finished":
-                raise RuntimeError(f"{command} fails without an interrupt: {said}")
-            counts: collections.Counter[str] = collections.Counter()
-            for k in range(settings.tries):
-                delay = float(rng.uniform(0.05, duration))
-                outcome, _, said = run_once(known[command], folder / f"{command}-{k}", delay)
-                counts[outcome] += 1
-                if outcome not in ("interrupted", "finished", "early"):
-                    wrong.append(f"{command} after {delay:.2f} s: {outcome}\n{said}")
-            results[command] = {"seconds": round(duration, 2), **counts}
-            print(f"{command:10}", results[command], flush=True)
-    return results, wrong
-
-
-def main(settings: Settings) -> int:
-    """Interrupt all commands and print a table; 1 where anything went wrong."""
-    results, wrong = attack_all(settings)
-    print(*wrong, sep="\n", file=sys.stderr)
-    if settings.out:
-        settings.out.write_text(json.dumps(results, indent=1))
-    return int(bool(wrong))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Settings)))
+def interrupts(folder: Path, seed: int, n: int) -> Outcome:
+    """n interrupts of each command; prints counts by command."""
+    rng, faults, tried, early = np.random.default_rng(seed), [], 0, 0
+    known = commands(folder)
+    for command, words in known.items():
+        outcome, duration, said = run_once(words, folder / f"{command}-whole", None)
+        if outcome != "finished":
+            raise RuntimeError(f"{command} fails without an interrupt: {said}")
+        counts: collections.Counter[str] = collections.Counter()
+        for k in range(n):
+            delay = float(rng.uniform(0.05, duration))
+            outcome, _, said = run_once(words, folder / f"{command}-{k}", delay)
+            counts[outcome] += 1
+            if outcome not in ("interrupted", "finished", "early"):
+                faults.append(f"{command} after {delay:.2f} s: {outcome}\n{said}")
+        tried, early = tried + counts.total(), early + counts["early"]
+        print(f"{command:10} {duration:.2f} s, {dict(counts)}", flush=True)
+    detail = f"{len(known)} commands, {early} before the first line of the package"
+    return Outcome(tried, tuple(faults), detail)

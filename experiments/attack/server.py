@@ -1,4 +1,4 @@
-"""Requests to the dashboard's own server: many ordinary ones, malformed ones, odd addresses."""
+"""Requests to the dashboard's server: ordinary ones, malformed callbacks, odd addresses."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _UPDATE = "/_dash-update-component"
 _SECRET = "content outside the served folders"
 
 
-def _ask(port: int, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """The status of an answer, and the answer; 0 where none comes."""
+def _request(port: int, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Status and body of a response; status 0 without one."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {"Content-Type": "application/json"} if body is not None else {}
     try:
@@ -35,11 +35,11 @@ def _ask(port: int, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         connection.close()
 
 
-def questions(callbacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The body of a call, without values, of every callback that the server answers.
+def callback_bodies(callbacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Request bodies, without values, of the callbacks that run on the server.
 
     Args:
-      callbacks: as "/_dash-dependencies" lists them.
+      callbacks: the list of "/_dash-dependencies".
     """
     found = []
     for callback in callbacks:
@@ -54,8 +54,8 @@ def questions(callbacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _asking(body: dict[str, Any], query: str) -> dict[str, Any]:
-    """The same of another address of the page."""
+def _with_query(body: dict[str, Any], query: str) -> dict[str, Any]:
+    """The same body for another address of the page."""
     inputs = [
         each | {"value": query} if (each["id"], each["property"]) == ("url", "search") else each
         for each in body["inputs"]
@@ -64,7 +64,7 @@ def _asking(body: dict[str, Any], query: str) -> dict[str, Any]:
 
 
 def malformed(rng: np.random.Generator, body: dict[str, Any]) -> dict[str, Any]:
-    """A body with one part, at any depth, removed or replaced."""
+    """A body with one item, at any depth, removed or replaced."""
     junk: list[Any] = [None, 0, -1, 2**60, 1.5, True, "", "x" * 20_000, "?uid=\0", [], {}, [[]]]
     junk += [[{}], "a.b", "[" * 9000, {"id": "url"}]
     junk += [[{"id": "url", "property": "search", "value": {"a": [1]}}]]
@@ -92,7 +92,7 @@ def _odd_paths(secret: Path) -> list[str]:
 
 
 def requests(folder: Path, seed: int, n: int, n_malformed: int) -> Outcome:
-    """n ordinary requests by 16 threads, malformed callbacks, and some 400 odd addresses."""
+    """n ordinary requests by 16 threads, malformed callbacks, and about 400 odd addresses."""
     make_set(folder, _SEQUENCES, seed)
     results, rng = folder / "whole", np.random.default_rng(seed)
     if finish(start(*sweep_words(folder, results))).code:
@@ -107,7 +107,7 @@ def requests(folder: Path, seed: int, n: int, n_malformed: int) -> Outcome:
     log: list[str] = []
     with dashboard(str(results), "--videos", str(folder / "clips"), said=log) as address:
         port = int(address.rpartition(":")[2])
-        bodies = questions(json.loads(_ask(port, "/_dash-dependencies")[1]))
+        bodies = callback_bodies(json.loads(_request(port, "/_dash-dependencies")[1]))
         pages = ["/", "/_dash-layout", "/_dash-dependencies", "/assets/dashboard.js"]
         pages += ["/video/0", "/video/1", "/frame/0/3", "/frame/1/0"]
         cases: list[tuple[str, str, bytes | None, tuple[int, ...]]] = []
@@ -116,16 +116,16 @@ def requests(folder: Path, seed: int, n: int, n_malformed: int) -> Outcome:
                 cases.append(("ordinary", pages[k // 4 % len(pages)], None, (200,)))
                 continue
             query = f"?uid=v{rng.integers(_SEQUENCES)}&classes={rng.integers(3)}"
-            body = _asking(bodies[k % len(bodies)], query)
+            body = _with_query(bodies[k % len(bodies)], query)
             cases.append(("ordinary", _UPDATE, json.dumps(body).encode(), (200, 204)))
         for k in range(n_malformed):
-            body = malformed(rng, _asking(bodies[k % len(bodies)], "?uid=v3"))
+            body = malformed(rng, _with_query(bodies[k % len(bodies)], "?uid=v3"))
             cases.append(("malformed", _UPDATE, json.dumps(body).encode(), (200, 204, 400)))
         deep = b"[" * 450_000 + b"]" * 450_000
         cases += [("malformed", _UPDATE, text, (400, 413)) for text in (deep, b"{", b"\xff", b"")]
         cases += [("odd", path, None, (400, 404)) for path in _odd_paths(secret)]
         with ThreadPoolExecutor(_THREADS) as pool:
-            answers = list(pool.map(lambda one: _ask(port, *one[1:3]), cases))
+            answers = list(pool.map(lambda one: _request(port, *one[1:3]), cases))
     for (kind, path, sent, right), (status, answer) in zip(cases, answers, strict=True):
         statuses[f"{kind} {status}"] += 1
         served = kind == "odd" and (_SECRET.encode() in answer or b"root:" in answer)

@@ -1,4 +1,4 @@
-"""Sweeps that are killed, disturbed, damaged or out of space: what is stored stays right."""
+"""Sweeps that are killed, disturbed, damaged or out of space; stored results stay correct."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 import esv_jax as ej
 from esv_jax.cli import main as esv_jax
 from esv_jax.models.trained import model_digest
-from experiments.attack.attempts import attempt_all
 from experiments.attack.harness import (
     Outcome,
+    attempt_all,
     files_in,
     finish,
     loaded,
@@ -32,7 +32,7 @@ from experiments.attack.harness import (
 
 
 def _swept(folder: Path, n: int, seed: int) -> tuple[Path, float]:
-    """A set of n sequences in a folder with its sweep in `whole`, and the seconds that took."""
+    """Folder of a complete sweep of a set of n sequences, and its duration in seconds."""
     make_set(folder, n, seed)
     began = time.monotonic()
     ended = finish(start(*sweep_words(folder, folder / "whole")))
@@ -42,7 +42,7 @@ def _swept(folder: Path, n: int, seed: int) -> tuple[Path, float]:
 
 
 def kills(folder: Path, seed: int, n: int) -> Outcome:
-    """SIGKILL at n random moments of a sweep that is continued until it ends, then begun again."""
+    """SIGKILL at n random moments of a sweep, which is continued to its end, then restarted."""
     whole, seconds = _swept(folder, 240, seed)
     rng, faults, killed, ends, out = np.random.default_rng(seed), [], 0, 0, folder / "out"
     while killed < n or not ends or out.exists():
@@ -64,7 +64,7 @@ def kills(folder: Path, seed: int, n: int) -> Outcome:
 
 
 def two_at_once(folder: Path, seed: int, n: int) -> Outcome:
-    """Two sweeps into one folder, the second up to half a second later: one of them writes."""
+    """Two sweeps into one folder, the second up to half a second later; one of them writes."""
     whole, _ = _swept(folder, 60, seed)
     rng, faults, refused = np.random.default_rng(seed), [], 0
     for k in range(n):
@@ -89,10 +89,10 @@ def two_at_once(folder: Path, seed: int, n: int) -> Outcome:
 
 
 def disk_full(folder: Path, seed: int, n: int) -> Outcome:
-    """Commands of which no file may grow beyond a random size, n times each, then continued.
+    """Commands whose files may not grow beyond a random size, n times each, then continued.
 
-    In the output folder are results of an earlier run: half of the shards of the sweep, other
-    values of explain, another model of train and its state after 2 epochs.
+    The output folder contains results of an earlier run: half of the shards of the sweep, other
+    values of explain, another model of train.
     """
     rng, faults, refused = np.random.default_rng(seed), [], 0
     whole, _ = _swept(folder, 24, seed)
@@ -145,7 +145,7 @@ def disk_full(folder: Path, seed: int, n: int) -> Outcome:
 
 
 def _value(path: str, content: bytes, folder: Path) -> Any:
-    """What a file says beside times."""
+    """Content of a file without times."""
     if path.endswith(".nc"):
         return str(loaded(folder / path).to_dict()["data_vars"])
     if path.endswith(".safetensors"):
@@ -154,7 +154,7 @@ def _value(path: str, content: bytes, folder: Path) -> Any:
 
 
 def _lost(name: str, out: Path, before: Path, after: Path) -> str:
-    """Files that are neither those of the earlier run nor those of the whole one."""
+    """Files that differ from both the earlier and the complete run; "" where there are none."""
     found, old, new = files_in(out), files_in(before), files_in(after)
     if name == "sweep":
         lost = [path for path in old if found.get(path) != old[path] and path.startswith("shards")]
@@ -164,17 +164,19 @@ def _lost(name: str, out: Path, before: Path, after: Path) -> str:
             continue  # read when it is continued
         if path not in found:
             return f"{path} is lost"
-        held = [(folder, own[path]) for folder, own in ((before, old), (after, new)) if path in own]
-        if not held:
+        stored = [
+            (folder, own[path]) for folder, own in ((before, old), (after, new)) if path in own
+        ]
+        if not stored:
             return f"{path} is left behind"
         value = _value(path, found[path], out)
-        if value not in [_value(path, content, place) for place, content in held]:
+        if value not in [_value(path, content, folder) for folder, content in stored]:
             return f"{path} is neither the earlier nor the new one"
     return ""
 
 
 def _unlike(name: str, out: Path, after: Path) -> str:
-    """How results differ from those with room."""
+    """Difference from the results without a limit; "" where there is none."""
     if name == "sweep":
         return sweep_differs(out, after)
     found, new = files_in(out), files_in(after)
@@ -191,7 +193,7 @@ def _unlike(name: str, out: Path, after: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Flips:
-    """Bits of every file of a sweep, one at a time; see `attempts.Attempts`."""
+    """Flipped bits of every file of a sweep; see `harness.Attempts`."""
 
     folder: Path
     seed: int
@@ -200,12 +202,12 @@ class Flips:
     own: str = "/"
 
     def begin(self) -> None:
-        """Import what is needed."""
+        """Runs the sweep once, with its imports and compilation."""
         self.make(0)
         self._command("sweep")
 
     def make(self, k: int) -> None:
-        """Flip a bit in file k, counted round and round."""
+        """Flips a bit of file k modulo the number of files."""
         shutil.rmtree(self._out, ignore_errors=True)
         shutil.copytree(self.folder / "whole", self._out)
         path = self._out / self._file(k)
@@ -214,11 +216,11 @@ class Flips:
         path.write_bytes(content)
 
     def read(self, k: int) -> None:
-        """Open the sweep, verify it, continue it.
+        """Opens, verifies and continues the sweep.
 
         Raises:
-          ValueError: the damage was noticed, and mended or refused.
-          RuntimeError: it was not, and does harm.
+          ValueError: the damage was detected, and repaired or refused.
+          RuntimeError: it was not detected and changes results.
         """
         whole, noticed = loaded(self.folder / "whole"), ""
         try:
@@ -227,7 +229,7 @@ class Flips:
             noticed = f"opening: {error}"
         else:
             if not same_values(found, whole.sel(video=found["video"])):
-                raise RuntimeError(f"{self._file(k)}: other values are shown as the truth")
+                raise RuntimeError(f"{self._file(k)}: wrong values are shown")
             if found.sizes["video"] < whole.sizes["video"]:
                 noticed = "some are not shown"
         if self._command("results"):
@@ -242,11 +244,11 @@ class Flips:
             raise ValueError(noticed.replace("\n", " "))
 
     def reached(self) -> list[str]:
-        """Nothing that the audit hook does not see."""
+        """Nothing more than the audit hook."""
         return []
 
     def _command(self, name: str) -> int:
-        """The code of a command, which says nothing."""
+        """Exit code of a command, run without output."""
         words = sweep_words(self.folder, self._out)
         cache = ("--compilation-cache", self.folder / "programs")
         words = (*words, *cache) if name == "sweep" else (name, self._out, "--verify")
@@ -262,6 +264,6 @@ class Flips:
 
 
 def flips(folder: Path, seed: int, n: int) -> Outcome:
-    """n bits, one at a time, in turn in every file of a sweep."""
+    """n flipped bits, in turn in every file of a sweep."""
     whole, _ = _swept(folder, 10, seed)
     return outcome_of(attempt_all(Flips(folder, seed, tuple(files_in(whole))), n))
