@@ -1,16 +1,15 @@
-"""What `BlackBox` costs beside the model itself: run time and memory.
+"""Run time and memory of `BlackBox` beside the model.
 
     python -m experiments.benchmarks.black_box --out black_box.json
 
 A model that takes 5 ms per clip is explained on 16 frames of 64 x 64 x 3. Overhead is the time of
-`explain` outside of the model's function, as a share of the time inside it; less than 5 % is asked
-for; the median and the least of the repeats are given, as whatever else runs on the machine only
-adds to it. The model either sleeps ("sleep": the processor is free, as beside an accelerator) or
-computes ("busy": products of matrices until the time is over). A first call on another sequence
-compiles and is reported apart.
+`explain` outside of the model's function, as a share of the time inside it; the target is less
+than 5 %. Median and least of the repeats are reported, since other load only adds to it. The model
+either sleeps ("sleep": the processor is free, as beside an accelerator) or computes ("busy": matrix
+products until the time is over). The first call, which compiles, is reported separately.
 
-Memory is NumPy's at its peak during a call, traced in a run that is not timed: the clips of one
-batch, and what else there is. Beside it, what copies of all subsequences would take.
+Memory is NumPy's peak during a call, traced in a run that is not timed; beside it the clips of one
+batch, and copies of all subsequences.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import numpy as np
 import tyro
 
 import esv_jax as ej
-from experiments.records import write_cases
+from experiments.benchmarks.common import Table
 
 C = 400  # classes
 TARGET_SHARE = 0.05
@@ -46,12 +45,12 @@ CASES = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Cases and sizes."""
 
     cases: tuple[str, ...] = CASES
     """(sleep|busy)-(regression-BUDGET|permutations-M|exact-N), then a dtype or a removal."""
     clip_seconds: float = 0.005
-    """Of the model, per clip."""
+    """Seconds of the model per clip."""
     batch_size: int = 32
     """Most clips per call of the model."""
     repeats: int = 5
@@ -61,7 +60,7 @@ class Settings:
 
 
 class Model:
-    """Scores from the clips' means, after a given time per clip; knows how long it took."""
+    """Scores from the clips' means, after a given time per clip; records the time it took."""
 
     def __init__(self, kind: str, clip_seconds: float) -> None:
         self.clip_seconds, self.kind = clip_seconds, kind
@@ -89,7 +88,7 @@ class Model:
 
 
 def estimator_of(kind: str, number: int) -> tuple[Any, int]:
-    """The estimator of a case, and how many frames it is given."""
+    """Estimator and number of frames of a case."""
     if kind == "exact":
         return ej.Exact(), number
     if kind == "permutations":
@@ -98,6 +97,7 @@ def estimator_of(kind: str, number: int) -> tuple[Any, int]:
 
 
 def measure(case: str, settings: Settings) -> dict[str, Any]:
+    """Times and memory of a case."""
     model_kind, kind, number, *more = case.split("-")
     estimator, n = estimator_of(kind, int(number))
     dtype = np.dtype("uint8" if "uint8" in more else "float32")
@@ -138,7 +138,7 @@ def measure(case: str, settings: Settings) -> dict[str, Any]:
 
 
 def traced_peak(run: Callable[[], Any], model: Model) -> int:
-    """Bytes that Python and NumPy hold at most during a call, without the model's time."""
+    """Peak bytes of Python and NumPy during a call, with a model that takes no time."""
     clip_seconds, model.clip_seconds = model.clip_seconds, 0.0
     tracemalloc.start()
     try:
@@ -149,35 +149,32 @@ def traced_peak(run: Callable[[], Any], model: Model) -> int:
         model.clip_seconds = clip_seconds
 
 
-def print_row(row: dict[str, Any], header: bool) -> None:
-    if header:
-        print(
-            f"{'case':28}{'clips':>7}{'wall':>9}{'model':>9}{'overhead':>10}{'least':>8}{'target':>8}"
-            f"{'first':>9}{'peak':>9}{'a batch':>9}{'all clips':>11}"
-        )
-    print(
-        f"{row['case']:28}{row['clips']:>7}{row['wall_s']:>7.3f} s{row['model_s']:>7.3f} s"
-        f"{row['overhead']:>10.2%}{row['overhead_min']:>8.2%}{TARGET_SHARE:>8.0%}"
-        f"{row['first_extra_s']:>+7.2f} s{row['peak_mb']:>6.1f} MB"
-        f"{row['batch_mb']:>6.1f} MB{row['all_clips_mb']:>8.1f} MB",
-        flush=True,
-    )
+COLUMNS = {
+    "case": "{case}",
+    "clips": "{clips}",
+    "wall": "{wall_s:.3f} s",
+    "model": "{model_s:.3f} s",
+    "overhead": "{overhead:.2%}",
+    "least": "{overhead_min:.2%}",
+    "first": "{first_extra_s:+.2f} s",
+    "peak": "{peak_mb:.1f} MB",
+    "a batch": "{batch_mb:.1f} MB",
+    "all clips": "{all_clips_mb:.1f} MB",
+}
 
 
 def main(settings: Settings) -> None:
-    rows = []
+    print(f"target: overhead < {TARGET_SHARE:.0%}")
+    table = Table(COLUMNS)
     for case in settings.cases:
-        rows.append(measure(case, settings))
-        print_row(rows[-1], header=len(rows) == 1)
-    if settings.out is not None:
-        write_cases(
-            settings.out,
-            rows,
-            clip_seconds=settings.clip_seconds,
-            batch_size=settings.batch_size,
-            target_share=TARGET_SHARE,
-            classes=C,
-        )
+        table.add(measure(case, settings))
+    table.store(
+        settings.out,
+        clip_seconds=settings.clip_seconds,
+        batch_size=settings.batch_size,
+        target_share=TARGET_SHARE,
+        classes=C,
+    )
 
 
 if __name__ == "__main__":

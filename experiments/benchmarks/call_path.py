@@ -1,9 +1,9 @@
-"""Functions and files that one call of `explain` visits, the first call of its shape.
+"""Functions and files visited by the first call of `explain` of a shape.
 
     python -m experiments.benchmarks.call_path
 
-Counts distinct functions defined in the package, those of tracing included; comprehensions and
-lambdas are part of the function that contains them. Heads by scale at 8 elements, exact values.
+Counts distinct functions of the package, with those of tracing; comprehensions and lambdas belong
+to the function that contains them. Heads by scale at 8 elements, exact values.
 """
 
 from __future__ import annotations

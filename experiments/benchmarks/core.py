@@ -1,18 +1,17 @@
-"""Exact and sampled ESVs: run time, compile time, peak memory and share of a roofline.
+"""Run time, compile time, peak memory and roofline share of exact and sampled ESVs.
 
     python -m experiments.benchmarks.core --out core.json
 
 Weights have the paper's size (D = H = 256, C = 174 classes, n_max = 8); features are random, since
-time does not depend on values. Each case runs in a process of its own, so that its peak memory and
-first call, compile included, are its own. Runs unchanged on a CPU and on a GPU.
+time does not depend on values. Each case runs in its own process, for its peak memory and its first
+call, which compiles. Runs on CPUs and GPUs.
 
-The roofline is simple: operations counted by `plan_cost`, bytes counted as weights once and the
-table of all subsequences written once and read twice (by the recurrence, by the softmax), over
-ceilings measured in the same run: a 2048 x 2048 matrix product in float32 and the pace of reading
-256 MB. A share of 1 would be perfect overlap of nothing but that; caches can lift it beyond.
+Roofline: operations counted by `plan_cost`, bytes as weights once and the table of all subsequences
+written once and read twice (recurrence, softmax), over ceilings measured in the same run: a
+2048 x 2048 matrix product in float32 and reading 256 MB. Caches can lift the share beyond 1.
 
-Next to each time stands that of the public PyTorch code of the paper (PyTorch 2.13 on 2 CPU cores,
-measured on a machine of the same class, not in this run).
+"public" is the time of the paper's PyTorch code (PyTorch 2.13 on 2 CPU cores of a machine of the
+same class, not in this run).
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ import tyro
 
 import esv_jax as ej
 from esv_jax.games.scoring import GameInfo, memory_of
-from experiments.records import write_cases
+from experiments.benchmarks.common import Table, seconds
 
 D, H, C, N_MAX = 256, 256, 174, 8
 PUBLIC_SECONDS = {  # the paper's public code
@@ -71,7 +69,7 @@ CASES = [f"exact-{n}" for n in (8, 10, 12, 14, 16, 18, 20)] + [
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Cases and repeats."""
 
     cases: tuple[str, ...] = tuple(CASES)
     """exact-N, batch-N (256 sequences), constructive-N-M-ITERATIONS, surrogate-N-POOL-ERROR_DRAWS
@@ -96,15 +94,6 @@ def model() -> tuple[Any, Any]:
     return ej.MultiScale(ej.models.stack_heads(heads)), jnp.full(C, 1 / C)
 
 
-def seconds(run: Any, repeats: int) -> list[float]:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - start)
-    return times
-
-
 def peak_bytes() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats:
@@ -114,7 +103,7 @@ def peak_bytes() -> int:
 
 
 def ceilings() -> dict[str, float]:
-    """Operations and bytes per second that this machine reaches."""
+    """Operations and bytes per second of this machine."""
     a = jnp.ones((2048, 2048))
     product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
     jax.block_until_ready(product(a))
@@ -122,13 +111,13 @@ def ceilings() -> dict[str, float]:
     read = jax.jit(jnp.sum)
     jax.block_until_ready(read(stream))
     return {
-        "flops_per_second": 2 * 2048**3 / min(seconds(lambda: product(a), 7)),
-        "bytes_per_second": 4 * 2**26 / min(seconds(lambda: read(stream), 7)),
+        "flops_per_second": 2 * 2048**3 / min(seconds(lambda: product(a)) for _ in range(7)),
+        "bytes_per_second": 4 * 2**26 / min(seconds(lambda: read(stream)) for _ in range(7)),
     }
 
 
 def measure(case: str, repeats: int) -> dict[str, Any]:
-    """One case in this process."""
+    """Times and memory of one case, in this process."""
     limits = ceilings()
     game, prior = model()
     kind, *numbers = case.split("-")
@@ -146,30 +135,28 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
         estimator = ej.Exact()
     cost = ej.plan_cost(game, x, estimator)
 
-    start = time.perf_counter()
-    ej.explain(game, x, prior=prior, estimator=estimator, key=key, plan=plan)
-    first_s = time.perf_counter() - start
+    def explained() -> Any:
+        att = ej.explain(game, x, prior=prior, estimator=estimator, key=key, plan=plan)
+        return att.values
+
+    first_s = seconds(explained)
     program = memory_of(game)[estimator, True]
 
     def call_program() -> Any:
         return program(game, x, prior, key, plan).values
 
     videos = 1
+    run = explained
     if kind == "batch":
         videos = 256
         xs = jnp.asarray(np.random.default_rng(2).normal(size=(videos, n, D)), jnp.float32)
 
         def run() -> Any:
             return ej.explain_batch(game, xs, prior=prior).values
-    else:
-
-        def run() -> Any:
-            att = ej.explain(game, x, prior=prior, estimator=estimator, key=key, plan=plan)
-            return att.values
 
     jax.block_until_ready(run())
-    times = seconds(run, max(repeats, 5))
-    inner = seconds(call_program, max(repeats, 5))
+    times = [seconds(run) for _ in range(max(repeats, 5))]
+    inner = [seconds(call_program) for _ in range(max(repeats, 5))]
     result: dict[str, Any] = {
         "case": case,
         "median_s": statistics.median(times),
@@ -177,6 +164,7 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
         "first_s": first_s,
         "program_s": statistics.median(inner),
         "peak_gb": peak_bytes() / 1e9,
+        "target_s": TARGET_SECONDS.get(case),
         "load": os.getloadavg()[0],
         **limits,
     }
@@ -191,41 +179,27 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
     return result
 
 
+COLUMNS = {
+    "case": "{case}",
+    "median": "{median_s:.5f} s",
+    "program": "{program_s:.5f} s",
+    "target": "{target_s:.5f} s",
+    "first": "{first_s:.2f} s",
+    "peak": "{peak_gb:.2f} GB",
+    "roofline": "{roofline_share:.0%}",
+    "public": "{public_s:.3g} s",
+    "faster": "{times_faster:,.0f}x",
+}
+
+
 def main(settings: Settings) -> None:
-    rows = []
+    table = Table(COLUMNS)
     for case in settings.cases:
         command = [sys.executable, "-m", "experiments.benchmarks.core", "--one", case]
         command += [str(settings.repeats)]
         answer = subprocess.run(command, capture_output=True, text=True, check=True)
-        rows.append(json.loads(answer.stdout.splitlines()[-1]))
-        print_row(rows[-1], header=len(rows) == 1)
-    if settings.out is not None:
-        write_cases(
-            settings.out,
-            rows,
-            sizes={"D": D, "H": H, "C": C, "n_max": N_MAX},
-        )
-
-
-def print_row(row: dict[str, Any], header: bool) -> None:
-    if header:
-        print(
-            f"{'case':24}{'median':>10}{'program':>10}{'target':>10}{'first':>9}{'peak':>9}"
-            f"{'roofline':>10}{'public':>10}{'faster':>9}"
-        )
-    target = TARGET_SECONDS.get(row["case"])
-    cells = [
-        f"{row['case']:24}",
-        f"{row['median_s'] * 1e3:>7.2f} ms",
-        f"{row['program_s'] * 1e3:>7.2f} ms",
-        f"{target * 1e3:>7.1f} ms" if target else f"{'-':>10}",
-        f"{row['first_s']:>7.2f} s",
-        f"{row['peak_gb']:>6.2f} GB",
-        f"{row['roofline_share']:>10.0%}" if "roofline_share" in row else f"{'-':>10}",
-        f"{row['public_s']:>8.3g} s" if "public_s" in row else f"{'-':>10}",
-        f"{row['times_faster']:>8,.0f}x" if "times_faster" in row else f"{'-':>9}",
-    ]
-    print("".join(cells), flush=True)
+        table.add(json.loads(answer.stdout.splitlines()[-1]))
+    table.store(settings.out, sizes={"D": D, "H": H, "C": C, "n_max": N_MAX})
 
 
 if __name__ == "__main__":

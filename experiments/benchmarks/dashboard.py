@@ -1,13 +1,12 @@
-"""The dashboard in a real browser: how soon a page is seen, and how soon another video is.
+"""Response times of the dashboard in a browser.
 
     python -m experiments.benchmarks.dashboard --out dashboard.json
 
-Sweeps a set of random features as `experiments.benchmarks.sweep` does (8 frames, 174 classes),
-starts the command, and measures in Chromium: `started` from the command to its address (Python's
-start included), `first paint` and `bars` from the request to what is seen first and to the bars of
-the first video, `switch` from a click on "next" to the picture after the new bars are drawn,
-`search` from a name to its video, `overview` from a click to its figures; the last two the first
-time they are asked for. Needs Chromium.
+Sweeps random features as `experiments.benchmarks.sweep` does (8 frames, 174 classes), starts the
+command, and measures in Chromium: `started` from the command to its address, `first paint` and
+`bars` from the request to the first paint and to the bars of the first video, `switch` from a click
+on "next" to the new bars, `search` from a name to its video, `overview` from a click to figures;
+the last two on first use. Needs Chromium.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from typing import Any
 import tyro
 
 import esv_jax as ej
+from experiments.benchmarks.common import Table
 from experiments.benchmarks.sweep import WIDTH, lengths_of, random_features, random_model
 from experiments.benchmarks.sweep import Settings as SetSettings
 from experiments.browsing import dashboard, find_browser, open_browser
-from experiments.records import write_cases
 
 TARGETS = {"first paint": 2.0, "switch": 0.3}
 BARS = "#timeline .barlayer .point"
@@ -45,20 +44,20 @@ _SWITCH = """() => new Promise((done) => {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Sizes."""
 
     videos: int = 24_777
     """Videos of the set."""
     switches: int = 20
-    """Videos that are looked at one after the other."""
+    """Videos shown one after the other."""
     folder: Path | None = None
-    """Where features and results go; default a temporary folder. Results there are used again."""
+    """Folder of features and results, which are reused; default a temporary folder."""
     out: Path | None = None
     """JSON file for the numbers; default none."""
 
 
 def make_results(folder: Path, videos: int) -> Path:
-    """A sweep's results in a folder, made where they are not there yet."""
+    """Results of a sweep in a folder, written where they are absent."""
     features, results = folder / "features.hdf", folder / "exact"
     if not features.exists():
         lengths = lengths_of(SetSettings(videos=videos))
@@ -68,7 +67,7 @@ def make_results(folder: Path, videos: int) -> Path:
 
 
 def measured(page: Any, address: str, switches: int) -> list[dict[str, Any]]:
-    """Seconds of what a person does."""
+    """Seconds of each action."""
     start = time.perf_counter()
     page.goto(address)
     page.wait_for_selector(BARS)
@@ -112,13 +111,17 @@ def main(settings: Settings) -> None:
             cases = [{"case": "started", "seconds": time.perf_counter() - start}]
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             cases += measured(page, address, settings.switches)
+    table = Table(
+        {
+            "case": "{case}",
+            "median": "{seconds:.3f} s",
+            "slowest": "{slowest:.3f} s",
+            "target": "{target:g} s",
+        }
+    )
     for case in cases:
-        target = TARGETS.get(case["case"])
-        note = f" (target {target:g} s)" if target else ""
-        slowest = f", slowest {case['slowest']:.3f} s" if "slowest" in case else ""
-        print(f"{case['case']}: {case['seconds']:.3f} s{slowest}{note}")
-    if settings.out is not None:
-        write_cases(settings.out, cases, videos=settings.videos)
+        table.add(case | {"target": TARGETS.get(case["case"])})
+    table.store(settings.out, videos=settings.videos)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Features of frames: batches over many videos against the bare network on the same arrays.
+"""Feature extraction over many videos beside the bare network on the same arrays.
 
     python -m experiments.benchmarks.extract --out extract.json
 
 Weights and frames are random, since time does not depend on values. `bare` is a loop of the jitted
-network over full batches that lie ready, the least that any program could do; `stream` is
-`extract_stream` over videos of 1 to 8 frames each, as the command line calls it; their ratio is
-the cost of batching, and should stay below 1.5. `files` is the whole command on rendered videos,
-decoding and writing included. Calls take turns, so that a busy machine slows all alike. Runs
-unchanged on a CPU and on a GPU.
+network over full batches in memory; `stream` is `extract_stream` over videos of 1 to 8 frames each,
+as the command line calls it; their ratio is the cost of batching, with a target of 1.5. `files` is
+the whole command on rendered videos, with decoding and writing. Calls take turns. Runs on CPUs and
+GPUs.
 """
 
 from __future__ import annotations
@@ -16,10 +15,7 @@ import contextlib
 import dataclasses
 import io
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +27,7 @@ import tyro
 from esv_jax.cli.extract import Extract
 from esv_jax.data.video_writer import write_video
 from esv_jax.models import backbones
-from experiments.records import write_cases
+from experiments.benchmarks.common import Table, in_turns, median
 
 TARGET_RATIO = 1.5
 MAX_LENGTH = 8  # frames of a video
@@ -39,7 +35,7 @@ MAX_LENGTH = 8  # frames of a video
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Backbones and sizes."""
 
     names: tuple[str, ...] = tuple(backbones.BACKBONES)
     """Backbones."""
@@ -78,14 +74,8 @@ def lengths_of(n_frames: int) -> list[int]:
     return lengths
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
-
-
 def measure(name: str, settings: Settings, folder: Path) -> dict[str, Any]:
-    """One backbone."""
+    """Times of one backbone."""
     dtype = jnp.bfloat16 if settings.bf16 else jnp.float32
     variables = random_variables(name)
     weights = backbones.save_backbone(folder / f"{name}.safetensors", name, variables)
@@ -117,13 +107,8 @@ def measure(name: str, settings: Settings, folder: Path) -> dict[str, Any]:
             return command.run()
 
     calls = {"bare": bare, "stream": stream, "files": files}
-    compile_s = seconds(bare)
-    stream(), files()
-    times: dict[str, list[float]] = {kind: [] for kind in calls}
-    for _ in range(settings.repeats):
-        for kind, call in calls.items():
-            times[kind].append(seconds(call))
-    medians = {kind: statistics.median(values) for kind, values in times.items()}
+    first, rounds = in_turns(calls, settings.repeats)
+    medians = {kind: median(rounds, kind) for kind in calls}
     return {
         "name": name,
         "dtype": jnp.dtype(dtype).name,
@@ -133,33 +118,29 @@ def measure(name: str, settings: Settings, folder: Path) -> dict[str, Any]:
         **{f"{kind}_frames_per_s": n_frames / value for kind, value in medians.items()},
         "stream_ratio": medians["stream"] / medians["bare"],
         "files_ratio": medians["files"] / medians["bare"],
-        "first_call_s": compile_s,
+        "first_call_s": first["bare"],
         "load": os.getloadavg()[0],
     }
 
 
+COLUMNS = {
+    "backbone": "{name}",
+    "frames": "{frames}",
+    "bare": "{bare_frames_per_s:.1f} f/s",
+    "stream": "{stream_frames_per_s:.1f} f/s",
+    "files": "{files_frames_per_s:.1f} f/s",
+    f"stream/bare (target {TARGET_RATIO})": "{stream_ratio:.2f}",
+    "files/bare": "{files_ratio:.2f}",
+    "first call": "{first_call_s:.1f} s",
+}
+
+
 def main(settings: Settings) -> None:
-    rows = []
-    print(
-        f"{'backbone':14}{'frames':>8}{'bare':>12}{'stream':>12}{'files':>12}"
-        f"{'stream/bare':>13}{'target':>8}{'files/bare':>12}{'first call':>12}"
-    )
+    table = Table(COLUMNS)
     for name in settings.names:
         with tempfile.TemporaryDirectory() as folder:
-            row = measure(name, settings, Path(folder))
-        rows.append(row)
-        paces = [f"{row[f'{kind}_frames_per_s']:>8.1f} f/s" for kind in ("bare", "stream", "files")]
-        print(
-            f"{name:14}{row['frames']:>8}{''.join(paces)}{row['stream_ratio']:>13.2f}"
-            f"{TARGET_RATIO:>8}{row['files_ratio']:>12.2f}{row['first_call_s']:>10.1f} s",
-            flush=True,
-        )
-    if settings.out is not None:
-        write_cases(
-            settings.out,
-            rows,
-            batch_size=settings.batch_size,
-        )
+            table.add(measure(name, settings, Path(folder)))
+    table.store(settings.out, batch_size=settings.batch_size)
 
 
 if __name__ == "__main__":

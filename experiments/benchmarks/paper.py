@@ -1,17 +1,17 @@
-"""Integrated Gradients, Grad-CAM and discard curves at the size of the paper's heads: run time.
+"""Run time of gradient methods and discard curves at the size of the paper's heads.
 
     python -m experiments.benchmarks.paper --out paper.json
 
 256 sequences of 8 elements, one class each, weights of the paper's size (D = H = 256, C = 174
 classes, n_max = 8); values are random, since time does not depend on them. Integrated Gradients
-with 50 steps should take at most 1.3 times what 50 gradients of the same function take, written
-plainly with `jax.grad` and added up. Both are batched in two ways. "map": one sequence after
-another under `jax.lax.map`, all its 50 points at once, which is what `integrated_gradients` does by
-itself and what is advised: memory does not grow with the batch. "vmap": all sequences at one point
-of the way, then at the next (`batch_size=1` under `jax.vmap`).
+with 50 steps should take at most 1.3 times the sum of 50 gradients of the same function by
+`jax.grad`. Both are batched in two ways. "map": one sequence after another under `jax.lax.map`, all
+its 50 points at once, the default of `integrated_gradients`, whose memory does not grow with the
+batch. "vmap": all sequences at one point of the path, then at the next (`batch_size=1` under
+`jax.vmap`).
 
-Calls of all cases take turns, so that what else runs on the machine slows them alike; a ratio is
-the median over turns of a case's time over that of the cheaper plain way, in the same turn.
+Calls of all cases take turns; a ratio is the median over turns of a case's time over that of the
+faster sum of gradients in the same turn.
 
 Discard curves: those of 1,000 sequences in ascending order of 6 given sets of values, at the same
 sizes, should take less than 60 s on 2 cores; compilation is counted.
@@ -22,7 +22,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ import tyro
 
 import esv_jax as ej
 from esv_jax.gradients.input_gradients import integration_rule
+from experiments.benchmarks.common import Table, in_turns, median, seconds
 from experiments.benchmarks.core import N_MAX, C, D, H, model
-from experiments.records import write_cases
 
 STEPS = 50
 METHODS = 6
@@ -48,7 +47,7 @@ TARGET_SECONDS = {DISCARD: 60.0}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Sizes and repeats."""
 
     n_gradients: int = 256
     """Sequences whose gradients are taken."""
@@ -118,20 +117,14 @@ def discard(n: int) -> None:
         ej.metrics.discard_curve(game, xs, values, labels, prior=prior)
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(run())
-    return time.perf_counter() - start
-
-
 def measure(settings: Settings) -> list[dict[str, Any]]:
+    """Times and ratios of all cases."""
     cases = gradient_cases(settings.n_gradients)
-    first = {name: seconds(run) for name, run in cases.items()}
-    rounds = [{name: seconds(run) for name, run in cases.items()} for _ in range(settings.repeats)]
-    cheaper = min(BARE, key=lambda name: statistics.median(turn[name] for turn in rounds))
+    first, rounds = in_turns(cases, settings.repeats)
+    faster = min(BARE, key=lambda name: median(rounds, name))
     rows = []
     for name in cases:
-        ratios = [turn[name] / turn[cheaper] for turn in rounds]
+        ratios = [turn[name] / turn[faster] for turn in rounds]
         row = row_of(name, settings.n_gradients, first[name], [turn[name] for turn in rounds])
         rows.append(row | {"ratio": statistics.median(ratios), "ratios": ratios})
     once, *again = (
@@ -142,6 +135,7 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
 
 
 def row_of(name: str, n: int, first: float, times: list[float]) -> dict[str, Any]:
+    """Numbers of one case."""
     return {
         "case": name,
         "sequences": n,
@@ -154,29 +148,24 @@ def row_of(name: str, n: int, first: float, times: list[float]) -> dict[str, Any
     }
 
 
-def print_rows(rows: list[dict[str, Any]]) -> None:
-    print(
-        f"{'case':32}{'sequences':>10}{'first':>10}{'median':>10}{'min':>10}{'target':>10}"
-        f"{'ratio':>8}{'target':>8}"
-    )
-    for row in rows:
-        times = "".join(f"{row[key]:>8.2f} s" for key in ("first_s", "median_s", "min_s"))
-        target = f"{row['target_s']:>8.0f} s" if row["target_s"] else f"{'-':>10}"
-        ratio = f"{row['ratio']:>8.2f}" if "ratio" in row else f"{'-':>8}"
-        most = f"{row['target_ratio']:>8.2f}" if row["target_ratio"] else f"{'-':>8}"
-        print(f"{row['case']:32}{row['sequences']:>10}{times}{target}{ratio}{most}", flush=True)
-    print(f"load {rows[-1]['load']:.1f}; first calls compile")
+COLUMNS = {
+    "case": "{case}",
+    "sequences": "{sequences}",
+    "first": "{first_s:.2f} s",
+    "median": "{median_s:.2f} s",
+    "min": "{min_s:.2f} s",
+    "target": "{target_s:.0f} s",
+    "ratio": "{ratio:.2f}",
+    "target ratio": "{target_ratio:.2f}",
+}
 
 
 def main(settings: Settings) -> None:
-    rows = measure(settings)
-    print_rows(rows)
-    if settings.out is not None:
-        write_cases(
-            settings.out,
-            rows,
-            sizes={"D": D, "H": H, "C": C, "n_max": N_MAX, "n": N_MAX, "steps": STEPS},
-        )
+    table = Table(COLUMNS)
+    for row in measure(settings):
+        table.add(row)
+    sizes = {"D": D, "H": H, "C": C, "n_max": N_MAX, "n": N_MAX, "steps": STEPS}
+    table.store(settings.out, sizes=sizes)
 
 
 if __name__ == "__main__":

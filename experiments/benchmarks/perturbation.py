@@ -1,13 +1,13 @@
-"""Perturbation masks and pixel metrics beside the bare model: run time.
+"""Run time of perturbation masks and pixel metrics beside the bare model.
 
     python -m experiments.benchmarks.perturbation --out perturbation.json
     python -m experiments.benchmarks.perturbation --network r2plus1d_18 --clips 1 --areas 0.1
 
-An iteration of STEP should take at most 1.15 times what one forward and backward pass of the model
-takes on the same clips (areas x modes). Insertion and deletion curves of a set come out of one
-compiled call; beside them stand as many forward passes. All calls are compiled, take turns, and a
-ratio is the median over turns. On CPUs there are two bare passes: of the model as it is, and with
-its strided convolutions split as STEP has them (see `esv_jax.strided`).
+An iteration of STEP should take at most 1.15 times one forward and backward pass of the model on
+the same clips (areas x modes). Insertion and deletion curves of a set are one compiled call; beside
+them as many forward passes. All calls are compiled and take turns; ratios are medians over turns.
+On CPUs there are two bare passes: of the model, and with its strided convolutions split as in STEP
+(see `esv_jax.strided`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import os
 import platform
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -30,15 +29,14 @@ import esv_jax as ej
 from esv_jax.models.networks import R2Plus1D18
 from esv_jax.perturbation import Core, step
 from esv_jax.strided import split_strides
-from experiments.benchmarks.timing import seconds
-from experiments.records import write_cases
+from experiments.benchmarks.common import Table, in_turns, median, seconds
 
 ROUNDS = 3  # iterations in a call that is timed
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Network, sizes and repeats."""
 
     network: Literal["clip_cnn", "r2plus1d_18"] = "clip_cnn"
     """The small network that comes with the package (16 x 64 x 64), or R(2+1)D-18 with random
@@ -46,15 +44,15 @@ class Settings:
     areas: tuple[float, ...] = (0.05, 0.1, 0.2)
     """A mask each."""
     clips: int = 64
-    """Of the curves."""
+    """Clips of the curves."""
     steps: int = 16
-    """Of the curves."""
+    """Steps of the curves."""
     repeats: int = 5
     """Timed calls of a case, after one that compiles."""
     whole: int = 0
     """Iterations of a whole search to time as well, for one clip and all areas; 0 for none."""
     native: bool = True
-    """Whether to time the model's own gradient, slow on CPUs, as well."""
+    """Time the model's own gradient, slow on CPUs, as well."""
     out: Path | None = None
     """JSON file for the numbers; default none."""
 
@@ -90,7 +88,7 @@ def cases(settings: Settings) -> dict[str, tuple[Callable[[], Any], int]]:
         found["forward and backward"] = bare(fn), 1
     found["the same, strides split"] = bare(split_strides(fn)), 1
     for name, core in (("STEP", None), ("STEP with core", Core())):
-        # What comes before and after the iterations is taken off: two calls, one longer.
+        # The difference of two calls, one longer, excludes the time around the iterations.
         few, more = search(core, 1), search(core, 1 + ROUNDS)
         found[f"{name}, short"] = few, 1
         found[name] = more, 1
@@ -114,13 +112,11 @@ def cases(settings: Settings) -> dict[str, tuple[Callable[[], Any], int]]:
 def measure(settings: Settings) -> list[dict[str, Any]]:
     """Seconds and ratios of each case."""
     calls = cases(settings)
-    first = {name: seconds(call) for name, (call, _) in calls.items()}
-    turns = []
-    for _ in range(settings.repeats):
-        turn = {name: seconds(call) / n for name, (call, n) in calls.items()}
+    first, rounds = in_turns({name: call for name, (call, _) in calls.items()}, settings.repeats)
+    turns = [{name: s / calls[name][1] for name, s in turn.items()} for turn in rounds]
+    for turn in turns:
         for name in ("STEP", "STEP with core"):
             turn[name] = (turn[name] - turn.pop(f"{name}, short")) / ROUNDS
-        turns.append(turn)
     rows = []
     for name in turns[0]:
         bases = {
@@ -132,12 +128,8 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
             {
                 "case": name,
                 "first": first[name],
-                "median": statistics.median(turn[name] for turn in turns),
-                "ratios": {
-                    base: statistics.median(turn[name] / turn[base] for turn in turns)
-                    for base in bases
-                    if base in turns[0]
-                },
+                "median": median(turns, name),
+                "ratios": {base: median(turns, name, base) for base in bases if base in turns[0]},
             }
         )
     if settings.whole:
@@ -156,19 +148,16 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    rows = measure(settings)
-    print(f"{'case':58}{'first':>10}{'median':>11}  ratio")
-    for row in rows:
-        ratios = ", ".join(f"{value:.2f} x {base}" for base, value in row["ratios"].items())
-        print(f"{row['case']:58}{row['first']:8.2f} s{row['median']:9.4f} s  {ratios}")
-    if settings.out is not None:
-        write_cases(
-            settings.out,
-            rows,
-            platform=platform.platform(),
-            load=os.getloadavg()[0],
-            settings={"network": settings.network, "areas": list(settings.areas)},
-        )
+    columns = {"case": "{case}", "first": "{first:.2f} s", "median": "{median:.4f} s"}
+    table = Table(columns | {"ratios": "{ratios}"})
+    for row in measure(settings):
+        table.add(row)
+    table.store(
+        settings.out,
+        platform=platform.platform(),
+        load=os.getloadavg()[0],
+        settings={"network": settings.network, "areas": list(settings.areas)},
+    )
 
 
 if __name__ == "__main__":

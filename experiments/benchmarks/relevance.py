@@ -1,12 +1,12 @@
-"""Relevance beside a gradient of the same network: run time.
+"""Run time of relevance beside a gradient of the same network.
 
     python -m experiments.benchmarks.relevance --out relevance.json
     python -m experiments.benchmarks.relevance --frames 8
 
 R(2+1)D-18 (random weights: time does not depend on them) on a clip of 16 x 112 x 112. LRP should
-take at most 3 times what one gradient takes; discriminative relevance, which explains the clip and
-one static clip for each of its frames, at most 1.2 times as much as so many LRP passes one by one.
-All calls are compiled, take turns, and a ratio is the median over turns.
+take at most 3 times one gradient; discriminative relevance, which explains the clip and one static
+clip for each of its frames, at most 1.2 times as many LRP passes. All calls are compiled and take
+turns; a ratio is the median over turns.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ import tyro
 
 import esv_jax as ej
 from esv_jax.models.networks import R2Plus1D18
-from experiments.benchmarks.timing import seconds
-from experiments.records import write_cases
+from experiments.benchmarks.common import Table, in_turns, median
 
 PRESETS = ("zplus", "epsilon", "epsilon_plus", "epsilon_gamma", "alpha2_beta1")
 TARGETS = dict.fromkeys(PRESETS[:3], 3.0) | {"discriminative": 1.2}
@@ -35,7 +33,7 @@ TARGETS = dict.fromkeys(PRESETS[:3], 3.0) | {"discriminative": 1.2}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Sizes and repeats."""
 
     frames: int = 16
     """Frames of the clip."""
@@ -44,7 +42,7 @@ class Settings:
     repeats: int = 3
     """Timed calls of a case, after one that compiles."""
     discriminative: bool = True
-    """Whether to measure discriminative relevance as well, which takes as long as all others."""
+    """Measure discriminative relevance as well, which takes as long as all others."""
     out: Path | None = None
     """JSON file for the numbers; default none."""
 
@@ -65,28 +63,24 @@ def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
         compiled[name] = jax.jit(lambda x, name=name: ej.relevance.lrp(fn, x, 3, composite=name))
     if settings.discriminative:
         compiled["discriminative"] = jax.jit(lambda x: ej.relevance.discriminative(fn, x, 3))
-    return {
-        name: lambda run=run: jax.block_until_ready(run(clip)) for name, run in compiled.items()
-    }
+    return {name: lambda run=run: run(clip) for name, run in compiled.items()}
 
 
 def measure(settings: Settings) -> list[dict[str, Any]]:
     """Seconds and ratios of each case."""
     calls = cases(settings)
-    first = {name: seconds(call) for name, call in calls.items()}
-    turns = [{name: seconds(call) for name, call in calls.items()} for _ in range(settings.repeats)]
+    first, rounds = in_turns(calls, settings.repeats)
     rows = []
     for name in calls:
         base, times = "gradient", 1
         if name == "discriminative":
             base, times = "epsilon_plus", settings.frames + 1
-        ratio = statistics.median(turn[name] / (times * turn[base]) for turn in turns)
         rows.append(
             {
                 "case": name,
                 "first": first[name],
-                "median": statistics.median(turn[name] for turn in turns),
-                "ratio": ratio,
+                "median": median(rounds, name),
+                "ratio": median(rounds, name, base) / times,
                 "of": base if times == 1 else f"{times} x {base}",
                 "target": TARGETS.get(name),
             }
@@ -94,22 +88,27 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
+COLUMNS = {
+    "case": "{case}",
+    "first": "{first:.2f} s",
+    "median": "{median:.3f} s",
+    "ratio": "{ratio:.2f}",
+    "of": "{of}",
+    "target": "{target:.1f}",
+}
+
+
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    rows = measure(settings)
-    print(f"{'case':16}{'first':>10}{'median':>10}{'ratio':>8}  {'of':22}{'target':>6}")
-    for row in rows:
-        target = f"{row['target']:.1f}" if row["target"] else "-"
-        line = f"{row['case']:16}{row['first']:8.2f} s{row['median']:8.3f} s{row['ratio']:8.2f}"
-        print(f"{line}  {row['of']:22}{target:>6}")
-    if settings.out is not None:
-        write_cases(
-            settings.out,
-            rows,
-            platform=platform.platform(),
-            load=os.getloadavg()[0],
-            settings={"frames": settings.frames, "side": settings.side},
-        )
+    table = Table(COLUMNS)
+    for row in measure(settings):
+        table.add(row)
+    table.store(
+        settings.out,
+        platform=platform.platform(),
+        load=os.getloadavg()[0],
+        settings={"frames": settings.frames, "side": settings.side},
+    )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""LRP beside zennit: R(2+1)D-18 with the same weights, the same composite, in one run.
+"""Run time of LRP beside zennit, on R(2+1)D-18 with the same weights and composite.
 
     python -m experiments.benchmarks.relevance_zennit --out relevance_zennit.json
 
 Needs torch, torchvision and zennit beside this package. Composite: epsilon for the last layer, z+
-for convolutions, batch norms folded. Weights and the clip are random, for time does not depend on
-them. Both take turns; ours is compiled, theirs is built up front and runs as it is.
+for convolutions, batch norms folded. Weights and the clip are random, since time does not depend
+on them. Both take turns; `esv_jax` is compiled, zennit's composite is registered before.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,14 +22,15 @@ import tyro
 import esv_jax as ej
 from esv_jax.extras import require
 from esv_jax.models.clip_model import clip_network_from_state_dict
-from experiments.records import as_json, surroundings, write_json
+from experiments.benchmarks.common import in_turns, median
+from experiments.harness import as_json, surroundings, write_json
 
 TARGET = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Sizes and repeats."""
 
     frames: int = 16
     """Frames of the clip."""
@@ -44,7 +43,7 @@ class Settings:
 
 
 def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
-    """Calls that explain one clip: ours, and zennit's."""
+    """Calls of both libraries on one clip."""
     torch = require("torch", "parity")
     composites = require("zennit.composites", "parity")
     canonizers = require("zennit.canonizers", "parity")
@@ -55,7 +54,7 @@ def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
     clip = rng.uniform(size=(settings.frames, settings.side, settings.side, 3)).astype(np.float32)
 
     @jax.jit
-    def ours(x: jax.Array) -> jax.Array:
+    def by_esv_jax(x: jax.Array) -> jax.Array:
         return ej.relevance.lrp(
             lambda x: module.apply(variables, x[None])[0], x, TARGET, composite="epsilon_plus"
         )
@@ -64,37 +63,28 @@ def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
     tensor = torch.from_numpy(np.moveaxis(clip, -1, 0)[None].copy()).requires_grad_()
     merge = canonizers.SequentialMergeBatchNorm()
     composite = composites.EpsilonPlus(canonizers=[merge])
-    composite.register(network)  # for good: registering is not timed
+    composite.register(network)  # not timed
 
-    def theirs() -> Any:
+    def by_zennit() -> Any:
         scores = network(tensor)
         start = torch.zeros_like(scores)
         start[0, TARGET] = scores[0, TARGET].detach()
         return torch.autograd.grad(scores, tensor, start)
 
-    return {"esv_jax": lambda: jax.block_until_ready(ours(x)), "zennit": theirs}
+    return {"esv_jax": lambda: by_esv_jax(x), "zennit": by_zennit}
 
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     calls = cases(settings)
-    for call in calls.values():
-        call()
-    turns = []
-    for _ in range(settings.repeats):
-        turn = {}
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            turn[name] = time.perf_counter() - start
-        turns.append(turn)
-    median = {name: statistics.median(turn[name] for turn in turns) for name in calls}
-    ratio = statistics.median(turn["esv_jax"] / turn["zennit"] for turn in turns)
-    for name, seconds in median.items():
+    _, turns = in_turns(calls, settings.repeats)
+    medians = {name: median(turns, name) for name in calls}
+    ratio = median(turns, "esv_jax", "zennit")
+    for name, seconds in medians.items():
         print(f"{name:10}{seconds:8.3f} s")
     print(f"esv_jax / zennit {ratio:.2f} (target 1)")
     if settings.out is not None:
-        found = {"median_seconds": median, "ratio": ratio, "turns": turns}
+        found = {"median_seconds": medians, "ratio": ratio, "turns": turns}
         about = surroundings("torch", "torchvision", "zennit")
         write_json(settings.out, {"settings": as_json(settings), **found, **about})
 

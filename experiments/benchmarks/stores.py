@@ -1,15 +1,16 @@
-"""What a store of results could be: HDF5 shards with a view, against one Zarr array in chunks.
+"""Stores of results: HDF5 shards with a view, beside one Zarr array in chunks.
 
     python -m experiments.benchmarks.stores --out stores.json
 
-Writes values like those of a sweep (8 frames, 174 classes; mostly noise, as ESVs are) shard by
+Writes values like those of a sweep (8 frames, 174 classes; mostly noise) shard by
 shard, opens them with xarray, reads videos at random and then everything. Zarr is measured where
-it is installed; the package itself does not need it. Times are wall seconds, in turns.
+it is installed. Times are wall seconds.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import os
 import tempfile
@@ -23,8 +24,7 @@ import numpy as np
 import tyro
 import xarray
 
-from experiments.benchmarks.timing import seconds
-from experiments.records import write_cases
+from experiments.benchmarks.common import Table, seconds
 
 N_CLASSES, N_FRAMES, ROWS = 174, 8, 1024
 SHAPE = (ROWS, N_FRAMES, N_CLASSES)
@@ -43,7 +43,7 @@ ENCODINGS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Sizes."""
 
     shards: int = 24
     """Shards of 1,024 videos."""
@@ -54,14 +54,14 @@ class Settings:
 
 
 def values() -> np.ndarray:
-    """ESVs of one shard: of very different sizes from class to class."""
+    """ESVs of one shard, with very different sizes by class."""
     rng = np.random.default_rng(0)
     size = np.exp(2 * rng.standard_normal((ROWS, 1, N_CLASSES)))
     return (1e-3 * size * rng.standard_normal(SHAPE)).astype(np.float32)
 
 
 def write_hdf5(folder: Path, shards: int, shard: np.ndarray, encoding: dict[str, Any]) -> None:
-    """Files, and a view of all of them."""
+    """Files, and a view of all files."""
     dims = ("video", "element", "class")
     layout = h5py.VirtualLayout((shards * ROWS, N_FRAMES, N_CLASSES), "f4")
     for k in range(shards):
@@ -97,7 +97,7 @@ def write_zarr(folder: Path, shards: int, shard: np.ndarray, compressed: bool) -
 def measured(
     name: str, write: Callable[[Path], None], read: Callable[[Path], Any], settings: Settings
 ) -> dict[str, Any]:
-    """Write, open, read."""
+    """Times of writing, opening and reading."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         cpu = time.process_time()
@@ -122,34 +122,36 @@ def measured(
             "read_all_seconds": whole,
         }
         opened[0].close()
-    print(", ".join(f"{k}: {v:.3g}" if isinstance(v, float) else f"{v}" for k, v in case.items()))
     return case
 
 
+COLUMNS = {
+    "case": "{case}",
+    "write": "{write_seconds:.3g} s",
+    "write, CPU": "{write_cpu_seconds:.3g} s",
+    "size": "{megabytes:.3g} MB",
+    "files": "{files}",
+    "open": "{open_seconds:.3g} s",
+    "read one": "{read_one_seconds:.3g} s",
+    "read all": "{read_all_seconds:.3g} s",
+}
+
+
 def main(settings: Settings) -> None:
-    """Measure, print, and write."""
-    shard, n = values(), settings.shards
-    cases = [
-        measured(
-            name,
-            lambda folder, encoding=encoding: write_hdf5(folder, n, shard, encoding),  # type: ignore[misc]
-            lambda folder: xarray.open_dataset(folder / "view.nc", engine="h5netcdf"),
-            settings,
-        )
-        for name, encoding in ENCODINGS.items()
-    ]
+    shard, n, table = values(), settings.shards, Table(COLUMNS)
+    for name, encoding in ENCODINGS.items():
+        write = functools.partial(write_hdf5, shards=n, shard=shard, encoding=encoding)
+        table.add(measured(name, write, _open_view, settings))
     if importlib.util.find_spec("zarr") is not None:
-        cases += [
-            measured(
-                name,
-                lambda folder, compressed=compressed: write_zarr(folder, n, shard, compressed),  # type: ignore[misc]
-                lambda folder: xarray.open_zarr(folder, consolidated=False, chunks=None),
-                settings,
-            )
-            for name, compressed in (("Zarr", False), ("Zarr, zstd", True))
-        ]
-    if settings.out is not None:
-        write_cases(settings.out, cases)
+        for name, compressed in (("Zarr", False), ("Zarr, zstd", True)):
+            write = functools.partial(write_zarr, shards=n, shard=shard, compressed=compressed)
+            read = functools.partial(xarray.open_zarr, consolidated=False, chunks=None)
+            table.add(measured(name, write, read, settings))
+    table.store(settings.out)
+
+
+def _open_view(folder: Path) -> xarray.Dataset:
+    return xarray.open_dataset(folder / "view.nc", engine="h5netcdf")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Whole sets: videos per second of a sweep, from a file of features to the store of results.
+"""Videos per second of a sweep, from a file of features to stored results.
 
     python -m experiments.benchmarks.sweep --out sweep.json
 
 Features, weights and labels are random, since time does not depend on values; sizes are the
 paper's (256 features, 256 hidden units, 174 classes, heads of 1 to 8 frames). Lengths are those of
-Something-Something v2's validation set where its counts of frames are at hand (--counts), else
-drawn to be like them: 9 to 115 frames, median 35.
+Something-Something v2's validation set where a table of frame counts is given (--counts), else
+drawn from a similar distribution: 9 to 115 frames, median 35.
 
-`8 frames` is the exact sweep of the whole set, all classes; beside it, in turns, the same videos
-explained one by one by `explain`. `serial` is the part that does not shrink with more hosts:
-opening, planning and checking, against what all videos take. The sampled cases sweep some videos
-of 49 frames with all theirs. Runs unchanged on a CPU and on a GPU.
+`8 frames` is the exact sweep of the whole set, all classes; beside it, in turns, videos explained
+one by one by `explain`. `serial` is the share that more hosts do not reduce: opening, planning and
+checking. The sampled cases sweep videos of 49 frames, all explained. Runs on CPUs and GPUs.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ import tyro
 
 import esv_jax as ej
 from esv_jax.sweeps.run import SweepReport
-from experiments.benchmarks.timing import seconds
-from experiments.records import write_cases
+from experiments.benchmarks.common import Table, seconds
 
 N_CLASSES, WIDTH, HIDDEN, N_MAX = 174, 256, 256, 8
 TARGETS = {"8 frames": 2000.0, "Constructive(1024, 4)": 1 / 1.5, "Surrogate(1024)": 1 / 0.5}
@@ -41,12 +39,12 @@ TARGETS = {"8 frames": 2000.0, "Constructive(1024, 4)": 1 / 1.5, "Surrogate(1024
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Sizes and repeats."""
 
     counts: Path | None = None
     """CSV with the columns uid and frame_count."""
     videos: int = 24_777
-    """Videos of the set, where there is no --counts; else at most so many of it."""
+    """Videos of the set; with --counts at most as many."""
     alone: int = 256
     """Videos that are also explained one by one."""
     long: int = 4
@@ -54,7 +52,7 @@ class Settings:
     repeats: int = 3
     """Runs of the exact sweep; the median is reported."""
     folder: Path | None = None
-    """Where features and results go; default a temporary folder. Features there are used again."""
+    """Folder of features, which are reused, and results; default a temporary folder."""
     out: Path | None = None
     """JSON file for the numbers; default none."""
 
@@ -99,10 +97,11 @@ def random_model() -> ej.models.TrainedModel:
 
 
 def case_of(name: str, report: SweepReport, whole: float) -> dict[str, Any]:
-    """What a sweep took, as numbers to print and keep."""
+    """Numbers of a sweep."""
     running = report.seconds - report.compile_seconds
     return {
         "case": name,
+        "target": TARGETS.get(name),
         "videos": report.n_explained,
         "seconds": running,
         "compile_seconds": report.compile_seconds,
@@ -137,8 +136,8 @@ def one_by_one(features: Path, model: Any, n: int) -> float:
     return len(clips) / seconds(every)
 
 
-def measured(settings: Settings, folder: Path) -> list[dict[str, Any]]:
-    """All cases."""
+def measured(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
+    """All cases; the first has the runs of the exact sweep and `explain` one by one."""
     lengths, model = lengths_of(settings), random_model()
     features = folder / "features.hdf"
     if not features.exists():
@@ -147,11 +146,10 @@ def measured(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     for _ in range(settings.repeats):
         cases.append(swept(features, model, folder / "exact", "8 frames", frames=8))
         alone.append(one_by_one(features, model, min(settings.alone, len(lengths))))
-        print_case(cases[-1])
     best = sorted(cases, key=lambda case: case["videos_per_second"])[len(cases) // 2]
     best |= {"runs": [case["videos_per_second"] for case in cases]}
     best |= {"one_by_one": statistics.median(alone)}
-    found = [best]
+    yield best
     if settings.long:
         few = folder / "long.hdf"
         ej.data.write_features(
@@ -168,36 +166,31 @@ def measured(settings: Settings, folder: Path) -> list[dict[str, Any]]:
         for name, estimator in sampled.items():
             key = jax.random.key(0)
             options = {"estimator": estimator, "key": key}
-            found.append(swept(few, model, folder / "sampled", name, **options))
-            print_case(found[-1])
-    return found
+            yield swept(few, model, folder / "sampled", name, **options)
 
 
-def print_case(case: dict[str, Any]) -> None:
-    target = TARGETS.get(case["case"])
-    goal = "" if target is None else f" (target {target:,.3g})"
-    rate, each = f"{case['videos_per_second']:,.4g}", f"{case['seconds_per_video']:.3g}"
-    print(
-        f"{case['case']}: {case['videos']:,} videos, {rate} videos/s{goal}, {each} s each,",
-        f"compiling {case['compile_seconds']:.1f} s,",
-        f"planning {case['planning_seconds']:.1f} s ({100 * case['serial']:.1f} %),",
-        f"all in all {case['whole_seconds']:.1f} s",
-        flush=True,
-    )
+COLUMNS = {
+    "case": "{case}",
+    "videos": "{videos:,}",
+    "videos/s": "{videos_per_second:,.4g}",
+    "target": "{target:,.3g}",
+    "one by one": "{one_by_one:,.4g}",
+    "s each": "{seconds_per_video:.3g}",
+    "compiling": "{compile_seconds:.1f} s",
+    "planning": "{planning_seconds:.1f} s",
+    "serial": "{serial:.1%}",
+    "total": "{whole_seconds:.1f} s",
+}
 
 
 def main(settings: Settings) -> None:
-    """Measure, print, and write."""
+    table = Table(COLUMNS)
     with tempfile.TemporaryDirectory() as temporary:
         folder = settings.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        cases = measured(settings, folder)
-    first = cases[0]
-    ratio = first["videos_per_second"] / first["one_by_one"]
-    print(f"8 frames, median: {first['videos_per_second']:,.0f} videos/s,", end=" ")
-    print(f"{ratio:.2f} times one by one ({first['one_by_one']:,.0f} videos/s)")
-    if settings.out is not None:
-        write_cases(settings.out, cases)
+        for case in measured(settings, folder):
+            table.add(case)
+    table.store(settings.out)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Decoding and preprocessing of sampled frames: run time.
+"""Run time of decoding and preprocessing of sampled frames.
 
     python -m experiments.benchmarks.video --clip clip.mp4 --out video.json
 
-Eight frames of a clip of 10 s are decoded and made ready for a network (short side 256, crop 224,
-normalised), which should take less than 0.25 s. Beside it, in the same run: a loop that decodes and
-converts every frame and then picks eight, the same frames with counting by decoding, one late
-frame, all frames, and clips loaded ahead by two threads against one after the other.
+Eight frames of a clip of 10 s are decoded and preprocessed (short side 256, crop 224, normalised);
+the target is 0.25 s. Beside it, in the same run: a loop that decodes and converts every frame and
+selects eight, the same frames with counting by decoding, the last frame, all frames, and clips
+loaded ahead by two threads or one after the other.
 Without a clip, one is rendered: 280 frames of 340 x 256, H.264.
 """
 
@@ -16,7 +16,6 @@ import os
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from esv_jax.data import decode_frames, preprocess, probe_video, segment_centres
 from esv_jax.data.inputs import prefetch
 from esv_jax.data.preprocessing import TSN_RESNET50
 from esv_jax.data.video_decode import open_frames
-from experiments.records import write_cases
+from experiments.benchmarks.common import Table, seconds
 
 TARGET_SECONDS = {"sampled": 0.25}
 CLIPS = 8  # loaded one after the other, and ahead
@@ -38,7 +37,7 @@ CLIPS = 8  # loaded one after the other, and ahead
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Clip, sizes and repeats."""
 
     clip: Path | None = None
     """A video; default one that is rendered for the purpose."""
@@ -61,7 +60,7 @@ def rendered() -> Iterator[np.ndarray]:
 
 
 def everything(clip: Path, n: int) -> np.ndarray:
-    """The loop that most scripts have: decode and convert all, pick, preprocess."""
+    """Decodes and converts all frames, selects n, preprocesses."""
     with av.open(str(clip)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     picked = np.stack([frames[i] for i in segment_centres(len(frames), n)])
@@ -69,12 +68,13 @@ def everything(clip: Path, n: int) -> np.ndarray:
 
 
 def counted(clip: Path, n: int) -> np.ndarray:
-    """The sampled frames where packets do not tell how many there are."""
+    """The sampled frames, counted by decoding."""
     reader = open_frames(clip).counted()
     return np.stack(list(reader.frames(segment_centres(len(reader), n).tolist())))
 
 
-def measure(clip: Path, settings: Settings) -> list[dict[str, Any]]:
+def measure(clip: Path, settings: Settings) -> Iterator[dict[str, Any]]:
+    """Times of all cases."""
     n, info = settings.n, probe_video(clip)
 
     def sampled(path: Path = clip) -> np.ndarray:
@@ -91,34 +91,24 @@ def measure(clip: Path, settings: Settings) -> list[dict[str, Any]]:
         f"{CLIPS} clips, one by one": lambda: [sampled() for _ in range(CLIPS)],
         f"{CLIPS} clips, prefetch": lambda: list(prefetch([clip] * CLIPS, sampled)),
     }
-    rows = []
     for name, run in cases.items():
         run()
-        times = []
-        for _ in range(max(settings.repeats, 5)):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-        target = TARGET_SECONDS.get(name)
-        rows.append(
-            {
-                "case": name,
-                "median_s": statistics.median(times),
-                "min_s": min(times),
-                "target_s": target,
-                "load": os.getloadavg()[0],
-            }
-        )
-        print_row(rows[-1], header=len(rows) == 1)
-    return rows
+        times = [seconds(run) for _ in range(max(settings.repeats, 5))]
+        yield {
+            "case": name,
+            "median_s": statistics.median(times),
+            "min_s": min(times),
+            "target_s": TARGET_SECONDS.get(name),
+            "load": os.getloadavg()[0],
+        }
 
 
-def print_row(row: dict[str, Any], header: bool) -> None:
-    if header:
-        print(f"{'case':32}{'median':>12}{'min':>12}{'target':>12}")
-    target = f"{row['target_s'] * 1e3:>9.0f} ms" if row["target_s"] else f"{'-':>12}"
-    times = "".join(f"{row[key] * 1e3:>9.1f} ms" for key in ("median_s", "min_s"))
-    print(f"{row['case']:32}{times}{target}", flush=True)
+COLUMNS = {
+    "case": "{case}",
+    "median": "{median_s:.4f} s",
+    "min": "{min_s:.4f} s",
+    "target": "{target_s:.2f} s",
+}
 
 
 def main(settings: Settings) -> None:
@@ -129,18 +119,18 @@ def main(settings: Settings) -> None:
             write_video(clip, rendered(), fps=28)
         info = probe_video(clip)
         print(f"{clip.name}: {info.frames} frames, {info.width}x{info.height}, {info.codec}")
-        rows = measure(clip, settings)
-    if settings.out is not None:
-        write_cases(
-            settings.out,
-            rows,
-            clip=clip.name,
-            video=dataclasses.asdict(info),
-            sampled=settings.n,
-            machine=platform.machine(),
-            av=av.__version__,
-            esv_jax=esv_jax.__version__,
-        )
+        table = Table(COLUMNS)
+        for row in measure(clip, settings):
+            table.add(row)
+    table.store(
+        settings.out,
+        clip=clip.name,
+        video=dataclasses.asdict(info),
+        sampled=settings.n,
+        machine=platform.machine(),
+        av=av.__version__,
+        esv_jax=esv_jax.__version__,
+    )
 
 
 if __name__ == "__main__":
