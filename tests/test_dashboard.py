@@ -15,11 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import esv_jax as ej
-from esv_jax.dashboard import figures, make_app, overview, security
-from esv_jax.dashboard.callbacks import CONTROLS, VIDEO, Pages
-from esv_jax.dashboard.media import Media
-from esv_jax.dashboard.sources import open_sources, pick
-from esv_jax.dashboard.state import OUTCOMES, PAGES, SORTS, State, format_query, parse
+from esv_jax.dashboard import figures, make_app, overview
+from esv_jax.dashboard.app import CONTROLS, VIDEO, Pages
+from esv_jax.dashboard.server import Media, host_name
+from esv_jax.dashboard.sources import (
+    OUTCOMES,
+    PAGES,
+    SORTS,
+    State,
+    format_query,
+    open_sources,
+    parse,
+    pick,
+)
 from esv_jax.dashboard.views import SHOWN
 from experiments.attack.server import callback_bodies, malformed
 from experiments.browsing import dashboard as run_dashboard
@@ -471,7 +479,7 @@ def test_a_host_that_was_given_is_allowed(folder):
     assert named.get("/", headers={"Host": "other:1"}).status_code == 403
     everyone = make_app(folder / "out", hosts=("0.0.0.0",)).server.test_client()
     assert everyone.get("/", headers={"Host": "other:1"}).status_code == 200
-    assert security.host_name("[::1]:80") == "[::1]"
+    assert host_name("[::1]:80") == "[::1]"
 
 
 def test_only_what_a_page_needs_may_be_asked(client):

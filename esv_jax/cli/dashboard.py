@@ -14,7 +14,7 @@ from esv_jax.checks import expect
 from esv_jax.cli.demo import Demo
 from esv_jax.cli.printing import say
 from esv_jax.dashboard import make_app, serve
-from esv_jax.dashboard.security import LOCAL
+from esv_jax.dashboard.server import LOCAL
 from esv_jax.results.sequences import is_results, videos_within
 
 

@@ -1,14 +1,13 @@
-"""A dashboard over stored results: a reader in the browser, on this machine; it loads no model.
+"""A dashboard over stored results, in a browser on this machine; it loads no model.
 
 make_app        results to a Dash application
-serve           an application to a server, until it is interrupted
+serve           serves an application until it is interrupted
 
-Needs the `dashboard` extra, and `video` to learn the pace of videos. Nothing of Dash is imported
-before `make_app`.
+Needs the `dashboard` extra, and `video` to read the frame rates of videos. Dash is imported by
+`make_app`.
 """
 
-from __future__ import annotations
-
-from esv_jax.dashboard.app import make_app, serve
+from esv_jax.dashboard.app import make_app
+from esv_jax.dashboard.server import serve
 
 __all__ = ["make_app", "serve"]

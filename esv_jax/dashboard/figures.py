@@ -1,40 +1,43 @@
-"""Pictures of stored values, as Plotly takes them: pure functions from arrays to plain dicts."""
+"""Figures of stored values as Plotly's plain dicts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from esv_jax.attribution import Attribution
-from esv_jax.display import DISTRACTING, GRID, INK, QUIET, SUPPORTING
-
-PAPER = "rgba(0,0,0,0)"
-_MARKS = (  # of other methods: as Plotly calls and as a page writes them, colours of Okabe & Ito
-    *(("diamond", "◆", "#009E73"), ("square", "■", "#CC79A7"), ("circle", "●", "#E69F00")),
-    *(("triangle-up", "▲", "#56B4E9"), ("star", "★", INK)),
+from esv_jax.display import (
+    DISTRACTING,
+    GRID,
+    INK,
+    OTHER_COLOURS,
+    QUIET,
+    SUPPORTING,
+    axis_limits,
+    sign_colours,
 )
+
+Figure: TypeAlias = dict[str, Any]  # or a part of one
+
+_CLEAR = "rgba(0,0,0,0)"
+_SYMBOLS = ("diamond", "square", "circle", "triangle-up", "star")  # of other methods, in Plotly
+_SIGNS = ("◆", "■", "●", "▲", "★")  # the same in text
+_MARK_COLOURS = (*OTHER_COLOURS, INK)
 _ROW = 150  # pixels of height for one class
 _TOP, _BOTTOM, _HEADING, _GAP = 6, 46, 24, 6
 _PANEL_MARGIN = {"l": 60, "r": 10, "t": 24, "b": _BOTTOM}  # of figures of the overview
 
-Figure = dict[str, Any]
-
 
 def plain(text: str) -> str:
-    """Text that Plotly shows as it is: its few tags are taken for what they look like."""
+    """Text for Plotly with its few tags escaped."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def words(name: str) -> str:
-    """The name of a method as people write it: without underscores."""
+def spaced(name: str) -> str:
+    """The name of a method without underscores."""
     return name.replace("_", " ")
-
-
-def shorten(text: str, letters: int) -> str:
-    """The beginning of a text that is longer than that."""
-    return text if len(text) <= letters else f"{text[: letters - 1]}…"
 
 
 def timeline(
@@ -48,14 +51,14 @@ def timeline(
     """Bars of ESVs over frames, one row per class, and one for the contrast of two.
 
     Args:
-      attribution: of one video. columns: places of the shown classes in its last axis.
-      names: what the rows are called, one for each column, and one more with a contrast.
-      frames: (n,) where each element lies in the video, in frames.
+      attribution: of one video. columns: indices of the shown classes along its last axis.
+      names: of the rows, one per column, and one more with a contrast.
+      frames: (n,) frame number of each element.
       contrast: columns (a, b); a row of the values of a minus those of b.
-      methods: values (n, C) of other methods by name, drawn as marks: in each row scaled to the
-        largest bar, for their units differ. Pointed at, a mark says its own value.
+      methods: values (n, C) of other methods by name, drawn as marks that are scaled to the largest
+        bar of each row, since their units differ. Their own values are shown on hover.
     Returns:
-      A figure; error bars are 95 % intervals, where values were sampled.
+      A figure; error bars are 95 % intervals of sampled values.
     """
     errors = attribution.std_error
     half = None if errors is None else np.asarray(attribution.half_width())
@@ -68,8 +71,8 @@ def timeline(
     limit = _limit(rows, spreads)
     traces: list[Figure] = []
     axes: Figure = {}
-    count = max(len(rows), 1)
     notes = []
+    count = max(len(rows), 1)
     for k, (values, spread) in enumerate(zip(rows, spreads, strict=True)):
         axis = "y" if k == 0 else f"y{k + 1}"
         low, high = 1 - (k + 1) / count, 1 - k / count
@@ -84,12 +87,15 @@ def timeline(
             "title": {"text": "ESV", "font": {"size": 11, "color": QUIET}, "standoff": 4},
         }
         notes.append(_heading(names[k], high))
-        bar = _bars(frames, values, spread, width) | {"yaxis": axis, "name": plain(names[k])}
-        traces.append(bar)
+        traces.append(_bars(frames, values, spread, width))
+        traces[-1] |= {"yaxis": axis, "name": plain(names[k])}
         for j, (name, other) in enumerate((methods or {}).items()):
-            own = other[:, columns[k]] if k < len(columns) else difference(other, contrast)
+            if contrast is not None and k == len(columns):
+                own = other[:, contrast[0]] - other[:, contrast[1]]
+            else:
+                own = other[:, columns[k]]
             marks = _marks(frames, own, np.abs(values).max(initial=0), j)
-            traces.append(marks | {"yaxis": axis, "name": plain(words(name))})
+            traces.append(marks | {"yaxis": axis, "name": plain(spaced(name))})
     below = "y" if len(rows) < 2 else f"y{len(rows)}"
     x = {**_axis(), "title": {"text": "frame"}, "anchor": below, "showgrid": False}
     x["range"] = [float(min(frames, default=0)) - width, float(max(frames, default=0)) + width]
@@ -101,17 +107,17 @@ def timeline(
 def scores(
     values: np.ndarray, prior: np.ndarray, names: Sequence[str], label: int, top: int = 5
 ) -> Figure:
-    """The highest scores of the whole video, each with the score that the class has before it.
+    """Bars of the highest scores of a video, each with the prior of its class.
 
     Args:
       values, prior: (C,). names: C names. label: the true class, or -1.
-      top: how many classes; the true one is added where it is not among them.
+      top: number of classes; the true class is added if it is not among them.
     """
     order = [int(c) for c in np.argsort(-values, kind="stable")[:top]]
     order += [label] if 0 <= label < len(values) and label not in order else []
     order = order[::-1]  # the first is at the top
     ticks = [
-        f"{plain(shorten(names[c], 22))}{' ✓' if c == label else ''}  {values[c]:.3f}"
+        f"{plain(_shorten(names[c], 22))}{' ✓' if c == label else ''}  {values[c]:.3f}"
         for c in order
     ]
     places = list(range(len(order)))
@@ -121,7 +127,7 @@ def scores(
         "x": [float(values[c]) for c in order],
         "y": places,
         "customdata": order,
-        "marker": {"color": [SUPPORTING if values[c] > prior[c] else DISTRACTING for c in order]},
+        "marker": {"color": sign_colours(values[order] - prior[order])},
         "name": "score",
         "hovertemplate": "%{x:.4f}<extra></extra>",
     }
@@ -138,13 +144,13 @@ def scores(
         "xaxis": {**_axis(), "title": {"text": "score"}, "rangemode": "tozero"},
         "yaxis": {**_axis(), "tickvals": places, "ticktext": ticks, "showgrid": False}
         | {"automargin": True},
+        "margin": {"l": 10, "r": 10, "t": 8, "b": 44},
     }
-    layout["margin"] = {"l": 10, "r": 10, "t": 8, "b": 44}
     return {"data": [bars, before], "layout": layout}
 
 
-def histogram(groups: dict[str, np.ndarray], title: str, bins: int = 40) -> Figure:
-    """Counts of numbers in common bins, one line of steps for each group that has any."""
+def histogram(groups: Mapping[str, np.ndarray], title: str, bins: int = 40) -> Figure:
+    """Counts of numbers in common bins, one series per group that has any."""
     finite = {name: values[np.isfinite(values)] for name, values in groups.items()}
     together = np.concatenate([*finite.values(), np.zeros(0)])
     x = {**_axis(), "title": {"text": title}, "showgrid": False}
@@ -155,14 +161,13 @@ def histogram(groups: dict[str, np.ndarray], title: str, bins: int = 40) -> Figu
     else:
         edges = np.histogram_bin_edges(together, bins)
     centres = (edges[:-1] + edges[1:]) / 2
-    colours = {"wrong": DISTRACTING}
     traces = [
         {
             "type": "bar",
             "x": centres.tolist(),
             "y": np.histogram(values, edges)[0].tolist(),
             "name": name,
-            "marker": {"color": colours.get(name, SUPPORTING)},
+            "marker": {"color": DISTRACTING if name == "wrong" else SUPPORTING},
             "opacity": 0.65 if len(finite) > 1 else 1.0,
         }
         for name, values in finite.items()
@@ -174,29 +179,27 @@ def histogram(groups: dict[str, np.ndarray], title: str, bins: int = 40) -> Figu
         "barmode": "overlay",
         "bargap": 0.05,
         "showlegend": len(traces) > 1,
+        "margin": _PANEL_MARGIN,
     }
-    layout["margin"] = _PANEL_MARGIN
     return {"data": traces, "layout": layout}
 
 
 def positions(means: np.ndarray, errors: np.ndarray, title: str) -> Figure:
-    """Mean ESVs at places of a video, with their standard errors."""
-    places = np.arange(1, len(means) + 1)
-    bars = _bars(places, means, errors, 0.8)
+    """Bars of mean ESVs at positions in a video, with their standard errors."""
     layout = _layout(260) | {
         "xaxis": {**_axis(), "title": {"text": title}, "showgrid": False},
         "yaxis": {**_axis(), "title": {"text": "mean ESV"}, "zeroline": True}
         | {"zerolinecolor": QUIET},
+        "margin": _PANEL_MARGIN,
     }
-    layout["margin"] = _PANEL_MARGIN
-    return {"data": [bars], "layout": layout}
+    return {"data": [_bars(np.arange(1, len(means) + 1), means, errors, 0.8)], "layout": layout}
 
 
 def pairs(shares: np.ndarray, title: str) -> Figure:
-    """Share of videos in which one position has a larger ESV than another: (n, n) in 0..1.
+    """Heat map of the share of videos with a larger ESV at position i than at j.
 
     Args:
-      shares: those of i, down, against j, to the right. title: what places are called.
+      shares: (n, n) in 0..1, i down, j to the right. title: name of a position.
     """
     places = list(range(1, len(shares) + 1))
     heat = {
@@ -213,18 +216,25 @@ def pairs(shares: np.ndarray, title: str) -> Figure:
     layout = _layout(320) | {
         "xaxis": {**_axis(), "title": {"text": f"{title} j"}, "showgrid": False},
         "yaxis": {**_axis(), "title": {"text": f"{title} i"}, "autorange": "reversed"},
+        "margin": _PANEL_MARGIN,
     }
-    layout["margin"] = _PANEL_MARGIN
     return {"data": [heat], "layout": layout}
 
 
-def _bars(frames: np.ndarray, values: np.ndarray, spread: Any, width: float) -> Figure:
+def mark_of(j: int) -> tuple[str, str]:
+    """The sign of method j in text, and its colour."""
+    return _SIGNS[j % len(_SIGNS)], _MARK_COLOURS[j % len(_SIGNS)]
+
+
+def _bars(
+    frames: np.ndarray, values: np.ndarray, spread: np.ndarray | None, width: float
+) -> Figure:
     bar: Figure = {
         "type": "bar",
         "x": [float(frame) for frame in frames],
         "y": _numbers(values),
         "width": width,
-        "marker": {"color": [SUPPORTING if value > 0 else DISTRACTING for value in values]},
+        "marker": {"color": sign_colours(values)},
         "hovertemplate": "%{x}: %{y:+.4f}<extra></extra>",
     }
     if spread is not None:
@@ -233,22 +243,9 @@ def _bars(frames: np.ndarray, values: np.ndarray, spread: Any, width: float) -> 
     return bar
 
 
-def mark_of(j: int) -> tuple[str, str]:
-    """The sign of method j in a text, and its colour."""
-    _, sign, colour = _MARKS[j % len(_MARKS)]
-    return sign, colour
-
-
-def difference(values: np.ndarray, pair: tuple[int, int] | None) -> np.ndarray:
-    """Values of class a minus those of class b, (n,)."""
-    assert pair is not None
-    return values[:, pair[0]] - values[:, pair[1]]
-
-
 def _marks(frames: np.ndarray, values: np.ndarray, reach: float, j: int) -> Figure:
     """Marks of method j, scaled so that the largest is as high as the largest bar."""
     largest = float(np.nanmax(np.abs(values), initial=0))
-    symbol, _, colour = _MARKS[j % len(_MARKS)]
     return {
         "type": "scatter",
         "mode": "markers",
@@ -257,38 +254,42 @@ def _marks(frames: np.ndarray, values: np.ndarray, reach: float, j: int) -> Figu
         "customdata": _numbers(values),
         "hovertemplate": "%{customdata:+.4g}",
         "marker": {
-            "symbol": symbol,
+            "symbol": _SYMBOLS[j % len(_SYMBOLS)],
             "size": 9,
-            "color": colour,
+            "color": _MARK_COLOURS[j % len(_SYMBOLS)],
             "line": {"color": "white", "width": 1},
         },
     }
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    """Numbers as JSON has them: None where there is none."""
+    """Numbers for JSON: None for NaN."""
     return [None if np.isnan(value) else float(value) for value in values]
 
 
 def _bar_width(frames: np.ndarray) -> float:
-    """Most of the smallest distance between elements."""
+    """0.8 of the smallest distance between elements."""
     gaps = np.diff(np.unique(frames))
     return 0.8 * float(gaps.min()) if len(gaps) else 0.8
 
 
-def _limit(rows: Sequence[np.ndarray], spreads: Sequence[Any]) -> float:
-    """The largest height of all rows, a little more, so that rows can be compared."""
-    heights = [
-        np.abs(values) + (0 if spread is None else np.nan_to_num(np.abs(spread)))
+def _limit(rows: Sequence[np.ndarray], spreads: Sequence[np.ndarray | None]) -> float:
+    """The common limit of all rows: their largest |value| with its error, and a margin."""
+    ends = [
+        axis_limits(values, np.zeros(1) if spread is None else spread)
         for values, spread in zip(rows, spreads, strict=True)
     ]
-    largest = max((float(np.nanmax(height)) for height in heights if len(height)), default=0.0)
+    largest = max((max(-low, high) for low, high in ends), default=0.0)
     return 1.08 * largest if largest > 0 else 1.0
+
+
+def _shorten(text: str, letters: int) -> str:
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"
 
 
 def _heading(name: str, y: float) -> Figure:
     return {
-        "text": f"<b>{plain(shorten(name, 60))}</b>",
+        "text": f"<b>{plain(_shorten(name, 60))}</b>",
         "x": 0,
         "xref": "paper",
         "xanchor": "left",
@@ -308,8 +309,8 @@ def _layout(height: int) -> Figure:
     return {
         "height": height,
         "margin": {"l": 62, "r": 10, "t": _TOP, "b": _BOTTOM},
-        "paper_bgcolor": PAPER,
-        "plot_bgcolor": PAPER,
+        "paper_bgcolor": _CLEAR,
+        "plot_bgcolor": _CLEAR,
         "font": {"color": INK, "size": 12, "family": "system-ui, sans-serif"},
         "showlegend": False,
         "dragmode": False,

@@ -1,4 +1,4 @@
-"""Numbers about a whole set of videos: counted from lists in memory, values from a sample."""
+"""The page about all videos: numbers from lists in memory, values from a sample."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esv_jax.dashboard.sources import Source
+from esv_jax.dashboard import figures
+from esv_jax.dashboard.sources import Source, State, format_query
+from esv_jax.dashboard.views import Component, components, note, panel
 
 MAX_SAMPLE = 1024  # videos whose values are read
 _BLOCK = 32  # videos that are read together
-_RELATIVE = 10  # places of videos of different lengths
+_RELATIVE = 10  # positions in videos of different lengths
+_FAILURES = 50  # that are listed
+
+
+# Numbers
 
 
 class Confusion(NamedTuple):
-    """Videos of one class taken for another."""
+    """Number of videos of one class that were predicted as another."""
 
     true: int
     predicted: int
@@ -28,12 +34,12 @@ class Overview(NamedTuple):
     Attributes:
       evidence: evidential scores of the predicted class, of videos "correct", "wrong" or "all".
       lengths: (V,) elements of the explained videos.
-      accuracy: share of predictions that are right, or None without labels.
+      accuracy: share of correct predictions, or None without labels.
       means, errors: mean ESV of the predicted class by position, and its standard error; NaN
-        where nothing lies.
-      relative: whether positions are tenths of videos of different lengths.
-      above: (n, n) probability that the ESV at position i is above the one at j, as
-        `metrics.position_statistics` has it; of the same positions.
+        for positions without elements.
+      relative: positions are tenths of videos of different lengths.
+      above: (n, n) probability that the ESV at position i is above the one at j, see
+        `metrics.position_statistics`.
       n_sampled: videos behind the four above.
       confusions: pairs of classes, most videos first. failures: (uid, reason).
     """
@@ -57,8 +63,7 @@ def summarise(source: Source) -> Overview:
       in blocks; about a second for 25,000 videos of 174 classes.
     """
     browser = source.browser
-    uids = browser.find()
-    rows = [browser.row(uid) for uid in uids]
+    rows = [browser.row(uid) for uid in browser.find()]
     explained = [row for row in rows if not row.failed]
     known = [row for row in explained if row.correct is not None]
     evidence = {
@@ -69,16 +74,16 @@ def summarise(source: Source) -> Overview:
         evidence = {"all": np.array([row.evidence for row in explained], float)}
     wrong = Counter((row.label, row.prediction) for row in known if not row.correct)
     values = sample(source)
-    lengths = {len(own) for own in values}
-    same = len(lengths) == 1
+    same = len({len(own) for own in values}) == 1
     placed = np.stack(values) if same else np.array([relative(own) for own in values])
     placed = placed.reshape(len(values), placed.shape[-1] if values else 0)
+    means, errors = _mean_and_error(placed)
     return Overview(
         evidence=evidence,
         lengths=np.array([row.n for row in explained], float),
         accuracy=sum(bool(row.correct) for row in known) / len(known) if known else None,
-        means=_mean(placed),
-        errors=_standard_error(placed),
+        means=means,
+        errors=errors,
         relative=not same,
         above=_above(values, None if same else _RELATIVE),
         n_sampled=len(values),
@@ -92,12 +97,10 @@ def sample(source: Source) -> list[np.ndarray]:
     browser = source.browser
     uids = browser.find()
     count = len(uids)
-    n_blocks = max(1, min(MAX_SAMPLE, count) // _BLOCK)
-    blocks = -(-count // _BLOCK) if count <= MAX_SAMPLE else n_blocks
+    blocks = -(-count // _BLOCK) if count <= MAX_SAMPLE else max(1, MAX_SAMPLE // _BLOCK)
     step = _BLOCK if count <= MAX_SAMPLE else count / blocks
-    starts = sorted({int(k * step) for k in range(blocks)})
     kept = []
-    for start in starts:
+    for start in sorted({int(k * step) for k in range(blocks)}):
         stop = min(start + _BLOCK, count)
         values = source.read("esv", slice(start, stop))
         for k, uid in enumerate(uids[start:stop]):
@@ -110,7 +113,7 @@ def sample(source: Source) -> list[np.ndarray]:
 
 
 def relative(own: np.ndarray, places: int = _RELATIVE) -> np.ndarray:
-    """Mean value in each tenth of a video, (places,); NaN in tenths where no element lies."""
+    """Mean value in each tenth of a video, (places,); NaN in tenths without an element."""
     at = (2 * np.arange(len(own)) + 1) * places // (2 * len(own))
     counts = np.bincount(at, minlength=places)
     sums = np.bincount(at, own, minlength=places)
@@ -118,19 +121,84 @@ def relative(own: np.ndarray, places: int = _RELATIVE) -> np.ndarray:
 
 
 def _above(values: list[np.ndarray], bins: int | None) -> np.ndarray:
-    """See `Overview`; the metrics bring models, which the first page should not wait for."""
-    from esv_jax.metrics import position_statistics
+    from esv_jax.metrics import position_statistics  # imports models; the first page needs none
 
     return position_statistics(values, bins=bins).overall.above if values else np.zeros((0, 0))
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
+def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of columns without NaN, and their standard errors, 0 for fewer than two values."""
     counts = (~np.isnan(values)).sum(0)
-    return np.where(counts > 0, np.nansum(values, 0) / np.maximum(counts, 1), np.nan)
+    means = np.where(counts > 0, np.nansum(values, 0) / np.maximum(counts, 1), np.nan)
+    squares = np.nansum((values - means) ** 2, 0)
+    errors = np.sqrt(squares / np.maximum(counts - 1, 1) / np.maximum(counts, 1))
+    return means, errors * (counts > 1)
 
 
-def _standard_error(values: np.ndarray) -> np.ndarray:
-    """Standard error of the mean of each column; 0 where fewer than two rows have a value."""
-    counts = (~np.isnan(values)).sum(0)
-    squares = np.nansum((values - _mean(values)) ** 2, 0)
-    return np.sqrt(squares / np.maximum(counts - 1, 1) / np.maximum(counts, 1)) * (counts > 1)
+# Content
+
+
+def overview(source: Source, state: State, numbers: Overview) -> Component:
+    """Figures and tables of all videos."""
+    html, _ = components()
+    browser = source.browser
+    if not len(browser):
+        return note("These results hold no videos.")
+    planned = int(browser.dataset.attrs.get("n_videos", len(browser)))
+    facts = [f"{len(browser):,} videos", f"{len(numbers.failures):,} failed"]
+    if planned > len(browser):
+        facts[0] += f" of {planned:,}: the sweep has not ended"
+    if numbers.accuracy is not None:
+        facts.append(f"right on {numbers.accuracy:.1%}")
+    where = "tenth of the video" if numbers.relative else "position"
+    means = figures.positions(numbers.means, numbers.errors, where)
+    sampled = f"Positions: ESVs of the predicted class of {numbers.n_sampled:,} videos"
+    panels = [
+        panel("Evidential score", figures.histogram(numbers.evidence, "score less prior")),
+        panel("Length", figures.histogram({"all": numbers.lengths}, "elements")),
+        panel("Mean ESV by position", means, f"{sampled}; bars are standard errors."),
+    ]
+    if len(numbers.above) > 1:
+        text = "How often, in these videos, an element at i has a larger ESV than one at j."
+        panels.append(panel("Position against position", figures.pairs(numbers.above, where), text))
+    tables = [_confusions(source, state, numbers), _failures(state, numbers)]
+    return html.Div(
+        [
+            html.H2(source.title),
+            html.P(" · ".join(facts), className="facts"),
+            html.Div([*panels, *tables], className="panels"),
+        ]
+    )
+
+
+def _confusions(source: Source, state: State, numbers: Overview) -> Component:
+    html, dcc = components()
+    title = html.H3("Most confused classes")
+    if not numbers.confusions:
+        text = "No labels, or no video taken for another class."
+        return html.Div([title, html.P(text)], className="panel")
+    rows = []
+    for true, predicted, count in numbers.confusions:
+        there = State(frames=state.frames, true=true, predicted=predicted)
+        link = dcc.Link(f"{count:,}", href=format_query(there))
+        names = [html.Td(source.class_name(c)) for c in (true, predicted)]
+        rows.append(html.Tr([*names, html.Td(link)]))
+    head = html.Thead(html.Tr([html.Th("true"), html.Th("predicted"), html.Th("videos")]))
+    return html.Div([title, html.Table([head, html.Tbody(rows)])], className="panel")
+
+
+def _failures(state: State, numbers: Overview) -> Component:
+    html, dcc = components()
+    title, failures = html.H3("Failures"), numbers.failures
+    if not failures:
+        return html.Div([title, html.P("Every video was explained.")], className="panel")
+
+    def failed(uid: str = "") -> str:
+        return format_query(State(frames=state.frames, outcome="failed", uid=uid))
+
+    rows = [
+        html.Tr([html.Td(dcc.Link(uid, href=failed(uid))), html.Td(reason)])
+        for uid, reason in failures[:_FAILURES]
+    ]
+    more = dcc.Link(f"List all {len(failures):,}", href=failed())
+    return html.Div([title, html.Table(html.Tbody(rows)), html.P(more)], className="panel")

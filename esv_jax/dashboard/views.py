@@ -1,61 +1,207 @@
-"""Content of the page for a state: components, no callbacks."""
+"""Content of the page: its fixed frame with the controls, and the page of one video."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from esv_jax.checks import nearest
 from esv_jax.dashboard import figures
-from esv_jax.dashboard.layout import CONFIG
-from esv_jax.dashboard.media import Clip, Media
-from esv_jax.dashboard.sources import Explained, Source
-from esv_jax.dashboard.state import MAX_CLASSES, State, format_query
+from esv_jax.dashboard.server import Clip, Media
+from esv_jax.dashboard.sources import MAX_CLASSES, Explained, Source, State, format_query
 from esv_jax.extras import require
 from esv_jax.results.tables import VideoRow
 
-SHOWN = 50  # videos in the list: what Dash takes for a change grows with what is on the page
+Component: TypeAlias = Any  # of Dash, which is imported when it is needed
+
+CONFIG = {"displayModeBar": False, "responsive": True}
+OUTCOME_NAMES = {"all": "all", "correct": "right", "wrong": "wrong", "failed": "failed"}
+SORT_NAMES = {
+    "file": "order of the file",
+    "uid": "name",
+    "evidence": "evidence",
+    "score": "score",
+    "gap": "gap of efficiency",
+    "length": "length",
+}
+SHOWN = 50  # videos in the list; the cost of an update grows with the content of the page
 _STRIP = 32  # frames in a strip
 
 
+def components() -> tuple[Any, Any]:
+    """Dash's components: html and dcc."""
+    dash = require("dash", "dashboard")
+    return dash.html, dash.dcc
+
+
+def note(text: str | Sequence[Component]) -> Component:
+    """A paragraph in place of content."""
+    return components()[0].P(text, className="note")
+
+
+def panel(title: str, figure: figures.Figure, text: str = "") -> Component:
+    """A figure with a heading, and small text below it."""
+    html, dcc = components()
+    parts = [html.H3(title), dcc.Graph(figure=figure, config=CONFIG, style=height_of(figure))]
+    return html.Div(parts + ([html.P(text, className="small")] if text else []), className="panel")
+
+
+def height_of(figure: figures.Figure) -> dict[str, str]:
+    """The style of a figure's graph, with the height of its layout."""
+    return {"height": f"{figure['layout']['height']}px"}
+
+
+# The frame
+
+
+def make_layout(sources: Sequence[Source]) -> Component:
+    """All components that never change; callbacks fill them."""
+    html, dcc = components()
+    links = [
+        dcc.Link("Videos", id="to-video", href="?"),
+        dcc.Link("Overview", id="to-overview", href="?page=overview"),
+    ]
+    side = html.Div([_filters(), html.Div(id="matches")], className="side")
+    stage = html.Div([_choices(sources), *_video()], className="stage")
+    return html.Div(
+        [
+            dcc.Location(id="url", refresh=False),
+            dcc.Store(id="listed"),  # the state of the list
+            dcc.Store(id="menus"),  # and of the menus of classes
+            html.Header([html.H1("Element Shapley Values"), html.Nav(links)]),
+            html.Main([side, stage], id="video-page", className="page"),
+            html.Div(html.Div(id="overview"), id="overview-page", className="page", hidden=True),
+        ]
+    )
+
+
+def _video() -> list[Component]:
+    """Components of one video. Graphs stay and only their figures change, which is faster."""
+    html, dcc = components()
+    scores = html.Div(
+        [
+            html.H3("Highest scores"),
+            dcc.Graph(id="scores", config=CONFIG),
+            html.P("| is the prior; ✓ the true class.", className="small"),
+        ],
+        id="scores-panel",
+        className="panel",
+        hidden=True,
+    )
+    key = [
+        html.Span("supports the class", className="supporting"),
+        html.Span("speaks against it", className="distracting"),
+        html.Span("click a bar to go there; ← → elements, ↑ ↓ or j k videos"),
+    ]
+    graph = [dcc.Graph(id="timeline", config=CONFIG), html.Div(id="cursor")]
+    bars = [html.P(key, className="key"), html.Div(graph, className="timeline")]
+    under = [html.Div(bars, id="bars", hidden=True), html.P(id="notes", className="small")]
+    return [
+        html.Div(id="head"),
+        html.Div([html.Div(id="stage-video"), scores], className="top"),
+        html.Div(under, id="timeline-panel", className="panel", hidden=True),
+    ]
+
+
+def _filters() -> Component:
+    """Controls of the list of videos."""
+    html, dcc = components()
+    text = dcc.Input(
+        id="search", type="text", placeholder="part of the name", debounce=0.4, maxLength=500
+    )
+    largest_first = [{"label": "largest first", "value": "descending"}]
+    return html.Div(
+        [
+            _labelled("Name", text, "search"),
+            _labelled("True class", dcc.Dropdown(id="true"), "true"),
+            _labelled("Predicted class", dcc.Dropdown(id="predicted"), "predicted"),
+            _labelled("Prediction", _fixed("outcome", OUTCOME_NAMES), "outcome"),
+            _labelled("Order", _fixed("sort", SORT_NAMES), "sort"),
+            dcc.Checklist(id="order", options=largest_first, value=[]),
+        ],
+        className="filters",
+    )
+
+
+def _choices(sources: Sequence[Source]) -> Component:
+    """Controls of the values shown."""
+    html, dcc = components()
+    last = len(sources) - 1
+    slider = dcc.Slider(
+        id="frames",
+        min=0,
+        max=max(last, 1),
+        step=1,
+        allow_direct_input=False,
+        value=0,
+        marks={k: source.label for k, source in enumerate(sources)},
+    )
+    several = html.Div(_labelled("Number of frames", slider, "frames"), hidden=last == 0)
+    classes = dcc.Dropdown(id="classes", multi=True, placeholder=f"at most {MAX_CLASSES}")
+    stored = dict.fromkeys(name for source in sources for name in source.browser.methods)
+    named = [{"label": figures.spaced(name), "value": name} for name in stored]
+    methods = dcc.Dropdown(named, id="methods", multi=True, placeholder="none")
+    contrast = html.Div(
+        [
+            dcc.Dropdown(id="contrast-a", placeholder="class a"),
+            html.Span("minus"),
+            dcc.Dropdown(id="contrast-b", placeholder="class b"),
+        ],
+        className="contrast",
+    )
+    return html.Div(
+        [
+            several,
+            _labelled("Classes", classes, "classes"),
+            _labelled("Contrast", contrast, "contrast-a"),
+            html.Div(_labelled("Other methods beside ESVs", methods, "methods"), hidden=not stored),
+        ],
+        className="choices",
+    )
+
+
+def _fixed(name: str, options: Mapping[str, str]) -> Component:
+    pairs = [{"label": text, "value": value} for value, text in options.items()]
+    return components()[1].Dropdown(id=name, options=pairs, clearable=False, searchable=False)
+
+
+def _labelled(text: str, component: Component, name: str) -> Component:
+    html, _ = components()
+    return html.Div([html.Label(text, htmlFor=name), component], className="field")
+
+
+# The list of videos
+
+
 def uid_of(source: Source, state: State) -> str:
-    """The video that a state names, else the first explained of its list; "" where none is."""
+    """The video of a state, else the first explained one of its list; "" if there is none."""
     if state.uid:
         return state.uid
     uids, failures = source.matches(state), source.browser.failures
     return next((uid for uid in uids if uid not in failures), next(iter(uids), ""))
 
 
-def shown_classes(source: Source, state: State, row: VideoRow) -> tuple[int, ...]:
-    """Classes whose values are shown: those asked for that were kept, or true and predicted."""
-    kept = set(source.browser.classes_of(row.uid))
-    asked = state.classes or tuple(dict.fromkeys((row.label, row.prediction)))
-    return tuple(c for c in asked if c in kept and c >= 0)[:MAX_CLASSES]
-
-
 def list_start(source: Source, state: State) -> int:
     """Return the start of the part of the list that holds the shown video."""
     uids, here = source.matches(state), uid_of(source, state)
-    place = uids.index(here) if here in uids else 0
-    return place // SHOWN * SHOWN
+    return (uids.index(here) if here in uids else 0) // SHOWN * SHOWN
 
 
-def matches(source: Source, state: State) -> Any:
-    """The part of the list that holds the video looked at, and how many there are."""
-    html, dcc = parts_of_dash()
+def matches(source: Source, state: State) -> Component:
+    """The part of the list that holds the shown video, and the number of videos."""
+    html, dcc = components()
     uids = source.matches(state)
     total = len(source.browser)
+    if not total:
+        return html.Div([note("These results hold no videos.")])
     if not uids:
-        say = "These results hold no videos." if not total else "No video meets these filters."
-        none = [html.P(say, className="note")]
-        if total:
-            cleared = State(page=state.page, frames=state.frames)
-            none.append(dcc.Link("Show all videos", href=format_query(cleared) or "?"))
-        return html.Div(none)
+        cleared = State(page=state.page, frames=state.frames)
+        link = dcc.Link("Show all videos", href=format_query(cleared) or "?")
+        return html.Div([note("No video meets these filters."), link])
     start = list_start(source, state)
     shown = uids[start : start + SHOWN]
     count = [html.P(f"{len(uids):,} of {total:,} videos", className="count")]
@@ -65,104 +211,104 @@ def matches(source: Source, state: State) -> Any:
     return html.Div([*count, html.Ol(items, className="uids")])
 
 
-class VideoView(NamedTuple):
-    """Content of the page of one video.
-
-    Attributes:
-      head: its name, facts and neighbours; or why there is nothing.
-      player: the video. scores, timeline: figures, or None where there is none to show.
-      notes: what a reader should know about the bars, texts and components.
-    """
-
-    head: Any
-    player: Any = None
-    scores: figures.Figure | None = None
-    timeline: figures.Figure | None = None
-    notes: Sequence[Any] = ()
-
-
-def video(source: Source, media: Media, state: State) -> VideoView:
-    """One video: what it is, the video itself, its bars and scores; or why there are none."""
-    html, _ = parts_of_dash()
-    uid = uid_of(source, state)
-    browser = source.browser
-    if not uid:
-        return VideoView(html.P("Nothing to show.", className="note"))
-    around = _around(source, state, uid)
-    if uid not in browser:
-        near = nearest(uid, source.matches(state)[:2000])
-        text = f"There is no video called {uid!r} in these results. {near}"
-        return VideoView(html.Div([around, html.P(text, className="note")]))
-    row = browser.row(uid)
-    head = [around, html.H2(uid, id="shown-uid"), _facts(source, row)]
-    clip = media.clip(uid)
-    if row.failed:
-        reason = html.P(["It could not be explained: ", html.B(row.failed)], className="note")
-        return VideoView(html.Div([*head, reason]), _player(clip, np.zeros(0, int)))
-    try:
-        explained = source.explained(uid)
-    except (OSError, ValueError) as error:
-        unread = html.P(f"Its values cannot be read: {error}", className="note")
-        return VideoView(html.Div([*head, unread]))
-    names = browser.class_names
-    figure, notes = _timeline(source, state, row, explained)
-    return VideoView(
-        html.Div(head),
-        _player(clip, explained.frames),
-        figures.scores(explained.scores, explained.prior, names, row.label),
-        figure,
-        notes,
-    )
-
-
-def _parts_of_list(state: State, uids: Sequence[str], start: int, n: int) -> Any:
-    """Which part of the list is shown, with links to those around it."""
-    html, _ = parts_of_dash()
+def _parts_of_list(state: State, uids: Sequence[str], start: int, n: int) -> Component:
+    """The range of the list that is shown, with links to other parts."""
+    html, _ = components()
     last = (len(uids) - 1) // SHOWN * SHOWN
-    links = [
-        _step(state, "", text, uids[at] if 0 <= at <= last and at != start else "")
-        for text, at in (("first", 0), ("earlier", start - SHOWN))
-    ]
-    links.append(html.Span(f"{start + 1:,} to {start + n:,}", className="part"))
-    links += [
-        _step(state, "", text, uids[at] if at <= last and at != start else "")
-        for text, at in (("later", start + SHOWN), ("last", last))
-    ]
-    return html.Div(links, className="around")
+
+    def link(text: str, at: int) -> Component:
+        return _step(state, "", text, uids[at] if 0 <= at <= last and at != start else "")
+
+    here = html.Span(f"{start + 1:,} to {start + n:,}", className="part")
+    before = [link("first", 0), link("earlier", start - SHOWN)]
+    after = [link("later", start + SHOWN), link("last", last)]
+    return html.Div([*before, here, *after], className="around")
 
 
-def _step(state: State, name: str, text: str, uid: str) -> Any:
-    """A link to another video, with an id where it has a name; plain text where there is none."""
-    html, dcc = parts_of_dash()
+def _step(state: State, name: str, text: str, uid: str) -> Component:
+    """A link to another video, with an id if it has a name; plain text without a video."""
+    html, dcc = components()
     if not uid:
         return html.Span(text)
-    said = {"id": name} if name else {}
-    return dcc.Link(text, href=format_query(dataclasses.replace(state, uid=uid)), **said)
+    named = {"id": name} if name else {}
+    return dcc.Link(text, href=format_query(dataclasses.replace(state, uid=uid)), **named)
 
 
-def _item(source: Source, state: State, uid: str) -> Any:
-    html, dcc = parts_of_dash()
+def _item(source: Source, state: State, uid: str) -> Component:
+    html, dcc = components()
     row = source.browser.row(uid)
     mark = "!" if row.failed else {True: "✓", False: "✗", None: "·"}[row.correct]
-    said = "failed" if row.failed else source.class_name(row.prediction)
-    text = [html.Span(mark, className="mark"), html.Span(uid), html.Small(said)]
+    result = "failed" if row.failed else source.class_name(row.prediction)
+    text = [html.Span(mark, className="mark"), html.Span(uid), html.Small(result)]
     address = format_query(dataclasses.replace(state, page="video", uid=uid))
     return html.Li(dcc.Link(text, href=address))
 
 
-def _around(source: Source, state: State, uid: str) -> Any:
-    """Links to the neighbours in the list, which keys follow, too."""
-    html, _ = parts_of_dash()
+# One video
+
+
+class VideoView(NamedTuple):
+    """Content of the page of one video.
+
+    Attributes:
+      head: its name, facts and neighbours; or the reason why there is nothing.
+      player: the video. scores, timeline: figures, or None if there is nothing to show.
+      notes: about the bars, texts and components.
+    """
+
+    head: Component
+    player: Component = None
+    scores: figures.Figure | None = None
+    timeline: figures.Figure | None = None
+    notes: Sequence[Component] = ()
+
+
+def video(source: Source, media: Media, state: State) -> VideoView:
+    """One video: its facts, the video itself, its bars and scores; or the reason for none."""
+    html, _ = components()
+    uid = uid_of(source, state)
+    browser = source.browser
+    if not uid:
+        return VideoView(note("Nothing to show."))
+    around = _around(source, state, uid)
+    if uid not in browser:
+        near = nearest(uid, source.matches(state)[:2000])
+        text = f"There is no video called {uid!r} in these results. {near}"
+        return VideoView(html.Div([around, note(text)]))
+    row = browser.row(uid)
+    head = [around, html.H2(uid, id="shown-uid"), _facts(source, row)]
+    clip = media.clip(uid)
+    if row.failed:
+        reason = note(["It could not be explained: ", html.B(row.failed)])
+        return VideoView(html.Div([*head, reason]), _player(clip, np.zeros(0, int)))
+    try:
+        explained = source.explained(uid)
+    except (OSError, ValueError) as error:
+        return VideoView(html.Div([*head, note(f"Its values cannot be read: {error}")]))
+    figure, notes = _timeline(source, state, row, explained)
+    scores = figures.scores(explained.scores, explained.prior, browser.class_names, row.label)
+    return VideoView(html.Div(head), _player(clip, explained.frames), scores, figure, notes)
+
+
+def shown_classes(source: Source, state: State, row: VideoRow) -> tuple[int, ...]:
+    """Classes whose values are shown: those of the state that are stored, or true and predicted."""
+    kept = set(source.browser.classes_of(row.uid))
+    chosen = state.classes or tuple(dict.fromkeys((row.label, row.prediction)))
+    return tuple(c for c in chosen if c in kept and c >= 0)[:MAX_CLASSES]
+
+
+def _around(source: Source, state: State, uid: str) -> Component:
+    """Links to the neighbours in the list, for keys as well."""
     uids = source.matches(state)
     place = uids.index(uid) if uid in uids else -1
     before = uids[place - 1] if place > 0 else ""
     after = uids[place + 1] if place + 1 < len(uids) else ""
     previous = _step(state, "previous-video", "← previous", before)
-    return html.Div([previous, _step(state, "next-video", "next →", after)], className="around")
+    following = _step(state, "next-video", "next →", after)
+    return components()[0].Div([previous, following], className="around")
 
 
-def _facts(source: Source, row: VideoRow) -> Any:
-    html, _ = parts_of_dash()
+def _facts(source: Source, row: VideoRow) -> Component:
     facts = [f"true: {source.class_name(row.label)}"]
     if not row.failed:
         facts += [
@@ -172,14 +318,14 @@ def _facts(source: Source, row: VideoRow) -> Any:
             f"{row.n} elements",
             "exact values" if row.exact else "sampled values",
         ]
-    return html.P(" · ".join(facts), className="facts")
+    return components()[0].P(" · ".join(facts), className="facts")
 
 
-def _player(clip: Clip, frames: np.ndarray) -> Any:
-    """The video, an image that moves, or a strip of frames; and a note where there is one."""
-    html, _ = parts_of_dash()
+def _player(clip: Clip, frames: np.ndarray) -> Component:
+    """The video, an animated image or a strip of frames; and its note."""
+    html, _ = components()
     marks = {"data-fps": str(clip.fps or ""), "data-frames": json.dumps(frames.tolist())}
-    parts: list[Any] = []
+    parts: list[Component] = []
     if clip.kind == "video":
         look = {"controls": True, "muted": True, "loop": True, "preload": "auto"}
         parts.append(html.Video(src=clip.address, id="player", **look))
@@ -187,34 +333,27 @@ def _player(clip: Clip, frames: np.ndarray) -> Any:
         parts.append(html.Img(src=clip.address, alt="the video", className="moving"))
     elif clip.kind == "frames":
         within = [int(k) for k in frames if 0 <= k < clip.frames]
-        step = -(-len(within) // _STRIP) or 1
-        stills = [
-            html.Figure(
-                [
-                    html.Img(src=f"{clip.frame_address}{k}", alt=f"frame {k}"),
-                    html.Figcaption(str(k)),
-                ]
-            )
-            for k in within[::step]
-        ]
+        stills = []
+        for k in within[:: -(-len(within) // _STRIP) or 1]:
+            image = html.Img(src=f"{clip.frame_address}{k}", alt=f"frame {k}")
+            stills.append(html.Figure([image, html.Figcaption(str(k))]))
         parts.append(html.Div(stills, className="strip"))
     if clip.note:
-        parts.append(html.P(clip.note, className="note"))
+        parts.append(note(clip.note))
     return html.Div(parts, id="player-box", className="player", **marks)
 
 
 def _timeline(
     source: Source, state: State, row: VideoRow, explained: Explained
-) -> tuple[figures.Figure | None, list[Any]]:
-    """The bars, or None where no class is chosen; and what a reader should know about them."""
-    html, _ = parts_of_dash()
+) -> tuple[figures.Figure | None, list[Component]]:
+    """The bars, or None if no class is chosen; and notes about them."""
+    html, _ = components()
     shown = shown_classes(source, state, row)
-    columns = [explained.classes.index(c) for c in shown]
     roles = {row.label: "true", row.prediction: "predicted"}
     if row.label == row.prediction:
         roles = {row.label: "true and predicted"}
     names = [source.class_name(c) + (f" ({roles[c]})" if c in roles else "") for c in shown]
-    notes: list[Any] = []
+    notes: list[Component] = []
     pair = None
     missing = [source.class_name(c) for c in state.classes if c not in shown]
     if missing:
@@ -232,31 +371,14 @@ def _timeline(
     for j, name in enumerate(methods):
         sign, colour = figures.mark_of(j)
         mark = html.Span(sign, style={"color": colour})
-        notes.append(html.Span([mark, f" {figures.words(name)}"], className="marked"))
+        notes.append(html.Span([mark, f" {figures.spaced(name)}"], className="marked"))
     if methods:
         notes.append("Marks are scaled to the largest bar of each row.")
-    absent = [figures.words(name) for name in state.methods if name not in methods]
+    absent = [figures.spaced(name) for name in state.methods if name not in methods]
     if absent:
         notes.append(f"These results hold no values by {', '.join(absent)}.")
     if explained.attribution.std_error is not None:
         notes.append("Error bars are 95 % intervals.")
-    attribution, frames = explained.attribution, explained.frames
-    return figures.timeline(attribution, columns, names, frames, pair, methods), notes
-
-
-def panel(title: str, figure: figures.Figure, text: str = "") -> Any:
-    """A figure with a heading, and small text below it."""
-    html, dcc = parts_of_dash()
-    parts = [html.H3(title), dcc.Graph(figure=figure, config=CONFIG, style=height_of(figure))]
-    return html.Div(parts + ([html.P(text, className="small")] if text else []), className="panel")
-
-
-def height_of(figure: figures.Figure) -> dict[str, str]:
-    """The style of the graph of a figure: as high as its layout asks."""
-    return {"height": f"{figure['layout']['height']}px"}
-
-
-def parts_of_dash() -> tuple[Any, Any]:
-    """Dash's components: html and dcc."""
-    dash = require("dash", "dashboard")
-    return dash.html, dash.dcc
+    columns = [explained.classes.index(c) for c in shown]
+    bars = figures.timeline(explained.attribution, columns, names, explained.frames, pair, methods)
+    return bars, notes
