@@ -67,9 +67,7 @@ class FeatureAppender:
         Raises:
           FileNotFoundError, OSError: no such folder, a path that cannot be written.
           FileExistsError: another process appends to the store, or a file in place of the folder.
-          ValueError: a store or folder of another width, split or settings; a file of another
-            format.
-        Cost: reads the uids of the store, and the files of the folder.
+          ValueError: another width, split, settings or format.
         """
         self.path = Path(path)
         self.folder = self.path.with_name(f"{self.path.name}.partial")

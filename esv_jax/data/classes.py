@@ -23,8 +23,6 @@ def read_classes(path: str | PathLike[str]) -> tuple[str, ...]:
     Args:
       path: CSV file, UTF-8, with the header `name,id`; names with commas are quoted. Rows may be
         in any order; blank lines are skipped.
-    Returns:
-      C names, by class id.
     Raises:
       FileNotFoundError: no such file.
       ValueError: another header, a malformed row (with its line number), ids that are not

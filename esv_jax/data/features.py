@@ -66,9 +66,8 @@ class FeatureStore:
           split: name of the group; optional if there is only one.
         Raises:
           FileNotFoundError: no such file.
-          ValueError: not an HDF5 file, or a truncated one; an unknown or ambiguous split, a missing
-            dataset or attribute, datasets of different length, duplicate uids, text that is not
-            UTF-8, links to other files; see `esv_jax.hdf5.open_hdf5`.
+          ValueError: an unknown or ambiguous split, a missing or malformed dataset or attribute,
+            duplicate uids; or as `esv_jax.hdf5.open_hdf5`.
           ImportError: h5py is not installed.
         Cost: reads uids and labels of all videos, no features.
         """
@@ -105,19 +104,17 @@ class FeatureStore:
             datasets = {key: group[key] for key, kind in found.items() if kind is h5py.Dataset}
             datasets |= {f"labels/{key}": item for key, item in labels.items()}
         for key in ("features", "uids"):
-            expect(
-                key in found, location, f"a dataset {key!r}", ", ".join(found) or "an empty group"
-            )
+            got = ", ".join(found) or "an empty group"
+            expect(key in found, location, f"a dataset {key!r}", got)
             expect(key in datasets, f"{location}, {key}", "a dataset", "a group")
-        if "labels" in found:
-            is_group = found["labels"] is h5py.Group
-            expect(is_group, f"{location}, labels", "a group of datasets", "a dataset")
+        is_group = found.get("labels", h5py.Group) is h5py.Group
+        expect(is_group, f"{location}, labels", "a group of datasets", "a dataset")
 
         self._rows = datasets.pop("features")
         with naming(f"{location}, features", "variable-length rows of floats"):
             kind, shape, attributes = self._rows.dtype, self._rows.shape, self._rows.attrs
             has_width = "feature_dim" in attributes
-            width = attributes["feature_dim"] if has_width else None
+            width = attributes.get("feature_dim")
         element = h5py.check_vlen_dtype(kind)
         floats = isinstance(element, np.dtype) and np.issubdtype(element, np.floating)
         got = f"dtype {kind if element is None else element} and shape {shape}"
@@ -143,7 +140,8 @@ class FeatureStore:
         for start in range(0, n, _UIDS_AT_ONCE):  # duplicates are found before all are read
             uids = _column(name, columns["uids"], start, _UIDS_AT_ONCE)
             for row, uid in enumerate(map(str, uids), start):
-                expect(uid not in self._row_of, name, "distinct uids", f"{uid!r} twice")
+                if uid in self._row_of:
+                    raise ValueError(message(name, "distinct uids", f"{uid!r} twice"))
                 self._row_of[uid] = row
         self.uids: tuple[str, ...] = tuple(self._row_of)
         self.labels: dict[str, list[Label]] = {
@@ -155,9 +153,10 @@ class FeatureStore:
         if "lengths" in columns:
             name = f"{location}, lengths"
             lengths = np.array(_column(name, columns["lengths"]))
-            whole = np.issubdtype(lengths.dtype, np.integer) or n == 0
-            expect(whole, name, "whole numbers", f"dtype {lengths.dtype}")
-            expect(n == 0 or lengths.min() >= 0, name, "numbers >= 0", lengths.min(initial=0))
+            if n:
+                whole = np.issubdtype(lengths.dtype, np.integer)
+                expect(whole, name, "whole numbers", f"dtype {lengths.dtype}")
+                expect(lengths.min() >= 0, name, "numbers >= 0", lengths.min())
             self._lengths = lengths.astype(np.int64)
 
     def _read_settings(self, location: str) -> dict[str, object]:
