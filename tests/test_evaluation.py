@@ -46,7 +46,7 @@ def planted():
     return jnp.asarray(clips), masks
 
 
-BRIGHT = SimpleNamespace(  # a network that sees nothing but the block
+BRIGHT = SimpleNamespace(  # a network that depends on the block only
     logits=lambda clip: jnp.stack([jnp.maximum(clip - 0.7, 0).mean() * 600 - 4, jnp.float32(0)])
 )
 
@@ -388,7 +388,7 @@ def test_supervoxels_follow_the_evidence(planted):
     n_frames = [len(np.unique(np.nonzero(ids == k)[0])) for k in range(ids.max() + 1)]
     assert np.mean(n_frames) > 2
     same = data.supervoxels(np.full((4, 8, 8, 3), 7, np.uint8), 10)
-    assert same.max() >= 3  # by place alone
+    assert same.max() >= 3  # by position only
     with pytest.raises(ValueError, match="clip: expected finite values"):
         data.supervoxels(np.full((4, 8, 8, 3), np.nan))
     with pytest.raises(ValueError, match="n: expected an integer >= 1"):

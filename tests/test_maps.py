@@ -130,19 +130,19 @@ def test_maps_equal_direct_calls(name, network, clip, found):
 @pytest.mark.parametrize(("name", "core"), [("step", SETTINGS.core), ("step_no_core", None)])
 def test_step_is_called_with_the_settings(name, core, network, clip, monkeypatch):
     """With a stub, because `step` compiles for long."""
-    asked = []
+    calls = []
 
-    def stand_in(fn, clip, target, **options):
-        asked.append((fn, target, options))
+    def stub(fn, clip, target, **options):
+        calls.append((fn, target, options))
         return SimpleNamespace(saliency=fn(clip[None])[0, target] * clip.sum(-1))
 
-    monkeypatch.setattr(maps.methods, "step", stand_in)
+    monkeypatch.setattr(maps.methods, "step", stub)
     key = jax.random.key(5)
     some = [clip_map(name, network, clip, c, key=key, settings=SETTINGS) for c in range(C)]
     np.testing.assert_allclose(sum(some), clip.sum(-1), rtol=1e-5)  # probabilities
     expected = {"areas": (0.05, 0.1, 0.2), "mode": "preserve", "iterations": 3}
-    for fn, _, options in asked:
-        assert fn is asked[0][0]  # compiled once for each function
+    for fn, _, options in calls:
+        assert fn is calls[0][0]  # compiled once for each function
         assert options == expected | {"core": core, "key": key}
 
 

@@ -300,8 +300,8 @@ def test_weights_by_iteration():
 
 
 def test_default_core_scales_with_the_frames():
-    assert Core().of_frames((112, 120)).size == 11
-    assert Core(size=3).of_frames((112, 120)).size == 3
+    assert Core().for_frames((112, 120)).size == 11
+    assert Core(size=3).for_frames((112, 120)).size == 3
     with pytest.raises(ValueError, match=r"core: expected a size, got None. Give one"):
         Core().kernel  # noqa: B018
     with pytest.raises(ValueError, match="clip: expected at least 5 frames of 6 pixels"):

@@ -203,7 +203,7 @@ def test_area_per_frame(spotter, clip):
 def test_core_and_difference_loss_reduce_flicker(rng):
     """At equal area, with the prediction preserved."""
 
-    def fn(clips):  # every frame is looked at, and each in a place of its own
+    def fn(clips):  # uses one region of each frame, all different
         places = [(2, 2), (10, 3), (4, 10), (11, 11), (2, 6), (8, 8)]
         seen = jnp.stack(
             [clips[:, t, y : y + 4, x : x + 4].std((1, 2, 3)) for t, (y, x) in enumerate(places)]

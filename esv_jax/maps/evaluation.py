@@ -8,7 +8,6 @@ found.summary(key=key).table()     # means with their intervals
 
 from __future__ import annotations
 
-import functools
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -131,25 +130,24 @@ def evaluate(
     for i, clip in enumerate(clips):
         if i in found:
             continue
+
+        def report(name: str, found: np.ndarray, i: int = i) -> None:
+            if on_map is not None:
+                on_map(name, i, found)
+
         found[i] = evaluator(
             clip,
             targets[i],
             key=jax.random.fold_in(key, i),
             evidence=None if voxels is None else voxels[i],
             evidence_frames=None if frames is None else frames[i],
-            on_map=None if on_map is None else functools.partial(_with_index, on_map, i),
+            on_map=report,
         )
         if on_progress is not None:
             on_progress(i, found[i])
     return combine_scores(
         evaluator.methods, evaluator.metrics, [found[i] for i in range(len(clips))]
     )
-
-
-def _with_index(
-    on_map: Callable[[str, int, np.ndarray], None], i: int, name: str, found: np.ndarray
-) -> None:
-    on_map(name, i, found)
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,7 +120,7 @@ class Evaluation:
 
     @property
     def higher_is_better(self) -> tuple[bool, ...]:
-        """Of each metric."""
+        """Direction of each metric."""
         return tuple(METRICS[name].higher_is_better for name in self.metrics)
 
     def summary(

@@ -138,8 +138,9 @@ def insertion(
     and batches under `vmap` with static options; values are checked on concrete arrays.
 
     Args:
-      fn: clips (B, t, h, w, c) -> probabilities (B, C), by softmax or independent sigmoids; (B,)
-        is one column. Without `jit` and `vmap` any function of arrays, e.g. of another framework.
+      fn: clips (B, t, h, w, c) -> probabilities (B, C), by softmax or independent sigmoids, (B,)
+        being one column; or one clip -> logits (C,); or an object with such `logits`. Without `jit`
+        and `vmap` also a function of another framework.
       clip: (t, h, w, c), floating point, in the units of fn.
       saliency: attribution of the target: (t, h, w), (t, h, w, c), coarser (t', h', w'), or
         (t,) per frame; see `per_voxel`. Ties are ordered by frame, row and column.

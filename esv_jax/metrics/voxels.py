@@ -302,7 +302,7 @@ def checked_probabilities(found: ArrayLike, targets: ArrayLike) -> Array:
     Args:
       found: (B, C). targets: classes, of any shape.
     Raises:
-      ValueError: values non-finite or outside 0..1 (logits, say), a target out of range.
+      ValueError: values non-finite or outside 0..1 (e.g. logits), a target out of range.
     """
     found = jnp.asarray(found)
     if is_concrete(found):

@@ -46,8 +46,8 @@ def occlusion(
     Source: Zeiler & Fergus (2014), section 4.2, with a third axis for time.
 
     Args:
-      fn: clips (B, t, h, w, c) -> scores (B, C), in JAX, logits or probabilities. (B,) is one
-        column; of an output with `logits`, these are used.
+      fn: clips (B, t, h, w, c) -> scores (B, C), in JAX, logits or probabilities, (B,) being one
+        column; or one clip -> logits (C,), or an object with such `logits`, for probabilities.
       clip: (t, h, w, c), floating point.
       target: a class, 0..C-1.
       window: frames, rows and columns, clipped to the size of the clip.

@@ -90,7 +90,7 @@ class Core:
         if self.size is not None:
             expect_int("size", self.size, 1)
 
-    def of_frames(self, shape: tuple[int, int]) -> Core:
+    def for_frames(self, shape: tuple[int, int]) -> Core:
         """The core with its default size for frames (h, w) if it has none."""
         if self.size is not None:
             return self
@@ -98,8 +98,8 @@ class Core:
 
     @property
     def side(self) -> int:
-        """Its size; see `of_frames` for a core without."""
-        expect(self.size is not None, "core", "a size", "None", "Give one, or use of_frames.")
+        """Its size; see `for_frames` for a core without."""
+        expect(self.size is not None, "core", "a size", "None", "Give one, or use for_frames.")
         return int(self.size or 0)
 
     @property

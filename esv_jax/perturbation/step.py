@@ -146,7 +146,7 @@ def step(
 
     Args:
       fn: clips (B, t, h, w, c) -> probabilities (B, C), in JAX, by softmax or independent
-        sigmoids; (B,) is one column.
+        sigmoids, (B,) being one column; or one clip -> logits (C,); or an object with `logits`.
       clip: (t, h, w, c), floating point; or N clips (N, t, h, w, c), optimised at once.
       target: the class, or (N,) classes; a traced one out of range gives NaN.
       key: `jax.random.key(seed)`, consumed: of the dropout, and of noise of +-0.01 on the initial
@@ -208,7 +208,7 @@ def step(
     masking = Masking() if masking is None else masking
     generator = masking.generator((clips.shape[2], clips.shape[3]))
     if core is not None:
-        core = core.of_frames(generator.shape)
+        core = core.for_frames(generator.shape)
         core.expect_fits((clips.shape[1], *(generator.padded_shape if padded else generator.shape)))
     scores = ScoresOf(fn, "clips", "probabilities")
     objective = Objective(
