@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from esv_jax.checks import expect, expect_choice, expect_floating, expect_int, expect_shape
+from esv_jax.checks import expect, expect_choice, expect_floating, expect_int, expect_shape, message
 from esv_jax.data.preprocessing import TRN_BNINCEPTION, TSN_RESNET50
 from esv_jax.files import JSONObject
 from esv_jax.models.networks import BNInception, ResNet50
@@ -246,9 +246,9 @@ def _batches(
     shape: tuple[int, ...] | None = None
     for key, frames in pieces:
         shape = frames.shape[1:] if shape is None else shape
-        fits = frames.ndim == 4 and frames.shape[1:] == shape
-        expected = f"shape (k, {', '.join(map(str, shape))}), as before"
-        expect(fits, f"frames of {key!r}", expected, frames.shape)
+        if frames.ndim != 4 or frames.shape[1:] != shape:
+            expected = f"shape (k, {', '.join(map(str, shape))}), as before"
+            raise ValueError(message(f"frames of {key!r}", expected, frames.shape))
         begin = 0
         while begin < len(frames):
             if filled == 0:
@@ -274,7 +274,7 @@ def _by_run(features: Array, runs: list[tuple[Key, int]]) -> Iterator[tuple[Key,
 
 
 def save_backbone(path: str | os.PathLike[str], name: str, variables: Variables) -> Path:
-    """Write a backbone to one file; an existing file is replaced once the new one is complete.
+    """Write a backbone to one file and return its path; an existing file is replaced atomically.
 
     The same weights always give the same bytes.
 
@@ -282,8 +282,6 @@ def save_backbone(path: str | os.PathLike[str], name: str, variables: Variables)
       path: the file, e.g. "trn_backbone.safetensors"; its folder is made if absent.
       name: "bninception" or "resnet50".
       variables: its weights, as `extractor` takes them.
-    Returns:
-      The path.
     Raises:
       ValueError, OSError: variables of another architecture, a path that cannot be written to.
     """

@@ -284,14 +284,12 @@ def clip_model_from_state_dict(
 
 
 def save_clip_model(path: str | os.PathLike[str], model: ClipModel, *, half: bool = False) -> Path:
-    """Write a model to one file; an existing file is replaced once the new one is complete.
+    """Write a model to one file and return its path; an existing file is replaced atomically.
 
     Args:
       path: the file, e.g. "clips.safetensors"; its folder is made if absent.
       model: the model.
       half: store weights in half precision; they come back in single precision, rounded.
-    Returns:
-      The path.
     Raises:
       ValueError, OSError: a path that cannot be written to.
     """
@@ -311,8 +309,7 @@ def load_clip_model(path: str | os.PathLike[str]) -> ClipModel:
     """Read a model written by `save_clip_model`; runs no code of the file.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: a damaged or foreign file, an unknown network.
+      FileNotFoundError: no such file. ValueError: a damaged or foreign file, an unknown network.
     """
     return _FORMAT.read(path, _model)
 

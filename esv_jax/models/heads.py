@@ -15,7 +15,7 @@ Source: Price & Damen (2020), Section 3.2; Zhou et al. (2018), TRN; Wang et al. 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import jax
@@ -213,27 +213,13 @@ def stack_heads(
 
     n_max, (d, h) = len(plain), plain[0]["w1"].shape
     dtype = np.result_type(*jax.tree.leaves(plain))  # one for all, so that layers compose
-    w1 = np.zeros((n_max, n_max, d, h), dtype)
     for s, head in enumerate(plain, start=1):
-        w1[s - 1, :s] = head["w1"].reshape(s, d, h)
-
-    def over_scales(arrays: Iterable[np.ndarray]) -> Array:
-        return jax.device_put(np.stack(list(arrays)).astype(dtype))
-
-    return HeadStack(
-        w1=jax.device_put(w1),
-        b1=over_scales(head["b1"] for head in plain),
-        hidden=tuple(
-            HiddenLayer(
-                w=over_scales(head["hidden"][i]["w"] for head in plain),
-                b=over_scales(head["hidden"][i]["b"] for head in plain),
-            )
-            for i in range(len(plain[0]["hidden"]))
-        ),
-        w2=over_scales(head["w2"] for head in plain),
-        b2=over_scales(head["b2"] for head in plain),
-        input_relu=bool(input_relu),
-    )
+        w1 = head["w1"].reshape(s, d, h)
+        head["w1"] = np.pad(w1, [(0, n_max - s), (0, 0), (0, 0)])
+    stacked = jax.tree.map(lambda *arrays: jax.device_put(np.stack(arrays).astype(dtype)), *plain)
+    hidden = tuple(HiddenLayer(**layer) for layer in stacked["hidden"])
+    arrays = {name: stacked[name] for name in _REQUIRED}
+    return HeadStack(**arrays, hidden=hidden, input_relu=bool(input_relu))
 
 
 def unstack_heads(stack: HeadStack) -> list[HeadArrays]:

@@ -160,13 +160,11 @@ class TrainedModel:
 
 
 def save_model(path: str | os.PathLike[str], model: TrainedModel) -> Path:
-    """Write a model to one file; an existing file is replaced once the new one is complete.
+    """Write a model to one file and return its path; an existing file is replaced atomically.
 
     Args:
       path: the file, e.g. "model.safetensors"; its folder is made if absent.
       model: result of training or import.
-    Returns:
-      The path.
     Raises:
       ValueError, OSError: a path that cannot be written to.
     """

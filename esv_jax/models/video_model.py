@@ -64,15 +64,13 @@ def load_synthetic_world() -> VideoModel:
 def save_video_model(
     path: str | os.PathLike[str], model: VideoModel, *, half: bool = False
 ) -> Path:
-    """Write a model to one file; an existing file is replaced once the new one is complete.
+    """Write a model to one file and return its path; an existing file is replaced atomically.
 
     Args:
       path: the file, e.g. "model.safetensors"; its folder is made if absent.
       model: the model.
       half: store weights in half precision, at half the size; they come back in single
         precision, rounded. The prior keeps its precision.
-    Returns:
-      The path.
     Raises:
       ValueError, OSError: a path that cannot be written to.
     """
@@ -92,8 +90,7 @@ def load_video_model(path: str | os.PathLike[str]) -> VideoModel:
     """Read a model written by `save_video_model`; runs no code of the file.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: a damaged or foreign file, an encoder that is not registered.
+      FileNotFoundError: no such file. ValueError: a damaged or foreign file, an unknown encoder.
     """
     return _FORMAT.read(path, _model)
 
