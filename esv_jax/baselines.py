@@ -62,7 +62,7 @@ def random(key: Array, n: int) -> Array:
     return jax.random.uniform(expect_key("key", key), (expect_int("n", n, 1),), jnp.float32)
 
 
-def leave_one_out(game: Game, x: ArrayLike, prior: ArrayLike) -> Array:
+def leave_one_out(game: Game, x: ArrayLike, *, prior: ArrayLike) -> Array:
     """Drop of the whole sequence's score without each element: f(X) - f(X without i).
 
     Args:
@@ -78,10 +78,10 @@ def leave_one_out(game: Game, x: ArrayLike, prior: ArrayLike) -> Array:
       TypeError: not floating point.
     Cost: n + 1 evaluations, or one pass over 2**n subsequences of a `MultiScale` game.
     """
-    return occlusion(game, x, prior, width=1)
+    return occlusion(game, x, prior=prior, width=1)
 
 
-def leave_one_in(game: Game, x: ArrayLike, prior: ArrayLike) -> Array:
+def leave_one_in(game: Game, x: ArrayLike, *, prior: ArrayLike) -> Array:
     """Score of each element alone: f({i}) - prior.
 
     Args:
@@ -93,10 +93,10 @@ def leave_one_in(game: Game, x: ArrayLike, prior: ArrayLike) -> Array:
     """
     sequence, checked_prior, _ = checked_inputs(game, x, prior)
     alone = np.eye(sequence.shape[0], dtype=bool)
-    return _checked_finite(score(game, sequence, alone, checked_prior) - checked_prior[None])
+    return _checked_finite(score(game, sequence, alone, prior=checked_prior) - checked_prior[None])
 
 
-def occlusion(game: Game, x: ArrayLike, prior: ArrayLike, width: int) -> Array:
+def occlusion(game: Game, x: ArrayLike, *, prior: ArrayLike, width: int) -> Array:
     """Drop of the whole sequence's score without a window of elements, averaged over windows.
 
     The value of element i is the mean of f(X) - f(X without the window) over those of the
@@ -118,7 +118,7 @@ def occlusion(game: Game, x: ArrayLike, prior: ArrayLike, width: int) -> Array:
     start, i = np.arange(n - width + 1)[:, None], np.arange(n)[None, :]
     hidden = (start <= i) & (i < start + width)  # (windows, n)
     members = np.concatenate([np.ones((1, n), bool), ~hidden])
-    scores = score(game, sequence, members, checked_prior)
+    scores = score(game, sequence, members, prior=checked_prior)
     share = jnp.asarray(hidden.T / hidden.sum(0)[:, None], scores.dtype)  # (n, windows)
     return _checked_finite(jnp.matmul(share, scores[:1] - scores[1:], precision="highest"))
 

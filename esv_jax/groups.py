@@ -94,7 +94,7 @@ def as_players(
         return game, x, sample_unions(estimator, tuple(labels.tolist()))
     check_enumerable(game, x, max_bytes, FEWER_ELEMENTS)
     unions = membership(np.arange(2**g), g)[:, labels]  # (2**g, n)
-    table = score(game, x, unions, prior)
+    table = score(game, x, unions, prior=prior)
     cost = request_cost(game, x, Request("lattice"))
     estimator = Exact() if estimator == "auto" else estimator  # all scores are there anyway
     return ScoreTable(table, cost), players, estimator
@@ -180,7 +180,7 @@ def owen_values(
     weight = np.zeros((n, rows))
     weight[:, :m] = weights
     with game.progress_bar(m - 1):
-        scores = score(game, x, member, prior)
+        scores = score(game, x, member, prior=prior)
     values = _weighted(jnp.asarray(weight, scores.dtype), scores)
     if is_concrete(values) and not np.isfinite(np.asarray(values)).all():
         raise ValueError(message("game", "finite scores of every subsequence", "NaN or infinity"))
@@ -210,7 +210,7 @@ def _sampled_owen(
     order = jnp.argsort(rank.astype(within.dtype) + within, axis=1)
     rows = order_rows(order)
     with game.progress_bar(len(rows)):
-        scores = score(game, x, rows, prior)
+        scores = score(game, x, rows, prior=prior)
     expect_finite("scores", scores, "A model has to take any subset of elements.")
     info = GameInfo.of(game, n)
     estimator = PermutationSampling(permutations)

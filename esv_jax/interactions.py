@@ -159,7 +159,7 @@ def _of_orders(
             member, first, second = adjacent_rows(block, n)
             rows, inverse = np.unique(member.reshape(-1, n), axis=0, return_inverse=True)
             padded = np.concatenate([rows, np.repeat(rows[-1:], 4 * n * together - len(rows), 0)])
-            scores = np.asarray(score(game, x, padded, prior), np.float64)
+            scores = np.asarray(score(game, x, padded, prior=prior), np.float64)
             f = scores[inverse.ravel()].reshape(*member.shape[:2], -1)
             np.add.at(total, (first, second), f[:, 3] - f[:, 1] - f[:, 2] + f[:, 0])
     total = (total + total.swapaxes(0, 1)) / covers

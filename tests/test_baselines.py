@@ -1,5 +1,7 @@
 """Baselines by position and from few scores of the model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,12 +83,12 @@ def test_position_baselines_refuse_bad_input(name):
 def test_values_of_a_table_game_equal_plain_loops(rng, n):
     game, x, prior, score = table_case(rng, n)
     for width in range(1, n + 1):
-        values = ej.baselines.occlusion(game, x, prior, width=width)
+        values = ej.baselines.occlusion(game, x, prior=prior, width=width)
         np.testing.assert_allclose(values, occlusion_twin(score, n, width), atol=2e-6)
     without = [score(range(n)) - score([j for j in range(n) if j != i]) for i in range(n)]
-    np.testing.assert_allclose(ej.baselines.leave_one_out(game, x, prior), without, atol=1e-6)
+    np.testing.assert_allclose(ej.baselines.leave_one_out(game, x, prior=prior), without, atol=1e-6)
     alone = [score([i]) - prior for i in range(n)]
-    np.testing.assert_allclose(ej.baselines.leave_one_in(game, x, prior), alone, atol=1e-6)
+    np.testing.assert_allclose(ej.baselines.leave_one_in(game, x, prior=prior), alone, atol=1e-6)
 
 
 def games(rng, n):
@@ -123,10 +125,10 @@ def test_values_of_every_game_equal_explained_scores(rng, which):
         return np.asarray(ej.explain(game, x[elements], prior=prior).scores)
 
     for width in (1, 2):
-        values = ej.baselines.occlusion(game, x, prior, width=width)
+        values = ej.baselines.occlusion(game, x, prior=prior, width=width)
         np.testing.assert_allclose(values, occlusion_twin(score, n, width), atol=2e-5)
     alone = [score([i]) - prior for i in range(n)]
-    np.testing.assert_allclose(ej.baselines.leave_one_in(game, x, prior), alone, atol=2e-5)
+    np.testing.assert_allclose(ej.baselines.leave_one_in(game, x, prior=prior), alone, atol=2e-5)
 
 
 def test_an_additive_game_has_equal_values_by_all_methods(rng):
@@ -136,10 +138,10 @@ def test_an_additive_game_has_equal_values_by_all_methods(rng):
     table = (member @ worth + 0.1).astype(np.float32)
     game, x, prior = TableGame(jnp.asarray(table)), np.zeros((n, 1), np.float32), table[0]
     esv = ej.explain(game, x, prior=prior).values
-    for values in (esv, ej.baselines.leave_one_out(game, x, prior)):
+    for values in (esv, ej.baselines.leave_one_out(game, x, prior=prior)):
         np.testing.assert_allclose(values, worth, atol=2e-6)
-    np.testing.assert_allclose(ej.baselines.leave_one_in(game, x, prior), worth, atol=2e-6)
-    whole = ej.baselines.occlusion(game, x, prior, width=n)
+    np.testing.assert_allclose(ej.baselines.leave_one_in(game, x, prior=prior), worth, atol=2e-6)
+    whole = ej.baselines.occlusion(game, x, prior=prior, width=n)
     np.testing.assert_allclose(whole, np.tile(worth.sum(0), (n, 1)), atol=5e-6)
 
 
@@ -147,21 +149,22 @@ def test_baselines_under_jit_and_vmap(rng):
     n = 4
     game, _, prior, _ = multi_scale_case(rng, n, 3)
     xs = rng.normal(size=(3, n, 3)).astype(np.float32)
+    prior = jnp.float32(prior)
     for f in (
         ej.baselines.leave_one_out,
         ej.baselines.leave_one_in,
-        lambda game, x, prior: ej.baselines.occlusion(game, x, prior, 2),
+        functools.partial(ej.baselines.occlusion, width=2),
     ):
-        batched = jax.jit(jax.vmap(f, in_axes=(None, 0, None)))(game, xs, jnp.float32(prior))
-        each = [f(game, x, prior) for x in xs]
+        batched = jax.jit(jax.vmap(lambda x, f=f: f(game, x, prior=prior)))(xs)
+        each = [f(game, x, prior=prior) for x in xs]
         np.testing.assert_allclose(batched, each, atol=1e-6)
 
 
 def test_a_black_box_evaluates_each_subsequence_once(rng):
     game, x, prior = list(games(rng, 6))[3]
-    ej.baselines.leave_one_out(game, x, prior)
+    ej.baselines.leave_one_out(game, x, prior=prior)
     assert game.counts.clips == 7 + 1  # the whole one twice and six without one
-    ej.baselines.leave_one_in(game, x, prior)
+    ej.baselines.leave_one_in(game, x, prior=prior)
     assert game.counts.clips == 8 + 8  # the next call evaluates all anew
 
 
@@ -173,7 +176,7 @@ def test_a_black_box_takes_uint8_frames_and_raises_its_own_errors(rng):
         share = clips.mean((1, 2, 3, 4)) / 255
         return np.stack([share, 1 - share], 1)
 
-    values = ej.baselines.leave_one_in(ej.BlackBox(scores), frames, np.float32([0.5, 0.5]))
+    values = ej.baselines.leave_one_in(ej.BlackBox(scores), frames, prior=np.float32([0.5, 0.5]))
     expected = frames.mean((1, 2, 3)) / 255 - 0.5
     np.testing.assert_allclose(values[:, 0], expected, atol=1e-6)
 
@@ -183,7 +186,7 @@ def test_a_black_box_takes_uint8_frames_and_raises_its_own_errors(rng):
         return scores(clips)
 
     with pytest.raises(ValueError, match=r"RuntimeError \(too short for me\).*removal='freeze'"):
-        ej.baselines.leave_one_out(ej.BlackBox(failing), frames, np.float32([0.5, 0.5]))
+        ej.baselines.leave_one_out(ej.BlackBox(failing), frames, prior=np.float32([0.5, 0.5]))
 
 
 def test_long_sequences(rng):
@@ -191,12 +194,12 @@ def test_long_sequences(rng):
     n = 30
     game, x, prior, _ = multi_scale_case(rng, n, 3)
     with pytest.raises(ValueError, match=r"x: expected at most 20 elements.*segment_centres"):
-        ej.baselines.leave_one_out(game, x, prior)
-    values = ej.baselines.leave_one_in(game, x, prior)
-    few = ej.baselines.leave_one_in(game, x[7:9], prior)
+        ej.baselines.leave_one_out(game, x, prior=prior)
+    values = ej.baselines.leave_one_in(game, x, prior=prior)
+    few = ej.baselines.leave_one_in(game, x[7:9], prior=prior)
     np.testing.assert_allclose(values[7:9], few, atol=1e-6)
     rowwise = list(games(rng, n))[2]
-    assert ej.baselines.leave_one_out(*rowwise).shape == (n, 4)
+    assert ej.baselines.leave_one_out(*rowwise[:2], prior=rowwise[2]).shape == (n, 4)
 
 
 def test_baselines_refuse_bad_input(rng):
@@ -212,16 +215,16 @@ def test_baselines_refuse_bad_input(rng):
     for args, match in cases:
         for f in (ej.baselines.leave_one_out, ej.baselines.leave_one_in):
             with pytest.raises(ValueError, match=match):
-                f(game, *args)
+                f(game, args[0], prior=args[1])
     with pytest.raises(TypeError, match="x: expected a floating-point array"):
-        ej.baselines.leave_one_out(game, x.astype(int), prior)
+        ej.baselines.leave_one_out(game, x.astype(int), prior=prior)
     for width, kind, match in (
         (0, ValueError, "width: expected an integer >= 1"),
         (5, ValueError, "width: expected at most the 4 elements"),
         (1.5, TypeError, "width: expected an integer"),
     ):
         with pytest.raises(kind, match=match):
-            ej.baselines.occlusion(game, x, prior, width)
+            ej.baselines.occlusion(game, x, prior=prior, width=width)
 
 
 def test_a_single_element(rng):
@@ -229,7 +232,7 @@ def test_a_single_element(rng):
     game, x, _, _ = multi_scale_case(rng, 1, 2)
     prior = random_prior(rng, 4)
     out, alone = (
-        f(game, x, prior) for f in (ej.baselines.leave_one_out, ej.baselines.leave_one_in)
+        f(game, x, prior=prior) for f in (ej.baselines.leave_one_out, ej.baselines.leave_one_in)
     )
     np.testing.assert_allclose(out, alone, atol=1e-7)
     np.testing.assert_allclose(out, ej.explain(game, x, prior=prior).values, atol=1e-6)

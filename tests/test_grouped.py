@@ -59,13 +59,17 @@ def test_scores_of_a_few_subsequences_are_the_definition(rng, n):
     game, x, prior, heads = multi_scale_case(rng, n, 3)
     codes = rng.integers(1, 2**n, size=9)  # in any order, some repeated, one empty
     codes[3], codes[5] = codes[0], 0
-    some = score(game, x, membership(codes, n), prior)
+    some = score(game, x, membership(codes, n), prior=prior)
     for code, found in zip(codes, some, strict=True):
         logits = plain.multi_scale(heads, x, plain.elements_of(code, n)) if code else None
         expected = plain.softmax(logits) if code else prior
         np.testing.assert_allclose(found, expected, atol=1e-12)
-    alone = score(game, np.tile(x, (7, 1)), np.eye(7 * n, dtype=bool)[:n], prior)  # first head
-    np.testing.assert_allclose(alone, score(game, x, np.eye(n, dtype=bool), prior), atol=1e-12)
+    alone = score(
+        game, np.tile(x, (7, 1)), np.eye(7 * n, dtype=bool)[:n], prior=prior
+    )  # first head
+    np.testing.assert_allclose(
+        alone, score(game, x, np.eye(n, dtype=bool), prior=prior), atol=1e-12
+    )
 
 
 def test_scores_come_in_blocks(rng):
@@ -73,7 +77,7 @@ def test_scores_come_in_blocks(rng):
     member = membership(rng.integers(1, 2**12, size=1500), 12)
     expected = [plain.softmax(plain.average(w, b, x, np.flatnonzero(row))) for row in member]
     for game in (average, variable):
-        np.testing.assert_allclose(score(game, x, member, prior), expected, atol=1e-12)
+        np.testing.assert_allclose(score(game, x, member, prior=prior), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("groups", PARTITIONS)

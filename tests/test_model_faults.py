@@ -335,7 +335,7 @@ def test_an_explained_model_is_not_kept_alive(x, wrap):
         ej.explain(game, x, prior=PRIOR, estimator=ej.SizeRegression(12), key=key)
         ej.explain_batch(game, [x, x], prior=PRIOR)
         ej.pairwise_interactions(game, x, prior=PRIOR)
-        ej.baselines.leave_one_out(game, x, PRIOR)
+        ej.baselines.leave_one_out(game, x, prior=PRIOR)
         return [weakref.ref(each) for each in (model, model.w, game)]
 
     alive = references()

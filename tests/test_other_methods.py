@@ -35,7 +35,7 @@ def xs():
 
 def test_methods_by_name_equal_direct_calls(model, game, xs):
     x, prior = xs[0], np.asarray(model.prior, np.float32)
-    found = element_values(tuple(ELEMENT_METHODS), game, x, prior)
+    found = element_values(tuple(ELEMENT_METHODS), game, x, prior=prior)
     assert tuple(found) == tuple(ELEMENT_METHODS)
     scores = jax.jit(ej.gradients.score_function(game))
     logits = ej.gradients.score_function(game, "identity")
@@ -49,8 +49,8 @@ def test_methods_by_name_equal_direct_calls(model, game, xs):
         }
 
     expected = by_gradients(x) | {
-        "leave_one_out": ej.baselines.leave_one_out(game, x, prior),
-        "leave_one_in": ej.baselines.leave_one_in(game, x, prior),
+        "leave_one_out": ej.baselines.leave_one_out(game, x, prior=prior),
+        "leave_one_in": ej.baselines.leave_one_in(game, x, prior=prior),
     }
     for name, values in found.items():
         assert values.shape == (N, C)
@@ -61,12 +61,12 @@ def test_methods_by_name_equal_direct_calls(model, game, xs):
 
 def test_bad_input_is_refused(model, game, xs):
     with pytest.raises(ValueError, match="methods: expected one of 'integrated_gradients'"):
-        element_values(["magic"], game, xs[0], model.prior)
+        element_values(["magic"], game, xs[0], prior=model.prior)
     with pytest.raises(ValueError, match="Take fewer elements"):
-        element_values(["leave_one_out"], game, np.ones((40, D), np.float32), model.prior)
+        element_values(["leave_one_out"], game, np.ones((40, D), np.float32), prior=model.prior)
     outside = ej.BlackBox(lambda clips: clips.mean(1), removal="drop")
     with pytest.raises(TypeError, match="a game that JAX can differentiate"):
-        element_values(["grad_cam"], outside, xs[0], np.full(D, 1 / D))
+        element_values(["grad_cam"], outside, xs[0], prior=np.full(D, 1 / D))
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def stored(model, game, xs, tmp_path):
     path = tmp_path / "results.nc"
     own = [ej.explain(game, x, prior=model.prior) for x in rows]
     names = ("grad_cam", "leave_one_in")
-    others = [element_values(names, game, x, model.prior) for x in rows]
+    others = [element_values(names, game, x, prior=model.prior) for x in rows]
     methods = {name: [values[name] for values in others] for name in names}
     ej.results.save(path, own, uids=tuple("xyz"), methods=methods)
     return path, methods
@@ -134,7 +134,7 @@ def test_the_command_stores_method_values(model, game, xs, tmp_path, capsys):
         browser = ej.results.tables.Browser(dataset)
         assert browser.methods == ("grad_cam", "leave_one_out")
         for x, uid in zip(xs, browser.find(), strict=True):
-            expected = element_values(browser.methods, game, x, model.prior)
+            expected = element_values(browser.methods, game, x, prior=model.prior)
             for name, values in browser.method_values(uid).items():
                 np.testing.assert_allclose(values, expected[name], atol=1e-6)
     assert "grad_cam" not in pandas.read_csv(tmp_path / "r" / "table.csv").columns
@@ -157,8 +157,8 @@ def test_non_finite_values_are_refused(model, xs):
     with pytest.raises(
         ValueError, match=r"gradient_x_input: expected finite .*nan at index \(1, 0"
     ):
-        element_values(["gradient_x_input"], ej.VariableLength(logits), x, prior)
+        element_values(["gradient_x_input"], ej.VariableLength(logits), x, prior=prior)
     with pytest.raises(ValueError, match="x: expected finite values"):
-        element_values(["grad_cam"], ej.VariableLength(logits), x * np.nan, prior)
+        element_values(["grad_cam"], ej.VariableLength(logits), x * np.nan, prior=prior)
     with pytest.raises(TypeError, match="x: expected an array, got dict"):
-        element_values(["grad_cam"], ej.VariableLength(logits), {"x": x}, prior)
+        element_values(["grad_cam"], ej.VariableLength(logits), {"x": x}, prior=prior)

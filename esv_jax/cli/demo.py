@@ -135,7 +135,7 @@ def _explain_frames(
     game, index = make_game(trained.heads), data.segment_centres(_N_FRAMES, n)
     chosen = np.ascontiguousarray(encoded[:, index])
     exact = explain_batch(game, chosen, prior=trained.prior)
-    others = [element_values(methods, game, features, trained.prior) for features in chosen]
+    others = [element_values(methods, game, features, prior=trained.prior) for features in chosen]
     results.save(
         out / "results.nc",
         [exact[i] for i in range(len(chosen))],

@@ -238,7 +238,9 @@ class Explain(SequenceOptions):
                     video=None if inputs.videos is None else inputs.videos[i],
                     attribution=batch[k],
                     elements=found[i].elements,
-                    methods=element_values(self.methods, game, found[i].features, model.prior),
+                    methods=element_values(
+                        self.methods, game, found[i].features, prior=model.prior
+                    ),
                     content=found[i].content,
                     stamp=found[i].stamp,
                 )

@@ -281,7 +281,7 @@ def request_cost(game: Game, x: Shaped, request: Request) -> Cost:
 # Scores of a few subsequences, compiled
 
 
-def score(game: Game, x: AnyArray, member: Any, prior: AnyArray) -> Any:
+def score(game: Game, x: AnyArray, member: Any, *, prior: AnyArray) -> Any:
     """Scores (m, C) after the link of any few subsequences; of an empty one the prior.
 
     Args:

@@ -43,13 +43,21 @@ def _grad_cam(game: Game, x: Array, prior: Array) -> Array:
     return grad_cam(score_function(game, "identity"), x)
 
 
+def _leave_one_out(game: Game, x: Array, prior: Array) -> Array:
+    return leave_one_out(game, x, prior=prior)
+
+
+def _leave_one_in(game: Game, x: Array, prior: Array) -> Array:
+    return leave_one_in(game, x, prior=prior)
+
+
 ELEMENT_METHODS: Mapping[str, ElementMethod] = MappingProxyType(
     {
         "integrated_gradients": _integrated_gradients,
         "gradient_x_input": _gradient_x_input,
         "grad_cam": _grad_cam,
-        "leave_one_out": leave_one_out,
-        "leave_one_in": leave_one_in,
+        "leave_one_out": _leave_one_out,
+        "leave_one_in": _leave_one_in,
     }
 )
 """Methods by name: Integrated Gradients from zeros in 50 steps, gradient x input, signed Grad-CAM
@@ -57,7 +65,7 @@ with the features as activations, and those of `baselines`."""
 
 
 def element_values(
-    names: Sequence[str], game: Game, x: ArrayLike, prior: ArrayLike
+    names: Sequence[str], game: Game, x: ArrayLike, *, prior: ArrayLike
 ) -> dict[str, np.ndarray]:
     """Values (n, C) of a sequence by other methods, for all classes.
 
@@ -86,7 +94,7 @@ def element_values(
 def _compiled(name: str, game: Game) -> ElementMethod:
     """The method, compiled if it uses gradients; the others call compiled scores."""
     method = ELEMENT_METHODS[name]
-    if method in (leave_one_out, leave_one_in):
+    if method in (_leave_one_out, _leave_one_in):
         return method
     score_function(game)  # raises TypeError for games without a gradient
     return compiled(game, ("element method", name), lambda: method)

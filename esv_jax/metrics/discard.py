@@ -193,7 +193,7 @@ def _score_tables(
     """Scores (n_i, C) of each sequence's subsequences, in blocks of one fixed shape per length."""
     if game.on_host:
         return [
-            np.asarray(score(game, x, member, prior))
+            np.asarray(score(game, x, member, prior=prior))
             for x, member in zip(sequences, members, strict=True)
         ]
     sizes = np.array([len(x) for x in sequences])

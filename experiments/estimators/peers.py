@@ -94,7 +94,7 @@ def score_table(case: Case, row: int) -> np.ndarray:
     """
     member = (np.arange(2**case.n)[:, None] >> np.arange(case.n)) & 1 > 0  # (2**n, n)
     if case.rowwise:
-        scores = np.asarray(score(case.game, case.xs[row], member, case.prior))
+        scores = np.asarray(score(case.game, case.xs[row], member, prior=case.prior))
     else:
         scores = np.asarray(jax.nn.softmax(_recurred_logits(case, row, member), axis=-1))
     table = scores[:, case.classes[row]].astype(np.float64)
