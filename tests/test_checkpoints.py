@@ -45,6 +45,14 @@ class Call(tuple):
     """A call: (function, arguments)."""
 
 
+def named(path):
+    return Name(path.rsplit(".", 1))
+
+
+def call(path, *args):
+    return Call((named(path), args))
+
+
 class Outside(tuple):
     """A reference to a storage: the identifier."""
 
@@ -81,7 +89,7 @@ def storage(key="0", kind="FloatStorage", numel=6, location="cpu", **other):
 
 
 def tensor(store, shape=(2, 3), strides=(3, 1), offset=0, function="_rebuild_tensor_v2"):
-    args = (store, offset, shape, strides, False, Call((Name(("collections", "OrderedDict")), ())))
+    args = (store, offset, shape, strides, False, call("collections.OrderedDict"))
     return Call((Name(("torch._utils", function)), args))
 
 
@@ -181,13 +189,13 @@ def test_shared_parts_stay_shared(write):
 
 
 def test_containers_of_other_types(write):
-    found = read_value(write, Call((Name(("collections", "defaultdict")), (Name(("m", "f")),))))
+    found = read_value(write, call("collections.defaultdict", named("m.f")))
     assert found == {}
     assert load_pickle(write(pickle.dumps(defaultdict(list, {"a": [1]})))) == {"a": [1]}
-    pairs = Call((Name(("collections", "OrderedDict")), ([["a", 1], ["b", 2]],)))
+    pairs = call("collections.OrderedDict", [["a", 1], ["b", 2]])
     assert read_value(write, pairs) == {"a": 1, "b": 2}
-    assert read_value(write, Call((Name(("__builtin__", "set")), ([1, 2],)))) == {1, 2}
-    assert read_value(write, Call((Name(("torch", "Size")), ([1, 2],)))).path == "torch.Size"
+    assert read_value(write, call("__builtin__.set", [1, 2])) == {1, 2}
+    assert read_value(write, call("torch.Size", [1, 2])).path == "torch.Size"
 
 
 def test_strings_of_python_2(write):
@@ -229,7 +237,7 @@ def test_scalars(protocol, write):
 
 
 def test_arrays_of_numpy_1(write):
-    """As NumPy 1 wrote arrays: in `numpy.core`, bytes within the state."""
+    """NumPy 1 named the module `numpy.core` and stored the bytes in the state."""
     content = pickle.dumps(np.arange(3, dtype=np.float32), 2)
     assert b"numpy._core" in content
     found = load_pickle(write(content.replace(b"numpy._core", b"numpy.core")))
@@ -252,13 +260,15 @@ def test_arrays_of_other_dtypes_are_records(protocol, write):
 
 
 def dtype(code, version=3):
-    call = Call((Name(("numpy", "dtype")), (code, False, True)))
-    return steps(call) + steps((version, "<", None, None, None, -1, -1, 0)) + b"b"
+    state = (version, "<", None, None, None, -1, -1, 0)
+    return steps(call("numpy.dtype", code, False, True)) + steps(state) + b"b"
 
 
 def array_call(raw=b"C\x08" + bytes(8), code="f8", shape=(1,), order="C", version=3):
-    function = Name(("numpy._core.numeric", "_frombuffer"))
-    return Call((function, (raw, dtype(code, version), shape, order)))
+    return call("numpy._core.numeric._frombuffer", raw, dtype(code, version), shape, order)
+
+
+PENDING = call("numpy._core.multiarray._reconstruct", named("numpy.ndarray"), (0,), b"C\x01b")
 
 
 @pytest.mark.parametrize(
@@ -293,10 +303,8 @@ def test_stored_booleans_are_0_or_1(write):
 
 
 def test_an_array_without_its_data(write):
-    make = (Name(("numpy", "ndarray")), (0,), b"C\x01b")
-    draft = Call((Name(("numpy._core.multiarray", "_reconstruct")), make))
     with pytest.raises(CheckpointError, match="arrays with their data"):
-        read_value(write, [draft])
+        read_value(write, [PENDING])
 
 
 # No code of a file runs
@@ -383,12 +391,12 @@ def test_a_call_becomes_a_record(way, trap, write):
 def test_the_standard_reader_runs_the_same_bytes(tmp_path):
     """The payload of the test above works with `pickle.loads`."""
     mark = tmp_path / "mark"
-    pickle.loads(pickled(Call((Name(("os", "system")), (f"touch {mark}",)))))
+    pickle.loads(pickled(call("os.system", f"touch {mark}")))
     assert mark.exists()
 
 
 def test_checkpoints_run_no_code_either(trap, write):
-    harm = Call((Name(("os", "system")), (trap,)))
+    harm = call("os.system", trap)
     for content in (zip_bytes, legacy_bytes):
         path = write(content(state() | {"epoch": harm, "args": [harm]}))
         with nothing_runs(path):
@@ -399,11 +407,11 @@ def test_checkpoints_run_no_code_either(trap, write):
 
 
 def test_records_hold_states_and_items(write):
-    build = steps(Name(("m", "C"))) + b")\x81" + steps({"a": 1}) + b"b"
+    build = steps(named("m.C")) + b")\x81" + steps({"a": 1}) + b"b"
     filled = build + steps([1, 2]) + b"0(" + steps(3) + steps(4) + b"e(" + steps("k") + b"Nu"
     record = read_value(write, b"\x80\x02" + filled + END)
     assert (record.states, record.items) == ([{"a": 1}], [3, 4, ("k", None)])
-    assert read_value(write, Name(("m", "C"))).args == ()
+    assert read_value(write, named("m.C")).args == ()
     endless = read_value(write, b"\x80\x02" + build + b"q\x00h\x00h\x00bh\x00a.")
     assert endless.states[1] is endless.items[0] is endless
 
@@ -414,22 +422,22 @@ def test_a_name_is_shown_on_one_line(write):
     assert r"<inert a\nb\x1b[2J.c>" in str(caught.value) and "\n" not in str(caught.value)
 
 
-DICT = Name(("collections", "OrderedDict"))
+DICT = named("collections.OrderedDict")
 STATES = [
     {"call": 1, "__class__": 2, "__setstate__": 3, "__new__": 4},
     (None, {"call": 1, "module": "os", "__dict__": {}}),
-    ({}, {"__class__": Name(("os", "system")), "name": "f4"}),
-    (3, (2,), Name(("numpy", "dtype")), False, b"C\x01x"),
+    ({}, {"__class__": named("os.system"), "name": "f4"}),
+    (3, (2,), named("numpy.dtype"), False, b"C\x01x"),
 ]
 SHARED = {
     "constructor": DICT,
-    "NumPy function": Name(("numpy._core.multiarray", "_reconstruct")),
-    "torch function": Name(("torch._utils", "_rebuild_tensor_v2")),
-    "element type": Name(("torch", "float32")),
+    "NumPy function": named("numpy._core.multiarray._reconstruct"),
+    "torch function": named("torch._utils._rebuild_tensor_v2"),
+    "element type": named("torch.float32"),
     "storage": storage(),
     "tensor": tensor(storage()),
     "dict": Call((DICT, ())),
-    "record": Name(("esv_jax.checkpoints", "Unknown")),
+    "record": named("esv_jax.checkpoints.Unknown"),
     "dtype": dtype("f4"),
     "array": array_call(),
 }
@@ -470,7 +478,7 @@ def test_allowed_names_with_other_arguments_are_records(write):
         (("collections", "OrderedDict"), (1, 2)),
         (("collections", "OrderedDict"), ([1],)),
         (("_codecs", "encode"), ("a", "rot13")),
-        (("numpy._core.multiarray", "_reconstruct"), (Name(("os", "system")), (0,), b"C\x00")),
+        (("numpy._core.multiarray", "_reconstruct"), (named("os.system"), (0,), b"C\x00")),
         (("numpy._core.multiarray", "scalar"), (None, b"C\x00")),
         (("builtins", "complex"), ("1", "2")),
         (("builtins", "set"), ("ab",)),
@@ -484,11 +492,11 @@ ARGUMENTS = st.recursive(
         [
             *(None, True, 0, 1, -1, 2**40, 2**70, "", "f4", "C", "K", "latin1", (), (2, 3), (3, 1)),
             *([], [1], [["a", 1]], {}, {"a": 1}, b"C\x08" + bytes(8), b"\x96\x08" + bytes(15)),
-            *(Name(("os", "system")), Name(("numpy", "ndarray")), Name(("torch", "float32"))),
-            *(Name(("torch._utils", "_rebuild_tensor_v2")), storage(), tensor(storage())),
-            *(Name(("torch", "UntypedStorage")), storage(kind="UntypedStorage", numel=24)),
+            *(named("os.system"), named("numpy.ndarray"), named("torch.float32")),
+            *(named("torch._utils._rebuild_tensor_v2"), storage(), tensor(storage())),
+            *(named("torch.UntypedStorage"), storage(kind="UntypedStorage", numel=24)),
             array_call(),
-            *(Call((Name(("numpy", "dtype")), ("f4",))), dtype("f4")),
+            *(call("numpy.dtype", "f4"), dtype("f4")),
         ]
     ),
     lambda inner: st.tuples(inner) | st.tuples(inner, inner) | st.lists(inner, max_size=2),
@@ -627,9 +635,8 @@ COSTLY = {
     "calls in calls": b"cm\nC\n" * 50_000 + b")R" + b"\x85R" * 49_999,
     "frozen sets in frozen sets": b"(" * 50_000 + b"\x91" * 50_000,
     "fields of a memo": b"N" + b"".join(b"p%d\n" % (k * (2**61 - 1)) for k in range(3)),
-    "states of an array": steps(Call((Name(("numpy._core.multiarray", "_reconstruct")),
-        (Name(("numpy", "ndarray")), (0,), b"C\x01b"))))
-        + b"q\x01" * 200_000 + ARRAY_STATE + b"q\x020" + b"2h\x02b0" * 50_000 + b"h\x02b",
+    "states of an array": steps(PENDING) + b"q\x01" * 200_000 + ARRAY_STATE + b"q\x020"
+        + b"2h\x02b0" * 50_000 + b"h\x02b",
     "an array as an encoding": steps(array_call(LONG, "U1", (MILLION,))) + b"q\x000]"
         + ENCODE * 20_000,
     "an array as an order": steps(array_call(LONG, "U1", (MILLION,))) + b"q\x000"
@@ -652,7 +659,7 @@ def test_costly_programs_end(name, write):
 
 
 def test_keys_that_hash_alike_cost_nothing(write):
-    """Integers with one hash, and what has no hash, become records in place of keys."""
+    """Integers with one hash, and values without a hash, become records as keys."""
     prime = 2**61 - 1
     keys = {prime * (2**70 + k): k for k in range(2000)}
     found = load_pickle(write(pickle.dumps(keys | {(1, 2): "pair"})))
@@ -767,14 +774,14 @@ def test_views_have_the_elements_of_their_strides(tmp_path_factory, view, layout
     path = tmp_path_factory.mktemp("views") / "file.pth"
     root = state(w=tensor(storage(numel=20), shape, strides, offset))
     path.write_bytes(checkpoint(layout, root, {"0": (20, numbers.tobytes())}))
-    places = [offset + int(np.dot(index, strides)) for index in np.ndindex(*shape)]
-    if places and max(places) >= 20:
+    indices = [offset + int(np.dot(index, strides)) for index in np.ndindex(*shape)]
+    if indices and max(indices) >= 20:
         with pytest.raises(CheckpointError, match="within the 20 elements of its storage"):
             load_torch(path)
         return
     found = load_torch(path)["w"]
     assert found.shape == shape and found.flags.c_contiguous
-    np.testing.assert_array_equal(found.ravel(), numbers[places])
+    np.testing.assert_array_equal(found.ravel(), numbers[indices])
 
 
 @LAYOUTS
@@ -789,18 +796,18 @@ def test_tensors_of_one_storage_are_copies(layout, write):
 
 
 def test_functions_that_rebuild_a_tensor(write):
-    parameter = Call((Name(("torch._utils", "_rebuild_parameter")), (tensor(storage()), True, {})))
-    stated = Name(("torch._utils", "_rebuild_parameter_with_state"))
+    parameter = call("torch._utils._rebuild_parameter", tensor(storage()), True, {})
+    stated = named("torch._utils._rebuild_parameter_with_state")
     bare = storage("1", "UntypedStorage", 24)
-    typed = (bare, 0, (2, 3), (3, 1), False, {}, Name(("torch", "float32")))
-    plain = Name(("torch._utils", "_rebuild_tensor_v2"))
-    attributed = (plain, Name(("torch", "Tensor")), (storage(), 0, (6,), (1,), False, {}), {"a": 1})
+    typed = (bare, 0, (2, 3), (3, 1), False, {}, named("torch.float32"))
+    plain = named("torch._utils._rebuild_tensor_v2")
+    attributed = (plain, named("torch.Tensor"), (storage(), 0, (6,), (1,), False, {}), {"a": 1})
     entries = {
         "parameter": parameter,
         "stated": Call((stated, (tensor(storage()), True, {}, {"x": 1}))),
-        "old": Call((Name(("torch._utils", "_rebuild_tensor")), (storage(), 0, (6,), (1,)))),
-        "new": Call((Name(("torch._utils", "_rebuild_tensor_v3")), typed)),
-        "attributed": Call((Name(("torch._tensor", "_rebuild_from_type_v2")), attributed)),
+        "old": call("torch._utils._rebuild_tensor", storage(), 0, (6,), (1,)),
+        "new": Call((named("torch._utils._rebuild_tensor_v3"), typed)),
+        "attributed": Call((named("torch._tensor._rebuild_from_type_v2"), attributed)),
         "cuda": tensor(storage(location="cuda:0")),
     }
     for layout in ("zip", "legacy"):
@@ -848,8 +855,8 @@ def test_views_of_storages_in_legacy_files(write):
         (tensor(Outside(())), "references to tensor storages"),
         (tensor(Outside(("storage", 1, "0", "cpu", 6))), "the type of a storage"),
         (tensor(Outside(("storage", "0"))), "references to tensor storages"),
-        (Call((Name(("torch._utils", "_rebuild_sparse_tensor")), (1,))), "a dense tensor 'w'"),
-        (Call((Name(("torch._utils", "_rebuild_qtensor")), (1,))), "a dense tensor 'w'"),
+        (call("torch._utils._rebuild_sparse_tensor", 1), "a dense tensor 'w'"),
+        (call("torch._utils._rebuild_qtensor", 1), "a dense tensor 'w'"),
     ],
 )
 def test_damaged_tensors(layout, entry, said, write):
@@ -860,7 +867,7 @@ def test_damaged_tensors(layout, entry, said, write):
 
 def test_a_conjugated_tensor_is_refused(write):
     args = (storage(), 0, (6,), (1,), False, {}, {"conj": True})
-    entry = Call((Name(("torch._utils", "_rebuild_tensor_v2")), args))
+    entry = Call((named("torch._utils._rebuild_tensor_v2"), args))
     with pytest.raises(CheckpointError, match="a dense tensor 'w'"):
         load_torch(write(zip_bytes(state(w=entry, v=tensor(storage())))))
 
@@ -899,7 +906,7 @@ def test_the_first_of_several_state_dicts_is_read(write):
         ({"epoch": 1, "state_dict": {}}, "entries 'epoch', 'state_dict'"),
         ([1], "a list"),
         (tensor(storage()), "a Tensor"),
-        (Name(("models", "TSN")), r"a whole object.*state_dict\(\)"),
+        (named("models.TSN"), r"a whole object.*state_dict\(\)"),
         ({str(k): k for k in range(20)}, r"'7', \.\.\."),
     ],
 )
@@ -952,13 +959,13 @@ def test_two_members_of_one_name(write):
 
 
 def directory_of(content):
-    """Where the entries of the directory begin, by name."""
+    """Offsets of the entries of the directory, by name."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        at, places = archive.start_dir, {}
+        at, offsets = archive.start_dir, {}
         for entry in archive.infolist():
-            places[entry.filename] = at
+            offsets[entry.filename] = at
             at += 46 + len(entry.filename)
-    return places
+    return offsets
 
 
 def test_members_that_share_bytes(write):
@@ -967,10 +974,10 @@ def test_members_that_share_bytes(write):
     stores = {"0": large} | {str(k): bytes(4) for k in range(1, 20)}
     entries = {f"w{k}": tensor(storage(str(k), numel=10_000), (1,), (1,)) for k in range(20)}
     content = bytearray(zip_bytes(state(**entries), stores))
-    places = directory_of(bytes(content))
-    target = places["folder/data/0"]
+    offsets = directory_of(bytes(content))
+    target = offsets["folder/data/0"]
     for k in range(1, 20):
-        at = places[f"folder/data/{k}"]
+        at = offsets[f"folder/data/{k}"]
         for field in (slice(16, 28), slice(42, 46)):  # checksum and sizes; where it is
             content[at + field.start : at + field.stop] = content[
                 target + field.start : target + field.stop
@@ -1059,7 +1066,7 @@ def test_every_truncation_is_refused(content, write):
 VALID = {
     "zip": ((FEATURES / "tsn.pth").read_bytes(), load_torch),
     "legacy": ((FEATURES / "tsn_legacy.pth").read_bytes(), load_torch),
-    "small zip": (zip_bytes(state() | {"epoch": 3, "args": Name(("a", "B"))}), load_torch),
+    "small zip": (zip_bytes(state() | {"epoch": 3, "args": named("a.B")}), load_torch),
     "small legacy": (legacy_bytes(state()), load_torch),
     "results": ((PROJECT / "mtrn-esv-n_frames=4.pkl").read_bytes(), load_pickle),
     "values": (pickle.dumps([PLAIN, np.arange(4), np.float32(1), {1: {2}}], 4), load_pickle),

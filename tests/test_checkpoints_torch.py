@@ -1,4 +1,4 @@
-"""Checkpoints that torch writes here and now, read as torch reads them."""
+"""Parity with torch: checkpoints written by `torch.save` are read with the same values."""
 
 import argparse
 import warnings
@@ -30,7 +30,7 @@ def save(tmp_path):
 
 
 def as_numpy(tensor):
-    """What torch itself gives; NumPy has no bfloat16."""
+    """The array that torch itself returns; NumPy has no bfloat16."""
     tensor = tensor.detach()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 

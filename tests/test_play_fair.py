@@ -146,8 +146,8 @@ def test_torch_is_not_needed():
 
 
 def test_a_checkpoint_folder_finds_its_project(model_of):
-    for place in (FEATURES, "checkpoints"):
-        model = checkpoints.import_play_fair(PROJECT / place)
+    for folder in (FEATURES, "checkpoints"):
+        model = checkpoints.import_play_fair(PROJECT / folder)
         assert model_digest(model) == model_digest(model_of["trn"])
         assert model.class_names == model_of["trn"].class_names
 
@@ -209,13 +209,13 @@ def test_a_head_of_another_kind(project):
 
 
 @pytest.mark.parametrize(
-    ("place", "header"),
+    ("table", "header"),
     [("datasets/ssv2/class-priors.csv", "class,count"), ("metadata/classes.csv", "name,id")],
 )
-def test_another_number_of_classes(project, place, header):
+def test_another_number_of_classes(project, table, header):
     rows = ["a,0", "b,1"] if header == "name,id" else ["0,1", "1,2"]
-    (project / place).write_text("\n".join([header, *rows]))
-    name = Path(place).name
+    (project / table).write_text("\n".join([header, *rows]))
+    name = Path(table).name
     with pytest.raises(ValueError, match=rf"{name}: expected 174 classes, as .*trn_1.*, got 2"):
         checkpoints.import_play_fair(project)
 

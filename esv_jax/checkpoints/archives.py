@@ -86,7 +86,7 @@ def load_torch(path: StrPath) -> dict[str, np.ndarray]:
 
 
 def read_torch(path: StrPath) -> TorchCheckpoint:
-    """As `load_torch`, with the layout, the entry and the ignored entries."""
+    """Same as `load_torch`, with the layout, the entry and the ignored entries."""
     name = str(path)
     with _open_archive(path) as archive:
         found_under, state = _state_dict(archive.root, name)

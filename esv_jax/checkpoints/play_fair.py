@@ -90,7 +90,7 @@ class ImportReport:
 
     @property
     def faithful(self) -> bool:
-        """Whether all differences are within the tolerance of single precision, 1e-5."""
+        """True if all differences are within the tolerance of single precision, 1e-5."""
         return all(error <= TOLERANCE for error in self.parity.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def read_play_fair(
     priors: StrPath | None = None,
     classes: StrPath | None = None,
 ) -> PlayFairImport:
-    """As `import_play_fair`, with a report of the files and the error of the logits."""
+    """Same as `import_play_fair`, with a report of the files and the error of the logits."""
     if not Path(directory).is_dir():
         raise FileNotFoundError(message(str(directory), "a folder of play-fair", "none"))
     if model is not None:
