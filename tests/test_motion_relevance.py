@@ -11,10 +11,9 @@ from esv_jax.relevance import (
     discriminative,
     lrp,
     motion_share,
-    select,
     selective,
-    temporal_derivative,
 )
+from esv_jax.relevance.temporal import select, temporal_derivative
 from tests.conftest import FIXTURES, SHARED
 
 

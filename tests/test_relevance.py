@@ -18,23 +18,22 @@ from esv_jax.relevance import (
     Epsilon,
     Flat,
     Gamma,
-    Pass,
     RelevanceWarning,
-    WPlus,
     WSquare,
     ZBox,
     ZPlus,
-    by_depth,
     by_kind,
     by_layer,
     by_name,
     fold_batch_norm,
+    layer_relevances,
     layers,
     lrp,
     preset,
     uniform,
 )
-from esv_jax.relevance.plan import make_plan
+from esv_jax.relevance.composites import by_depth
+from esv_jax.relevance.rules import Pass, WPlus
 from tests.conftest import FIXTURES, SHARED, drawn_variables
 from tests.reference import plain_relevance as plain
 
@@ -124,7 +123,7 @@ def test_zennit_agrees(path, dtype):
                 parts = [parts[0], middle, parts[1]]
             rules, use_bias = by_layer([known[part] for part in parts]), bias == "bias"
             target = int(z["target"])
-            return lrp(fn, x, target, composite=rules, use_bias=use_bias, return_layers=True)
+            return layer_relevances(fn, x, target, composite=rules, use_bias=use_bias)
 
         results = jax.jit(lambda x: {name: relevance(name, x) for name in names})(x)
         for name, (found, at_layers) in results.items():
@@ -429,8 +428,8 @@ def test_activations_pass_relevance_on(activation):
     x = jnp.asarray(rng.normal(size=5).astype(np.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found, at_layers = lrp(
-            lambda x: activation(x @ w) @ v, x, 1, composite=Epsilon(0.1), return_layers=True
+        found, at_layers = layer_relevances(
+            lambda x: activation(x @ w) @ v, x, 1, composite=Epsilon(0.1)
         )
     hidden = np.asarray(activation(x @ w), float)
     z = np.asarray(x @ w, float)
@@ -563,7 +562,7 @@ X = jnp.linspace(0.1, 0.9, 12).reshape(4, 3)
         ),
         (lambda: lrp(simple, X, 0, stabilizer=-1), ValueError, "stabilizer"),
         (lambda: lrp(simple, X, 0, max_pool="mean"), ValueError, "max_pool"),
-        (lambda: lrp(simple, X, [0, 1], return_layers=True), ValueError, "one class"),
+        (lambda: lrp(simple, X, 0, return_layers=True), TypeError, "return_layers"),
         (lambda: lrp(lambda x: x.reshape(-1), X, 0), ValueError, "at least one linear layer"),
         (lambda: lrp(simple, X * jnp.nan, 0), ValueError, "x: expected finite"),
         (lambda: lrp(lambda x: simple(x * 3e38 * 3e38), X, 0), ValueError, r"layer 0 .*finite out"),
@@ -610,15 +609,29 @@ def test_folding_names_what_is_not_there(pairs, text):
         fold_batch_norm(variables, pairs)
 
 
-def test_the_room_is_public():
+def test_the_package_is_public():
     assert ej.relevance.lrp is lrp
 
 
 @pytest.mark.parametrize("relu", [nn.relu, jax.nn.relu, lambda x: jnp.maximum(x, 0)])
-def test_inputs_after_a_relu_are_known_to_be_positive(relu):
-    plan = make_plan(lambda x: relu(x) @ jnp.ones((3, 2)), jnp.ones(3))
-    (group,) = plan.groups.values()
-    assert group.x in plan.positive
-    plan = make_plan(lambda x: (relu(x) - 1) @ jnp.ones((3, 2)), jnp.ones(3))
-    (group,) = plan.groups.values()
-    assert group.x not in plan.positive
+def test_rules_receive_whether_inputs_are_positive(relu):
+    received = []
+
+    def rule(layer, relevance):
+        received.append(layer.is_positive)
+        return layer.x
+
+    for before in (relu, lambda x: relu(x) - 1):
+        lrp(lambda x, before=before: before(x) @ jnp.ones((3, 2)), jnp.ones(3), 0, composite=rule)
+    assert received == [True, False]
+
+
+def test_relevances_of_layers_for_several_classes_equal_those_of_each():
+    net, variables, x = net_case()
+    fn = lambda x: net.apply(variables, x[None])[0]  # noqa: E731
+    found, at_layers = layer_relevances(fn, x, [2, 0])
+    for k, c in enumerate((2, 0)):
+        one, layers_of_one = layer_relevances(fn, x, c)
+        np.testing.assert_allclose(found[..., k], one, rtol=1e-4, atol=1e-6)
+        for several, single in zip(at_layers, layers_of_one, strict=True):
+            np.testing.assert_allclose(several[..., k], single, rtol=1e-4, atol=1e-6)
