@@ -72,9 +72,9 @@ class Attribution:
         """C, the number of classes."""
         return self.values.shape[-1]
 
-    def for_class(self, c: int | Array) -> Array:
-        """ESVs (..., n) for class `c`."""
-        return self.values[..., self._class(c)]
+    def for_class(self, target: int | Array) -> Array:
+        """ESVs (..., n) for class `target`."""
+        return self.values[..., self._class(target)]
 
     def contrast(self, a: int | Array, b: int | Array) -> Array:
         """Class-contrastive ESVs (..., n): for class `a` minus for class `b`.
@@ -84,21 +84,21 @@ class Attribution:
         """
         return self.for_class(a) - self.for_class(b)
 
-    def supporting(self, c: int | Array) -> Array:
-        """Boolean (..., n): elements whose ESV for class `c` is positive."""
-        return self.for_class(c) > 0
+    def supporting(self, target: int | Array) -> Array:
+        """Boolean (..., n): elements whose ESV for class `target` is positive."""
+        return self.for_class(target) > 0
 
-    def distracting(self, c: int | Array) -> Array:
-        """Boolean (..., n): elements whose ESV for class `c` is zero or negative.
+    def distracting(self, target: int | Array) -> Array:
+        """Boolean (..., n): elements whose ESV for class `target` is zero or negative.
 
         Padding of a batch is neither supporting nor distracting.
         """
-        return ~self.supporting(c) & self._present()
+        return ~self.supporting(target) & self._present()
 
-    def evidential_score(self, c: int | Array | None = None) -> Array:
-        """Evidential score: scores - prior; (..., C), or (...) for class `c`."""
+    def evidential_score(self, target: int | Array | None = None) -> Array:
+        """Evidential score: scores - prior; (..., C), or (...) for class `target`."""
         evidence = self.scores - self._prior_like_scores()
-        return evidence if c is None else evidence[..., self._class(c)]
+        return evidence if target is None else evidence[..., self._class(target)]
 
     def interval(self, confidence: float = 0.95) -> tuple[Array, Array]:
         """Lower and upper ends (..., n, C) of normal intervals around `values`.
@@ -227,26 +227,27 @@ class Attribution:
         names = [name for name in ("values", "std_error") if name in dataset]
         return dataset[names].to_dataframe().reset_index().rename(columns={"values": "esv"})
 
-    def plot(self, c: int | None = None, **options: Any) -> Any:
+    def plot(self, target: int | None = None, **options: Any) -> Any:
         """ESVs of one class of one sequence as a figure: bars, or a line of more than 16 elements.
 
         Args:
-          c: the class; default that of the highest score. options: as `plots.plot` takes them, e.g.
+          target: the class; default that of the highest score.
+          options: as `plots.plot` takes them, e.g.
             class_name, title, ax.
         Returns:
           matplotlib's axes; in a notebook, `att.plot().figure` shows itself.
         Raises:
           ImportError: without the `plots` extra. ValueError: a batch, a class out of range.
         """
-        return require("esv_jax.plots", "plots").plot(self, c, **options)
+        return require("esv_jax.plots", "plots").plot(self, target, **options)
 
     def _repr_html_(self) -> str:
         """HTML for notebooks: the numbers of the top class and bars of its ESVs."""
         return record_html(self)
 
-    def _class(self, c: int | Array) -> Any:
+    def _class(self, target: int | Array) -> Any:
         """Refuse an index that JAX would clamp silently."""
-        return expect_classes("class", c, self.n_classes)
+        return expect_classes("class", target, self.n_classes)
 
     def _prior_like_scores(self) -> Array:
         return jnp.broadcast_to(self.prior, jnp.shape(self.scores))

@@ -313,7 +313,7 @@ def test_bad_input_is_refused(rng):
 def test_what_a_strip_refuses(rng, change, kind, match):
     arguments = {"frames": _frames(rng, 4)} | change
     with pytest.raises(kind, match=match):
-        plots.plot_frame_strip(_record(rng, 4), c=0, **arguments)
+        plots.plot_frame_strip(_record(rng, 4), target=0, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_what_a_strip_refuses(rng, change, kind, match):
 def test_what_an_overlay_refuses_at_once(rng, change, kind, match):
     arguments = {"frames": None, "video_frames": _frames(rng, 6), "index": [0, 2, 3, 5]} | change
     with pytest.raises(kind, match=match):
-        plots.render_overlay(_record(rng, 4), c=0, **arguments)
+        plots.render_overlay(_record(rng, 4), target=0, **arguments)
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,12 @@ _APART_INCHES = 0.09  # above and below each panel of a sequence
 _BAND = "#D0D0D0"
 
 
-def plot(attribution: Attribution, c: int | None = None, **options: Any) -> Axes:
+def plot(attribution: Attribution, target: int | None = None, **options: Any) -> Axes:
     """ESVs of one class: bars of up to 16 elements, a line of more.
 
     Args:
       attribution: the record of one sequence, (n, C).
-      c: the class, 0..C-1; default that of the highest score.
+      target: the class, 0..C-1; default that of the highest score.
       options: of `plot_elements`, or of `plot_timeline` for more than 16 elements.
     Returns:
       The axes.
@@ -44,14 +44,14 @@ def plot(attribution: Attribution, c: int | None = None, **options: Any) -> Axes
       ValueError, TypeError: see there.
     """
     expect_one(attribution)
-    c = int(np.argmax(np.asarray(attribution.scores))) if c is None else c
+    target = int(np.argmax(np.asarray(attribution.scores))) if target is None else target
     draw = plot_elements if attribution.n <= _MOST_BARS else plot_timeline
-    return draw(attribution, c, **options)
+    return draw(attribution, target, **options)
 
 
 def plot_elements(
     attribution: Attribution,
-    c: int,
+    target: int,
     *,
     ax: Axes | None = None,
     class_name: str | None = None,
@@ -66,7 +66,7 @@ def plot_elements(
 
     Args:
       attribution: the record of one sequence, (n, C).
-      c: the class, 0..C-1.
+      target: the class, 0..C-1.
       ax: axes to draw into; default those of a new figure, `ax.figure`, without a window.
       class_name: name of the class; default its number.
       element_labels: n labels of the elements; default 0..n-1.
@@ -78,8 +78,8 @@ def plot_elements(
       ValueError: a batch, a class out of range, another number of labels than elements.
     """
     expect_one(attribution)
-    heading, lines = class_text(attribution, c, class_name, title)
-    values, half = bar_values(attribution, c)
+    heading, lines = class_text(attribution, target, class_name, title)
+    values, half = bar_values(attribution, target)
     ax, is_new = style.given_or_new(ax, _width(attribution.n))
     _bars(ax, values, half, element_labels)
     style.annotate(ax, heading, lines, MEANINGS)
@@ -193,7 +193,7 @@ def plot_sequence(
 
 def plot_timeline(
     attribution: Attribution,
-    c: int,
+    target: int,
     *,
     element_index: Sequence[int] | None = None,
     exact: Attribution | None = None,
@@ -210,7 +210,7 @@ def plot_timeline(
 
     Args:
       attribution: the record of one sequence, (n, C).
-      c: the class, 0..C-1.
+      target: the class, 0..C-1.
       element_index: (n,) frame numbers of the elements, increasing; default 0..n-1.
       exact: an exact record of the same elements and classes, for the dots.
       confidence: probability that an interval covers the exact value, in (0, 1).
@@ -224,12 +224,12 @@ def plot_timeline(
     expect_one(attribution)
     expect(0 < confidence < 1, "confidence", "a share in (0, 1)", confidence)
     bare = dataclasses.replace(attribution, std_error=None)
-    heading, lines = class_text(bare, c, class_name, title)
+    heading, lines = class_text(bare, target, class_name, title)
     places = _frame_numbers(element_index, attribution.n)
-    values, half = bar_values(attribution, c, confidence)
+    values, half = bar_values(attribution, target, confidence)
     if attribution.std_error is not None:
         lines[-1] += f"; band: {100 * confidence:g} % interval"
-    dots = None if exact is None else _exact_values(exact, attribution, c)
+    dots = None if exact is None else _exact_values(exact, attribution, target)
     if dots is not None:
         lines[-1] += "; dots: exact values"
 
@@ -253,14 +253,14 @@ def expect_one(attribution: Attribution) -> None:
 
 
 def class_text(
-    attribution: Attribution, c: int, class_name: str | None, title: str | None
+    attribution: Attribution, target: int, class_name: str | None, title: str | None
 ) -> tuple[str, list[str]]:
     """Heading and lines above the values of a class."""
-    attribution.for_class(c)  # refuses a class out of range
-    name = f"class {c}" if class_name is None else class_name
+    attribution.for_class(target)  # refuses a class out of range
+    name = f"class {target}" if class_name is None else class_name
     errors = "" if attribution.std_error is None else "; whiskers: 95 % interval"
     numbers = difference_text(
-        "score", float(attribution.scores[c]), "prior", float(attribution.prior[c])
+        "score", float(attribution.scores[target]), "prior", float(attribution.prior[target])
     )
     lines = [numbers, _evaluations(attribution) + errors]
     return (name, lines) if title is None else (title, [name, *lines])
@@ -273,13 +273,13 @@ def esv_label(units: str | None, name: str = "ESV") -> str:
 
 
 def bar_values(
-    attribution: Attribution, c: int, confidence: float = 0.95
+    attribution: Attribution, target: int, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
     """ESVs (n,) of a class and half-widths (n,) of their intervals, NaN if unknown."""
-    values = np.asarray(attribution.for_class(c), np.float64)
+    values = np.asarray(attribution.for_class(target), np.float64)
     if attribution.std_error is None:
         return values, np.full(len(values), np.nan)
-    return values, np.asarray(attribution.half_width(confidence), np.float64)[:, c]
+    return values, np.asarray(attribution.half_width(confidence), np.float64)[:, target]
 
 
 def bar_limits(values: np.ndarray, half: np.ndarray | None = None) -> tuple[float, float]:
@@ -392,8 +392,8 @@ def _frame_numbers(index: Sequence[int] | None, n: int) -> np.ndarray:
     return numbers
 
 
-def _exact_values(exact: Attribution, attribution: Attribution, c: int) -> np.ndarray:
+def _exact_values(exact: Attribution, attribution: Attribution, target: int) -> np.ndarray:
     shape = attribution.values.shape
     expect(exact.values.shape == shape, "exact", f"values {shape}", exact.values.shape)
     expect(exact.exact, "exact", "an exact record", "a sampled one", "Explain with Exact().")
-    return np.asarray(exact.for_class(c), np.float64)
+    return np.asarray(exact.for_class(target), np.float64)

@@ -30,7 +30,7 @@ _ERROR_INCHES = (0.72, 0.4)  # width and height of a cell
 
 def plot_scale_profile(
     attribution: Attribution,
-    c: int,
+    target: int,
     *,
     class_name: str | None = None,
     element_labels: Sequence[str] | None = None,
@@ -45,7 +45,7 @@ def plot_scale_profile(
 
     Args:
       attribution: the record of one sequence, (n, C), with marginals.
-      c: the class, 0..C-1.
+      target: the class, 0..C-1.
       class_name: name of the class; default its number.
       element_labels: n labels of the elements; default 0..n-1.
       units: units of the scores for the colour bar, e.g. "probability".
@@ -57,13 +57,13 @@ def plot_scale_profile(
       ValueError: a batch, a class out of range, no marginals, another number of labels.
     """
     expect_one(attribution)
-    heading, lines = class_text(attribution, c, class_name, title)
+    heading, lines = class_text(attribution, target, class_name, title)
     marginals = attribution.marginals
     way_out = "Explain with marginals=True."
     expect(marginals is not None, "attribution", "marginals", "none", way_out)
     n = attribution.n
     labels = style.expect_labels("element_labels", element_labels, n)
-    cells = np.asarray(marginals, np.float64)[:, :, c].copy()
+    cells = np.asarray(marginals, np.float64)[:, :, target].copy()
     if attribution.coverage is not None:
         cells[np.asarray(attribution.coverage) == 0] = np.nan
     lines[-1] = lines[-1].removesuffix("; whiskers: 95 % interval")

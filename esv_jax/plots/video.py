@@ -58,7 +58,7 @@ _INK = np.array(style.rgb(style.INK), np.uint8)
 def plot_frame_strip(
     attribution: Attribution,
     frames: ArrayLike,
-    c: int,
+    target: int,
     *,
     class_name: str | None = None,
     frame_labels: Sequence[str] | None = None,
@@ -79,7 +79,7 @@ def plot_frame_strip(
     Args:
       attribution: the record of one sequence, (n, C).
       frames: the elements explained, (n, h, w, 3) uint8 RGB.
-      c: the class, 0..C-1.
+      target: the class, 0..C-1.
       class_name: name of the class; default its number.
       frame_labels: n labels, e.g. frame numbers in the video; default 0..n-1. Labels wider than
         their frame are cut.
@@ -98,8 +98,8 @@ def plot_frame_strip(
     n = attribution.n
     images = expect_pictures(frames, "(n, h, w, 3)", n)
     max_columns = expect_int("max_columns", max_columns, minimum=1)
-    heading, lines = class_text(attribution, c, class_name, title)
-    values, half = bar_values(attribution, c)
+    heading, lines = class_text(attribution, target, class_name, title)
+    values, half = bar_values(attribution, target)
     labels = style.expect_labels("frame_labels", frame_labels, n)
 
     spans, slots, shown = _rows(n, max_columns)
@@ -289,7 +289,7 @@ class Columns:
 def render_overlay(
     attribution: Attribution,
     frames: Iterable[ArrayLike] | None,
-    c: int,
+    target: int,
     *,
     video_frames: Iterable[ArrayLike] | None = None,
     index: Sequence[int] | np.ndarray | None = None,
@@ -314,7 +314,7 @@ def render_overlay(
       frames: the frames shown, (t, h, w, 3) uint8 RGB or an iterator over (h, w, 3). Without
         `index`, these are the n elements. With `video_frames`, the n elements or None; they are
         not drawn.
-      c: the class, 0..C-1.
+      target: the class, 0..C-1.
       video_frames: the frames shown instead of `frames`, in the same forms.
       index: frame numbers of the n elements, increasing; default 0..n-1.
       shown: frame numbers of the t frames shown, increasing; default 0..t-1. Required with `index`
@@ -335,7 +335,7 @@ def render_overlay(
     """
     expect_one(attribution)
     n = attribution.n
-    heading, lines = class_text(attribution, c, class_name, title)
+    heading, lines = class_text(attribution, target, class_name, title)
     min_width = expect_int("min_width", min_width, minimum=160)
     pictures = frames if video_frames is None else video_frames
     if pictures is None:
@@ -360,7 +360,7 @@ def render_overlay(
     elif shown is None:
         below = f"frame numbers below {len(numbers)}, the frames shown"
         expect(places[-1] < len(numbers), "index", below, places[-1])
-    drawing = Drawing(heading, lines, places, *bar_values(attribution, c))
+    drawing = Drawing(heading, lines, places, *bar_values(attribution, target))
     return overlay_bars(pictures, numbers, drawing, min_width)
 
 
