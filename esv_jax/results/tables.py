@@ -35,8 +35,7 @@ def summary(dataset: xarray.Dataset) -> str:
 def _summary(dataset: xarray.Dataset) -> str:
     failures = json.loads(dataset.attrs.get("failures", "{}"))
     lines = {"videos": _counts(dataset, len(failures))}
-    if failures:
-        dataset = dataset.isel(video=np.flatnonzero(dataset["failed"].values == 0))
+    dataset = _without_failures(dataset)
     settings = json.loads(dataset.attrs["settings"])
     estimator = settings.get("estimator", "not stated")
     classes = f"{dataset.sizes['class']}"
@@ -49,6 +48,12 @@ def _summary(dataset: xarray.Dataset) -> str:
         lines["estimator"] = str(estimator)
     width = max(map(len, lines)) + 2
     return "\n".join(f"{name + ':':<{width}}{text}" for name, text in lines.items())
+
+
+def _without_failures(dataset: xarray.Dataset) -> xarray.Dataset:
+    if "failed" not in dataset:
+        return dataset
+    return dataset.isel(video=np.flatnonzero(dataset["failed"].values == 0))
 
 
 def _counts(dataset: xarray.Dataset, n_failed: int) -> str:
@@ -104,8 +109,7 @@ def to_dataframe(dataset: xarray.Dataset, classes: Classes = "pred") -> pandas.D
 
 def _columns(dataset: xarray.Dataset, classes: Classes) -> dict[str, np.ndarray]:
     """Return the columns of the long form by name."""
-    if "failed" in dataset:
-        dataset = dataset.isel(video=np.flatnonzero(dataset["failed"].values == 0))
+    dataset = _without_failures(dataset)
     names = [str(name) for name in dataset["class"].values]
     requested, positions, ids = _class_of_values(dataset, classes, names)
     each = np.arange(len(ids))
@@ -172,12 +176,8 @@ def _class_of_values(
             expected = "pred, gt, all, or names or numbers of classes"
             raise ValueError(message("classes", expected, repr(name), way_out))
         columns.append((ids, ids))
-    positions = np.stack([np.broadcast_to(position, n_videos) for position, _ in columns], axis=1)
-    return (
-        [str(name) for name in requested],
-        positions,
-        np.stack([ids for _, ids in columns], axis=1),
-    )
+    positions, class_ids = (np.stack(each, axis=1) for each in zip(*columns, strict=True))
+    return [str(name) for name in requested], positions, class_ids
 
 
 def collate(datasets: Mapping[str, xarray.Dataset]) -> xarray.Dataset:
@@ -200,22 +200,14 @@ def collate(datasets: Mapping[str, xarray.Dataset]) -> xarray.Dataset:
     common = first.indexes["video"]
     kept = {}
     for name, dataset in datasets.items():
-        if "failed" in dataset:
-            dataset = dataset.isel(video=np.flatnonzero(dataset["failed"].values == 0))
-        kept[name] = dataset
-        common = common[common.isin(dataset.indexes["video"])]
+        kept[name] = _without_failures(dataset)
+        common = common[common.isin(kept[name].indexes["video"])]
         for dim in ("class", "choice"):
             same = (dim in dataset) == (dim in first) and (
                 dim not in dataset or list(dataset[dim].values) == list(first[dim].values)
             )
-            expected = f"the {dim} dimension of {first_name!r}"
-            expect(
-                same,
-                f"datasets[{name!r}]",
-                expected,
-                "another",
-                "Collate sweeps of the same classes.",
-            )
+            expected, way_out = f"the {dim} dimension of {first_name!r}", "Use the same classes."
+            expect(same, f"datasets[{name!r}]", expected, "another", way_out)
     expect(len(common) > 0, "datasets", "videos in common", "none")
     label = np.full(len(common), -1)
     parts = []
