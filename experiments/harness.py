@@ -80,6 +80,11 @@ def below(found: Mapping[str, Any], bound: float = 0.0) -> bool | None:
     return None if found["high"] is None else bool(found["high"] < bound)
 
 
+def within(found: Mapping[str, Any], low: float, high: float) -> bool | None:
+    """True where the whole interval lies between two bounds; None without an interval."""
+    return None if found["low"] is None else bool(low <= found["low"] and found["high"] <= high)
+
+
 def findings_table(findings: Iterable[Mapping[str, Any]]) -> str:
     """Markdown table of findings as the summary stores them."""
     rows = [
@@ -97,7 +102,7 @@ def measured(row: Mapping[str, Any]) -> str:
     if low is None:
         return f"{value:.4g}"
     width = high - low
-    digits = 2 if width <= 0 else int(np.clip(1 - np.floor(np.log10(width)), 0, 5))
+    digits = 2 if width <= 0 else int(np.clip(1 - np.floor(np.log10(width)), 1, 5))
     return plus_minus(value, low, high, digits)
 
 

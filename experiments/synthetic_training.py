@@ -187,12 +187,11 @@ def table(summary: dict[str, Any]) -> str:
         (t, *(f"{100 * row[name]:.1f}" for name in ("accuracy", "accuracy_of_pairs")))
         for t, row in lengths.items()
     ]
-    names = {name for row in lengths.values() for name in row["accuracy_by_class"]}
+    found = [row["accuracy_by_class"] for row in lengths.values()]
     by_class = [
-        (name, f"{100 * np.mean([r[name] for r in found if name in r]):.1f}")
-        for found in [[row["accuracy_by_class"] for row in lengths.values()]]
+        (name, f"{100 * np.mean([row[name] for row in found if name in row]):.1f}")
         for name in ej.data.SYNTHETIC_VIDEO_CLASSES
-        if name in names
+        if any(name in row for row in found)
     ]
     seconds = summary["wall_seconds"]["train"]
     return "\n\n".join(

@@ -50,6 +50,7 @@ from experiments.harness import (
     findings_table,
     markdown,
     surroundings,
+    within,
     write_json,
     write_text,
 )
@@ -265,18 +266,21 @@ def findings(summary: Mapping[str, Any]) -> list[Finding]:
     others = [name for name in means if name not in _STEP]
     best = max(others, key=lambda name: means[name]["mean"])
     lead = summary["step_minus"][best]
-    name, agrees = "insertion score of STEP - best other method", not below(lead)
+    name, agrees = (
+        "insertion score of STEP - best other method",
+        None if lead["low"] is None else not below(lead),
+    )
     rows.append(finding(name, lead, agrees, ">= 0", scale=1, note=best))
     for other in (NO_CORE, DIFFERENCE):
         flicker, area, kept = (paired[other][part] for part in ("flicker", "area", "kept"))
         name = f"with core - {other}"
         rows.append(finding(f"flicker, {name}", flicker, below(flicker), "< 0", scale=1))
-        equal = bool(max(-area["low"], area["high"]) < SAME)
+        equal = within(area, -SAME, SAME)
         rows.append(finding(f"area, {name}", area, equal, f"0 +- {SAME}", scale=1))
         no_less = above(kept, -SAME)
         rows.append(finding(f"probability kept, {name} (points)", kept, no_less, "> -1"))
     leads = summary["minus_random"]
-    least = min(leads, key=lambda name: leads[name]["low"])
+    least = min(leads, key=lambda name: leads[name]["low"] or leads[name]["mean"])
     name = "least insertion score of a method - random"
     return [
         *rows,

@@ -212,7 +212,10 @@ def findings(numbers: dict[str, Any]) -> list[Finding]:
             for m in methods
         ]
         name = _quantity(group, order, measure, where)
-        rows.append(finding(name, leads[nearest], all(clear), paper, note=f"nearest: {nearest}"))
+        note = f"nearest: {nearest}"
+        if not all(clear) and leads[nearest]["low"] > 0:
+            note += "; intervals of the methods overlap"
+        rows.append(finding(name, leads[nearest], all(clear), paper, note=note))
     gain = numbers["gain"]["ESV"]["accuracy"]
     return [*rows, finding(_GAIN, gain, above(gain), "+20 points")]
 

@@ -199,7 +199,9 @@ def findings(summary: dict[str, Any]) -> list[Finding]:
         )
     frozen = summary["without_motion"]["frozen"]
     direction, pair = frozen["direction"], frozen["pair"]
-    chance = bool(direction["low"] <= 0.5 <= direction["high"])
+    chance = (
+        None if above(direction) is None else not (above(direction, 0.5) or below(direction, 0.5))
+    )
     rows.append(finding("frozen clips ahead of their partner (%)", direction, chance, "50"))
     bound = 2 / len(summary["motion_share_by_class"])
     expected = f"> {100 * bound:.0f}"

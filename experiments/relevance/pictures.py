@@ -47,11 +47,13 @@ def mass(summary: dict[str, Any]) -> Any:
     places = np.arange(len(METHODS))
     for k, (score, colour) in enumerate(zip(SCORES, _COLOURS, strict=True)):
         rows = [summary["measures"][score]["mass"][method] for method in METHODS]
-        mean = np.array([row["mean"] for row in rows])
-        ends = np.array([[row["mean"] - row["low"], row["high"] - row["mean"]] for row in rows])
+        mean, low, high = (
+            np.array([row[part] for row in rows], float) for part in ("mean", "low", "high")
+        )
+        ends = np.nan_to_num([mean - low, high - mean])
         at = places + 0.38 * (k - 0.5)
         ax.bar(at, mean, 0.36, color=colour, label=score)
-        ax.errorbar(at, mean, yerr=ends.T, fmt="none", ecolor=style.INK, elinewidth=0.9, capsize=2)
+        ax.errorbar(at, mean, yerr=ends, fmt="none", ecolor=style.INK, elinewidth=0.9, capsize=2)
     style.strip_down(ax)
     ax.set_xticks(places, [textwrap.fill(method, 11) for method in METHODS], fontsize=7.5)
     ax.set_ylabel("share of positive relevance\non the evidence", **style.TEXT)
@@ -66,7 +68,9 @@ def motion_share(summary: dict[str, Any]) -> Any:
     ax = figure.subplots()
     for score, colour in zip(SCORES, _COLOURS, strict=True):
         rows = summary["motion_share"][score]
-        low, mean, high = (np.array([row[k] for row in rows]) for k in ("low", "mean", "high"))
+        low, mean, high = (
+            np.array([row[part] for row in rows], float) for part in ("low", "mean", "high")
+        )
         ax.plot(summary["sigmas"], mean, "o-", color=colour, label=score)
         ax.fill_between(summary["sigmas"], low, high, color=colour, alpha=0.2, linewidth=0)
     style.strip_down(ax)
