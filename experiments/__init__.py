@@ -1,1 +1,1 @@
-"""Claims about the library, each checked by one command; see README.md in this folder."""
+"""Studies of the library, each run by one command; see README.md."""

@@ -1,4 +1,4 @@
-"""A browser of the system to look at pages with, and commands that run beside it."""
+"""Headless Chromium, and the dashboard as a child process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# Nothing asked for by the browser itself, and no shared memory that may be too small.
+# No requests by the browser itself, and no use of shared memory, which may be too small.
 _FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--no-first-run", "--disable-quic", "--disable-gpu", "--disable-dev-shm-usage"),
@@ -21,13 +21,13 @@ _FLAGS = (
 
 
 def find_browser() -> str | None:
-    """The path of a Chromium, or None."""
+    """Path of an installed Chromium, or None."""
     return next(filter(None, map(shutil.which, PROGRAMS)), None)
 
 
 @contextlib.contextmanager
 def open_browser(path: str) -> Iterator[Any]:
-    """A headless Chromium, driven by Playwright; without its sandbox, which refuses root."""
+    """Headless Chromium driven by Playwright; for root without its sandbox, which refuses root."""
     from playwright.sync_api import sync_playwright
 
     flags = [*_FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
@@ -40,15 +40,15 @@ def open_browser(path: str) -> Iterator[Any]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
+    """An unused port of this machine."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
 
 
 @contextlib.contextmanager
 def dashboard(*words: str, said: list[str] | None = None) -> Iterator[str]:
-    """`esv-jax dashboard` with some words as a process of its own; its address.
+    """Runs `esv-jax dashboard` with arguments as a child process; yields its address.
 
     Args:
       said: receives the lines that it prints.

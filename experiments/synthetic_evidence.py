@@ -78,11 +78,9 @@ class Settings:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs from the command line: 0 when done."""
-
-    def measured(settings: Settings) -> str:
-        return table(run(settings))
-
-    return command(Settings, measured, module="synthetic_evidence", about=__doc__, args=args)
+    return command(
+        Settings, lambda s: table(run(s)), module="synthetic_evidence", about=__doc__, args=args
+    )
 
 
 def run(settings: Settings) -> dict[str, Any]:

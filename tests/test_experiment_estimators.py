@@ -11,7 +11,7 @@ import pytest
 
 import esv_jax as ej
 from experiments.estimators import __main__ as estimators
-from experiments.estimators import games, measures, peers
+from experiments.estimators import games, measures
 
 TINY = ["--n-sequences", "2", "--n-keys", "2", "--budgets", "16", "2", "--pools", "16"]
 KEYS = {
@@ -106,7 +106,7 @@ def test_estimators_are_matched_to_each_other():
 @pytest.mark.parametrize("make", [games.rough_case, games.rough_network_case])
 def test_score_tables_have_the_exact_values(make):
     case = make(1, 0, n=6)
-    table, n = peers.score_table(case, 0), case.n
+    table, n = measures.score_table(case, 0), case.n
     member = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 > 0
     others = np.minimum(member.sum(1, keepdims=True) - member, n - 1)
     share = 1 / np.array([n * math.comb(n - 1, k) for k in range(n)])
@@ -116,11 +116,11 @@ def test_score_tables_have_the_exact_values(make):
 
 @pytest.mark.parametrize("make", [games.rough_case, games.rough_network_case])
 def test_another_library_finds_the_exact_values_from_all_scores(make):
-    library = peers.approximators()
+    library = measures.approximators()
     if library is None:
         pytest.skip("shapiq is not installed")
     case = make(2, 0, n=5)
-    rows = peers.measure_peers(library, case, (32,), 2, 1, seed=0)
+    rows = measures.measure_peers(library, case, (32,), 2, 1, seed=0)
     kernel_shap = rows[0]
     assert kernel_shap["estimator"] == "shapiq KernelSHAP" and kernel_shap["values"] == 32
     assert kernel_shap["evaluations"] == 31

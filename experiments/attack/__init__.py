@@ -1,1 +1,1 @@
-"""Attacks on what a user would lose or a stranger could exploit."""
+"""Attacks on stored results, readers of files, commands and the dashboard."""

@@ -73,8 +73,8 @@ def run_once(words: list[str], out: Path, delay: float | None) -> tuple[str, flo
     lines = said.strip().splitlines()
     if code == 0:
         return "finished", seconds, ""
-    told = lines[-1:] == ["esv-jax: interrupted"] or words[0] == "train"  # has its own
-    if code == 130 and told and "Traceback" not in said:
+    reported = lines[-1:] == ["esv-jax: interrupted"] or words[0] == "train"  # other message
+    if code == 130 and reported and "Traceback" not in said:
         return "interrupted", seconds, ""
     if code in (130, -signal.SIGINT) and "esv_jax/" not in said:
         return "early", seconds, said[-2000:]

@@ -138,8 +138,8 @@ def disk_full(folder: Path, seed: int, n: int) -> Outcome:
             again = finish(start(*words_of(name, out)))
             wrong += [f"not continued: {again}" if again.code else _unlike(name, out, after)]
             if any(wrong):
-                told = "; ".join(filter(None, wrong))
-                faults.append(f"{name}, no file beyond {size} bytes: {told}")
+                text = "; ".join(filter(None, wrong))
+                faults.append(f"{name}, no file beyond {size} bytes: {text}")
             shutil.rmtree(out)
     return Outcome(3 * n, tuple(faults), f"{refused} ended with code 2")
 

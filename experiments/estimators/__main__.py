@@ -39,7 +39,7 @@ from tqdm import tqdm
 import esv_jax as ej
 from esv_jax.checks import expect_int
 from esv_jax.files import make_folder
-from experiments.estimators import games, measures, peers, pictures
+from experiments.estimators import games, measures, pictures
 from experiments.harness import (
     Finding,
     as_json,
@@ -108,11 +108,7 @@ class Settings:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs from the command line: 0 when done, 2 where the data is missing."""
-
-    def measured(settings: Settings) -> str:
-        return table(run(settings))
-
-    return command(Settings, measured, module="estimators", about=__doc__, args=args)
+    return command(Settings, lambda s: table(run(s)), module="estimators", about=__doc__, args=args)
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -125,7 +121,7 @@ def run(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
     make_folder(settings.out)
     left_out = []
-    library = peers.approximators() if settings.peer_sequences else None
+    library = measures.approximators() if settings.peer_sequences else None
     if library is None:
         reason = "shapiq is not installed" if settings.peer_sequences else "no sequences for them"
         left_out.append(f"other estimators: {reason}")
@@ -182,7 +178,7 @@ def _measured(case: games.Case, settings: Settings, library: Any | None) -> dict
     others = []
     if library is not None and case.name in _WITH_PEERS:
         budgets = settings.row_budgets if case.rowwise else settings.peer_budgets
-        others = peers.measure_peers(
+        others = measures.measure_peers(
             library, case, budgets, settings.peer_sequences, settings.n_keys, settings.seed
         )
     return {
@@ -211,7 +207,7 @@ def _estimators(case: games.Case, settings: Settings) -> list[Any]:
     else:
         budgets, pools = settings.budgets, settings.pools
         if case.name in _WITH_PEERS and settings.peer_sequences:
-            tenth = measures.matched_pool(case.n, case.game.n_scales, peers.all_heads(case) / 10)
+            tenth = measures.matched_pool(case.n, case.game.n_scales, measures.all_heads(case) / 10)
             pools = tuple(sorted({*pools, tenth}))
     return [*(ej.Constructive(*b) for b in budgets), *(ej.Surrogate(p) for p in pools)]
 
