@@ -238,12 +238,12 @@ def valid(name: str) -> bytes:
 
 
 def fuzz(seed: int, n: int, seconds: float = 10.0) -> Outcome:
-    """n mutated inputs, of all readers together; prints counts by reader."""
+    """At least n mutated inputs, of all readers together; prints counts by reader."""
     outcomes, n_read = {}, 0
     for name in READERS:
         with tempfile.TemporaryDirectory() as folder:
             inputs = Mutations(name, valid(name), Path(folder), seed, seconds)
-            result = attempt_all(inputs, n // len(READERS))
+            result = attempt_all(inputs, -(-n // len(READERS)))
         outcomes[name] = outcome_of(result)
         n_read += result.get("read", 0)
         print(f"{name:16} {outcomes[name].detail}", flush=True)
