@@ -162,7 +162,7 @@ def test_a_video_plays_and_the_cursor_runs_over_its_bars(watched, address):
     np.testing.assert_allclose(cursor_of(page), time_of(page) * FPS - 0.5, atol=0.2)
 
 
-def test_a_click_on_a_bar_goes_there(watched, address):
+def test_a_click_on_a_bar_seeks_the_video(watched, address):
     page = show(watched.page, address)
     until(page, "document.getElementById('player').readyState >= 2")
     x, _ = bars(page)
@@ -185,7 +185,7 @@ def test_a_click_on_a_bar_goes_there(watched, address):
         assert int(time_of(page) * FPS) == x[k]
 
 
-def test_keys_walk_over_elements_and_videos(watched, address, stored):
+def test_keys_select_elements_and_videos(watched, address, stored):
     page = show(watched.page, address)
     until(page, "document.getElementById('player').readyState >= 2")
     x, _ = bars(page)
@@ -261,7 +261,7 @@ def test_other_methods_are_marked_beside_the_bars(watched, address, stored):
     assert state_of(page)["methods"] == "integrated_gradients"
 
 
-def test_a_shared_address_shows_the_same(watched, browser, address, stored):
+def test_an_address_restores_the_page(watched, browser, address, stored):
     uid = stored[8].find()[2]
     query = f"?uid={uid}&frames=16&classes=3,5&a=3&b=5&methods=grad_cam&sort=score&order=descending"
     page = show(watched.page, address, query)
@@ -313,7 +313,7 @@ def test_the_overview(watched, address):
 
 
 @pytest.mark.parametrize("page_name", ["video", "overview"])
-def test_a_phone_needs_no_scrolling_sideways(watched, address, page_name):
+def test_pages_fit_the_width_of_a_phone(watched, address, page_name):
     page = watched.page
     page.set_viewport_size({"width": 1280, "height": 844})
     page.goto(f"{address}/?page={page_name}&classes=3,5&a=3&b=5")
@@ -336,7 +336,7 @@ def test_a_phone_needs_no_scrolling_sideways(watched, address, page_name):
         assert all(box["width"] > 300 for box in boxes)
 
 
-def test_nothing_to_show_is_said(watched, address):
+def test_pages_without_content_have_a_note(watched, address):
     page = watched.page
     page.goto(f"{address}/?uid=%3Cscript%3Ealert(1)%3C/script%3E")
     page.wait_for_selector("#head .note")

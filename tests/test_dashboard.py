@@ -128,7 +128,7 @@ states = st.builds(
 
 
 @given(states)
-def test_an_address_gives_its_state_back(state):
+def test_query_strings_round_trip(state):
     query = format_query(state)
     assert parse(query) == state
     assert parse(query.removeprefix("?")) == state
@@ -151,14 +151,14 @@ def test_any_text_is_a_state(text):
         "?\ud800",
     ],
 )
-def test_nonsense_becomes_the_default(query):
+def test_malformed_parts_become_the_default(query):
     state = parse(query)
     assert (state.page, state.outcome, state.sort, state.contrast) == ("video", "all", "file", None)
     assert len(state.uid) <= 500
     assert all(0 <= c < 10**7 for c in state.classes)
 
 
-def test_the_default_needs_no_address():
+def test_the_default_state_is_an_empty_query():
     assert format_query(State()) == ""
     assert ej.results.tables.SORTS == SORTS
 
@@ -205,7 +205,7 @@ def test_scores_beside_the_prior():
     assert ticks == ["c ✓  0.050", "d  0.250", "&lt;b&gt;  0.600"]
 
 
-def test_figures_of_nothing():
+def test_figures_without_values():
     for figure in (
         figures.histogram({"all": np.zeros(0)}, "x"),
         figures.histogram({"correct": np.array([1.0, np.nan]), "wrong": np.zeros(0)}, "x"),
@@ -225,7 +225,7 @@ def test_a_histogram_counts_every_video(rng):
 # The whole set
 
 
-def test_numbers_of_the_set_are_those_of_a_plain_loop(folder):
+def test_the_overview_equals_a_plain_loop(folder):
     (source,) = open_sources(folder / "three")
     numbers = overview.summarise(source)
     dataset = source.browser.dataset
@@ -256,7 +256,7 @@ def test_numbers_of_the_set_are_those_of_a_plain_loop(folder):
         np.testing.assert_array_equal(np.float32(values), expected)
 
 
-def test_position_statistics_by_hand():
+def test_means_by_tenth_of_a_video():
     np.testing.assert_array_equal(overview.relative(np.array([1.0, 2.0, 6.0, 8.0]), 2), [1.5, 7.0])
     few = overview.relative(np.array([3.0]), 2)
     assert few[1] == 3 and np.isnan(few[0])
@@ -290,7 +290,7 @@ def test_controls_follow_the_address(pages):
     assert shown["order"] == ["descending"]
 
 
-def test_a_change_of_class_goes_into_the_address(pages):
+def test_the_chosen_class_is_written_to_the_address(pages):
     query, shown = navigate(pages, "classes", "?uid=video-3", classes=[2, 0])
     assert parse(query) == State(uid="video-3", classes=(2, 0))
     assert shown["classes"] == [2, 0]
@@ -320,7 +320,7 @@ def test_the_slider_chooses_among_results(pages):
     assert navigate(pages, "frames", query, frames=1)[0] == "?uid=video-4"
 
 
-def test_filters_choose_the_list_and_forget_the_video(pages):
+def test_filters_change_the_list_and_reset_the_video(pages):
     query, _ = navigate(pages, "true", "?uid=video-3", true=1)
     assert parse(query) == State(true=1)
     listed = text_of(pages.matches(query))
@@ -335,7 +335,7 @@ def test_menus_are_sent_when_they_change(pages, folder):
     assert chosen.menus("") != chosen.menus("?uid=video-3")
 
 
-def test_nonsense_from_the_browser_does_no_harm(pages):
+def test_malformed_values_from_the_browser_are_harmless(pages):
     for control, _ in CONTROLS:
         for value in ("x" * 10_000, [1, "x", None], {"a": 1}, -5, 1e300, True, TAG):
             query, _ = navigate(pages, control, "", **{control.replace("-", "_"): value})
@@ -343,7 +343,7 @@ def test_nonsense_from_the_browser_does_no_harm(pages):
             pages.video(query), pages.matches(query)
 
 
-def test_what_cannot_be_shown_is_said(pages, folder):
+def test_notes_explain_what_is_not_shown(pages, folder):
     unknown = filled(pages, "?uid=nothing")
     assert "no video called 'nothing'" in text_of(unknown["head.children"])
     assert unknown["timeline-panel.hidden"] and unknown["scores-panel.hidden"]
@@ -400,7 +400,7 @@ def zeros(shard):
 @pytest.mark.parametrize(
     ("harm", "got"), [(zeros, "got damage"), (Path.unlink, "got NaN for 'video-3'")]
 )
-def test_results_damaged_after_opening_are_a_note_on_the_page(folder, tmp_path, harm, got):
+def test_results_damaged_after_opening_become_a_note(folder, tmp_path, harm, got):
     shutil.copytree(folder / "out", tmp_path / "out")
     pages = Pages(open_sources(tmp_path / "out"), Media({}))
     for shard in (tmp_path / "out" / "shards").glob("*.nc"):
@@ -433,7 +433,7 @@ def test_a_long_list_is_cut_around_the_video(folder):
         assert not hasattr(step, "href")
 
 
-def test_results_within_a_folder_are_found(folder):
+def test_results_in_subfolders_are_found(folder):
     within = open_sources(folder)  # holds none of its own
     assert {source.title for source in within} >= {str(folder / "out"), str(folder / "three")}
     assert [source.is_first for source in within].count(True) == 1
@@ -473,7 +473,7 @@ def test_foreign_hosts_are_refused(client, host, status):
     assert response.status_code in ({status, 400} if status == 403 else {status})
 
 
-def test_a_host_that_was_given_is_allowed(folder):
+def test_configured_hosts_are_allowed(folder):
     named = make_app(folder / "out", hosts=("box",)).server.test_client()
     assert named.get("/", headers={"Host": "box:1"}).status_code == 200
     assert named.get("/", headers={"Host": "other:1"}).status_code == 403
@@ -482,7 +482,7 @@ def test_a_host_that_was_given_is_allowed(folder):
     assert host_name("[::1]:80") == "[::1]"
 
 
-def test_only_what_a_page_needs_may_be_asked(client):
+def test_paths_and_methods_the_page_does_not_need_are_refused(client):
     for method in ("post", "put", "delete", "patch", "options"):
         assert getattr(client, method)("/", headers=LOCAL).status_code == 405
     assert client.get("/_dash-update-component", headers=LOCAL).status_code == 405
@@ -531,7 +531,7 @@ def test_malformed_callbacks_are_refused_or_taken_for_the_default(client, capfd)
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_odd_addresses_are_not_found(client, capfd):
+def test_malformed_addresses_are_not_found(client, capfd):
     odd = ["/%00", "/assets/%00", "/assets/" + "a" * 5000, "/_dash-component-suites/%00/x.js"]
     odd += ["/_dash-component-suites/dash/..%2f..%2fsetup.py", "/_dash-component-suites/dash"]
     odd += ["/_dash-component-suites/nothing/x.js", "/frame/%00/1", "/frame/0/9" + "9" * 400]
@@ -543,7 +543,7 @@ def test_odd_addresses_are_not_found(client, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_fault_of_our_own_is_one_line(folder, caplog, capfd, monkeypatch):
+def test_an_internal_error_is_one_line_of_log(folder, caplog, capfd, monkeypatch):
     app = make_app(folder / "out")
 
     def fails(*_):
@@ -556,7 +556,7 @@ def test_a_fault_of_our_own_is_one_line(folder, caplog, capfd, monkeypatch):
     assert capfd.readouterr().err == ""
 
 
-def test_a_token_opens_the_page_once_and_for_all(folder):
+def test_a_token_sets_a_cookie_and_is_removed_from_the_address(folder):
     client = make_app(folder / "out", token="secret").server.test_client()
     for query in ("", "?token=", "?token=Secret"):
         refused = client.get("/" + query, headers=LOCAL)
@@ -594,7 +594,7 @@ def test_links_out_of_a_folder_of_videos_are_not_followed(folder, clips, tmp_pat
     assert served(linked) == [200, 200, 404]
 
 
-def test_a_port_that_is_taken_is_one_line(folder, capfd):
+def test_a_taken_port_is_one_line(folder, capfd):
     from esv_jax.cli import main
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -634,7 +634,7 @@ def test_videos_are_served_whole_and_in_parts(client, clips):
         response.close()
 
 
-def test_how_a_video_is_shown(clips, tmp_path):
+def test_presentation_of_each_kind_of_video(clips, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"nothing")
     media = Media({**clips, "broken": broken, "gone": tmp_path / "gone.mp4"})
@@ -646,7 +646,7 @@ def test_how_a_video_is_shown(clips, tmp_path):
     assert "--videos" in Media({}).clip("else").note
 
 
-def test_every_question_of_the_page_is_answered(client):
+def test_every_callback_of_the_page_responds(client):
     known = {}
     for body in questions_of(client):
         answer = client.post("/_dash-update-component", json=body, headers=LOCAL)
@@ -656,14 +656,14 @@ def test_every_question_of_the_page_is_answered(client):
     assert len(known["classes"]["options"]) == N_CLASSES
 
 
-def test_unknown_videos_are_friendly(client):
+def test_unknown_videos_name_the_nearest_match(client):
     assert client.get("/?uid=nothing", headers=LOCAL).status_code == 200
     answer = ask(client, "?uid=nothing")
     assert answer.status_code == 200
     assert "no video called" in answer.text
 
 
-def test_tags_in_names_are_text(folder):
+def test_tags_in_names_are_escaped(folder):
     attribution = ej.results.load_attribution(ej.results.open(folder / "three"), "video-3")
     path = folder / "tags.nc"
     names = [f"{TAG}{k}" for k in range(N_CLASSES)]
@@ -681,7 +681,7 @@ def test_tags_in_names_are_text(folder):
 
 
 @pytest.mark.slow
-def test_a_thousand_questions_at_once(folder):
+def test_a_thousand_concurrent_requests(folder):
     """The command's own server, asked by sixteen at a time: all are answered, each rightly."""
     with run_dashboard(str(folder / "out")) as address:
 
@@ -699,7 +699,7 @@ def test_a_thousand_questions_at_once(folder):
         assert asked(3) == answers[3]
 
 
-def test_importing_brings_nothing_heavy_and_no_model(folder):
+def test_importing_loads_neither_dash_nor_models(folder):
     code = (
         "import sys, esv_jax.dashboard\n"
         "heavy = {'dash', 'plotly', 'flask'} & {*sys.modules}\n"
@@ -712,7 +712,7 @@ def test_importing_brings_nothing_heavy_and_no_model(folder):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_command_begins_with_the_demo_and_its_videos(folder, clips, tmp_path, monkeypatch):
+def test_the_command_without_results_runs_the_demo(folder, clips, tmp_path, monkeypatch):
     from esv_jax.cli import dashboard, main
 
     made, served = [], []

@@ -228,7 +228,7 @@ def test_figures_are_written_in_the_format_of_the_suffix(rng, tmp_path, suffix, 
         assert 900 < width < 1100 and 400 < height < 700
 
 
-def test_places_that_cannot_be_written(rng, tmp_path, monkeypatch):
+def test_paths_that_cannot_be_written(rng, tmp_path, monkeypatch):
     figure = plots.plot_elements(_record(rng, 2), 0).figure
     with pytest.raises(ValueError, match=r"path: expected a name ending in \.png, \.svg, \.pdf"):
         plots.save_figure(figure, tmp_path / "figure.bmp")
@@ -244,14 +244,14 @@ def test_places_that_cannot_be_written(rng, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_settings_of_the_caller_are_left_alone(rng, tmp_path):
+def test_settings_of_matplotlib_do_not_change(rng, tmp_path):
     before = dict(mpl.rcParams)
     figure = plots.plot_sequence(_record(rng, 3), [0, 1])
     plots.save_figure(figure, tmp_path / "figure.png")
     assert dict(mpl.rcParams) == before
 
 
-def test_no_pyplot_and_no_matplotlib_before_it_is_needed():
+def test_matplotlib_is_imported_on_first_use_and_pyplot_never():
     code = (
         "import sys, jax.numpy as jnp, esv_jax.plots as plots\n"
         "from esv_jax.attribution import Attribution\n"

@@ -1,9 +1,8 @@
-"""Figures of long videos, scales, sets, methods and pairs, and the page of a notebook."""
+"""Figures of long videos, scales, sets of sequences, methods and pairs."""
 
 import dataclasses
 import re
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,10 +11,9 @@ from matplotlib.figure import Figure
 
 from esv_jax import metrics, plots
 from esv_jax.attribution import Attribution
-from esv_jax.display import UNKNOWN, axis_limits, element_text, number, sign_colours
+from esv_jax.display import number, sign_colours
 from esv_jax.metrics import DiscardCurve
 from esv_jax.plots import style
-from esv_jax.svg import bar_paths
 
 LONG = "Pretending to put something behind something but missing, which costs $5 and then $6"
 
@@ -123,7 +121,7 @@ def test_signs_are_filled_with_their_colours(rng):
     assert one.lines[0].get_marker() == "." and _inside(one.figure)
 
 
-def test_timelines_refuse(rng):
+def test_bad_input_of_timelines_is_refused(rng):
     record = _record(rng, 4)
     with pytest.raises(ValueError, match=r"element_index: expected 4 frame numbers, got \(3,\)"):
         plots.plot_timeline(record, 0, element_index=[0, 1, 2])
@@ -139,7 +137,7 @@ def test_timelines_refuse(rng):
         plots.plot_timeline(record, 3)
 
 
-def test_a_glance_draws_what_suits_the_length(rng):
+def test_plot_draws_bars_or_a_line_by_length(rng):
     record = _record(rng, 16)
     top = int(record.scores.argmax())
     bars = plots.plot(record)
@@ -153,7 +151,7 @@ def test_a_glance_draws_what_suits_the_length(rng):
         plots.plot(dataclasses.replace(record, lengths=jnp.array([16])))
 
 
-def test_a_record_draws_itself(rng):
+def test_the_plot_method_of_a_record_calls_plot(rng):
     record = _record(rng, 6)
     ax = record.plot(1, title="mine")
     assert _texts(ax) == _texts(plots.plot(record, 1, title="mine"))
@@ -188,7 +186,7 @@ def test_scales_that_no_subsequence_reached_are_grey(rng):
     assert len(ax.get_yticklabels()) == 20 and _inside(ax.figure)
 
 
-def test_scale_profiles_refuse(rng):
+def test_bad_input_of_scale_profiles_is_refused(rng):
     record = dataclasses.replace(_record(rng, 4), marginals=None)
     way_out = r"expected marginals, got none\. Explain with marginals=True\."
     with pytest.raises(ValueError, match=f"attribution: {way_out}"):
@@ -266,7 +264,7 @@ def test_a_pairwise_matrix_is_centred_at_one_half(rng, n):
     assert _inside(ax.figure) and _inside(same.figure)
 
 
-def test_positions_refuse(rng):
+def test_bad_input_of_positions_is_refused(rng):
     grouped = metrics.position_statistics(np.eye(4), [0, 1, 0, 1]).by_class
     with pytest.raises(ValueError, match=r"statistics: expected those of one set, \(K,\)"):
         plots.plot_positions(grouped)
@@ -292,7 +290,7 @@ def _discard(rng) -> DiscardCurve:
     return DiscardCurve(right, scores, np.array([3, 5, 5, 5, 5, 5]), "ascending")
 
 
-def test_discard_curves_are_told_apart(rng):
+def test_each_discard_curve_has_its_own_look(rng):
     steps = np.arange(8)
     ends = rng.random(9)
     curves = {f"method {k} $x_1$": (steps, end * steps / 7) for k, end in enumerate(ends)}
@@ -314,7 +312,7 @@ def test_discard_curves_are_told_apart(rng):
     assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
 
 
-def test_discard_curves_of_the_metric_are_taken(rng):
+def test_discard_curve_results_are_accepted(rng):
     curve = _discard(rng)
     ax = plots.plot_discard_curves({"ESV": curve})
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), np.arange(5))
@@ -325,7 +323,7 @@ def test_discard_curves_of_the_metric_are_taken(rng):
     assert ax.get_ylabel() == "score of the class"
 
 
-def test_discard_curves_refuse():
+def test_bad_input_of_discard_curves_is_refused():
     with pytest.raises(ValueError, match="curves: expected at least one, got none"):
         plots.plot_discard_curves({})
     with pytest.raises(ValueError, match=r"curves\['a'\]: expected \(steps, values\).*3 parts"):
@@ -357,7 +355,7 @@ def test_each_method_has_its_own_scale(rng):
     assert _inside(ax.figure)
 
 
-def test_method_grids_refuse():
+def test_bad_input_of_method_grids_is_refused():
     with pytest.raises(ValueError, match="values: expected at least one method, got none"):
         plots.plot_method_grid({})
     with pytest.raises(ValueError, match=r"values\['b'\]: expected shape \(n,\) with n = 2"):
@@ -419,7 +417,7 @@ def test_arcs_are_the_strongest_pairs(rng):
     assert ax.get_xlabel() == "element" and _inside(ax.figure)
 
 
-def test_arcs_of_nothing_and_of_one_element(rng):
+def test_arcs_without_interactions_and_of_one_element(rng):
     assert "no interaction among 3 pairs" in _texts(plots.plot_interaction_arcs(np.zeros((3, 3))))
     one = plots.plot_interaction_arcs(np.zeros((1, 1)))
     assert not one.lines and _inside(one.figure)
@@ -427,7 +425,7 @@ def test_arcs_of_nothing_and_of_one_element(rng):
 
 
 @pytest.mark.parametrize("draw", [plots.plot_interactions, plots.plot_interaction_arcs])
-def test_interactions_refuse(rng, draw):
+def test_bad_input_of_interactions_is_refused(rng, draw):
     with pytest.raises(ValueError, match=r"got \(4, 4, 3\)\. Index the class: interactions"):
         draw(np.zeros((4, 4, 3)))
     with pytest.raises(ValueError, match="matrix: expected a symmetric one, got one that differs"):
@@ -438,7 +436,7 @@ def test_interactions_refuse(rng, draw):
         draw(np.zeros((2, 2)), element_labels="abc")
 
 
-def test_arcs_refuse():
+def test_bad_input_of_arcs_is_refused():
     with pytest.raises(ValueError, match=r"esv: expected shape \(2,\), one value per element"):
         plots.plot_interaction_arcs(np.zeros((2, 2)), np.zeros((2, 3)))
     with pytest.raises(ValueError, match="strongest: expected an integer >= 1, got 0"):
@@ -449,7 +447,7 @@ def test_arcs_refuse():
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_approximation_errors_stand_in_their_cells(rng, log):
+def test_approximation_errors_are_written_in_their_cells(rng, log):
     errors = 10.0 ** -rng.uniform(0.5, 2.5, (3, 4))
     errors[1, 2] = np.nan
     ax = plots.heat_maps.plot_approximation(errors, [32, 64, 128], [1, 2, 4, 8], log=log)
@@ -465,7 +463,7 @@ def test_approximation_errors_stand_in_their_cells(rng, log):
     assert _inside(ax.figure)
 
 
-def test_approximation_refuses():
+def test_bad_input_of_approximation_is_refused():
     with pytest.raises(ValueError, match="row_labels: expected 2 labels, got 1"):
         plots.heat_maps.plot_approximation(np.ones((2, 2)), [1], [1, 2])
     with pytest.raises(ValueError, match=r"errors: expected finite numbers >= 0, got -1\.\.1"):
@@ -497,21 +495,21 @@ def _draw_all(rng, **ax):
     ]
 
 
-def test_axes_of_the_caller_come_back(rng):
+def test_axes_of_the_caller_are_returned(rng):
     ax = Figure(figsize=(9, 5), layout="constrained").subplots()
     assert all(drawn is ax for drawn in _draw_all(rng, ax=ax))
     assert ax.figure.get_size_inches().tolist() == [9, 5]
 
 
 @pytest.mark.slow
-def test_all_are_written_as_png_and_pdf(rng, tmp_path):
+def test_all_figures_are_written_as_png_and_pdf(rng, tmp_path):
     for k, ax in enumerate(_draw_all(rng)):
         for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
             content = plots.save_figure(ax.figure, tmp_path / f"{k}{suffix}", dpi=60).read_bytes()
             assert content.startswith(start) and len(content) > 4_000
 
 
-def test_numbers_at_ticks_stand_alone(rng):
+def test_tick_labels_are_complete_numbers(rng):
     def labels(ax):
         ax.figure.draw_without_rendering()
         assert ax.yaxis.get_offset_text().get_text() == ""
@@ -531,14 +529,14 @@ def test_numbers_at_ticks_stand_alone(rng):
     assert "1e\N{MINUS SIGN}5" in labels(bar).values()
 
 
-def test_small_interactions_are_short_in_their_cells():
+def test_small_interactions_have_short_labels():
     matrix = np.array([[0, 2.7e-5, 0], [2.7e-5, 0, -8e-6], [0, -8e-6, 0]])
     ax = plots.plot_interactions(matrix)
     drawn = {text.get_position(): text.get_text() for text in ax.texts}
     assert (drawn[1, 0], drawn[2, 1], drawn[2, 0], drawn[0, 0]) == ("3e-5", "-8e-6", "0", "")
 
 
-def test_words_above_leave_room_for_the_legend(rng):
+def test_text_above_does_not_overlap_the_legend(rng):
     for ax in (
         plots.plot_elements(_record(rng, 8), 0, class_name=LONG, title=LONG),
         plots.plot_interaction_arcs(_symmetric(rng, 8), class_name=LONG),
@@ -551,138 +549,10 @@ def test_words_above_leave_room_for_the_legend(rng):
         assert not heading.overlaps(legend)
 
 
-def test_a_single_place_has_the_only_tick(rng):
+def test_a_single_position_has_one_tick(rng):
     for ax in (
         plots.plot_timeline(_record(rng, 1), 0, element_index=[7]),
         plots.plot_discard_curves({"ESV": ([7], [0.5])}),
     ):
         ax.figure.draw_without_rendering()
         assert [tick.get_text() for tick in ax.get_xticklabels()] == ["7"]
-
-
-# In a notebook
-
-
-def _rows(page: str) -> list[list[str]]:
-    rows = re.findall(r"<tr>(.*?)</tr>", page)
-    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
-
-
-def test_a_page_states_the_numbers(rng):
-    record = _record(rng, 8)
-    c = int(record.scores.argmax())
-    page = record._repr_html_()
-    assert "8 elements, 3 classes; exact, 4,096 evaluations" in page
-    names, cells, *rows = _rows(page)
-    said = dict(zip(names, cells, strict=True))
-    assert said["top class"] == str(c)
-    assert said["score"] == f"{float(record.scores[c]):.3f}"
-    assert said["prior"] == f"{float(record.prior[c]):.3f}"
-    assert said["evidence (score - prior)"] == number(float(record.evidential_score(c)))
-    assert said["efficiency gap"] == f"{float(record.efficiency_gap()[c]):.1e}"
-    values = [float(value) for value in record.for_class(c)]
-    assert rows == [
-        ["element", "ESV"],
-        *([str(i), number(v, sign=True)] for i, v in enumerate(values)),
-    ]
-    tips = re.findall(r"<title>(.*?)</title>", page)
-    assert tips == [element_text(i, v, kind="element") for i, v in enumerate(values)]
-
-
-def _chart(page: str) -> dict[str, str]:
-    """Paths of the bars of a page by name."""
-    return dict(re.findall(r'<path class="(\w+)" .*? d="(.*?)"/>', page))
-
-
-@pytest.mark.parametrize("exact", [True, False])
-def test_bars_of_a_page_say_signs_by_side_and_by_colour(rng, exact):
-    record = _record(rng, 12, exact=exact)
-    c = int(record.scores.argmax())
-    values = np.asarray(record.for_class(c))
-    half = None if exact else np.asarray(record.half_width())[:, c]
-    page = record._repr_html_()
-    drawn = _chart(page)
-    paths = bar_paths(values, half)
-    assert drawn == {name: getattr(paths, name) for name in drawn} and len(drawn) == 6
-    assert bool(drawn["whiskers"]) == (not exact) == ("95 % intervals" in page)
-    zero = float(paths.zero_height)
-    low, high = axis_limits(values, np.zeros(12) if exact else half)
-    colours = dict(re.findall(r'<path class="(\w+)" fill="(#\w+)"', page))
-    assert colours["supporting"] == style.SUPPORTING
-    assert colours["distracting"] == style.DISTRACTING
-    bars = {}
-    for kind in ("supporting", "distracting"):
-        for left, start, top in re.findall(r"M([\d.]+) ([\d.]+)V([\d.]+)H", drawn[kind]):
-            assert float(start) == zero
-            bars[int(float(left))] = kind, float(top)
-    assert len(bars) == 12 and (values > 0).any() and (values < 0).any()
-    for i, value in enumerate(values):
-        kind, top = bars[i]
-        assert kind == ("supporting" if value > 0 else "distracting")
-        assert top == pytest.approx(100 * (high - value) / (high - low), abs=0.01)
-
-
-def test_words_of_a_page_have_the_colour_of_their_surroundings(rng):
-    page = _record(rng, 5)._repr_html_()
-    coloured = re.findall(r'style="color:(#\w+)">(.*?)<', page)
-    assert coloured == [(style.SUPPORTING, "&#9632;"), (style.DISTRACTING, "&#9632;")]
-    texts = re.findall(r"<text[^>]*>", page)
-    assert len(texts) >= 5 and not any("fill" in text for text in texts)
-    assert 'fill="currentColor"' in page and 'stroke="currentColor"' in page
-
-
-def test_a_page_of_many_elements_has_a_line_and_lists_the_strongest(rng):
-    record = _record(rng, 100)
-    page = record._repr_html_()
-    assert _chart(page)["step"].endswith("H100") and page.count("<title>") == 100
-    values = np.abs(record.for_class(int(record.scores.argmax())))
-    shown = [int(row[0]) for row in _rows(page)[3:]]
-    assert shown == sorted(np.argsort(-values)[:40].tolist())
-    assert "the 40 strongest of 100" in page
-
-
-def test_a_page_escapes_every_text(rng):
-    evil = "<script>alert('1')</script>"
-    record = dataclasses.replace(_record(rng, 2), warnings=(evil,), removal=evil)
-    page = record._repr_html_()
-    assert "<script" not in page and page.count("&lt;script&gt;") == 2
-    batch = dataclasses.replace(record, values=jnp.zeros((1, 2, 2, 3)))  # of no known shape
-    page = batch._repr_html_()
-    assert page.startswith("<pre>Attribution(") and "<script" not in page
-
-
-def test_a_page_of_a_batch_is_a_table():
-    values = jnp.zeros((12, 4, 3)).at[:, 0, 1].set(0.25)
-    batch = Attribution(
-        values=values,
-        scores=jnp.tile(jnp.array([0.25, 0.5, 0.25]), (12, 1)),
-        prior=jnp.array([0.5, 0.25, 0.25]),
-        n_evaluations=jnp.full(12, 15),
-        lengths=jnp.array([4, 3] * 6),
-        exact=True,
-    )
-    page = batch._repr_html_()
-    assert "12 sequences of 3..4 elements, 3 classes; exact, 180 evaluations" in page
-    rows = _rows(page)
-    assert len(rows) == 11 and "and 2 more" in page and "<svg" not in page
-    assert rows[2] == ["1", "3", "1", "0.500", "0.250", "0.0e+00"]
-
-
-def test_a_page_under_tracing_and_of_odd_values(rng):
-    record, pages = _record(rng, 3), []
-
-    @jax.jit
-    def look(given):
-        pages.append(given._repr_html_())
-        return given.values
-
-    look(record)
-    assert pages[0].startswith("<pre>Attribution(values=")
-    assert jax.eval_shape(lambda x: x, record)._repr_html_().startswith("<pre>")
-    odd = dataclasses.replace(record, values=record.values.at[0].set(jnp.nan))
-    assert f">{UNKNOWN}<" in odd._repr_html_() and "ESV not known" in odd._repr_html_()
-    assert "nan" not in "".join(_chart(odd._repr_html_()).values())
-    infinite = dataclasses.replace(record, values=record.values.at[0].set(jnp.inf))
-    assert "inf" not in "".join(_chart(infinite._repr_html_()).values())
-    still = dataclasses.replace(record, values=jnp.zeros((3, 3)))
-    assert _chart(still._repr_html_())["distracting"].count("V100") == 6

@@ -24,7 +24,7 @@ def case(rng):
     return frames, {"area 0.1": small, "area 0.3": large}
 
 
-def test_frames_stay_within_a_mask_and_fade_outside(case):
+def test_frames_are_unchanged_within_a_mask_and_pale_outside(case):
     frames, masks = case
     drawn = overlay_mask(frames, masks["area 0.1"])
     assert drawn.shape == frames.shape and drawn.dtype == np.uint8
@@ -81,7 +81,7 @@ def test_many_masks_with_long_names_fit(rng, t):
     assert all(a.x1 < b.x0 for a, b in pairwise(ticks))
 
 
-def test_the_sum_of_masks_has_colour_in_proportion(case):
+def test_the_colour_is_proportional_to_the_sum_of_masks(case):
     frames, masks = case
     none = {name: np.zeros_like(mask) for name, mask in masks.items()}
     last = {name: plot_perturbation_strip(frames, m).axes[3] for name, m in
@@ -111,7 +111,7 @@ def test_a_video_shows_frame_masks_and_the_perturbed_clip(case):
     np.testing.assert_array_equal(other[2 * factor, 23 * factor], OUTLINE)
 
 
-def test_clips_stand_beside_each_other_enlarged(case):
+def test_clips_are_enlarged_side_by_side(case):
     frames, _ = case
     pictures = list(render_clips([frames, 255 - frames], min_height=24))
     assert [picture.shape for picture in pictures] == [(24, 72, 3)] * 5
@@ -123,7 +123,7 @@ def test_clips_stand_beside_each_other_enlarged(case):
 @pytest.mark.parametrize(
     ("mode", "label"), [("preserve", "p kept"), ("delete", "1 - p left"), ("dual", "p kept x (1 -")]
 )
-def test_curves_are_energies_and_what_is_wanted(mode, label, tmp_path):
+def test_descent_curves_are_energies_and_probabilities(mode, label, tmp_path):
     reward = np.array([[2.0, 1.0, 0.0], [3.0, np.nan, np.nan]])
     figure = plot_descent(10 * reward + 1, reward, ["a", "b"], mode=mode, title="clip")
     left, right = figure.axes
@@ -136,7 +136,7 @@ def test_curves_are_energies_and_what_is_wanted(mode, label, tmp_path):
     assert save_figure(figure, tmp_path / "curves.png").stat().st_size > 1000
 
 
-def test_names_beside_curves_cover_none_of_them():
+def test_names_beside_curves_do_not_overlap_panels():
     name = 20 * "a mask of $5 " + "$6"
     figure = plot_descent(np.ones((2, 4)), np.ones((2, 4)), [name, "b"])
     figure.draw_without_rendering()
@@ -146,7 +146,7 @@ def test_names_beside_curves_cover_none_of_them():
     assert not left.get_legend().get_texts()[0].get_parse_math()
 
 
-def test_curves_of_nothing_can_be_drawn(tmp_path):
+def test_descent_of_nan_is_drawn(tmp_path):
     nothing = np.full((1, 1), np.nan)
     figure = plot_descent(nothing, nothing, ["a"])
     assert figure.axes[0].get_yscale() == "linear"

@@ -15,7 +15,7 @@ def case(rng):
     return frames, rng.normal(size=(5, 12, 16)).astype(np.float32)
 
 
-def test_colours_say_sign_and_size(case):
+def test_colours_encode_sign_and_size(case):
     frames, relevance = case
     relevance[0, 0, :4] = 100, -100, 0, 1e-9
     drawn = overlay_relevance(frames, relevance, limit=100)
@@ -27,7 +27,7 @@ def test_colours_say_sign_and_size(case):
     np.testing.assert_array_equal(overlay_relevance(frames, by_channel, limit=100), drawn)
 
 
-def test_the_scale_leaves_few_beyond_and_copes_with_nothing(case):
+def test_the_colour_scale_clips_under_one_percent_and_accepts_zeros(case):
     frames, relevance = case
     limit = full_colour(relevance)
     assert 0 < (abs(relevance) > limit).mean() < 0.01

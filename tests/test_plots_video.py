@@ -99,7 +99,7 @@ def test_frames_keep_their_proportions(rng, h, w):
         assert above.y0 >= below.y1 - 1
 
 
-def test_many_elements_have_frames_spread_evenly_over_all_bars(rng):
+def test_frames_of_many_elements_are_evenly_spread_over_all_bars(rng):
     n = 100
     record, frames = _record(rng, n), _frames(rng, n)
     figure = plots.plot_frame_strip(record, frames, 2)
@@ -136,7 +136,7 @@ def test_whiskers_of_a_strip_are_95_percent_intervals(rng):
     assert low < ends.min() and high > ends.max()
 
 
-def test_a_strip_says_what_it_shows(rng):
+def test_texts_and_labels_of_a_strip(rng):
     record = dataclasses.replace(_record(rng, 9), scores=jnp.array([0.87, 0.1, 0.03]))
     labels = [str(i) for i in range(3, 90, 10)]
     figure = plots.plot_frame_strip(
@@ -155,7 +155,7 @@ def test_a_strip_says_what_it_shows(rng):
 
 
 @pytest.mark.parametrize("n", [2, 16, 60])
-def test_long_labels_do_not_touch(rng, n):
+def test_long_labels_do_not_overlap(rng, n):
     labels = [f"00:{i:02d}:00.040000 of a long recording" for i in range(n)]
     figure = plots.plot_frame_strip(
         _record(rng, n), _frames(rng, n), 0, class_name=LONG, frame_labels=labels
@@ -207,7 +207,7 @@ def test_an_overlay_of_the_elements_alone(rng):
     assert gaps.min() > 30 and np.ptp(gaps) <= 1
 
 
-def test_bars_stand_at_their_frames_as_high_as_their_values(rng):
+def test_bars_are_at_their_frames_with_the_height_of_their_values(rng):
     values, index = np.array([0.3, -0.15, 0.6]), np.array([4, 30, 45])
     video = _frames(rng, 60, 8, 640)
     out = list(plots.render_overlay(_of(values), None, 0, video_frames=iter(video), index=index,
@@ -257,7 +257,7 @@ def test_sizes_are_even_and_wide_enough(rng, h, w):
     assert (panel[:, :1] == 255).all() and (panel[:, -1:] == 255).all()
 
 
-def test_frames_shown_may_be_few_of_the_video(rng):
+def test_a_subset_of_the_frames_may_be_shown(rng):
     shown = np.arange(100, 200, 10)
     make = plots.render_overlay
     record, frames = _record(rng, 3), _frames(rng, 10, 8, 320)
@@ -270,7 +270,7 @@ def test_frames_shown_may_be_few_of_the_video(rng):
     assert 150 < _cursor(one, 8)[0] < 220
 
 
-def test_frames_are_taken_one_at_a_time(rng):
+def test_frames_are_read_one_at_a_time(rng):
     taken = []
 
     def source():
@@ -310,7 +310,7 @@ def test_bad_input_is_refused(rng):
         ({"max_columns": 2.0}, TypeError, "max_columns: expected an integer"),
     ],
 )
-def test_what_a_strip_refuses(rng, change, kind, match):
+def test_bad_input_of_strips_is_refused(rng, change, kind, match):
     arguments = {"frames": _frames(rng, 4)} | change
     with pytest.raises(kind, match=match):
         plots.plot_frame_strip(_record(rng, 4), target=0, **arguments)
@@ -332,7 +332,7 @@ def test_what_a_strip_refuses(rng, change, kind, match):
         ({"min_width": 100}, ValueError, "min_width: expected an integer >= 160"),
     ],
 )
-def test_what_an_overlay_refuses_at_once(rng, change, kind, match):
+def test_bad_input_of_overlays_is_refused_at_the_call(rng, change, kind, match):
     arguments = {"frames": None, "video_frames": _frames(rng, 6), "index": [0, 2, 3, 5]} | change
     with pytest.raises(kind, match=match):
         plots.render_overlay(_record(rng, 4), target=0, **arguments)
@@ -354,12 +354,12 @@ def test_what_an_overlay_refuses_at_once(rng, change, kind, match):
         (iter([]), ValueError, "frames: expected 2 frames, got 0"),
     ],
 )
-def test_what_an_overlay_refuses_on_the_way(rng, frames, kind, match):
+def test_bad_frames_of_overlays_are_refused_while_iterating(rng, frames, kind, match):
     with pytest.raises(kind, match=match):
         list(plots.render_overlay(_record(rng, 2), frames, 0))
 
 
-def test_no_pyplot_and_no_matplotlib_before_it_is_needed():
+def test_matplotlib_is_imported_on_first_use_and_pyplot_never():
     code = (
         "import sys, jax.numpy as jnp, numpy as np, esv_jax.plots as plots\n"
         "from esv_jax.attribution import Attribution\n"

@@ -145,7 +145,7 @@ def test_values_on_the_page_are_those_of_the_results_bit_for_bit(tmp_path, sampl
             assert np.float32(given["prior"]) == record.prior[c]
 
 
-def test_the_table_and_the_labels_of_bars_say_the_same(saved, tmp_path):
+def test_the_table_and_the_labels_of_bars_agree(saved, tmp_path):
     _, page = write(saved, tmp_path, uids=["clip-a"])
     values = page.videos[0]["classes"][0]["esv"]
     labels = [had["aria-label"] for had in page.all("rect", class_="hit")]
@@ -276,7 +276,7 @@ def test_labels_and_pictures_below_the_bars():
         assert n == 1 or (labels[0] <= steps[0] / 2 and n - 1 - labels[-1] < steps[0])
 
 
-def test_labels_stand_below_their_bars(saved, tmp_path):
+def test_labels_are_below_their_bars(saved, tmp_path):
     _, page = write(saved, tmp_path, uids=["</script>"])
     found = [
         (int(had["data-element"]), had["style"]) for had in page.all("li") if "data-element" in had
@@ -294,7 +294,7 @@ def test_the_script_draws_with_the_same_constants(saved, tmp_path):
         assert re.search(rf"\b{name} = ([\d.]+)", script)[1] == str(getattr(svg, name))
 
 
-def test_colours_are_those_of_all_pictures_and_can_be_read():
+def test_colours_are_the_shared_ones_and_have_enough_contrast():
     style = resources.files("esv_jax.report").joinpath("style.css").read_text()
     colours = dict(re.findall(r"--(\w+): (#[0-9a-fA-F]+);", style))
     assert colours["supporting"].upper() == display.SUPPORTING
@@ -316,7 +316,7 @@ def test_colours_are_those_of_all_pictures_and_can_be_read():
 # Nothing gets out, nothing gets in
 
 
-def test_the_page_asks_nothing_of_a_network(saved, tmp_path):
+def test_the_page_makes_no_network_requests(saved, tmp_path):
     _, page = write(saved, tmp_path)
     assert not re.search(r"https?:|url\(|@import|//[a-z]", page.source.replace("</", ""))
     for tag, had in page.tags:
@@ -326,7 +326,7 @@ def test_the_page_asks_nothing_of_a_network(saved, tmp_path):
         assert had.get("href", "data:").startswith(("data:", "#"))
 
 
-def test_the_policy_allows_the_one_script_and_no_other(saved, tmp_path):
+def test_the_policy_allows_one_script_only(saved, tmp_path):
     _, page = write(saved, tmp_path)
     (policy,) = [
         had["content"] for had in page.all("meta", **{"http-equiv": "Content-Security-Policy"})
@@ -343,7 +343,7 @@ def test_the_policy_allows_the_one_script_and_no_other(saved, tmp_path):
     assert not re.search(r"innerHTML|insertAdjacent|eval\(|document\.write", script)
 
 
-def test_hostile_names_are_text(saved, tmp_path):
+def test_hostile_names_are_escaped(saved, tmp_path):
     _, page = write(saved, tmp_path, title=EVIL)
     assert "<img" not in page.source.replace("&lt;img", "")
     assert page.source.count("<script") == page.source.count("</script") == 2
@@ -354,7 +354,7 @@ def test_hostile_names_are_text(saved, tmp_path):
     assert html.escape(EVIL) in page.source
 
 
-def test_every_video_has_a_link_of_its_own(tmp_path):
+def test_every_video_has_its_own_anchor(tmp_path):
     uids = ["two\nlines", "a b", "a%20b", "search", "</script>", "\u2028:", "q\"'&<", "ä" * 300]
     record = make_records()[0]
     ej.results.save(tmp_path / "r.nc", [record] * len(uids), uids=uids)
@@ -368,7 +368,7 @@ def test_every_video_has_a_link_of_its_own(tmp_path):
     assert len(ids) == len(set(ids))
 
 
-def test_no_letter_of_a_tag_is_left_in_the_block_of_json():
+def test_the_json_block_holds_no_letter_of_a_tag():
     content = {"<!--<script>": "</script>&\u2028é"}
     block = json_block(content)
     assert block.isascii() and not set("<>&") & set(block)
@@ -443,7 +443,7 @@ def test_failures_are_listed_with_their_reasons(swept, tmp_path):
     assert "video-2" in page.text and "video-2" not in page.uids
 
 
-def test_nothing_matches_and_nothing_worked(saved, tmp_path):
+def test_pages_without_matches_and_with_failures_only(saved, tmp_path):
     _, page = write(saved, tmp_path, limit=0)
     assert page.videos == [] and "No video meets these conditions." in page.text
     write_set(tmp_path)
@@ -489,7 +489,7 @@ def test_thumbnails_are_those_of_the_frames_explained(filmed, tmp_path):
     assert page.text.count("No thumbnails: ") == 2
 
 
-def test_without_frame_numbers_no_frames_are_guessed(filmed, tmp_path):
+def test_results_without_frame_numbers_have_no_thumbnails(filmed, tmp_path):
     folder, uids = filmed
     ej.results.save(tmp_path / "r.nc", make_records()[:1], uids=uids[:1])
     report, page = write(tmp_path / "r.nc", tmp_path, videos=folder / "videos")
@@ -526,14 +526,14 @@ def test_the_command_writes_what_the_function_writes(saved, tmp_path, capsys):
         (["--videos", "nowhere"], "nowhere: expected a video, a folder of videos or a list"),
     ],
 )
-def test_what_it_refuses(saved, tmp_path, capsys, options, said):
+def test_the_command_refuses_bad_options(saved, tmp_path, capsys, options, said):
     out = tmp_path / "page.html"
     assert main(["report", str(saved), "-o", str(out), *options]) == 2
     assert said in error_of(capsys)
     assert not list(tmp_path.iterdir())
 
 
-def test_results_that_are_none(tmp_path, capsys):
+def test_files_that_are_not_results_are_refused(tmp_path, capsys):
     out = str(tmp_path / "page.html")
     for name, content in (("absent", None), ("empty.nc", b""), ("text.nc", b"no results")):
         if content is not None:
@@ -542,7 +542,7 @@ def test_results_that_are_none(tmp_path, capsys):
         assert name in error_of(capsys)
 
 
-def test_damage_is_told(swept, tmp_path, capsys, monkeypatch):
+def test_damaged_results_are_reported(swept, tmp_path, capsys, monkeypatch):
     shutil.copytree(swept, tmp_path / "out")
     shard = tmp_path / "out" / "shards" / "00000.nc"
     whole = shard.read_bytes()
