@@ -17,13 +17,14 @@ from esv_jax.plots.curves import shades
 from esv_jax.plots.elements import zero_line
 from esv_jax.plots.relevance import overlay_relevance
 from esv_jax.plots.video import (
-    Columns,
     Drawing,
+    Panel,
     beside,
     expect_index,
     expect_pictures,
     faded,
     overlay_bars,
+    plot_strip,
 )
 
 if TYPE_CHECKING:
@@ -79,30 +80,28 @@ def plot_perturbation_strip(
       ValueError, TypeError: no masks, another number of labels; see `overlay_mask`.
     """
     pictures, volumes = _expect_masks(frames, masks)
-    columns = Columns.of(len(pictures), frame_labels, max_columns)
-    shown = columns.shown
-    rows = {"frame": pictures[shown]}
-    rows |= {name: overlay_mask(pictures[shown], mask[shown]) for name, mask in volumes.items()}
-    rows["all masks"] = _overlay_sum(pictures, volumes)[shown]
+    t, h, w = pictures.shape[:3]
+    total = _overlay_sum(pictures, volumes)
+    panels: list[Panel] = [("frame", lambda shown: pictures[shown])]
+    for name, volume in volumes.items():
 
-    figure = style.new_figure(columns.inches(), 1.5 * (len(rows) + 1))
-    axes = figure.subplots(len(rows) + 1, squeeze=False)[:, 0]
-    for ax in axes:
-        ax.set_xlim(columns.limits)
-        ax.set_xticks([])
-    for (name, row), ax in zip(rows.items(), axes[:-1], strict=True):
-        columns.draw(ax, row, name)
-    _draw_shares(axes[-1], volumes)
-    figure.draw_without_rendering()  # settles the width of the panels
-    columns.label(axes[0])
-    _name_masks(axes[-1], list(volumes))
-    meanings = ("in more masks, the darker", "outline of a mask")
-    text = [*lines, "share: mean of a mask over a frame"]
-    style.annotate(axes[0], title or "Masks", text, meanings)
-    heights = [columns.row_inches(axes[0], pictures)] * len(rows) + [_BARS_INCHES]
-    axes[0].get_gridspec().set_height_ratios(heights)
-    style.fit_height(figure, list(axes), sum(heights))
-    return figure
+        def overlaid(shown: np.ndarray, volume: np.ndarray = volume) -> np.ndarray:
+            return overlay_mask(pictures[shown], volume[shown])
+
+        panels.append((name, overlaid))
+    panels += [("all masks", lambda shown: total[shown]), lambda ax: _draw_shares(ax, volumes)]
+    return plot_strip(
+        t,
+        panels,
+        aspect=h / w,
+        bars_inches=_BARS_INCHES,
+        frame_labels=frame_labels,
+        max_columns=max_columns,
+        heading=title or "Masks",
+        lines=[*lines, "share: mean of a mask over a frame"],
+        meanings=("in more masks, the darker", "outline of a mask"),
+        name_bars=lambda ax: _name_masks(ax, list(volumes)),
+    )
 
 
 def render_perturbation(

@@ -12,16 +12,18 @@ from esv_jax.checks import expect, expect_finite
 from esv_jax.plots import style
 from esv_jax.plots.elements import bar_limits, draw_bars
 from esv_jax.plots.video import (
-    Columns,
     Drawing,
+    Panel,
     beside,
     expect_index,
     expect_pictures,
     faded,
     overlay_bars,
+    plot_strip,
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MEANINGS = ("for the class", "against it")
@@ -90,34 +92,33 @@ def plot_relevance_strip(
       ValueError, TypeError: no parts, another number of labels; see `overlay_relevance`.
     """
     pictures, volumes, limit = _expect_parts(frames, parts)
-    t = len(pictures)
-    columns = Columns.of(t, frame_labels, max_columns)
+    t, h, w = pictures.shape[:3]
     sums = {name: volume.sum((1, 2), dtype=np.float64) for name, volume in volumes.items()}
-    low, high = bar_limits(np.concatenate(list(sums.values())))
+    limits = bar_limits(np.concatenate(list(sums.values())))
+    panels: list[Panel] = [("frame", lambda shown: pictures[shown])]
+    for name, volume in volumes.items():
 
-    figure = style.new_figure(columns.inches(), 2.0 * (1 + len(parts)))
-    axes = figure.subplots(1 + 2 * len(parts), squeeze=False)[:, 0]
-    for ax in axes:
-        ax.set_xlim(columns.limits)
-    for (name, volume), ax, bars in zip(volumes.items(), axes[1::2], axes[2::2], strict=True):
-        ax.set_xticks([])
-        shown = columns.shown
-        columns.draw(ax, overlay_relevance(pictures[shown], volume[shown], limit), name)
-        draw_bars(bars, np.arange(t), sums[name], np.full(t, np.nan), 0.7)
-        bars.set_ylim(low, high)
-        bars.set_xticks([])
-        bars.locator_params(axis="y", nbins=3)
-        bars.set_ylabel("sum", **style.TEXT)
-    columns.draw(axes[0], pictures[columns.shown], "frame")
-    figure.draw_without_rendering()  # settles the width of the panels
-    columns.label(axes[0])
-    text = [*lines, "sum: relevance of a frame, of one scale in all rows"]
-    style.annotate(axes[0], title or "Relevance", text, MEANINGS)
-    tall = columns.row_inches(axes[0], pictures)
-    heights = [tall] + [tall, _BARS_INCHES] * len(parts)
-    axes[0].get_gridspec().set_height_ratios(heights)
-    style.fit_height(figure, list(axes), sum(heights))
-    return figure
+        def overlaid(shown: np.ndarray, volume: np.ndarray = volume) -> np.ndarray:
+            return overlay_relevance(pictures[shown], volume[shown], limit)
+
+        def bars(ax: Axes, values: np.ndarray = sums[name]) -> None:
+            draw_bars(ax, np.arange(t), values, np.full(t, np.nan), 0.7)
+            ax.set_ylim(*limits)
+            ax.locator_params(axis="y", nbins=3)
+            ax.set_ylabel("sum", **style.TEXT)
+
+        panels += [(name, overlaid), bars]
+    return plot_strip(
+        t,
+        panels,
+        aspect=h / w,
+        bars_inches=_BARS_INCHES,
+        frame_labels=frame_labels,
+        max_columns=max_columns,
+        heading=title or "Relevance",
+        lines=[*lines, "sum: relevance of a frame, of one scale in all rows"],
+        meanings=MEANINGS,
+    )
 
 
 def render_relevance(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,6 +26,8 @@ from esv_jax.plots.elements import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Panel: TypeAlias = "tuple[str, Callable[[np.ndarray], np.ndarray]] | Callable[[Axes], None]"
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue (BT.601)
 _GAP = 4  # pixels between clips side by side
@@ -234,53 +235,57 @@ def _draw_pictures(ax: Axes, images: np.ndarray, places: np.ndarray, width: floa
         spine.set_visible(False)
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Frames beside each other on an axis of all elements.
+def plot_strip(
+    t: int,
+    panels: Sequence[Panel],
+    *,
+    aspect: float,
+    bars_inches: float,
+    frame_labels: Sequence[str] | None,
+    max_columns: int,
+    heading: str,
+    lines: Sequence[str],
+    meanings: tuple[str, str],
+    name_bars: Callable[[Axes], None] = lambda ax: None,
+) -> Figure:
+    """Rows of pictures and of bars over the t frames of a clip, in a figure as high as they need.
 
-    Attributes:
-      shown: indices of the frames drawn, evenly thinned out.
-      labels, places: of these, with their centres on the axis. width: of each.
-      slots: number of frames that fit on the axis. limits: its ends.
+    Args:
+      panels: from the top down. A row of pictures is its name and a function of the indices of the
+        frames shown (k,) to pictures (k, h, w, 3); a row of bars is a function that draws it.
+      aspect: height of a frame, in widths.
+      bars_inches: height of a row of bars.
+      frame_labels, max_columns: see `plots.plot_relevance_strip`.
+      heading, lines, meanings: see `style.annotate`.
+      name_bars: draws a legend on the last row, once its width is settled.
     """
-
-    shown: np.ndarray
-    labels: list[str]
-    places: np.ndarray
-    width: float
-    slots: int
-    limits: tuple[float, float]
-
-    @classmethod
-    def of(cls, t: int, labels: Sequence[str] | None, max_columns: int) -> Columns:
-        """Columns of t frames, at most `max_columns`; labels default to their numbers."""
-        most = expect_int("max_columns", max_columns, minimum=1)
-        names = style.expect_labels("frame_labels", labels, t)
-        n = min(t, most)
-        shown = (2 * np.arange(n) + 1) * t // (2 * n)
-        places = (np.arange(n) + 0.5) * t / n - 0.5
-        slots = max(n, _MIN_SLOTS)
-        limits = (-0.5, slots * t / n - 0.5)
-        width = _COLUMN_FILLED * t / n
-        return cls(shown, [names[i] for i in shown], places, width, slots, limits)
-
-    def draw(self, ax: Axes, pictures: np.ndarray, name: str) -> None:
-        """Draw a row of pictures, one per frame shown, and its name."""
-        _draw_pictures(ax, pictures, self.places, self.width)
-        ax.set_ylabel(textwrap.fill(name, _LETTERS), **style.TEXT)
-
-    def label(self, ax: Axes) -> None:
-        """Draw the labels below a row, after the figure was laid out."""
-        style.label_pictures(ax, self.places, self.labels, style.width_of(ax) / self.slots)
-
-    def inches(self) -> float:
-        """Width of the figure."""
-        return float(np.clip(1.2 + _COLUMN_INCHES * self.slots, 5.6, 14))
-
-    def row_inches(self, ax: Axes, frames: np.ndarray) -> float:
-        """Height of a row of frames (t, h, w, 3), after the figure was laid out."""
-        width = _COLUMN_FILLED * style.width_of(ax) / self.slots
-        return float(width * frames.shape[1] / frames.shape[2])
+    n = min(t, expect_int("max_columns", max_columns, minimum=1))
+    names = style.expect_labels("frame_labels", frame_labels, t)
+    slots = max(n, _MIN_SLOTS)
+    shown = (2 * np.arange(n) + 1) * t // (2 * n)
+    places = (np.arange(n) + 0.5) * t / n - 0.5
+    width = float(np.clip(1.2 + _COLUMN_INCHES * slots, 5.6, 14))
+    figure = style.new_figure(width, 1.5 * len(panels))
+    axes = figure.subplots(len(panels), squeeze=False)[:, 0]
+    for ax, panel in zip(axes, panels, strict=True):
+        ax.set_xlim(-0.5, slots * t / n - 0.5)
+        if isinstance(panel, tuple):
+            name, pictures = panel
+            _draw_pictures(ax, pictures(shown), places, _COLUMN_FILLED * t / n)
+            ax.set_ylabel(textwrap.fill(name, _LETTERS), **style.TEXT)
+        else:
+            panel(ax)
+        ax.set_xticks([])
+    figure.draw_without_rendering()  # settles the width of the panels
+    slot_inches = style.width_of(axes[0]) / slots
+    style.label_pictures(axes[0], places, [names[i] for i in shown], slot_inches)
+    name_bars(axes[-1])
+    style.annotate(axes[0], heading, lines, meanings)
+    tall = _COLUMN_FILLED * slot_inches * aspect
+    heights = [tall if isinstance(panel, tuple) else bars_inches for panel in panels]
+    axes[0].get_gridspec().set_height_ratios(heights)
+    style.fit_height(figure, list(axes), sum(heights))
+    return figure
 
 
 # Videos
