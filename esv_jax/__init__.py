@@ -7,121 +7,66 @@ possible, sampled where it is not. `explain` is the main function; subpackages s
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from esv_jax.extras import lazy
 
 if TYPE_CHECKING:
-    from esv_jax import (
-        baselines,
-        checkpoints,
-        data,
-        gradients,
-        maps,
-        metrics,
-        models,
-        perturbation,
-        plots,
-        relevance,
-        results,
-    )
-    from esv_jax.attribution import Attribution
-    from esv_jax.estimators import (
-        Constructive,
-        Exact,
-        PermutationSampling,
-        SizeRegression,
-        Surrogate,
-    )
-    from esv_jax.explanations import explain, explain_batch, video_key
-    from esv_jax.games import (
-        AverageConsensus,
-        BlackBox,
-        MultiScale,
-        VariableLength,
-        probe_sensitivity,
-    )
-    from esv_jax.groups import owen_values
-    from esv_jax.inputs import plan_cost
-    from esv_jax.interactions import k_sii, pairwise_interactions
-    from esv_jax.subsequences import SubsequencePlan
-    from esv_jax.sweeps import sweep
+    from esv_jax import baselines as baselines
+    from esv_jax import checkpoints as checkpoints
+    from esv_jax import data as data
+    from esv_jax import gradients as gradients
+    from esv_jax import maps as maps
+    from esv_jax import metrics as metrics
+    from esv_jax import models as models
+    from esv_jax import perturbation as perturbation
+    from esv_jax import plots as plots
+    from esv_jax import relevance as relevance
+    from esv_jax import results as results
+    from esv_jax.attribution import Attribution as Attribution
+    from esv_jax.estimators import Constructive as Constructive
+    from esv_jax.estimators import Exact as Exact
+    from esv_jax.estimators import PermutationSampling as PermutationSampling
+    from esv_jax.estimators import SizeRegression as SizeRegression
+    from esv_jax.estimators import Surrogate as Surrogate
+    from esv_jax.explanations import explain as explain
+    from esv_jax.explanations import explain_batch as explain_batch
+    from esv_jax.explanations import video_key as video_key
+    from esv_jax.games import AverageConsensus as AverageConsensus
+    from esv_jax.games import BlackBox as BlackBox
+    from esv_jax.games import MultiScale as MultiScale
+    from esv_jax.games import VariableLength as VariableLength
+    from esv_jax.games import probe_sensitivity as probe_sensitivity
+    from esv_jax.groups import owen_values as owen_values
+    from esv_jax.inputs import plan_cost as plan_cost
+    from esv_jax.interactions import k_sii as k_sii
+    from esv_jax.interactions import pairwise_interactions as pairwise_interactions
+    from esv_jax.subsequences import SubsequencePlan as SubsequencePlan
+    from esv_jax.sweeps import sweep as sweep
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = (
-    *("baselines", "checkpoints", "data", "gradients", "maps", "metrics", "models"),
-    *("perturbation", "plots", "relevance", "results"),
-)
-_NAMES = {
-    "Attribution": "attribution",
-    "AverageConsensus": "games",
-    "BlackBox": "games",
-    "Constructive": "estimators",
-    "Exact": "estimators",
-    "MultiScale": "games",
-    "PermutationSampling": "estimators",
-    "SizeRegression": "estimators",
-    "SubsequencePlan": "subsequences",
-    "Surrogate": "estimators",
-    "VariableLength": "games",
-    "explain": "explanations",
-    "explain_batch": "explanations",
-    "k_sii": "interactions",
-    "owen_values": "groups",
-    "pairwise_interactions": "interactions",
-    "plan_cost": "inputs",
-    "probe_sensitivity": "games",
-    "sweep": "sweeps",
-    "video_key": "explanations",
+_NAMES: dict[str, tuple[str, ...]] = {
+    "attribution": ("Attribution",),
+    "baselines": (),
+    "checkpoints": (),
+    "data": (),
+    "estimators": ("Constructive", "Exact", "PermutationSampling", "SizeRegression", "Surrogate"),
+    "explanations": ("explain", "explain_batch", "video_key"),
+    "games": ("AverageConsensus", "BlackBox", "MultiScale", "VariableLength", "probe_sensitivity"),
+    "gradients": (),
+    "groups": ("owen_values",),
+    "inputs": ("plan_cost",),
+    "interactions": ("k_sii", "pairwise_interactions"),
+    "maps": (),
+    "metrics": (),
+    "models": (),
+    "perturbation": (),
+    "plots": (),
+    "relevance": (),
+    "results": (),
+    "subsequences": ("SubsequencePlan",),
+    "sweeps": ("sweep",),
 }
-
-__all__ = [
-    "Attribution",
-    "AverageConsensus",
-    "BlackBox",
-    "Constructive",
-    "Exact",
-    "MultiScale",
-    "PermutationSampling",
-    "SizeRegression",
-    "SubsequencePlan",
-    "Surrogate",
-    "VariableLength",
-    "__version__",
-    "baselines",
-    "checkpoints",
-    "data",
-    "explain",
-    "explain_batch",
-    "gradients",
-    "k_sii",
-    "maps",
-    "metrics",
-    "models",
-    "owen_values",
-    "pairwise_interactions",
-    "perturbation",
-    "plan_cost",
-    "plots",
-    "probe_sensitivity",
-    "relevance",
-    "results",
-    "sweep",
-    "video_key",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a subpackage or a public name on first use."""
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f"esv_jax.{name}")
-    if name in _NAMES:
-        value = getattr(importlib.import_module(f"esv_jax.{_NAMES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'esv_jax' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """The public names."""
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy(__name__, _NAMES)
+__all__ += ["__version__"]

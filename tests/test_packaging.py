@@ -131,7 +131,7 @@ print(json.dumps({
     "file": esv_jax.__file__,
     "version": [esv_jax.__version__, metadata.version("esv-jax")],
     "typed": (resources.files("esv_jax") / "py.typed").is_file(),
-    "subpackages": [getattr(esv_jax, name).__name__ for name in esv_jax._SUBPACKAGES],
+    "public": [getattr(esv_jax, name) is not None for name in esv_jax.__all__],
     "scripts": {script.name: callable(script.load()) for script in scripts},
 }))
 """
@@ -147,7 +147,7 @@ def test_the_wheel_can_be_installed_and_used(built, tmp_path):
     assert Path(found["file"]) == target / "esv_jax" / "__init__.py"
     assert found["version"] == [esv_jax.__version__] * 2
     assert found["typed"]
-    assert found["subpackages"] == [f"esv_jax.{name}" for name in esv_jax._SUBPACKAGES]
+    assert found["public"] == [True] * len(esv_jax.__all__)
     assert found["scripts"] == {"esv-jax": True}
 
 
