@@ -1,4 +1,4 @@
-"""Selective and discriminative relevance: another program's masks, identities, plain twins."""
+"""Selective and discriminative relevance: masks of the authors' code, identities, plain twins."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def cases():
 
 
 @pytest.mark.parametrize("path", cases())
-def test_the_public_code_agrees_with_zero_edges(path):
+def test_agrees_with_code_of_the_authors_for_zero_edges(path):
     z = np.load(path)
     volume = jnp.asarray(np.moveaxis(z["relevance"], 0, -1))
     derivative = np.asarray(temporal_derivative(volume, "zero"))
@@ -59,7 +59,7 @@ def test_the_derivative_is_a_plain_loop(edge):
     np.testing.assert_allclose(temporal_derivative(volume, edge), abs(expected), atol=1e-5)
 
 
-def test_what_never_changes_is_no_motion_unless_edges_are_zero():
+def test_constant_volume_has_no_motion_unless_edges_are_zero():
     frame = np.random.default_rng(1).normal(size=(6, 7)).astype(np.float32)
     still = np.broadcast_to(frame, (5, 6, 7))
     found = select(still, 0.5)
@@ -171,7 +171,7 @@ def test_positive_parts_and_known_relevance():
         ({"relevance": np.zeros(3, np.float32)}, "the clip's shape"),
     ],
 )
-def test_bad_requests_are_refused(options, text):
+def test_bad_arguments_of_discriminative_are_refused(options, text):
     fn, clip = network()
     with pytest.raises(ValueError, match=text):
         discriminative(fn, clip, **{"target": 0} | options)

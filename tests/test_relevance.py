@@ -1,4 +1,4 @@
-"""Relevance: other programs' numbers, plain twins, conservation, and any way to write a model."""
+"""LRP: parity with zennit and torchexplain, float64 twins, conservation, Linen and NNX models."""
 
 import functools
 import warnings
@@ -52,7 +52,7 @@ def rel_max(a, b):
     return float(np.abs(np.asarray(a) - b).max() / np.abs(b).max())
 
 
-# Other programs' numbers
+# Parity with other libraries
 
 
 def cases(kind):
@@ -105,7 +105,7 @@ def fixture_box(z):
 
 @pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
 @pytest.mark.parametrize("path", cases("zennit"))
-def test_zennit_agrees(path, dtype):
+def test_relevance_agrees_with_zennit(path, dtype):
     with jax.enable_x64(dtype is np.float64):
         z = np.load(path)
         fn, x = fixture_model(z, dtype), jnp.asarray(z["x"], dtype)
@@ -136,7 +136,7 @@ def test_zennit_agrees(path, dtype):
 
 
 @pytest.mark.parametrize("path", cases("torchexplain"))
-def test_torchexplain_agrees(path):
+def test_relevance_agrees_with_torchexplain(path):
     z = np.load(path)
     fn, x = fixture_model(z, np.float32), jnp.asarray(z["x"])
 
@@ -201,7 +201,7 @@ def layer_cases():
 @pytest.mark.parametrize("positive", [False, True], ids=["signed", "after ReLU"])
 @pytest.mark.parametrize("use_bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("name", list(layer_cases()))
-def test_every_rule_is_its_plain_twin(name, use_bias, positive):
+def test_every_rule_equals_its_float64_twin(name, use_bias, positive):
     with jax.enable_x64(True):
         product, x_shape, w_shape = layer_cases()[name]
         rng = np.random.default_rng(sum(map(ord, name)))
@@ -317,7 +317,7 @@ def test_alpha_beta_conserves_where_contributions_have_both_signs(rule):
         np.testing.assert_allclose(np.asarray(found).sum(0), fn(x), rtol=1e-8)
 
 
-def test_biases_take_their_share_when_asked_to():
+def test_biases_get_their_share_with_use_bias():
     net, variables, x = net_case()
     variables["params"]["last"]["bias"] = jnp.ones(3)
     fn = lambda x: net.apply(variables, x[None])[0]  # noqa: E731
@@ -328,7 +328,7 @@ def test_biases_take_their_share_when_asked_to():
     assert with_bias == pytest.approx(score - 1, rel=1e-3)
 
 
-def test_without_biases_and_epsilon_it_is_gradient_times_input():
+def test_lrp_0_without_biases_is_gradient_times_input():
     with jax.enable_x64(True):
         net, variables, x = net_case(dtype=np.float64, use_bias=False)
         fn = lambda x: net.apply(variables, x[None])[0]  # noqa: E731
@@ -510,7 +510,7 @@ def test_layers_are_listed_with_names_and_rules_find_them():
     assert list(uniform(Flat())(known)) == [Flat()] * 3
 
 
-def test_the_box_goes_through_what_comes_before_the_first_layer():
+def test_box_is_propagated_to_the_first_layer():
     with jax.enable_x64(True):
         rng = np.random.default_rng(3)
         w = jnp.asarray(rng.normal(size=(6, 4)))
@@ -603,7 +603,7 @@ def test_a_box_behind_another_layer_and_a_clip_too_short_are_refused():
         ([("norm", "norm")], "norm: expected a kernel and a bias"),
     ],
 )
-def test_folding_names_what_is_not_there(pairs, text):
+def test_folding_errors_name_the_missing_path(pairs, text):
     _, variables, _ = net_case(norm=True)
     with pytest.raises(ValueError, match=text):
         fold_batch_norm(variables, pairs)

@@ -1,4 +1,4 @@
-"""Relevance through single operations: masks, loops, transforms, attention; rules of one's own."""
+"""Relevance through single operations: masks, loops, transforms, attention; custom rules."""
 
 import json
 import re
@@ -147,13 +147,13 @@ MASKED = {
 
 @pytest.mark.parametrize("rule", [Epsilon(), Flat(), WSquare()], ids=str)
 @pytest.mark.parametrize("name", list(MASKED))
-def test_what_a_constant_mask_leaves_out_gets_nothing(name, rule):
+def test_inputs_excluded_by_a_constant_mask_get_zero(name, rule):
     r = found(lambda x: head(MASKED[name](x)), composite=rule)
     assert (r[4:] == 0).all()
     assert np.abs(r[:4]).sum() > 0
 
 
-def test_a_masked_function_is_the_function_of_what_is_left():
+def test_masked_inputs_are_equivalent_to_removed_inputs():
     fn = lambda x: jax.nn.relu(x @ V).sum(0) @ U  # noqa: E731
     masked = found(lambda x: fn(jnp.where(MASK[:, None], x, 0)), composite=ZPlus())
     close(masked[:4], found(fn, X[:4], composite=ZPlus()))
@@ -192,7 +192,7 @@ def test_stopped_values_are_constants(name, monkeypatch):
     assert r.sum() == pytest.approx(float(head(fn(X))[1]), rel=1e-3, abs=1e-5)
 
 
-def test_nothing_passes_a_function_that_is_stopped_and_its_loss_is_told():
+def test_stopped_function_passes_nothing_and_warns_of_the_loss():
     with pytest.warns(RelevanceWarning, match=r"sums to 0 for an output of .* \(1 of it\) is lost"):
         r = lrp(lambda x: stop(head(x)) + 0 * (x @ V @ U).sum(0), X, 1, composite="epsilon")
     assert (np.asarray(r) == 0).all()
@@ -287,12 +287,12 @@ HIDDEN = {
 
 
 @pytest.mark.parametrize("name", list(HIDDEN))
-def test_calls_loops_and_branches_are_looked_into(name):
+def test_calls_loops_and_branches_are_inlined(name):
     r = found(lambda x: HIDDEN[name](x).mean(0) @ U, composite="epsilon")
     close(r, found(head, composite="epsilon"))
 
 
-# What has no rule
+# Operations without a rule
 
 
 def grown(x):
@@ -318,12 +318,12 @@ def test_operations_without_a_rule_are_refused_by_name(fn, text):
         lrp(lambda x: head(fn(x)), X, 1, composite="epsilon")
 
 
-def test_an_unused_operation_without_a_rule_does_no_harm():
+def test_unused_operation_without_a_rule_is_accepted():
     fn = lambda x: jnp.where(jnp.cumprod(x).max() > 0, head(x), head(x))  # noqa: E731
     close(found(fn, composite="epsilon"), found(head, composite="epsilon"), atol=1e-5)
 
 
-def test_inputs_times_slopes_in_place_of_a_rule_and_the_loss_is_told():
+def test_unknown_operations_by_gradient_warn_of_the_loss():
     fn = lambda x: (x * (x @ A)).mean(0) @ V @ U  # noqa: E731
     with pytest.warns(RelevanceWarning) as seen:
         r = lrp(fn, X, 1, composite="epsilon", unknown="gradient")
@@ -335,7 +335,7 @@ def test_inputs_times_slopes_in_place_of_a_rule_and_the_loss_is_told():
     assert re.search(said, str(seen[1].message))
 
 
-# Rules of one's own
+# Custom rules
 
 
 def positive_weights(layer, relevance):
@@ -349,7 +349,7 @@ class PositiveWeights:
         return positive_weights(layer, relevance)
 
 
-def test_rules_of_ones_own_are_rules():
+def test_custom_rules_are_accepted_everywhere():
     fn, x = (lambda x: head(jnp.abs(x))), X
     expected = found(fn, composite=ZPlus())
     own = positive_weights
@@ -387,7 +387,7 @@ def test_rules_of_ones_own_are_rules():
         (lambda: for_transformers("epsilon", "lrp"), ValueError, "attention: expected one of"),
     ],
 )
-def test_what_is_no_rule_is_refused(call, kind, text):
+def test_invalid_rules_are_refused(call, kind, text):
     with pytest.raises(kind, match=text):
         call()
 
@@ -452,7 +452,7 @@ TRANSFORMERS = SHARED / "fixtures" / "video_transformers"
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("folder", sorted(TRANSFORMERS.glob("videomae_*")), ids=lambda f: f.name)
-def test_another_programs_relevance_of_video_transformers_agrees(folder, dtype):
+def test_relevance_of_video_transformers_agrees_with_fixtures(folder, dtype):
     with jax.enable_x64(True):
         z = np.load(folder / "expected.npz")
         fn, x = video_mae(folder, dtype), jnp.asarray(z["pixel_values"][0], dtype)
@@ -593,7 +593,7 @@ def test_scanned_blocks_are_the_same_written_out():
     close(*(found(fn, composite="attnlrp") for fn in fns), rtol=1e-3, atol=1e-5)
 
 
-def test_the_librarys_attention_is_attention_written_out():
+def test_attention_of_jax_equals_attention_written_out():
     rng = np.random.default_rng(3)
     w = jnp.asarray(rng.normal(size=(3, D, 4)), jnp.float32)
 
@@ -619,7 +619,7 @@ def test_the_librarys_attention_is_attention_written_out():
         )
 
 
-def test_transformer_rules_go_with_other_rules_and_boxes():
+def test_transformer_rules_combine_with_other_rules_and_boxes():
     made = preset("attnlrp", -3.0, 3.0)
     model, variables = video_transformer(depth=1)
     fn = lambda x: model.apply(variables, x)  # noqa: E731

@@ -1,4 +1,4 @@
-"""Composites: which rule meets which layer.
+"""Composites, functions that choose the rule of each layer.
 
 A composite is a function from the layers of a model, in forward order, to one rule for each:
 
@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, get_args
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from esv_jax.checks import expect, expect_choice, nearest
+from esv_jax.checks import expect_choice, message, nearest
 from esv_jax.relevance.layers import LayerInfo
 from esv_jax.relevance.operation_rules import Attention
 from esv_jax.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZBox, ZPlus
@@ -29,12 +30,13 @@ PRESETS: dict[str, Composite] = {}
 
 
 def by_layer(rules: Sequence[Rule]) -> Composite:
-    """One rule per linear layer, in forward order; another number of layers is refused."""
+    """One rule per linear layer, in forward order; refuses another number of layers."""
     rules = [_expect_rule(f"rules[{i}]", rule) for i, rule in enumerate(rules)]
 
     def choose(layers: Sequence[LayerInfo]) -> Sequence[Rule]:
-        got = f"{len(layers)}: {', '.join(map(str, layers))}"
-        expect(len(rules) == len(layers), "composite", f"{len(rules)} linear layers", got)
+        if len(rules) != len(layers):
+            got = f"{len(layers)}: {', '.join(map(str, layers))}"
+            raise ValueError(message("composite", f"{len(rules)} linear layers", got))
         return rules
 
     return choose
@@ -49,7 +51,7 @@ def uniform(rule: Rule) -> Composite:
 def by_kind(
     *, conv: Rule, dense: Rule, first: Rule | None = None, last: Rule | None = None
 ) -> Composite:
-    """Rules by the kind of layer, with others for the first and the last where given."""
+    """Rules by the kind of layer, optionally with others for the first and the last layer."""
     chosen = {"conv": _expect_rule("conv", conv), "dense": _expect_rule("dense", dense)}
     for name, rule in (("first", first), ("last", last)):
         if rule is not None:
@@ -67,14 +69,14 @@ def by_kind(
 
 
 def by_depth(rules: Sequence[tuple[float, Rule]]) -> Composite:
-    """Rules by depth: pairs of where a rule begins, as a share of the layers 0..1, and the rule.
+    """Rules by depth: pairs (start, rule), with starts as a fraction of the layers, 0..1.
 
     `[(0, ZPlus()), (0.5, Gamma()), (0.9, Epsilon())]` gives the first half of the layers z+; layer
-    i of n stands at (i + 1/2) / n.
+    i of n is at (i + 1/2) / n.
     """
     starts = [start for start, _ in rules]
-    fits = len(rules) > 0 and starts[0] == 0 and starts == sorted(starts) and starts[-1] <= 1
-    expect(fits, "rules", "starts that rise from 0 to at most 1", starts)
+    if not starts or starts[0] != 0 or starts != sorted(starts) or starts[-1] > 1:
+        raise ValueError(message("rules", "starts that rise from 0 to at most 1", starts))
     chosen = [_expect_rule(f"rules[{i}]", rule) for i, (_, rule) in enumerate(rules)]
 
     def choose(layers: Sequence[LayerInfo]) -> Sequence[Rule]:
@@ -88,13 +90,13 @@ def by_depth(rules: Sequence[tuple[float, Rule]]) -> Composite:
 
 
 def by_name(rules: Mapping[str, Rule], default: Rule | None = None) -> Composite:
-    """Rules by the name of a layer, or of a module around it; the first pattern that fits counts.
+    """Rules by the name of a layer, or of a module around it; the first matching pattern applies.
 
     Args:
       rules: patterns -> rules: a name in full ("TinyCNN/conv1"), its last parts ("conv1",
         "block1/conv1"), or a pattern with `*`. Names are those of Linen modules and of
         `jax.named_scope`; `layers` lists them.
-      default: for layers that no pattern fits; without it they are refused.
+      default: for layers that match no pattern; without it they are refused.
     """
     for pattern, rule in rules.items():
         _expect_rule(repr(pattern), rule)
@@ -102,13 +104,19 @@ def by_name(rules: Mapping[str, Rule], default: Rule | None = None) -> Composite
         _expect_rule("default", default)
 
     def choose(layers: Sequence[LayerInfo]) -> Sequence[Rule]:
-        unused = [p for p in rules if not any(_fits(layer.name, p) for layer in layers)]
-        known = ", ".join(layer.name for layer in layers)
-        expect(not unused, "composite", "names of layers", unused, f"There are: {known}.")
-        found: list[Any] = []
+        unused = [p for p in rules if not any(_matches(layer.name, p) for layer in layers)]
+        if unused:
+            known = ", ".join(layer.name for layer in layers)
+            raise ValueError(
+                message("composite", "names of layers", unused, f"There are: {known}.")
+            )
+        found: list[Rule] = []
         for layer in layers:
-            rule = next((rule for p, rule in rules.items() if _fits(layer.name, p)), default)
-            expect(rule is not None, "composite", f"a rule for {layer}", "none", "Give a default.")
+            rule = next((rule for p, rule in rules.items() if _matches(layer.name, p)), default)
+            if rule is None:
+                raise ValueError(
+                    message("composite", f"a rule for {layer}", "none", "Give a default.")
+                )
             found.append(rule)
         return found
 
@@ -117,7 +125,7 @@ def by_name(rules: Mapping[str, Rule], default: Rule | None = None) -> Composite
 
 @dataclasses.dataclass(frozen=True)
 class ForTransformers:
-    """A composite, with rules for what is no layer in a transformer; see `for_transformers`."""
+    """A composite with rules for attention and norms; see `for_transformers`."""
 
     composite: Composite
     attention: Attention
@@ -130,20 +138,19 @@ class ForTransformers:
 def for_transformers(
     composite: Composite | Rule | str, attention: Attention = "attnlrp"
 ) -> ForTransformers:
-    """A composite with rules for softmaxes, norms and products of two activations as well.
+    """A composite that adds rules for softmaxes, norms and products of two activations.
 
     - A product of two activations, elementwise or of matrices (attention, gates), gives half of
       its relevance to each.
     - A softmax gives x_i (R_i - softmax(x)_i sum_j R_j) to its scores: its Taylor expansion.
-      For "cplrp" attention weights are constants, and all relevance passes the values.
-    - What a norm (layer, RMS, group, L2) divides by is a constant.
+      For "cplrp" attention weights are constants, and the values get all relevance.
+    - The divisor of a norm (layer, RMS, group, L2) is a constant.
 
-    Activations, capped scores among them, pass relevance on unchanged, as everywhere. With these
-    rules biases and other constants take their share by default.
+    With these rules biases and other constants get their share by default.
     Source: Achtibat et al. (2024), AttnLRP, section 3; "cplrp" Ali et al. (2022).
 
     Args:
-      composite: of the layers; a rule for all of them, or a name.
+      composite: for the layers; or a rule for all of them, or a name.
       attention: "attnlrp" or "cplrp".
     """
     expect_choice("attention", attention, get_args(Attention))
@@ -151,8 +158,8 @@ def for_transformers(
     return ForTransformers(made.composite if isinstance(made, ForTransformers) else made, attention)
 
 
-def preset(name: str, low: Any = None, high: Any = None) -> Composite:
-    """A composite in common use, by name.
+def preset(name: str, low: ArrayLike | None = None, high: ArrayLike | None = None) -> Composite:
+    """A common composite, by name.
 
     "epsilon": epsilon 1e-6 everywhere. "zplus", also "deep_taylor": z+ everywhere.
     "alpha2_beta1": AlphaBeta(2, 1) everywhere. "epsilon_plus": epsilon for dense layers, z+ for
@@ -166,53 +173,61 @@ def preset(name: str, low: Any = None, high: Any = None) -> Composite:
     """
     expect_choice("composite", name, PRESETS)
     chosen = PRESETS[name]
-    both = (low is None) == (high is None)
-    expect(both, "low, high", "both bounds or none", f"low={low}, high={high}")
-    return chosen if low is None else _with_first(chosen, ZBox(low, high))
+    if low is None and high is None:
+        return chosen
+    if low is None or high is None:
+        raise ValueError(message("low, high", "both bounds or none", f"low={low}, high={high}"))
+    return _with_first(chosen, ZBox(low, high))
 
 
 def make_composite(composite: Composite | Rule | str) -> Composite:
-    """A composite from what people may pass in its place: a rule for all layers, or a name."""
+    """A composite from a composite, a rule for all layers, or a name."""
     if isinstance(composite, str):
         return preset(composite)
     if _takes(composite, 2):
         return uniform(composite)  # type: ignore[arg-type]
-    expected = "a composite, a rule (a function of a layer and relevance) or a name"
-    expect(_takes(composite, 1), "composite", expected, composite)
+    if not _takes(composite, 1):
+        expected = "a composite, a rule (a function of a layer and relevance) or a name"
+        raise ValueError(message("composite", expected, composite))
     return composite  # type: ignore[return-value]
 
 
 def fold_batch_norm(
     variables: Mapping[str, Any], pairs: Sequence[tuple[str, str]], epsilon: float = 1e-5
 ) -> dict[str, Any]:
-    """Linen variables whose batch norms do nothing, folded into the layers before them.
+    """Linen variables with batch norms folded into the layers before them.
+
+    `lrp` folds a batch norm that directly follows a layer by itself.
 
         kernel' = kernel * scale / sqrt(var + epsilon)
         bias'   = (bias - mean) * scale / sqrt(var + epsilon) + norm's bias
 
-    The batch norm is left with mean 0, variance 1 - epsilon, scale 1 and bias 0: the outputs of
-    the model at evaluation are the same to rounding.
+    The batch norm gets mean 0, variance 1 - epsilon, scale 1 and bias 0: the outputs of the model
+    at evaluation are the same up to rounding.
 
     Args:
-      variables: {"params": ..., "batch_stats": ...}; left as it is.
+      variables: {"params": ..., "batch_stats": ...}; not changed.
       pairs: paths of a layer and of the batch norm right after it, e.g. ("conv1", "bn1") or
         ("block/conv", "block/bn"). The layer has a kernel with the output channels as its last
         axis, and a bias.
       epsilon: of the batch norms.
     Raises:
-      ValueError: a path that is not there, a layer without a bias (there would be no place for
-      the norm's), another number of channels.
+      ValueError: a missing path, a layer without a bias, another number of channels.
     """
     folded = _copied(variables)
     params, stats = folded.get("params", {}), folded.get("batch_stats", {})
     for layer_path, norm_path in pairs:
         layer = _at(params, layer_path, "params")
         norm, stat = _at(params, norm_path, "params"), _at(stats, norm_path, "batch_stats")
-        way_out = "Build the model with use_bias=True, the bias zero."
-        got = f"only {sorted(layer)}"
-        expect({"kernel", "bias"} <= set(layer), layer_path, "a kernel and a bias", got, way_out)
+        if not {"kernel", "bias"} <= set(layer):
+            got, way_out = (
+                f"only {sorted(layer)}",
+                "Build the model with use_bias=True, the bias zero.",
+            )
+            raise ValueError(message(layer_path, "a kernel and a bias", got, way_out))
         channels, known = layer["kernel"].shape[-1], stat["mean"].shape
-        expect(known == (channels,), norm_path, f"({channels},) channels", known)
+        if known != (channels,):
+            raise ValueError(message(norm_path, f"({channels},) channels", known))
         scale = norm.get("scale", jnp.ones_like(stat["mean"])) / jnp.sqrt(stat["var"] + epsilon)
         layer["kernel"] = layer["kernel"] * scale.reshape((1,) * (layer["kernel"].ndim - 1) + (-1,))
         layer["bias"] = (layer["bias"] - stat["mean"]) * scale + norm.get("bias", 0)
@@ -236,9 +251,10 @@ def _at(tree: Any, path: str, collection: str) -> Any:
     seen = ""
     for part in path.split("/"):
         known = list(tree) if isinstance(tree, Mapping) else []
-        name = f"{collection}/{path}"
-        way_out = nearest(part, known) or f"There are: {', '.join(map(str, known))}."
-        expect(part in known, name, "a module of the model", f"no {part!r} in {seen!r}", way_out)
+        if part not in known:
+            way_out = nearest(part, known) or f"There are: {', '.join(map(str, known))}."
+            got = f"no {part!r} in {seen!r}"
+            raise ValueError(message(f"{collection}/{path}", "a module of the model", got, way_out))
         tree, seen = tree[part], f"{seen}/{part}".strip("/")
     return tree
 
@@ -250,8 +266,8 @@ def _with_first(composite: Composite, rule: Rule) -> Composite:
     return lambda layers: [rule, *composite(layers)[1:]]
 
 
-def _fits(name: str, pattern: str) -> bool:
-    """Return whether a pattern equals or matches a layer's name or that of a module around it."""
+def _matches(name: str, pattern: str) -> bool:
+    """True if a pattern matches the name of a layer, a part of it, or a module around it."""
     parts = name.split("/")
     return any(
         fnmatch.fnmatchcase("/".join(parts[start:stop]), pattern)
@@ -260,23 +276,26 @@ def _fits(name: str, pattern: str) -> bool:
     )
 
 
-def _takes(function: Any, n: int) -> bool:
-    """Return whether something can be called with n arguments; not a class, which would be made."""
+def _takes(function: object, n: int) -> bool:
+    """True if a function can be called with n arguments; False for a class."""
     if not callable(function) or isinstance(function, type):
         return False
     try:
         inspect.signature(function).bind(*range(n))
     except TypeError:
         return False
-    except ValueError:  # no signature, as of some functions written in C
+    except ValueError:  # no signature, as for some functions written in C
         return True
     return True
 
 
-def _expect_rule(name: str, rule: Any) -> Any:
-    got = f"{rule.__name__}; make one: {rule.__name__}()" if isinstance(rule, type) else repr(rule)
-    expected = "a rule, such as Epsilon() or a function of a layer and relevance"
-    expect(_takes(rule, 2), name, expected, got, kind=TypeError)
+def _expect_rule(name: str, rule: Rule) -> Rule:
+    if not _takes(rule, 2):
+        got = repr(rule)
+        if isinstance(rule, type):
+            got = f"{rule.__name__}; make one: {rule.__name__}()"
+        expected = "a rule, such as Epsilon() or a function of a layer and relevance"
+        raise TypeError(message(name, expected, got))
     return rule
 
 

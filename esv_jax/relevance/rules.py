@@ -1,13 +1,12 @@
-"""Rules: how a linear layer shares the relevance of its outputs out among its inputs.
+"""Rules that distribute the relevance of the outputs of a linear layer to its inputs.
 
-In what follows x are a layer's inputs, w its weights, b its biases, z = sum_i x_i w_ij + b_j its
-outputs and R_j their relevance; v+ = max(v, 0), v- = min(v, 0). Denominators are stabilised:
-stab(z) = z + s sign(z) with sign(0) = 1; without a stabiliser, s = 0, what would be divided by
-zero gets nothing. Without biases (the default) b is left out of the denominators, and relevance
-is conserved up to the stabiliser.
+Notation: inputs x, weights w, biases b, outputs z_j = sum_i x_i w_ij + b_j, relevance R_j of the
+outputs; v+ = max(v, 0), v- = min(v, 0). Denominators are stabilised: stab(z) = z + s sign(z) with
+sign(0) = 1; for s = 0 a quotient with denominator zero is 0. Without biases (the default) the
+denominators omit b, and relevance is conserved up to the stabilizer.
 
-Each product with w here is one pass of the layer, each product with its transpose a backward
-pass, which cost about the same.
+A product with w is a forward pass of the layer, a product with its transpose a backward pass;
+both cost about the same.
 """
 
 from __future__ import annotations
@@ -15,28 +14,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
-from esv_jax.checks import expect
+from esv_jax.checks import message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layer:
-    """A linear layer at work: what a rule may ask.
+    """A linear layer with its values, the first argument of a rule.
 
     Attributes:
       name: of the layer, for messages. kind: "dense" or "conv".
-      x: its inputs. weight: w, a batch norm's scale included.
+      x: its inputs. weight: w, with the scale of a batch norm.
       product: (x, w) -> outputs without bias, linear in both.
-      out: outputs with bias. bias: (of the shape of the outputs), or None.
-      use_bias: whether biases take their share of the denominators.
+      out: outputs with bias. bias: like the outputs, or None.
+      use_bias: include biases in the denominators.
       stabilizer: s of stab, >= 0.
-      is_positive: whether x >= 0 for certain, after a ReLU for example.
-      low, high: bounds of x, where a rule asked for them.
+      is_positive: True if x >= 0 for every input, e.g. after a ReLU.
+      low, high: bounds of x for `ZBox`, else None.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Layer:
     high: Array | None = None
 
     def back(self, s: Array, weight: Array) -> Array:
-        """The transposed product of s, like the outputs, with a weight: like x."""
+        """Backward pass: the transposed product of s, like the outputs, with a weight; like x."""
         like_x = jax.ShapeDtypeStruct(self.x.shape, self.x.dtype)
         return jax.linear_transpose(lambda x: self.product(x, weight), like_x)(s)[0]
 
@@ -62,19 +62,19 @@ class Layer:
         return stabilised_ratio(relevance, z, self.stabilizer if stabilizer is None else stabilizer)
 
     def biased(self, z: Array, part: Callable[[Array], Array]) -> Array:
-        """z plus a part of the biases, where they are used."""
+        """z plus a part of the biases, if they are used."""
         return z if self.bias is None or not self.use_bias else z + part(self.bias)
 
     @property
     def denominator(self) -> Array:
-        """The outputs, without bias where biases are not used."""
+        """The outputs, without bias if biases are not used."""
         return self.out if self.use_bias or self.bias is None else self.out - self.bias
 
 
 class Rule(Protocol):
-    """Any function of a layer and its outputs' relevance; gives that of its inputs.
+    """A function of a layer and the relevance of its outputs that returns that of its inputs.
 
-    Rules of one's own stand wherever those of this module do; this one is z+ of inputs >= 0:
+    Custom rules can replace those of this module. This one is z+ for inputs >= 0:
 
         def positive_weights(layer, relevance):
             weight = jnp.maximum(layer.weight, 0)
@@ -83,8 +83,7 @@ class Rule(Protocol):
 
         lrp(fn, clip, target, composite=by_kind(conv=positive_weights, dense=Epsilon()))
 
-    What it returns is refused unless it is an array like `layer.x`. Whether it conserves relevance
-    is up to it.
+    It returns an array like `layer.x`; it need not conserve relevance.
     """
 
     def __call__(self, layer: Layer, relevance: Array) -> Array:
@@ -94,9 +93,9 @@ class Rule(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Epsilon:
-    """R_i = sum_j x_i w_ij R_j / stab(z_j), with epsilon in the place of the stabiliser.
+    """R_i = sum_j x_i w_ij R_j / stab(z_j), with epsilon as the stabilizer.
 
-    A larger epsilon takes relevance away from weak outputs. Source: Bach et al. (2015), Eq. (58).
+    A larger epsilon absorbs relevance of weak outputs. Source: Bach et al. (2015), Eq. (58).
     Cost: one backward pass.
     """
 
@@ -114,14 +113,14 @@ class Epsilon:
 
 @dataclasses.dataclass(frozen=True)
 class AlphaBeta:
-    """alpha times the share in what is positive, less beta times that in what is negative.
+    """Shares in the positive contributions times alpha, minus shares in the negative times beta.
 
         R_i = alpha sum_j (x_i w_ij)+ R_j / stab(sum_i (x_i w_ij)+ + b_j+)
              - beta sum_j (x_i w_ij)- R_j / stab(sum_i (x_i w_ij)- + b_j-)
 
     Conserves relevance for alpha - beta = 1 where an output has contributions of both signs.
     Source: Bach et al. (2015), Eq. (60).
-    Cost: of inputs >= 0 two passes for each of alpha and beta that is not 0, else four.
+    Cost: for inputs >= 0 two passes for each of alpha and beta that is not 0, else four.
     """
 
     alpha: float = 2.0
@@ -131,9 +130,9 @@ class AlphaBeta:
         """Refuse negative numbers, and a pair that does not conserve relevance."""
         _expect_not_negative("alpha", self.alpha)
         _expect_not_negative("beta", self.beta)
-        fits = abs(self.alpha - self.beta - 1) < 1e-6
-        got = f"alpha={self.alpha:g}, beta={self.beta:g}"
-        expect(fits, "AlphaBeta", "alpha - beta = 1", got, "Try AlphaBeta(2, 1).")
+        if not abs(self.alpha - self.beta - 1) < 1e-6:
+            got = f"alpha={self.alpha:g}, beta={self.beta:g}"
+            raise ValueError(message("AlphaBeta", "alpha - beta = 1", got, "Try AlphaBeta(2, 1)."))
 
     def __call__(self, layer: Layer, relevance: Array) -> Array:
         """See `Rule`."""
@@ -150,9 +149,9 @@ class AlphaBeta:
 
 @dataclasses.dataclass(frozen=True)
 class ZPlus:
-    """Only what is positive counts: AlphaBeta(1, 0), the z+ rule of deep Taylor decomposition.
+    """Shares in the positive contributions: AlphaBeta(1, 0), or z+ of deep Taylor decomposition.
 
-    Source: Montavon et al. (2017), Eq. (16). Cost: of inputs >= 0 two passes, else four.
+    Source: Montavon et al. (2017), Eq. (16). Cost: for inputs >= 0 two passes, else four.
     """
 
     def __call__(self, layer: Layer, relevance: Array) -> Array:
@@ -162,12 +161,12 @@ class ZPlus:
 
 @dataclasses.dataclass(frozen=True)
 class Gamma:
-    """The epsilon rule with weights of the output's sign made larger: w + gamma w+.
+    """The epsilon rule with weights increased in the direction of the output: w + gamma w+.
 
-    Where z_j > 0 contributions that are positive count 1 + gamma times, where z_j < 0 those that
-    are negative; where z_j = 0 nothing is passed on. The sign is that of the output with its bias.
+    For z_j > 0 positive contributions have weight 1 + gamma, for z_j < 0 negative ones; outputs
+    z_j = 0 pass nothing on. z_j includes its bias here.
     Source: Montavon et al. (2019), Table 10.1; for inputs and outputs of either sign as in
-    Andeol et al. (2021). Cost: of inputs >= 0 two forward and two backward passes, else eight.
+    Andeol et al. (2021). Cost: for inputs >= 0 two forward and two backward passes, else eight.
     """
 
     gamma: float = 0.25
@@ -193,18 +192,18 @@ class Gamma:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ZBox:
-    """For the first layer, whose inputs lie in a box: low <= x <= high.
+    """The rule of a first layer with bounded inputs: low <= x <= high.
 
         R_i = sum_j (x_i w_ij - low_i w_ij+ - high_i w_ij-) R_j / stab(their sum over i)
 
-    The bounds are those of the input of the function, such as 0 and 1, or (c,) per channel: what
-    the function does to its input before the first layer (subtract a mean, divide, reshape) is
-    done to them as well. Biases cancel. Source: Montavon et al. (2017), Eq. (17).
+    The bounds are those of the input of the function, such as 0 and 1, or (c,) per channel. The
+    operations before the first layer (subtract a mean, divide, reshape) are applied to them as
+    well. Biases cancel. Source: Montavon et al. (2017), Eq. (17).
     Cost: five passes.
     """
 
-    low: Any
-    high: Any
+    low: ArrayLike
+    high: ArrayLike
 
     def __call__(self, layer: Layer, relevance: Array) -> Array:
         """See `Rule`."""
@@ -221,9 +220,10 @@ class ZBox:
 
 @dataclasses.dataclass(frozen=True)
 class WSquare:
-    """By the squares of the weights, whatever the inputs: R_i = sum_j w_ij**2 R_j / stab(sum).
+    """Shares by squared weights: R_i = sum_j w_ij**2 R_j / stab(sum_i w_ij**2).
 
-    With biases, b_j**2 is in the sum. Source: Montavon et al. (2017), Eq. (13). Cost: two passes.
+    If biases are used, the sum includes b_j**2. Source: Montavon et al. (2017), Eq. (13).
+    Cost: two passes.
     """
 
     def __call__(self, layer: Layer, relevance: Array) -> Array:
@@ -233,7 +233,7 @@ class WSquare:
 
 @dataclasses.dataclass(frozen=True)
 class Flat:
-    """To all inputs alike, as if all weights were one. Source: Lapuschkin et al. (2019).
+    """Equal shares for all inputs, as if all weights were one. Source: Lapuschkin et al. (2019).
 
     Cost: two passes.
     """
@@ -245,9 +245,9 @@ class Flat:
 
 @dataclasses.dataclass(frozen=True)
 class WPlus:
-    """By positive weights, the sign of x kept: R_i = sum_j x_i w_ij+ R_j / stab(sum_i x_i w_ij+).
+    """Shares by positive weights: R_i = sum_j x_i w_ij+ R_j / stab(sum_i x_i w_ij+).
 
-    Of inputs >= 0 it is `ZPlus` without biases. Cost: two passes.
+    For inputs >= 0 it is `ZPlus` without biases. Cost: two passes.
     """
 
     def __call__(self, layer: Layer, relevance: Array) -> Array:
@@ -259,20 +259,21 @@ class WPlus:
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """Through unchanged, for a layer whose outputs stand for its inputs one by one."""
+    """Relevance unchanged, for a layer whose outputs correspond one to one to its inputs."""
 
     def __call__(self, layer: Layer, relevance: Array) -> Array:
         """See `Rule`."""
-        got = f"inputs {layer.x.shape} and outputs {layer.out.shape} of {layer.name}"
-        fits = layer.x.shape == layer.out.shape
-        expect(fits, "Pass", "a layer with inputs of the outputs' shape", got, "Take another rule.")
+        if layer.x.shape != layer.out.shape:
+            expected = "a layer with inputs of the outputs' shape"
+            got = f"inputs {layer.x.shape} and outputs {layer.out.shape} of {layer.name}"
+            raise ValueError(message("Pass", expected, got, "Take another rule."))
         return relevance
 
 
 def stabilised_ratio(relevance: Array, z: Array, stabilizer: float) -> Array:
     """relevance / (z + stabilizer sign(z)), sign(0) = 1; 0 where a denominator is 0.
 
-    The two parts of complex numbers are numbers of their own.
+    Complex numbers are divided by their real and their imaginary parts separately.
     """
     if jnp.iscomplexobj(z):
         parts = [(relevance.real, z.real), (relevance.imag, z.imag)]
@@ -289,7 +290,7 @@ def _signed_share(
     with_negative: Array,
     of_bias: Callable[[Array], Array],
 ) -> Array:
-    """Share in x+ w + x- w', w being the weight of positive inputs and w' that of negative ones."""
+    """Share in x+ w + x- w', with weights w for positive inputs and w' for negative ones."""
     if layer.is_positive:
         parts = [(layer.x, with_positive)]
     else:
@@ -307,7 +308,7 @@ def _by_weight(
 
 
 def _grown(gamma: float, part: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """A bias with its positive or negative part made larger."""
+    """The bias plus gamma times its positive or negative part."""
     return lambda bias: bias + gamma * part(bias)
 
 
@@ -320,6 +321,7 @@ def _negative(values: Array) -> Array:
 
 
 def _expect_not_negative(name: str, value: float) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    expect(is_number, name, "a number", type(value).__name__, kind=TypeError)
-    expect(value >= 0, name, "a number >= 0", value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(message(name, "a number", type(value).__name__))
+    if not value >= 0:
+        raise ValueError(message(name, "a number >= 0", value))
