@@ -149,9 +149,10 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     columns = {"case": "{case}", "first": "{first:.2f} s", "median": "{median:.4f} s"}
-    table = Table(columns | {"ratios": "{ratios}"})
+    table = Table(columns | {"ratio": "{ratio}"})
     for row in measure(settings):
-        table.add(row)
+        ratio = ", ".join(f"{value:.2f} x {base}" for base, value in row["ratios"].items())
+        table.add(row | {"ratio": ratio})
     table.store(
         settings.out,
         platform=platform.platform(),

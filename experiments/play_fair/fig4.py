@@ -352,7 +352,7 @@ def plot_positions(numbers: Mapping[str, Any], title: str) -> Any:
             ax.errorbar(
                 np.arange(1, n + 1) + shift,
                 found["mean"],
-                [found["mean"] - found["low"], found["high"] - found["mean"]],
+                np.maximum([found["mean"] - found["low"], found["high"] - found["mean"]], 0),
                 color=colour,
                 marker=marker,
                 ms=5.5,
