@@ -9,7 +9,7 @@ import pytest
 
 import esv_jax as ej
 from experiments.attack import __main__ as attack
-from experiments.attack import harness, hostile, hostile_files
+from experiments.attack import harness, hostile, hostile_files, interrupts
 
 SMALL = {"kills": 2, "flips": 12, "two_at_once": 1, "fuzz": 200, "hostile": 52, "requests": 100}
 
@@ -36,6 +36,14 @@ def test_small_attacks_survive(tmp_path, capsys, sections):
     for row, record in zip(rows[2:], stored, strict=True):
         assert row[1] == row[2] == str(record["tried"])
         assert record["tried"] >= SMALL[row[0]] and record["faults"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", interrupts.COMMANDS)
+def test_fifty_interrupts_of_a_command_end_in_one_line(tmp_path, command):
+    """In the first 2.5 seconds: imports and compilation, where interrupts once crashed."""
+    outcome = interrupts.interrupts(tmp_path, 0, 50, (command,), within=2.5)
+    assert outcome.tried == 50 and not outcome.faults, "\n".join(outcome.faults)
 
 
 def test_unknown_sections_are_named(capsys):

@@ -12,44 +12,101 @@ are counted as "early".
 from __future__ import annotations
 
 import collections
+import functools
 import signal
+import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 import esv_jax as ej
+from esv_jax.models import backbones
 from experiments.attack.harness import COMMAND, Outcome
 
 _LONGEST = 60.0  # seconds that an interrupted command may take to end
+_SERVED = 4.0  # seconds that the dashboard is left to serve
+_PROJECT = Path(__file__).parents[2] / "tests" / "fixtures" / "play_fair_project"
+COMMANDS = (
+    *("demo", "train", "extract", "explain", "sweep", "import-play-fair", "dashboard", "report"),
+    *("relevance", "perturb", "evaluate", "results"),
+)
 
 
-def commands(folder: Path) -> dict[str, list[str]]:
-    """Arguments of every command, on files written to `folder`."""
-    clips, features = folder / "clips", folder / "features.hdf"
-    ej.data.write_synthetic_videos(clips, ej.data.synthetic_videos(3, seed=0, n_frames=16))
-    rng = np.random.default_rng(0)
-    items = [
-        (f"v{k}", rng.normal(size=(8, 16)).astype(np.float32), {"action": k % 3}) for k in range(60)
-    ]
-    ej.data.write_features(features, items, 16)
-    model = folder / "model.safetensors"
-    subprocess.run(
-        [*COMMAND, "train", str(features), "--out", str(model)], check=True, capture_output=True
-    )
-    results = folder / "results"
-    explain = ["explain", str(clips), "--frames", "8"]
-    subprocess.run([*COMMAND, *explain, "--out", str(results)], check=True, capture_output=True)
-    return {
-        "explain": [*explain, "--out", "OUT"],
-        "train": ["train", str(features), "--out", "OUT/model.safetensors"],
-        "sweep": ["sweep", str(features), "--model", str(model), "--out", "OUT"],
-        "relevance": ["relevance", str(clips), "--out", "OUT"],
-        "perturb": ["perturb", str(clips), "--iterations", "5", "--out", "OUT"],
-        "report": ["report", str(results), "-o", "OUT/report.html"],
-        "results": ["results", str(results), "--csv", "OUT/table.csv"],
+class Files:
+    """Input files of the commands, written to `folder` on first use."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @functools.cached_property
+    def clips(self) -> str:
+        """Three synthetic videos."""
+        clips = self.folder / "clips"
+        ej.data.write_synthetic_videos(clips, ej.data.synthetic_videos(3, seed=0, n_frames=16))
+        return str(clips)
+
+    @functools.cached_property
+    def features(self) -> str:
+        """Features of 60 videos in three classes."""
+        path, rng = self.folder / "features.hdf", np.random.default_rng(0)
+        videos = [rng.normal(size=(8, 16)).astype(np.float32) for _ in range(60)]
+        items = [(f"v{k}", video, {"action": k % 3}) for k, video in enumerate(videos)]
+        ej.data.write_features(path, items, 16)
+        return str(path)
+
+    @functools.cached_property
+    def model(self) -> str:
+        """Heads trained on the features."""
+        return self._made("model.safetensors", "train", self.features, "--out")
+
+    @functools.cached_property
+    def results(self) -> str:
+        """Values of the videos."""
+        return self._made("results", "explain", self.clips, "--frames", "8", "--out")
+
+    @functools.cached_property
+    def backbone(self) -> str:
+        """ResNet-50 with constant weights."""
+        shapes = backbones._shapes("resnet50", 8)
+        variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, np.float32), shapes)
+        return str(
+            backbones.save_backbone(self.folder / "backbone.safetensors", "resnet50", variables)
+        )
+
+    def _made(self, name: str, *words: str) -> str:
+        out = str(self.folder / name)
+        subprocess.run([*COMMAND, *words, out], check=True, capture_output=True)
+        return out
+
+
+def words_of(command: str, files: Files) -> list[str]:
+    """A command with its arguments; OUT stands for a folder of its own."""
+    words = {
+        "demo": lambda: ["--out", "OUT/demo"],
+        "train": lambda: [files.features, "--out", "OUT/model.safetensors"],
+        "extract": lambda: [files.clips, "--backbone", files.backbone, "--out", "OUT/new.hdf"],
+        "explain": lambda: [files.clips, "--frames", "8", "--out", "OUT"],
+        "sweep": lambda: [files.features, "--model", files.model, "--out", "OUT"],
+        "import-play-fair": lambda: [str(_PROJECT), "--out", "OUT/model.safetensors"],
+        "dashboard": lambda: [files.results, "--videos", files.clips, "--port", str(free_port())],
+        "report": lambda: [files.results, "-o", "OUT/report.html"],
+        "relevance": lambda: [files.clips, "--out", "OUT"],
+        "perturb": lambda: [files.clips, "--iterations", "5", "--out", "OUT"],
+        "evaluate": lambda: ["--limit", "2", "--methods", "random", "--out", "OUT"],
+        "results": lambda: [files.results, "--csv", "OUT/table.csv"],
     }
+    return [command, *words[command]()]
+
+
+def free_port() -> int:
+    """A TCP port that no process uses at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def run_once(words: list[str], out: Path, delay: float | None) -> tuple[str, float, str]:
@@ -81,14 +138,25 @@ def run_once(words: list[str], out: Path, delay: float | None) -> tuple[str, flo
     return f"code {code}", seconds, said[-3000:]
 
 
-def interrupts(folder: Path, seed: int, n: int) -> Outcome:
-    """n interrupts of each command; prints counts by command."""
+def interrupts(
+    folder: Path,
+    seed: int,
+    n: int,
+    commands: Sequence[str] = COMMANDS,
+    within: float | None = None,
+) -> Outcome:
+    """n interrupts of each command in its first `within` seconds; prints counts by command.
+
+    By default at any moment of its duration, which a run without an interrupt measures first.
+    """
     rng, faults, tried, early = np.random.default_rng(seed), [], 0, 0
-    known = commands(folder)
-    for command, words in known.items():
-        outcome, duration, said = run_once(words, folder / f"{command}-whole", None)
-        if outcome != "finished":
-            raise RuntimeError(f"{command} fails without an interrupt: {said}")
+    files = Files(folder)
+    for command in commands:
+        words, duration = words_of(command, files), within or _SERVED
+        if within is None and command != "dashboard":  # which serves until it is interrupted
+            outcome, duration, said = run_once(words, folder / f"{command}-whole", None)
+            if outcome != "finished":
+                raise RuntimeError(f"{command} fails without an interrupt: {said}")
         counts: collections.Counter[str] = collections.Counter()
         for k in range(n):
             delay = float(rng.uniform(0.05, duration))
@@ -97,6 +165,6 @@ def interrupts(folder: Path, seed: int, n: int) -> Outcome:
             if outcome not in ("interrupted", "finished", "early"):
                 faults.append(f"{command} after {delay:.2f} s: {outcome}\n{said}")
         tried, early = tried + counts.total(), early + counts["early"]
-        print(f"{command:10} {duration:.2f} s, {dict(counts)}", flush=True)
-    detail = f"{len(known)} commands, {early} before the first line of the package"
+        print(f"{command:16} {duration:.2f} s, {dict(counts)}", flush=True)
+    detail = f"{len(commands)} commands, {early} before the first line of the package"
     return Outcome(tried, tuple(faults), detail)
