@@ -508,7 +508,7 @@ def test_gradients_of_definition_and_recurrence_are_equal(rng, x64):
     game, x, _, _ = multi_scale_case(rng, 5, 3)
     logits = ej.MultiScale(game.heads, link="identity")
     prior = jnp.zeros(4)
-    slow = compiled(gradient, lambda x: score(logits, x, np.ones((1, 5), bool), prior)[0], x)
+    slow = compiled(gradient, lambda x: score(logits, x, np.ones((1, 5), bool), prior=prior)[0], x)
     fast = compiled(gradient, score_function(game, "identity"), x)
     np.testing.assert_allclose(fast, slow, atol=1e-13)
 
