@@ -30,12 +30,12 @@ def register_record(cls: T) -> T:
     static = [f.name for f in dataclasses.fields(cls) if f.metadata.get("static", False)]
     traced = [name for name in names if name not in static]
 
-    def flatten(record: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def flatten(record: object) -> tuple[tuple[tuple[object, Any], ...], tuple[object, ...]]:
         children = tuple((jax.tree_util.GetAttrKey(k), getattr(record, k)) for k in traced)
         return children, tuple(getattr(record, name) for name in static)
 
-    def unflatten(aux: tuple[Any, ...], children: Any) -> Any:
-        record: Any = object.__new__(cls)
+    def unflatten(aux: tuple[object, ...], children: Any) -> object:
+        record: object = object.__new__(cls)
         for name, value in (*zip(traced, children, strict=True), *zip(static, aux, strict=True)):
             object.__setattr__(record, name, value)
         return record
@@ -44,7 +44,7 @@ def register_record(cls: T) -> T:
     return cls
 
 
-def same_records(one: Any, other: Any) -> bool:
+def same_records(one: object, other: object) -> bool:
     """Return whether two records have one structure and equal arrays (NaN equals NaN)."""
     leaves, structure = jax.tree.flatten(one)
     others, other_structure = jax.tree.flatten(other)

@@ -42,7 +42,7 @@ from esv_jax.gradients.derivatives import (
 )
 
 Over = Literal["sequence", "element"]
-Interceptor: TypeAlias = Callable[[Any, Any, Any, Any], Any]
+Interceptor: TypeAlias = Callable[..., Any]
 
 
 def grad_cam(

@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esv_jax.checks import expect
-from esv_jax.display import DISTRACTING, GRID, INK, QUIET, SUPPORTING
+from esv_jax.display import DISTRACTING as DISTRACTING
+from esv_jax.display import GRID as GRID
+from esv_jax.display import INK as INK
+from esv_jax.display import QUIET as QUIET
+from esv_jax.display import SUPPORTING as SUPPORTING
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -175,7 +175,7 @@ class Engine:
             self._plan = ((estimator, n), jax.device_put(plan, self._everywhere))
         return self._plan[1]
 
-    def _program(self, estimator: Estimator, arguments: tuple) -> Program:
+    def _program(self, estimator: Estimator, arguments: tuple[Any, ...]) -> Program:
         """Return the compiled call of an estimator on blocks of this shape."""
         name = (estimator, arguments[1].shape)
         if name not in self._programs:
