@@ -191,7 +191,8 @@ class Attribution:
     def to_xarray(self, class_names: tuple[str, ...] | None = None) -> xarray.Dataset:
         """The record of one sequence as a labelled dataset: dimensions scale, element, class.
 
-        Needs the `files` extra. Scales are labelled 1..n, elements 0..n-1, classes by name where
+        `values` are the variable `esv`, as in result files: datasets have a method `values`. Needs
+        the `files` extra. Scales are labelled 1..n, elements 0..n-1, classes by name where
         given.
         """
         expect(not self.is_batch, "attribution", "one sequence", "a batch", "Index it first.")
@@ -199,7 +200,7 @@ class Attribution:
         names: Sequence[Any] = class_names or range(self.n_classes)
         expect(len(names) == self.n_classes, "class_names", f"{self.n_classes} names", len(names))
         variables = {
-            "values": (("element", "class"), self.values),
+            "esv": (("element", "class"), self.values),
             "scores": (("class",), self.scores),
             "prior": (("class",), self.prior),
             "marginals": (("scale", "element", "class"), self.marginals),
@@ -224,8 +225,8 @@ class Attribution:
     def to_dataframe(self, class_names: tuple[str, ...] | None = None) -> pandas.DataFrame:
         """ESVs in long form: one row per element and class. Needs the `files` extra."""
         dataset = self.to_xarray(class_names)
-        names = [name for name in ("values", "std_error") if name in dataset]
-        return dataset[names].to_dataframe().reset_index().rename(columns={"values": "esv"})
+        names = [name for name in ("esv", "std_error") if name in dataset]
+        return dataset[names].to_dataframe().reset_index()
 
     def plot(self, target: int | None = None, **options: Any) -> Any:
         """ESVs of one class of one sequence as a figure: bars, or a line of more than 16 elements.

@@ -54,7 +54,7 @@ def test_one_sequence_refuses_len_and_index(att):
 def test_xarray_and_frame(att):
     dataset = att.to_xarray(("cat", "dog"))
     assert dict(dataset.sizes) == {"element": 3, "class": 2, "scale": 3}
-    assert float(dataset["values"].sel({"class": "dog"}, drop=True)[1]) == pytest.approx(0.3)
+    assert float(dataset["esv"].sel({"class": "dog"}, drop=True)[1]) == pytest.approx(0.3)
     assert dataset.attrs == {"exact": 0, "n_evaluations": 7}
     frame = att.to_dataframe(("cat", "dog"))
     assert list(frame.columns) == ["element", "class", "esv", "std_error"]
