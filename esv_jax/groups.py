@@ -387,7 +387,7 @@ class UnionSampling(Estimator):
         return None
 
     def request(self, info: GameInfo) -> Request:
-        """That of the models, and the parts of all unions."""
+        """Rows of the models and of the parts of all unions."""
         one = self.settings.request(info)
         unions, scales = 2 ** self._groups(), min(info.n_scales, info.n)
         rows = unions * scales * self._parts()
@@ -400,7 +400,7 @@ class UnionSampling(Estimator):
 _UNION_SAMPLERS: dict[type, Callable[[Any, tuple[int, ...]], UnionSampling]] = {
     Surrogate: UnionSampling
 }
-"""How scores of unions of groups are sampled, by the estimator that sets how many."""
+"""Samplers of the scores of unions, by estimator."""
 
 
 @functools.lru_cache(maxsize=8)

@@ -71,8 +71,8 @@ def pairwise_interactions(
       estimator: "auto" and `Exact()` enumerate. For sequences too long for that,
         `Surrogate(pool)` reads them off small models of every head (see `sampled_interactions`),
         and `PermutationSampling(permutations)`, which "auto" is beyond 24 elements where there is
-        a key, takes games that score each subsequence on its own: about so many orders of
-        arrival, rounded up to n / 2, after which every pair has been adjacent once.
+        a key, takes games that score each subsequence on its own. The number of orders of arrival
+        is rounded up to a multiple of n / 2: in n / 2 orders every pair is adjacent once.
       key: where sampled; consumed.
       draws: subsequences beside `Surrogate`, default 256, each of which gives every pair a
         difference. On trained heads of 16 elements 128 leave an error of about 14 % of the mean,

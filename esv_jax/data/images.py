@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import av
 
 Orientation = tuple[bool, bool, bool]
-"""Whether to swap rows and columns, then to flip rows, then to flip columns."""
+"""Flags: swap rows and columns, then flip rows, then flip columns."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -122,7 +122,7 @@ class Constructive(Estimator):
         return dataclasses.replace(self, max_subsequences=2 * self.max_subsequences)
 
     def within(self, max_evaluations: int, info: GameInfo) -> Constructive | None:
-        """As many subsequences per scale as the evaluations allow, where all have n at least."""
+        """The most subsequences per scale within the evaluations; None for fewer than n."""
         m = max_evaluations // (self.iterations * min(info.n_scales, info.n))
         if m < info.n:
             return None

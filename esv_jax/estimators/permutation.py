@@ -90,7 +90,7 @@ class PermutationSampling(Estimator):
         return dataclasses.replace(self, permutations=2 * self.permutations)
 
     def within(self, max_evaluations: int, info: GameInfo) -> PermutationSampling | None:
-        """As many permutations as the evaluations allow."""
+        """The most permutations within the evaluations."""
         p = (max_evaluations - 1) // max(2 * (info.n - 1), 1)
         return None if p < 1 else dataclasses.replace(self, permutations=min(p, self.permutations))
 

@@ -146,7 +146,7 @@ def layer_relevances(
     start: Start = "score",
     **options: Unpack[PropagationOptions],
 ) -> LayerRelevances:
-    """As `lrp`, with the relevance of the inputs of each layer."""
+    """Relevance by `lrp`, and the relevance of the inputs of each layer."""
     return _relevances(fn, x, target, start, **options)
 
 

@@ -69,7 +69,7 @@ def selective(relevance: ArrayLike, sigma: float = 2.0, edge: Edge = "replicate"
 
 
 def select(relevance: ArrayLike, sigma: float = 2.0, edge: Edge = "replicate") -> Selected:
-    """As `selective`, with mask, derivative, threshold and the share of relevance kept."""
+    """Selective relevance with its mask, derivative, threshold and share of relevance kept."""
     relevance = _expect_volume(relevance)
     if is_concrete(sigma) and sigma < 0:
         raise ValueError(message("sigma", "a number >= 0", sigma))

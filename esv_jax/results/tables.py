@@ -266,7 +266,7 @@ class VideoRow(NamedTuple):
 
     @property
     def correct(self) -> bool | None:
-        """Whether the prediction is right; None if unknown."""
+        """Correctness of the prediction; None if unknown."""
         known = self.label >= 0 and self.prediction >= 0
         return self.prediction == self.label if known else None
 
