@@ -41,8 +41,8 @@ def test_small_attacks_survive(tmp_path, capsys, sections):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", interrupts.COMMANDS)
 def test_fifty_interrupts_of_a_command_end_in_one_line(tmp_path, command):
-    """In the first 2.5 seconds: imports and compilation, where interrupts once crashed."""
-    outcome = interrupts.interrupts(tmp_path, 0, 50, (command,), within=2.5)
+    """In the first two seconds: imports and compilation, where interrupts once crashed."""
+    outcome = interrupts.interrupts(tmp_path, 0, 50, (command,), within=2.0)
     assert outcome.tried == 50 and not outcome.faults, "\n".join(outcome.faults)
 
 

@@ -457,6 +457,22 @@ def test_an_interrupt_waits_for_an_import(tmp_path):
     assert done.stdout.split() == ["imported", "interrupted"] and done.returncode == 0, done.stderr
 
 
+def test_an_interrupt_in_a_callback_is_not_lost():
+    """Python drops exceptions of weak references' callbacks and of `__del__`."""
+    code = (
+        "import os, signal, time\nimport esv_jax.cli as cli\n"
+        "class Record:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n        time.sleep(0)\n"
+        "def main():\n"
+        "    record = Record()\n    del record\n"
+        "    try:\n        time.sleep(10)\n    except KeyboardInterrupt:\n        return 130\n"
+        "cli.main = main\ncli.run()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+
+
 def test_the_console_script_runs(tmp_path):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", "from esv_jax.cli import run; run()", "explain", "nothing.ts"]

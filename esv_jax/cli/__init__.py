@@ -106,12 +106,27 @@ def interrupt(number: int, frame: types.FrameType | None) -> None:
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
-            again.daemon = True
-            again.start()
+            _interrupt_later()
             return
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+def _interrupt_later() -> None:
+    again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    again.start()
+
+
+def unraisable(error: sys.UnraisableHookArgs) -> None:
+    """Handle an exception that Python cannot raise, such as one in a weak reference's callback.
+
+    An interrupt there would be lost, and a server would run on: it is repeated.
+    """
+    if error.exc_type is KeyboardInterrupt:
+        _interrupt_later()
+    else:
+        sys.__unraisablehook__(error)
 
 
 def run() -> None:
@@ -121,6 +136,7 @@ def run() -> None:
     the interpreter shuts down.
     """
     signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = unraisable
     warn_of_small_memory()
     code = main()
     if code == INTERRUPTED:

@@ -2,9 +2,9 @@
 
 Each command runs once to its end, on small synthetic videos and features, then several times with
 SIGINT after a time drawn uniformly from its duration. An interrupted command ends with code 130 and
-the line "esv-jax: interrupted"; a finished one with code 0. Interrupts before the first line of the
-package runs (a few hundredths of a second) end in Python's own traceback and code 130 or -2; they
-are counted as "early".
+the line "esv-jax: interrupted"; a finished one with code 0. Interrupts before `esv_jax.cli.run` is
+called (in the first tenth of a second) end in Python's own traceback and code 130 or -2; they are
+counted as "early".
 
     python -m experiments.attack --sections interrupts --interrupts 50
 """
@@ -133,7 +133,7 @@ def run_once(words: list[str], out: Path, delay: float | None) -> tuple[str, flo
     reported = lines[-1:] == ["esv-jax: interrupted"] or words[0] == "train"  # other message
     if code == 130 and reported and "Traceback" not in said:
         return "interrupted", seconds, ""
-    if code in (130, -signal.SIGINT) and "esv_jax/" not in said:
+    if code in (130, -signal.SIGINT) and ", in run" not in said:
         return "early", seconds, said[-2000:]
     return f"code {code}", seconds, said[-3000:]
 

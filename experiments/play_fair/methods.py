@@ -78,7 +78,7 @@ def _method(name: str, subject: Subject) -> Method:
             "leave-one-out": ej.baselines.leave_one_out,
             "leave-one-in": ej.baselines.leave_one_in,
         }[name]
-        return method(game, x, prior)[:, c]
+        return method(game, x, prior=prior)[:, c]
 
     return attribute
 
