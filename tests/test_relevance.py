@@ -1,6 +1,7 @@
 """LRP: parity with zennit and torchexplain, float64 twins, conservation, Linen and NNX models."""
 
 import functools
+import types
 import warnings
 from typing import Any
 
@@ -635,3 +636,19 @@ def test_relevances_of_layers_for_several_classes_equal_those_of_each():
         np.testing.assert_allclose(found[..., k], one, rtol=1e-4, atol=1e-6)
         for several, single in zip(at_layers, layers_of_one, strict=True):
             np.testing.assert_allclose(several[..., k], single, rtol=1e-4, atol=1e-6)
+
+
+def test_models_of_a_batch_and_objects_with_logits_are_taken(rng):
+    kernel = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
+    weights = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
+    clip = jnp.asarray(rng.normal(size=(4, 2, 3)), jnp.float32)
+
+    def fn(clip):
+        hidden = jax.nn.relu(jnp.einsum("tij,ijk->tk", clip, kernel))
+        return (hidden @ weights).sum(0)
+
+    expected = lrp(fn, clip, 1), *ej.relevance.discriminative(fn, clip, 1, scale="clip")
+    for model in (types.SimpleNamespace(logits=fn), jax.vmap(fn)):
+        found = lrp(model, clip, 1), *ej.relevance.discriminative(model, clip, 1, scale="clip")
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)

@@ -11,14 +11,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from esv_jax.checks import expect_choice, is_concrete, message, wider
+from esv_jax.checks import ScoresOf, expect_choice, is_concrete, message, wider
 from esv_jax.gradients.derivatives import (
     ScoreFunction,
     Target,
     class_weights,
     classes_last,
     expect_input,
-    expect_scores,
 )
 from esv_jax.relevance.composites import Composite, ForTransformers, make_composite
 from esv_jax.relevance.graph import Spec
@@ -98,7 +97,8 @@ def lrp(
     Source: Bach et al. (2015); Montavon et al. (2017), deep Taylor decomposition.
 
     Args:
-      fn: x -> scores (C,), in JAX; logits rather than probabilities.
+      fn: x -> scores (C,), in JAX; logits rather than probabilities. Or a function of a batch, or
+        an object with `logits`.
       x: one input of any shape, floating point, e.g. a clip (t, h, w, c).
       target: a class, K classes, or None for all.
       composite: a function that chooses the rule of each layer, see `composites`; a rule for all
@@ -163,8 +163,8 @@ def _relevances(
     functions: Mapping[str, FunctionRule] | None = None,
     unknown: Unknown = "error",
 ) -> LayerRelevances:
-    x = expect_input(x)
-    weights = class_weights(target, expect_scores(fn, x))
+    x, fn = expect_input(x), ScoresOf(fn)
+    weights = class_weights(target, fn.traced(x))
     made = make_composite(composite)
     attention = made.attention if isinstance(made, ForTransformers) else None
     use_bias = attention is not None if use_bias is None else use_bias
@@ -213,7 +213,7 @@ def layers(fn: Callable[[Array], Array], x: Array | Spec) -> list[LayerInfo]:
       fn: a function of one array, in JAX. x: an input, or its `jax.ShapeDtypeStruct`.
     Cost: traces fn; nothing is computed.
     """
-    return make_plan(fn, x, Options(unknown="gradient")).layers
+    return make_plan(ScoresOf(fn), x, Options(unknown="gradient")).layers
 
 
 def _rules(composite: Composite, known: list[LayerInfo]) -> list[Rule]:

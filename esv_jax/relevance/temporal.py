@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from esv_jax.blur import Edge
 from esv_jax.checks import (
+    ScoresOf,
     expect_choice,
     expect_finite,
     expect_floating,
@@ -175,7 +176,7 @@ def discriminative(
     Source: Hiley et al. (2019), Discriminating Spatial and Temporal Relevance.
 
     Args:
-      fn: clip (t, ...) -> logits (C,), in JAX. clip: floating point, frames first.
+      fn: clip (t, ...) -> logits (C,), in JAX, or as for `lrp`. clip: floating point, frames first.
       target: the class, the same for all clips.
       scale: "score" starts each static clip from its own score of the class: the spatial part is
         small where single frames have small scores. "clip" starts them from the score of the
@@ -191,7 +192,7 @@ def discriminative(
       As `lrp`; ValueError: more than one target, relevance of another shape, batch_size < 1.
     Cost: t + 1 LRP passes, one compiled program under `jax.jit`.
     """
-    clip = expect_input(clip)
+    clip, fn = expect_input(clip), ScoresOf(fn)
     if clip.ndim < 2:
         raise ValueError(message("clip", "shape (t, ...)", clip.shape))
     if jnp.ndim(target) != 0:
