@@ -272,11 +272,7 @@ def class_scores(
     Raises:
       ValueError: another shape or structure. TypeError: not floating point.
     """
-    found = output
-    if isinstance(output, Mapping):
-        found = output.get("logits", output)
-    elif not _is_array(output):
-        found = getattr(output, "logits", output)
+    found = _scores_in(output)
     one = n_inputs is None
     expected = f"{what} of shape (C,)" if one else f"{what} of shape (B, C) from {n_inputs} clips"
     if not _is_array(found):
@@ -300,6 +296,13 @@ def class_scores(
     return found
 
 
+def _scores_in(output: Any) -> Any:
+    """The output itself, or its `logits`."""
+    if isinstance(output, Mapping):
+        return output.get("logits", output)
+    return output if _is_array(output) else getattr(output, "logits", output)
+
+
 def _is_array(value: object) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
@@ -319,12 +322,15 @@ class ScoresOf:
     A model is a function of one input to logits (C,), a function of a batch to probabilities
     (B, C), or an object with a method `logits` of the first kind. A function of the kind that is
     not called for is used where the other fails: a batch function on a batch of one; a function of
-    one input by `jax.vmap`, with a softmax. Records of one model are equal, so that programs are
-    compiled once per model.
+    one input by `jax.vmap`, with a softmax. A function in JAX is taken for one of a batch only if
+    the number of its outputs follows the size of the batch, which costs one more trace. Records of
+    one model are equal, so that programs are compiled once per model.
 
     Attributes:
       fn: the model. inputs: argument of `__call__`, "x" for one input and "clips" for a batch.
       what: kind of the scores, for messages.
+      is_single: fn is the `logits` of an object.
+      batched: shapes and dtypes of inputs for which fn is known to take batches.
     Raises:
       TypeError: fn is neither a function nor an object with `logits`.
     """
@@ -333,6 +339,9 @@ class ScoresOf:
     inputs: str = "x"
     what: str = "scores"
     is_single: bool = dataclasses.field(default=False, init=False)
+    batched: set[Any] = dataclasses.field(
+        default_factory=set, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if callable(getattr(self.fn, "logits", None)):
@@ -365,7 +374,21 @@ class ScoresOf:
         return class_scores(self.fn(x), None, self.what)
 
     def _of_batch(self, x: Any) -> Any:
-        return class_scores(self.fn(x), len(x), self.what)
+        scores = class_scores(self.fn(x), len(x), self.what)
+        kind = (x.shape[1:], x.dtype)
+        if kind not in self.batched:
+            n = len(x) + 1
+            rows = self._n_outputs(jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype))
+            expect(rows in (None, n), "fn", f"{self.what} of {n} clips", f"{rows} rows")
+            self.batched.add(kind)
+        return scores
+
+    def _n_outputs(self, clips: jax.ShapeDtypeStruct) -> int | None:
+        """Length of the first axis of the scores; None for functions that cannot be traced."""
+        shapes: list[tuple[int, ...]] = []
+        with contextlib.suppress(Exception):
+            jax.eval_shape(lambda x: shapes.append(_scores_in(self.fn(x)).shape), clips)
+        return shapes[0][0] if shapes and shapes[0] else None
 
     def _of_batch_of_one(self, x: Any) -> Any:
         return class_scores(self.fn(x[None]), 1, self.what)[0]

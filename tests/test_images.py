@@ -237,15 +237,15 @@ def lost(expected: np.ndarray, actual: np.ndarray, slack: int = SLACK) -> float:
     height, width = np.subtract(actual.shape, expected.shape)[:2]
     if max(abs(height), abs(width)) > slack:
         return np.inf
-    room = max(map(max, PATCHES))  # a last patch may reach beyond the picture
-    ends = ((slack, slack + room - height), (slack, slack + room - width), (0, 0))
-    asked = sums(np.pad(expected, ((0, room), (0, room), (0, 0)), constant_values=255))
+    margin = max(map(max, PATCHES))  # a last patch may reach beyond the picture
+    ends = ((slack, slack + margin - height), (slack, slack + margin - width), (0, 0))
+    asked = sums(np.pad(expected, ((0, margin), (0, margin), (0, 0)), constant_values=255))
     found = sums(np.pad(actual, ends, constant_values=255))
     near = [(i, j) for i in range(2 * slack + 1) for j in range(2 * slack + 1)]
     greatest = 0.0
     for size in PATCHES:
         count = [
-            (length + room) // side for length, side in zip(expected.shape, size, strict=False)
+            (length + margin) // side for length, side in zip(expected.shape, size, strict=False)
         ]
         wanted = means(asked, size, count, (0, 0))
         apart = (np.abs(means(found, size, count, at) - wanted).max(-1) for at in near)

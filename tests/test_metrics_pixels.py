@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import esv_jax as ej
+from esv_jax.checks import ScoresOf
 from esv_jax.metrics.curves import PerturbationCurve
 from esv_jax.metrics.voxels import smoothing_weights
 
@@ -648,6 +649,31 @@ def test_models_of_one_clip_are_taken():
         found = metrics.insertion(model, clip, saliency, target, 4)
         expected = metrics.insertion(small, clip, saliency, target, 4)
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", range(1, 7))
+def test_models_of_one_clip_differ_from_those_of_a_batch(rng, batch):
+    """Also where an axis that the model computes is as long as the batch."""
+    weights = jnp.asarray(rng.normal(size=(3, 5)), jnp.float32)
+    clips = jnp.asarray(rng.normal(size=(batch, 5, 3, 4, 3)), jnp.float32)
+
+    def columns(clip):  # (t, h, w, c); of a batch (B, t, h, w, c) scores by column, (w, C)
+        return jnp.tanh(clip).mean((1, 2)).max(0) @ weights
+
+    for one in (columns, lambda clip: columns(clip[..., ::2, :])):
+        each = jax.vmap(one)
+        expected = jax.nn.softmax(each(clips))
+        models = [
+            one,
+            types.SimpleNamespace(logits=one),
+            lambda clips, each=each: jax.nn.softmax(each(clips)),
+            lambda clips, each=each: jax.nn.softmax(each(clips.reshape(batch, 5, 3, 4, 3))),
+            lambda clips, each=each: np.asarray(jax.nn.softmax(each(np.asarray(clips)))),
+        ]
+        for model in models:
+            scores = ScoresOf(model, "clips")
+            np.testing.assert_allclose(scores(clips), expected, atol=1e-6)
+            np.testing.assert_allclose(scores(clips), expected, atol=1e-6)
 
 
 def test_structured_outputs():

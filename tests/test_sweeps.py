@@ -872,7 +872,7 @@ def test_blocks_are_halved_when_memory_runs_out(swept, monkeypatch):
     monkeypatch.setattr(engines.Engine, "_program", none)
     failed = run_sweep(folder, "none", limit=3).failures
     assert set(failed) == {"video-0", "video-1", "video-2"}
-    assert "memory: expected room for a video of 2 elements" in failed["video-2"]
+    assert "memory: expected space for a video of 2 elements" in failed["video-2"]
 
     def broken(self, estimator, arguments):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")

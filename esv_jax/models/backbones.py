@@ -105,7 +105,7 @@ def recognise(state: Tensors) -> str:
     """The name of the backbone that a state dict belongs to.
 
     Raises:
-      ValueError: none of them.
+      ValueError: a state dict of another network.
     """
     return recognise_network(state, _plain(state), BACKBONES)
 

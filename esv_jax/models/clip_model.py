@@ -121,7 +121,7 @@ def recognise_clip_network(state: Tensors) -> str:
     """The name of the published network that a state dict belongs to.
 
     Raises:
-      ValueError: none of them.
+      ValueError: a state dict of another network.
     """
     return recognise_network(state, plain_names(state), CLIP_NETWORKS)
 

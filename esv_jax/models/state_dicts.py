@@ -69,7 +69,7 @@ def recognise_network(
       plain: the same under plain names.
       networks: candidates by name.
     Raises:
-      ValueError: none of them.
+      ValueError: a state dict of another network.
     """
     for name, network in networks.items():
         if network.mark in plain:

@@ -29,7 +29,7 @@ _MEANINGS = ("worth more together", "dispensable beside each other")
 _WIDEST, _THINNEST = 5.0, 0.3  # points, of an arc
 _LARGEST = 130.0  # square points, of the mark of an element
 _PANEL_INCHES, _EMPTY_INCHES = 2.4, 0.6  # height with arcs, and without
-_MOST_DECIMALS = 3  # that cells have room for
+_MOST_DECIMALS = 3  # that fit a cell
 _WAY_OUT = "Index the class: interactions[..., c]."
 
 

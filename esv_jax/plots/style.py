@@ -217,9 +217,9 @@ def expect_labels(name: str, labels: Sequence[object] | None, n: int) -> list[st
 def label_elements(ax: Axes, labels: Sequence[str]) -> None:
     """Label every k-th element so that labels do not touch; upright if they are long."""
     n, longest = len(labels), max(len(label) for label in labels)
-    room = n_letters(width_of(ax) / max(n, 4), TEXT_SIZE)  # letters per element
-    upright = longest > 4 and longest + 1 > room
-    shown = range(0, n, _round_step((3 if upright else longest + 1.5) / room))
+    fitting = n_letters(width_of(ax) / max(n, 4), TEXT_SIZE)  # letters per element
+    upright = longest > 4 and longest + 1 > fitting
+    shown = range(0, n, _round_step((3 if upright else longest + 1.5) / fitting))
     texts = [textwrap.shorten(labels[i], 24, placeholder="...") for i in shown]
     ax.set_xticks(shown, texts, rotation=90 if upright else 0, parse_math=False)
     half = max(n / 2, 2) + 0.2
@@ -240,8 +240,10 @@ def label_rows(ax: Axes, labels: Sequence[str]) -> None:
 
 def label_pictures(ax: Axes, places: np.ndarray, labels: Sequence[str], inches: float) -> None:
     """Label pictures that are `inches` apart; longer labels are cut."""
-    room = n_letters(0.85 * inches, TEXT_SIZE)  # digits are wider than most letters
-    texts = [label if len(label) <= room else label[: max(1, room - 3)] + "..." for label in labels]
+    fitting = n_letters(0.85 * inches, TEXT_SIZE)  # digits are wider than most letters
+    texts = [
+        label if len(label) <= fitting else label[: max(1, fitting - 3)] + "..." for label in labels
+    ]
     ax.set_xticks(places, texts, parse_math=False)
     ax.tick_params(axis="x", length=0, pad=4, labelcolor=INK, labelsize=TEXT_SIZE)
 

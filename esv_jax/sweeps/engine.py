@@ -117,7 +117,7 @@ class Engine:
                 if not out_of_memory(error):
                     raise
                 if block == 1:
-                    expected = f"room for a video of {n} elements"
+                    expected = f"space for a video of {n} elements"
                     got = f"a device that has too little for one ({error})"
                     raise MemoryError(message("memory", expected, got)) from error
             block //= 2
