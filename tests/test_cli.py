@@ -144,7 +144,7 @@ def test_train_then_explain(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("of_each", "asked", "says"),
+    ("n_per_class", "fraction", "text"),
     [
         (2, None, "Validation accuracy"),
         ((1, 4, 1), None, "None held out of 2 classes that have one sequence: still, run"),
@@ -153,20 +153,20 @@ def test_train_then_explain(folder, tmp_path, capsys):
         (2, "0.1", None),
     ],
 )
-def test_training_with_few_sequences_of_each_class(tmp_path, capsys, of_each, asked, says):
-    labels = np.repeat(np.arange(3), of_each)
+def test_training_with_few_sequences_of_each_class(tmp_path, capsys, n_per_class, fraction, text):
+    labels = np.repeat(np.arange(3), n_per_class)
     sequences = list(np.random.default_rng(0).normal(size=(len(labels), 2, 3)))
     (tmp_path / "few.ts").write_text(ts_text(sequences, labels))
     options = ["--n-max", "2", "--max-epochs", "2", "--hidden-dim", "4"]
-    options += [] if asked is None else ["--validation-fraction", asked]
+    options += [] if fraction is None else ["--validation-fraction", fraction]
     out = tmp_path / "m.safetensors"
     status = main(["train", str(tmp_path / "few.ts"), "--out", str(out), *options])
     printed = capsys.readouterr()
-    if says is None:
+    if text is None:
         assert status == 2 and not out.exists()
         assert "validation_fraction: expected a share that holds out at least" in printed.err
     else:
-        assert status == 0 and says in printed.out
+        assert status == 0 and text in printed.out
         assert ej.models.load_model(out).class_names == ("still", "walk", "run")
         before, again = out.read_bytes(), ["train", str(tmp_path / "few.ts"), "--out", str(out)]
         assert main([*again, *options]) == 2 and out.read_bytes() == before

@@ -115,8 +115,8 @@ def order_rows(order: Array) -> Array:
 def spread_error(each: Array, length: Array | int | None = None) -> Array:
     """Standard error (n, C) of the mean of k independent estimates (k, n, C) of the same values.
 
-    The variance over so few repetitions is a poor estimate by itself: it is shrunk towards its
-    class's mean over elements, with weight 4 / (k + 3), and raised by 1 / (2 k), which makes normal
+    The variance over few repetitions is a poor estimate: it is shrunk towards its class's mean
+    over elements, with weight 4 / (k + 3), and raised by 1 / (2 k), which makes normal
     intervals as wide as the remaining uncertainty of the variance requires. The weight is 0.3 at
     least: where estimates have heavy tails, a value too small comes with a variance too small.
 

@@ -146,7 +146,16 @@ def layer_relevances(
     start: Start = "score",
     **options: Unpack[PropagationOptions],
 ) -> LayerRelevances:
-    """Relevance by `lrp`, and the relevance of the inputs of each layer."""
+    """Relevance of the input and of the inputs of each layer, signed, in units of the score.
+
+    Args:
+      fn, x, target, start, **options: as for `lrp`.
+    Returns:
+      `LayerRelevances`, whose `relevance` is the result of `lrp`.
+    Raises:
+      As `lrp`.
+    Cost: that of `lrp`, and memory for the relevance of all layers.
+    """
     return _relevances(fn, x, target, start, **options)
 
 
