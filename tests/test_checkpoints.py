@@ -644,6 +644,7 @@ COSTLY = {
 }  # fmt: skip
 
 
+@pytest.mark.slow  # large cases
 @pytest.mark.parametrize("name", COSTLY)
 def test_costly_programs_end(name, write):
     """With a value or a clear error, in a pickle and beside the state dict of a checkpoint."""
