@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import esv_jax
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DIST_INFO = f"esv_jax-{esv_jax.__version__}.dist-info"
 IGNORED = shutil.ignore_patterns(

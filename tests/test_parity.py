@@ -1,7 +1,5 @@
 """Agreement with the numbers of the original program."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +7,15 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.games.multi_scale import direct_logits
+from tests.conftest import FIXTURES, SHARED
 
-HERE = Path(__file__).resolve().parent / "fixtures" / "esv"
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "fixtures" / "esv"
+HERE = FIXTURES / "esv"
+GIVEN = SHARED / "fixtures" / "esv"
 
 
 def files(pattern):
     """Our copies, and what else lies beside the checkout, by name."""
-    found = {path.name: path for path in SHARED.glob(pattern)} if SHARED.is_dir() else {}
+    found = {path.name: path for path in GIVEN.glob(pattern)} if GIVEN.is_dir() else {}
     found |= {path.name: path for path in HERE.glob(pattern)}
     assert found, pattern
     return sorted(found.items())

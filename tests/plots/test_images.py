@@ -2,7 +2,7 @@
 
 References lie in `fixtures/images`. To draw new ones after a figure was changed on purpose, run
 
-    ESV_JAX_NEW_IMAGES=1 python -m pytest -n 0 tests/test_images.py
+    ESV_JAX_NEW_IMAGES=1 python -m pytest -n 0 tests/plots/test_images.py
 
 and look at each before keeping it. Everything drawn is made up by whole-number arithmetic.
 """
@@ -26,8 +26,9 @@ from PIL import Image
 from esv_jax import metrics, plots
 from esv_jax.attribution import Attribution
 from esv_jax.plots import style
+from tests.conftest import FIXTURES
 
-REFERENCES = Path(__file__).resolve().parent / "fixtures" / "images"
+REFERENCES = FIXTURES / "images"
 NEW = os.environ.get("ESV_JAX_NEW_IMAGES") == "1"
 DPI = 60
 

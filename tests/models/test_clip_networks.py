@@ -16,7 +16,7 @@ from esv_jax.models.clip_model import (
 from esv_jax.models.networks import factored_width
 from esv_jax.models.state_dicts import to_state_dict
 from tests.conftest import SHARED
-from tests.test_backbones import by_rule
+from tests.models.test_backbones import by_rule
 
 
 @pytest.fixture(scope="module", params=list(CLIP_NETWORKS))

@@ -7,16 +7,14 @@ import socket
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
 import esv_jax as ej
+from tests.conftest import ROOT
 from tests.sweeps_for_tests import make_sequences, run_killer, run_sweep, shards_of, write_set
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def start(folder, options, flags="", **variables):

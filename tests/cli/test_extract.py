@@ -14,8 +14,8 @@ from esv_jax.data.video_decode import decode_frames
 from esv_jax.data.video_files import find_videos
 from esv_jax.data.video_writer import write_video
 from esv_jax.models import backbones
+from tests.models.test_backbones import rule_state
 from tests.sweeps_for_tests import run_killer
-from tests.test_backbones import rule_state
 
 pytest.importorskip("av")
 

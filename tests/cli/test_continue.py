@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +18,9 @@ import esv_jax as ej
 from esv_jax.cli import explain as command
 from esv_jax.cli import main
 from esv_jax.files import locked_folder
+from tests.conftest import ROOT
 from tests.games_for_tests import as_float32, random_heads
 
-ROOT = Path(__file__).resolve().parent.parent
 LENGTHS = (24, 3, 5, 23, 3, 5)  # too many elements for exact values, and few, by turns
 SAMPLED = ("--estimator", "constructive", "--constructive.max-subsequences", "4")
 SAMPLED += ("--constructive.iterations", "3")

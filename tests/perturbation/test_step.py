@@ -9,7 +9,7 @@ import pytest
 import esv_jax as ej
 from esv_jax.perturbation import Core, Masking, published_weights, step
 from esv_jax.perturbation.descent import dampened_sgd, ramped_weights
-from tests.test_perturbation import step_fixture
+from tests.perturbation.test_masks import step_fixture
 
 KEY = jax.random.key(0)
 PUBLISHED = {"weights": published_weights(), "padded": True, "dropout": 0, "key": KEY}

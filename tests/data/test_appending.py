@@ -43,7 +43,7 @@ def left_behind(path, *lengths):
             (folder / name).write_bytes(content)
         return folder
     code = (
-        "import os, signal, sys; from tests.test_data_appending import *\n"
+        "import os, signal, sys; from tests.data.test_appending import *\n"
         f"store = FeatureAppender({str(path)!r}, 3)\n"
         f"for n in {lengths!r}: store.append(f'v{{n}}', features(n), {{'n': n}})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -16,8 +16,9 @@ from esv_jax.cli import main
 from esv_jax.games import make_game
 from esv_jax.models.heads import TsnHead, unstack_heads
 from esv_jax.models.trained import model_digest
+from tests.conftest import FIXTURES
 
-PROJECT = Path(__file__).parent / "fixtures" / "play_fair_project"
+PROJECT = FIXTURES / "play_fair_project"
 FEATURES = "checkpoints/features"
 MODEL_OF = {"trn": "mtrn", "tsn": "tsn"}
 

@@ -11,7 +11,6 @@ import zipfile
 import zlib
 from collections import OrderedDict, defaultdict
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,8 +25,9 @@ from esv_jax.checkpoints.tensors import TORCH
 from esv_jax.checkpoints.unpickle import Constructor, unpickle
 from esv_jax.models.heads import head_logits, unstack_heads
 from esv_jax.models.trained import model_digest
+from tests.conftest import FIXTURES
 
-PROJECT = Path(__file__).parent / "fixtures" / "play_fair_project"
+PROJECT = FIXTURES / "play_fair_project"
 FEATURES = PROJECT / "checkpoints" / "features"
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 MILLION = 10**6

@@ -14,9 +14,9 @@ from esv_jax.estimators import size_regression
 from esv_jax.estimators.pair_plan import draw_pairs, make_pair_plan
 from esv_jax.estimators.size_regression import SizeRegression
 from esv_jax.games.black_box import BlackBox
+from tests.estimators.test_permutation import attention_table, smooth_table
 from tests.games_for_tests import TableGame, multi_scale_case, steps
 from tests.reference import plain
-from tests.test_permutation import attention_table, smooth_table
 
 
 @functools.cache
