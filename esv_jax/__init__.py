@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from esv_jax import relevance as relevance
     from esv_jax import results as results
     from esv_jax.attribution import Attribution as Attribution
+    from esv_jax.batches import explain_batch as explain_batch
+    from esv_jax.batches import video_key as video_key
     from esv_jax.estimators import Constructive as Constructive
     from esv_jax.estimators import Exact as Exact
     from esv_jax.estimators import PermutationSampling as PermutationSampling
     from esv_jax.estimators import SizeRegression as SizeRegression
     from esv_jax.estimators import Surrogate as Surrogate
     from esv_jax.explanations import explain as explain
-    from esv_jax.explanations import explain_batch as explain_batch
-    from esv_jax.explanations import video_key as video_key
     from esv_jax.games import AverageConsensus as AverageConsensus
     from esv_jax.games import BlackBox as BlackBox
     from esv_jax.games import MultiScale as MultiScale
@@ -49,10 +49,11 @@ __version__ = "0.1.0"
 _NAMES: dict[str, tuple[str, ...]] = {
     "attribution": ("Attribution",),
     "baselines": (),
+    "batches": ("explain_batch", "video_key"),
     "checkpoints": (),
     "data": (),
     "estimators": ("Constructive", "Exact", "PermutationSampling", "SizeRegression", "Surrogate"),
-    "explanations": ("explain", "explain_batch", "video_key"),
+    "explanations": ("explain",),
     "games": ("AverageConsensus", "BlackBox", "MultiScale", "VariableLength", "probe_sensitivity"),
     "gradients": (),
     "groups": ("owen_values",),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.explanations import block_program
+from esv_jax.batches import block_program
 from esv_jax.games.scoring import score_rows
 from esv_jax.subsequences.lattice import make_lattice
 from tests.games_for_tests import multi_scale_case, n_programs, random_heads

@@ -24,7 +24,7 @@ LAYERS = (
     ("cli", "dashboard", "report"),
     ("sweeps",),
     ("results", "plots", "maps"),
-    ("interactions", "explanations"),
+    ("interactions", "batches", "explanations", "tolerance"),
     ("groups",),
     ("perturbation", "relevance", "gradients", "metrics", "baselines"),
     ("inputs",),

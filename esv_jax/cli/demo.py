@@ -12,11 +12,11 @@ import numpy as np
 
 from esv_jax import data, metrics, models, plots, results
 from esv_jax.attribution import Attribution
+from esv_jax.batches import explain_batch
 from esv_jax.checks import expect
 from esv_jax.cli.explain_output import draw_video
 from esv_jax.cli.printing import progress, say, signed, table
 from esv_jax.estimators import Constructive
-from esv_jax.explanations import explain_batch
 from esv_jax.files import expect_writable, make_folder
 from esv_jax.games import make_game
 from esv_jax.maps import element_values

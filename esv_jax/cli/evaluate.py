@@ -16,12 +16,12 @@ import numpy as np
 import tyro
 
 from esv_jax import __version__, data, maps, models
+from esv_jax.batches import video_key
 from esv_jax.checks import expect, expect_int, message
 from esv_jax.cli.clips import ClipOptions, exit_code, read_clip, try_each
 from esv_jax.cli.options import settings_of
 from esv_jax.cli.printing import progress, say, table
 from esv_jax.data.video_files import find_videos
-from esv_jax.explanations import video_key
 from esv_jax.files import JSONObject, atomic_path, make_folder
 from esv_jax.maps.evaluation import ClipEvaluator, make_evaluator
 from esv_jax.maps.evaluation_record import (

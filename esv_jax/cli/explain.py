@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import tyro
 
+from esv_jax.batches import explain_batch
 from esv_jax.checks import expect, first_few
 from esv_jax.cli.explain_output import (
     WAY_OUT,
@@ -32,7 +33,6 @@ from esv_jax.cli.options import SequenceOptions, expect_free, settings_of
 from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
 from esv_jax.data.classes import class_index
 from esv_jax.data.inputs import Inputs
-from esv_jax.explanations import explain_batch
 from esv_jax.files import JSONObject, locked_folder, make_folder, remove_leftovers
 from esv_jax.games import make_game
 from esv_jax.maps import element_values

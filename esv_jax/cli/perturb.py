@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from esv_jax import data, models, perturbation, plots
+from esv_jax.batches import video_key
 from esv_jax.blur import Edge
 from esv_jax.checks import expect
 from esv_jax.cli.clips import Row, VideoClip, VideoOptions, exit_code, read_clip, try_each
 from esv_jax.cli.options import settings_of
 from esv_jax.cli.printing import progress, say
-from esv_jax.explanations import video_key
 from esv_jax.extras import require
 from esv_jax.files import JSONObject, atomic_path
 from esv_jax.maps.networks import probabilities

@@ -13,19 +13,19 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from esv_jax.attribution import Attribution
-from esv_jax.checks import AnyArray, message
-from esv_jax.estimators import Estimator
-from esv_jax.explanations import (
+from esv_jax.batches import (
     block_program,
     block_size,
     explain_batch,
     make_block,
-    out_of_memory,
     shared_plan,
 )
+from esv_jax.checks import AnyArray, message
+from esv_jax.estimators import Estimator
 from esv_jax.games.protocol import Game
 from esv_jax.games.scoring import GameInfo, request_cost
 from esv_jax.inputs import free_bytes
+from esv_jax.tolerance import out_of_memory
 
 Program = Callable[..., Attribution]
 _FIELDS = ("values", "scores", "std_error", "marginals", "n_evaluations")

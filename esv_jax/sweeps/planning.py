@@ -19,9 +19,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from esv_jax import data as sources
+from esv_jax.batches import block_size
 from esv_jax.checks import AnyArray, expect, message
 from esv_jax.estimators import Estimator
-from esv_jax.explanations import block_size
 from esv_jax.files import JSONObject
 from esv_jax.games import Cost, ScaleGame, SubsetGame, make_game
 from esv_jax.games.protocol import Game

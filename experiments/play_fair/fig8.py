@@ -41,7 +41,7 @@ from matplotlib.colors import LogNorm
 from tqdm import tqdm
 
 import esv_jax as ej
-from esv_jax.explanations import video_key
+from esv_jax.batches import video_key
 from esv_jax.plots import style
 from esv_jax.plots.style import new_figure
 from esv_jax.subsequences.growth import grow_samples
