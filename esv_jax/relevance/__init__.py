@@ -9,29 +9,19 @@ from esv_jax.relevance.composites import (
     by_kind,
     by_layer,
     by_name,
-    fold_batch_norm,
     for_transformers,
     preset,
     uniform,
 )
-from esv_jax.relevance.lrp import RelevanceWarning, layer_relevances, layers, lrp
-from esv_jax.relevance.rules import (
-    AlphaBeta,
-    Epsilon,
-    Flat,
-    Gamma,
-    WSquare,
-    ZBox,
-    ZPlus,
-)
-from esv_jax.relevance.temporal import discriminative, motion_share, selective
+from esv_jax.relevance.lrp import layers, lrp
+from esv_jax.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
+from esv_jax.relevance.temporal import discriminative, selective
 
 __all__ = [
     "AlphaBeta",
     "Epsilon",
     "Flat",
     "Gamma",
-    "RelevanceWarning",
     "WSquare",
     "ZBox",
     "ZPlus",
@@ -39,12 +29,9 @@ __all__ = [
     "by_layer",
     "by_name",
     "discriminative",
-    "fold_batch_norm",
     "for_transformers",
-    "layer_relevances",
     "layers",
     "lrp",
-    "motion_share",
     "preset",
     "selective",
     "uniform",

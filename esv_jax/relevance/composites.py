@@ -13,12 +13,11 @@ import dataclasses
 import fnmatch
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from esv_jax.checks import expect_choice, message, nearest
+from esv_jax.checks import expect, expect_choice, message
 from esv_jax.relevance.layers import LayerInfo
 from esv_jax.relevance.operation_rules import Attention
 from esv_jax.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZBox, ZPlus
@@ -34,9 +33,8 @@ def by_layer(rules: Sequence[Rule]) -> Composite:
     rules = [_expect_rule(f"rules[{i}]", rule) for i, rule in enumerate(rules)]
 
     def choose(layers: Sequence[LayerInfo]) -> Sequence[Rule]:
-        if len(rules) != len(layers):
-            got = f"{len(layers)}: {', '.join(map(str, layers))}"
-            raise ValueError(message("composite", f"{len(rules)} linear layers", got))
+        got = f"{len(layers)}: {', '.join(map(str, layers))}"
+        expect(len(rules) == len(layers), "composite", f"{len(rules)} linear layers", got)
         return rules
 
     return choose
@@ -48,45 +46,14 @@ def uniform(rule: Rule) -> Composite:
     return lambda layers: [rule] * len(layers)
 
 
-def by_kind(
-    *, conv: Rule, dense: Rule, first: Rule | None = None, last: Rule | None = None
-) -> Composite:
-    """Rules by the kind of layer, optionally with others for the first and the last layer."""
+def by_kind(*, conv: Rule, dense: Rule, first: Rule | None = None) -> Composite:
+    """Rules by the kind of layer, optionally with another one for the first layer."""
     chosen = {"conv": _expect_rule("conv", conv), "dense": _expect_rule("dense", dense)}
-    for name, rule in (("first", first), ("last", last)):
-        if rule is not None:
-            _expect_rule(name, rule)
 
     def choose(layers: Sequence[LayerInfo]) -> Sequence[Rule]:
-        rules = [chosen[layer.kind] for layer in layers]
-        if rules and last is not None:
-            rules[-1] = last
-        if rules and first is not None:
-            rules[0] = first
-        return rules
+        return [chosen[layer.kind] for layer in layers]
 
-    return choose
-
-
-def by_depth(rules: Sequence[tuple[float, Rule]]) -> Composite:
-    """Rules by depth: pairs (start, rule), with starts as a fraction of the layers, 0..1.
-
-    `[(0, ZPlus()), (0.5, Gamma()), (0.9, Epsilon())]` gives the first half of the layers z+; layer
-    i of n is at (i + 1/2) / n.
-    """
-    starts = [start for start, _ in rules]
-    if not starts or starts[0] != 0 or starts != sorted(starts) or starts[-1] > 1:
-        raise ValueError(message("rules", "starts that rise from 0 to at most 1", starts))
-    chosen = [_expect_rule(f"rules[{i}]", rule) for i, (_, rule) in enumerate(rules)]
-
-    def choose(layers: Sequence[LayerInfo]) -> Sequence[Rule]:
-        n = len(layers)
-        return [
-            chosen[sum(start <= (layer.index + 0.5) / n for start in starts) - 1]
-            for layer in layers
-        ]
-
-    return choose
+    return choose if first is None else _with_first(choose, _expect_rule("first", first))
 
 
 def by_name(rules: Mapping[str, Rule], default: Rule | None = None) -> Composite:
@@ -105,18 +72,14 @@ def by_name(rules: Mapping[str, Rule], default: Rule | None = None) -> Composite
 
     def choose(layers: Sequence[LayerInfo]) -> Sequence[Rule]:
         unused = [p for p in rules if not any(_matches(layer.name, p) for layer in layers)]
-        if unused:
-            known = ", ".join(layer.name for layer in layers)
-            raise ValueError(
-                message("composite", "names of layers", unused, f"There are: {known}.")
-            )
+        known = ", ".join(layer.name for layer in layers)
+        expect(not unused, "composite", "names of layers", unused, f"There are: {known}.")
         found: list[Rule] = []
         for layer in layers:
             rule = next((rule for p, rule in rules.items() if _matches(layer.name, p)), default)
             if rule is None:
-                raise ValueError(
-                    message("composite", f"a rule for {layer}", "none", "Give a default.")
-                )
+                expected = f"a rule for {layer}"
+                raise ValueError(message("composite", expected, "none", "Give a default."))
             found.append(rule)
         return found
 
@@ -173,11 +136,9 @@ def preset(name: str, low: ArrayLike | None = None, high: ArrayLike | None = Non
     """
     expect_choice("composite", name, PRESETS)
     chosen = PRESETS[name]
-    if low is None and high is None:
-        return chosen
-    if low is None or high is None:
-        raise ValueError(message("low, high", "both bounds or none", f"low={low}, high={high}"))
-    return _with_first(chosen, ZBox(low, high))
+    got = f"low={low}, high={high}"
+    expect((low is None) == (high is None), "low, high", "both bounds or none", got)
+    return chosen if low is None or high is None else _with_first(chosen, ZBox(low, high))
 
 
 def make_composite(composite: Composite | Rule | str) -> Composite:
@@ -186,77 +147,9 @@ def make_composite(composite: Composite | Rule | str) -> Composite:
         return preset(composite)
     if _takes(composite, 2):
         return uniform(composite)  # type: ignore[arg-type]
-    if not _takes(composite, 1):
-        expected = "a composite, a rule (a function of a layer and relevance) or a name"
-        raise ValueError(message("composite", expected, composite))
+    expected = "a composite, a rule (a function of a layer and relevance) or a name"
+    expect(_takes(composite, 1), "composite", expected, composite)
     return composite  # type: ignore[return-value]
-
-
-def fold_batch_norm(
-    variables: Mapping[str, Any], pairs: Sequence[tuple[str, str]], epsilon: float = 1e-5
-) -> dict[str, Any]:
-    """Linen variables with batch norms folded into the layers before them.
-
-    `lrp` folds a batch norm that directly follows a layer by itself.
-
-        kernel' = kernel * scale / sqrt(var + epsilon)
-        bias'   = (bias - mean) * scale / sqrt(var + epsilon) + norm's bias
-
-    The batch norm gets mean 0, variance 1 - epsilon, scale 1 and bias 0: the outputs of the model
-    at evaluation are the same up to rounding.
-
-    Args:
-      variables: {"params": ..., "batch_stats": ...}; not changed.
-      pairs: paths of a layer and of the batch norm right after it, e.g. ("conv1", "bn1") or
-        ("block/conv", "block/bn"). The layer has a kernel with the output channels as its last
-        axis, and a bias.
-      epsilon: of the batch norms.
-    Raises:
-      ValueError: a missing path, a layer without a bias, another number of channels.
-    """
-    folded = _copied(variables)
-    params, stats = folded.get("params", {}), folded.get("batch_stats", {})
-    for layer_path, norm_path in pairs:
-        layer = _at(params, layer_path, "params")
-        norm, stat = _at(params, norm_path, "params"), _at(stats, norm_path, "batch_stats")
-        if not {"kernel", "bias"} <= set(layer):
-            got, way_out = (
-                f"only {sorted(layer)}",
-                "Build the model with use_bias=True, the bias zero.",
-            )
-            raise ValueError(message(layer_path, "a kernel and a bias", got, way_out))
-        channels, known = layer["kernel"].shape[-1], stat["mean"].shape
-        if known != (channels,):
-            raise ValueError(message(norm_path, f"({channels},) channels", known))
-        scale = norm.get("scale", jnp.ones_like(stat["mean"])) / jnp.sqrt(stat["var"] + epsilon)
-        layer["kernel"] = layer["kernel"] * scale.reshape((1,) * (layer["kernel"].ndim - 1) + (-1,))
-        layer["bias"] = (layer["bias"] - stat["mean"]) * scale + norm.get("bias", 0)
-        stat["mean"] = jnp.zeros_like(stat["mean"])
-        stat["var"] = jnp.full_like(stat["var"], 1 - epsilon)
-        for name, value in (("scale", jnp.ones_like), ("bias", jnp.zeros_like)):
-            if name in norm:
-                norm[name] = value(norm[name])
-    return folded
-
-
-def _copied(tree: Any) -> Any:
-    """The dictionaries copied, the arrays shared."""
-    if isinstance(tree, Mapping):
-        return {name: _copied(part) for name, part in tree.items()}
-    return tree
-
-
-def _at(tree: Any, path: str, collection: str) -> Any:
-    """The part of a tree at a path like "block/conv"."""
-    seen = ""
-    for part in path.split("/"):
-        known = list(tree) if isinstance(tree, Mapping) else []
-        if part not in known:
-            way_out = nearest(part, known) or f"There are: {', '.join(map(str, known))}."
-            got = f"no {part!r} in {seen!r}"
-            raise ValueError(message(f"{collection}/{path}", "a module of the model", got, way_out))
-        tree, seen = tree[part], f"{seen}/{part}".strip("/")
-    return tree
 
 
 def _with_first(composite: Composite, rule: Rule) -> Composite:
@@ -290,12 +183,10 @@ def _takes(function: object, n: int) -> bool:
 
 
 def _expect_rule(name: str, rule: Rule) -> Rule:
-    if not _takes(rule, 2):
-        got = repr(rule)
-        if isinstance(rule, type):
-            got = f"{rule.__name__}; make one: {rule.__name__}()"
-        expected = "a rule, such as Epsilon() or a function of a layer and relevance"
-        raise TypeError(message(name, expected, got))
+    name_of = getattr(rule, "__name__", "")
+    got = f"{name_of}; make one: {name_of}()" if isinstance(rule, type) else repr(rule)
+    expected = "a rule, such as Epsilon() or a function of a layer and relevance"
+    expect(_takes(rule, 2), name, expected, got, kind=TypeError)
     return rule
 
 

@@ -77,13 +77,14 @@ class Graph:
         primitive: str,
         name: str,
         inputs: Sequence[Operand],
-        shapes: Sequence[Spec],
+        variables: Iterable[Any],
         apply: Callable[..., list[Array]],
         params: Mapping[str, Any] | None = None,
         function: str = "",
     ) -> list[Operand]:
-        """Append an operation; returns the numbers of its outputs, of these shapes."""
-        outputs = range(len(self.shapes), len(self.shapes) + len(shapes))
+        """Append an operation; returns the numbers of its outputs, which are like the variables."""
+        specs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in variables]
+        outputs = range(len(self.shapes), len(self.shapes) + len(specs))
         if any(map(self.is_dependent, inputs)):
             self.depends.update(outputs)
         operation = Operation(
@@ -91,14 +92,14 @@ class Graph:
             name=name,
             inputs=tuple(inputs),
             outputs=tuple(outputs),
-            shapes=tuple(shapes),
+            shapes=tuple(specs),
             input_shapes=tuple(map(self.shape, inputs)),
             function=function,
             apply=apply,
             params=params or {},
         )
         self.operations.append(operation)
-        self.shapes |= zip(outputs, shapes, strict=True)
+        self.shapes |= zip(outputs, specs, strict=True)
         self.makers |= dict.fromkeys(outputs, operation)
         return list(outputs)
 
@@ -133,12 +134,6 @@ class Graph:
                 break
             operand = sources[0]
         return operand
-
-    def run(self, x: Array) -> dict[int, Array]:
-        """Every value, by number."""
-        values = {0: x}
-        evaluate(self.operations, values, lambda constant: constant.value)  # type: ignore[union-attr]
-        return values
 
 
 def evaluate(
@@ -199,9 +194,8 @@ class _Tracing:
                 results = _CONTROL[primitive](self, eqn, operands, name)
             else:
                 function = called if called in self.whole else ""
-                specs = [_spec(v) for v in eqn.outvars]
                 results = self.graph.add(
-                    primitive, name, operands, specs, _apply(eqn), eqn.params, function
+                    primitive, name, operands, eqn.outvars, _apply(eqn), eqn.params, function
                 )
             known |= zip(eqn.outvars, results, strict=True)
         return [operand(atom) for atom in jaxpr.outvars]
@@ -214,25 +208,25 @@ class _Tracing:
         first = n_consts + n_carry
         consts, carry = list(operands[:n_consts]), list(operands[n_consts:first])
         rows = [
-            self.graph.add("split", scope, [xs], [_spec(var)] * p["length"], _unstack)
+            self.graph.add("split", scope, [xs], [var] * p["length"], _unstack)
             for xs, var in zip(operands[first:], inner.invars[first:], strict=True)
         ]
         steps = range(p["length"])
-        ys: list[list[Operand]] = [[] for _ in eqn.outvars[n_carry:]]
+        outs: list[list[Operand]] = []
         for step in reversed(steps) if p["reverse"] else steps:
             given = [*consts, *carry, *(row[step] for row in rows)]
             out = self.inline(p["jaxpr"], given, scope)
             carry = out[:n_carry]
-            for y, value in zip(ys, out[n_carry:], strict=True):
-                y.append(value)
+            outs.append(out)
         results = carry
-        for y, var in zip(ys, eqn.outvars[n_carry:], strict=True):
-            spec = _spec(var)
-            if y:
-                y = y[::-1] if p["reverse"] else y
-                results += self.graph.add("concatenate", scope, y, [spec], _stack)
+        for k, var in enumerate(eqn.outvars[n_carry:], n_carry):
+            ys = [out[k] for out in (reversed(outs) if p["reverse"] else outs)]
+            if ys:
+                results += self.graph.add(
+                    "concatenate", scope, ys, [var], lambda *rows: [jnp.stack(rows)]
+                )
             else:
-                results = [*results, Constant(jnp.zeros(spec.shape, spec.dtype))]
+                results = [*results, Constant(jnp.zeros(var.aval.shape, var.aval.dtype))]
         return results
 
     def branch(self, eqn: core.JaxprEqn, operands: Sequence[Operand], scope: str) -> list[Operand]:
@@ -241,16 +235,15 @@ class _Tracing:
         cases = []
         for k, branch in enumerate(eqn.params["branches"]):
             given = list(rest)
-            for n, operand in enumerate(rest):
-                spec = _spec(eqn.invars[n + 1])
-                if self.graph.is_dependent(operand) and is_inexact(spec):
+            for n, (operand, var) in enumerate(zip(rest, eqn.invars[1:], strict=True)):
+                if self.graph.is_dependent(operand) and is_inexact(var.aval):
                     (given[n],) = self.graph.add(
-                        "where_taken", scope, [index, operand], [spec], _where_taken(k)
+                        "where_taken", scope, [index, operand], [var], _where_taken(k)
                     )
             cases.append(self.inline(branch, given, scope))
         results: list[Operand] = []
         for case, var in zip(zip(*cases, strict=True), eqn.outvars, strict=True):
-            results += self.graph.add("select_n", scope, [index, *case], [_spec(var)], _select)
+            results += self.graph.add("select_n", scope, [index, *case], [var], _select)
         return results
 
 
@@ -267,10 +260,6 @@ def is_complex(value: object) -> bool:
     return hasattr(value, "dtype") and bool(jnp.issubdtype(value.dtype, jnp.complexfloating))
 
 
-def _spec(atom: Any) -> Spec:
-    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
-
-
 def _scan_sizes(params: Mapping[str, Any]) -> tuple[int, int]:
     """Numbers of constants and of carried values among the inputs of a scan."""
     if "ft_in" in params:  # JAX 0.12
@@ -281,10 +270,6 @@ def _scan_sizes(params: Mapping[str, Any]) -> tuple[int, int]:
 
 def _unstack(rows: Array) -> list[Array]:
     return [lax.index_in_dim(rows, k, keepdims=False) for k in range(rows.shape[0])]
-
-
-def _stack(*rows: Array) -> list[Array]:
-    return [jnp.stack(rows)]
 
 
 def _select(index: Array, *cases: Array) -> list[Array]:

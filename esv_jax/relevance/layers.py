@@ -27,14 +27,13 @@ class LayerInfo:
     """Description of a linear layer, from which a composite chooses its rule.
 
     Attributes:
-      index: position in forward order, from 0. n_layers: number of layers.
+      index: position in forward order, from 0.
       kind: "conv" or "dense".
       name: path of its module, e.g. "TinyCNN/conv1"; "" without a module.
       input_shape, output_shape: with all axes.
     """
 
     index: int
-    n_layers: int
     kind: str
     name: str
     input_shape: tuple[int, ...]
@@ -63,11 +62,6 @@ class Group:
     output: int
     info: LayerInfo | None = None
 
-    @property
-    def operations(self) -> tuple[Operation, ...]:
-        """All operations, in order."""
-        return (self.first, *self.after)
-
 
 def find_groups(graph: Graph, active: set[int]) -> dict[int, Group]:
     """The layers and sums of a graph, by the index of their first operation.
@@ -80,32 +74,24 @@ def find_groups(graph: Graph, active: set[int]) -> dict[int, Group]:
         for operand in set(operation.inputs):
             users.setdefault(operand, []).append(operation)
     groups: dict[int, Group] = {}
+    n_layers = 0
     for index, operation in enumerate(graph.operations):
         if operation.primitive not in (*SUMS, *PRODUCTS) or is_complex(operation.shapes[0]):
             continue
         sources = [i for i in operation.inputs if isinstance(i, int) and i in active]
         if len(sources) != 1:
             continue
-        (x,), weight = sources, None
+        (x,), weight, info = sources, None, None
         if operation.primitive in PRODUCTS:
             weight = next(i for i in operation.inputs if i != x)
             is_kernel = operation.primitive == "conv_general_dilated" and x != operation.inputs[0]
             if is_kernel or graph.is_dependent(weight):
                 continue
+            kind, output_shape = PRODUCTS[operation.primitive], operation.shapes[0].shape
+            info = LayerInfo(n_layers, kind, operation.name, graph.shape(x), output_shape)
+            n_layers += 1
         after, output = _following(graph, operation, users, active, weight)
-        groups[index] = Group(operation, x, weight, after, output)
-    layers = [index for index, group in groups.items() if group.weight is not None]
-    for n, index in enumerate(layers):
-        first = groups[index].first
-        info = LayerInfo(
-            index=n,
-            n_layers=len(layers),
-            kind=PRODUCTS[first.primitive],
-            name=first.name,
-            input_shape=graph.shape(groups[index].x),
-            output_shape=first.shapes[0].shape,
-        )
-        groups[index] = dataclasses.replace(groups[index], info=info)
+        groups[index] = Group(operation, x, weight, after, output, info)
     return groups
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple, TypedDict, Unpack, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypedDict, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from esv_jax.checks import ScoresOf, expect_choice, is_concrete, message, wider
+from esv_jax.checks import ScoresOf, expect, expect_choice, is_concrete, wider
 from esv_jax.gradients.derivatives import (
     ScoreFunction,
     Target,
@@ -48,12 +49,9 @@ class PropagationOptions(TypedDict, total=False):
 
 
 class LayerRelevances(NamedTuple):
-    """Relevance of an input and of the inputs of each layer.
+    """Relevance of an input, and of the inputs of each layer in forward order.
 
-    Attributes:
-      relevance: of the input, as from `lrp`.
-      at_layers: of the inputs of each layer, in forward order, with axes of one such as a batch;
-        with the classes as a last axis unless target is one class.
+    The latter have axes of one such as a batch; the classes are a last axis unless target is one.
     """
 
     relevance: Array
@@ -127,64 +125,31 @@ def lrp(
     Cost: a forward pass and the passes of the rules; not compiled: wrap it in `jax.jit`, and in
       `jax.vmap` for batches. Compile time grows with the number of steps of loops.
     """
-    options = PropagationOptions(
-        composite=composite,
-        use_bias=use_bias,
-        stabilizer=stabilizer,
+    made = make_composite(composite)
+    attention = made.attention if isinstance(made, ForTransformers) else None
+    options = Options(
+        use_bias=attention is not None if use_bias is None else use_bias,
+        stabilizer=(1e-9 if attention else 1e-6) if stabilizer is None else stabilizer,
         max_pool=max_pool,
-        functions=functions,
+        functions=functions or {},
+        attention=attention,
         unknown=unknown,
     )
-    return _relevances(fn, x, target, start, **options).relevance
+    return layer_relevances(fn, x, target, made, options, start).relevance
 
 
 def layer_relevances(
     fn: ScoreFunction,
     x: ArrayLike,
-    target: Target = None,
-    *,
-    start: Start = "score",
-    **options: Unpack[PropagationOptions],
-) -> LayerRelevances:
-    """Relevance of the input and of the inputs of each layer, signed, in units of the score.
-
-    Args:
-      fn, x, target, start, **options: as for `lrp`.
-    Returns:
-      `LayerRelevances`, whose `relevance` is the result of `lrp`.
-    Raises:
-      As `lrp`.
-    Cost: that of `lrp`, and memory for the relevance of all layers.
-    """
-    return _relevances(fn, x, target, start, **options)
-
-
-def _relevances(
-    fn: ScoreFunction,
-    x: ArrayLike,
     target: Target,
-    start: Start,
-    *,
-    composite: Composite | Rule | str = "epsilon_plus",
-    use_bias: bool | None = None,
-    stabilizer: float | None = None,
-    max_pool: MaxPool = "winner",
-    functions: Mapping[str, FunctionRule] | None = None,
-    unknown: Unknown = "error",
+    composite: Composite,
+    options: Options,
+    start: Start = "score",
 ) -> LayerRelevances:
+    """Relevance of the input, as from `lrp`, and of the inputs of each layer."""
     x, fn = expect_input(x), ScoresOf(fn)
     weights = class_weights(target, fn.traced(x))
-    made = make_composite(composite)
-    attention = made.attention if isinstance(made, ForTransformers) else None
-    use_bias = attention is not None if use_bias is None else use_bias
-    if stabilizer is None:
-        stabilizer = 1e-6 if attention is None else 1e-9
-    if stabilizer < 0:
-        raise ValueError(message("stabilizer", "a number >= 0", stabilizer))
-    expect_choice("max_pool", max_pool, get_args(MaxPool))
     expect_choice("start", start, get_args(Start))
-    expect_choice("unknown", unknown, get_args(Unknown))
-    options = Options(use_bias, stabilizer, max_pool, functions or {}, attention, unknown)
     plan = make_plan(fn, x, options)
     for operation in plan.unknown:
         warnings.warn(
@@ -193,8 +158,9 @@ def _relevances(
             RelevanceWarning,
             stacklevel=3,
         )
-    rules = _rules(made, plan.layers)
-    dtype = wider(x.dtype)
+    expect(len(plan.layers) > 0, "fn", "at least one linear layer with a weight", "none")
+    rules = list(composite(plan.layers))
+    expect(len(rules) == len(plan.layers), "composite", f"{len(plan.layers)} rules", len(rules))
 
     def for_class(row: Array) -> tuple[Array, list[Array], Array, Array]:
         def begin(out: Array) -> Array:
@@ -203,15 +169,12 @@ def _relevances(
 
         found = propagate(plan, x, rules, begin, options)
         at_layers = [found.at_layers[index] for index in sorted(found.at_layers)]
-        return found.relevance.astype(dtype), at_layers, found.given, found.taken
+        return found.relevance.astype(wider(x.dtype)), at_layers, found.given, found.taken
 
-    if weights.ndim == 1:
-        found, at_layers, given, taken = for_class(weights)
-        _warn_of_losses(found[..., None], given[None], taken[None])
-        return LayerRelevances(found, at_layers)
-    found, at_layers, given, taken = jax.vmap(for_class)(weights)
+    one = weights.ndim == 1
+    found, at_layers, given, taken = (for_class if one else jax.vmap(for_class))(weights)
     found = classes_last(found, weights)
-    _warn_of_losses(found, given, taken)
+    _warn_of_losses(found[..., None] if one else found, jnp.atleast_1d(given, taken))
     return LayerRelevances(found, [classes_last(r, weights) for r in at_layers])
 
 
@@ -225,34 +188,25 @@ def layers(fn: Callable[[Array], Array], x: Array | Spec) -> list[LayerInfo]:
     return make_plan(ScoresOf(fn), x, Options(unknown="gradient")).layers
 
 
-def _rules(composite: Composite, known: list[LayerInfo]) -> list[Rule]:
-    """One rule for each layer."""
-    if not known:
-        raise ValueError(message("fn", "at least one linear layer with a weight", "none"))
-    rules = list(composite(known))
-    if len(rules) != len(known):
-        raise ValueError(message("composite", f"{len(known)} rules", len(rules)))
-    return rules
-
-
-def _warn_of_losses(relevance: Array, given: Array, taken: Array) -> None:
+def _warn_of_losses(relevance: Array, totals: Sequence[Array]) -> None:
     """Warn of relevance that is lost or created outside of the rules.
 
     Args:
-      relevance: of the input, the classes last. given, taken: (K,) relevance of the outputs,
-        and the part of it that constants and rules keep.
+      relevance: of the input, the classes last. totals: (K,) relevance of the outputs, and the
+        part of it that constants and rules keep.
     """
-    if not is_concrete(relevance) or not is_concrete(taken):
+    if not all(map(is_concrete, (relevance, *totals))):
         return
-    size = np.abs(np.asarray(relevance, np.float64)).reshape(-1, relevance.shape[-1]).sum(0)
-    sums = np.asarray(relevance, np.float64).reshape(-1, relevance.shape[-1]).sum(0)
-    gaps = np.asarray(given, np.float64) - np.asarray(taken, np.float64) - sums
+    given, taken = (np.asarray(total, np.float64) for total in totals)
+    by_class = np.asarray(relevance, np.float64).reshape(-1, relevance.shape[-1])
+    size, sums = np.abs(by_class).sum(0), by_class.sum(0)
+    gaps = given - taken - sums
     share = np.abs(gaps) / np.maximum(np.abs(given), _ROUNDING * size + np.finfo(float).tiny)
     worst = int(share.argmax())
     if not share[worst] <= _LOSS:
         gap = f"{gaps[worst]:.4g} ({share[worst]:.3g} of it)"
         warnings.warn(
-            f"relevance sums to {sums[worst]:.4g} for an output of {float(given[worst]):.4g}:"
+            f"relevance sums to {sums[worst]:.4g} for an output of {given[worst]:.4g}:"
             f" {gap} is lost in operations that do not conserve it.",
             RelevanceWarning,
             stacklevel=4,

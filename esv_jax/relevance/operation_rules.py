@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from esv_jax.checks import message, wider
+from esv_jax.checks import expect, expect_choice, message, wider
 from esv_jax.relevance.graph import (
     Constant,
     Graph,
@@ -34,8 +34,8 @@ FunctionRule: TypeAlias = Callable[[Callable[..., Array], Sequence[ArrayLike], A
 """(function, its operands, relevance of its output) -> relevance of its first operand."""
 Relevance: TypeAlias = Sequence[Array | None]
 """Relevance of the outputs of an operation; None for zero."""
-Rule: TypeAlias = Callable[[list[Array], Relevance], list[Array]]
-"""(operands, relevance of the outputs) -> relevance of some of the operands."""
+Rule: TypeAlias = Callable[[Value, Relevance], list[Array]]
+"""(operand -> its value, relevance of the outputs) -> relevance of the sources."""
 
 _TWO_FACTORS = ("mul", "div", *PRODUCTS)
 
@@ -51,6 +51,12 @@ class Options:
     attention: Attention | None = None
     unknown: Unknown = "error"
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        expect(self.stabilizer >= 0, "stabilizer", "a number >= 0", self.stabilizer)
+        expect_choice("max_pool", self.max_pool, get_args(MaxPool))
+        expect_choice("unknown", self.unknown, get_args(Unknown))
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
@@ -58,14 +64,14 @@ class Step:
 
     Attributes:
       outputs: numbers of the computed values. sources: of those that receive relevance.
-      rule: (operand -> value, relevance of the outputs) -> relevance of the sources.
+      rule: see `Rule`.
       keeps: True if a rule or constants may keep a part of the relevance by design.
       unknown: description of an operation without a rule, else "".
     """
 
     outputs: tuple[int, ...]
     sources: tuple[Operand, ...]
-    rule: Callable[[Value, Relevance], list[Array]]
+    rule: Rule
     keeps: bool = False
     unknown: str = ""
 
@@ -79,56 +85,52 @@ def operation_step(
       ValueError: an operation without a rule, for unknown="error".
     """
     primitive, inputs = operation.primitive, operation.inputs
-    indices = tuple(n for n, i in enumerate(inputs) if i in active and is_inexact(graph.shapes[i]))
-    if not indices:
+    own = tuple(n for n, i in enumerate(inputs) if i in active and is_inexact(graph.shapes[i]))
+    if not own:
         return None
-    others = [i for n, i in enumerate(inputs) if n not in indices]
-    specs = [graph.shapes[i] if isinstance(i, int) else i.value for i in others]
-    has_constants = any(map(is_inexact, specs))
+    others = [i for n, i in enumerate(inputs) if n not in own]
+    has_constants = any(
+        is_inexact(graph.shapes[i] if isinstance(i, int) else i.value) for i in others
+    )
 
-    def step(
-        rule: Rule, indices: tuple[int, ...] = indices, keeps: bool = False, unknown: str = ""
-    ) -> Step:
-        def with_values(value: Value, relevance: Relevance) -> list[Array]:
-            return rule([value(i) for i in inputs], relevance)  # type: ignore[misc]
-
-        sources = tuple(inputs[n] for n in indices)
-        return Step(operation.outputs, sources, with_values, keeps, unknown)
+    def step(rule: Rule, own: Sequence[int] = own, keeps: bool = False, unknown: str = "") -> Step:
+        return Step(operation.outputs, tuple(inputs[n] for n in own), rule, keeps, unknown)
 
     def by_slope(share: float = 1.0, without_constants: bool = False) -> Rule:
-        return _by_slope(operation, indices, options.stabilizer, share, without_constants)
+        return _by_slope(operation, own, options.stabilizer, share, without_constants)
 
-    attention, has_two = options.attention, len(indices) == 2
+    attention, has_two = options.attention, len(own) == 2
     if operation.function:
-        rule = _by_function(operation, indices[0], options.functions[operation.function])
-        return step(rule, indices[:1], keeps=True)
+        rule = _by_function(operation, own[0], options.functions[operation.function])
+        return step(rule, own[:1], keeps=True)
     if primitive in ("add", "sub", "add_any") and has_two:
-        return step(_by_share(primitive == "sub", options.stabilizer))
+        return step(_by_share(operation, options.stabilizer))
     if primitive == "reduce_window_max" and options.max_pool == "proportional":
         return step(_by_share_of_window(operation, options.stabilizer))
     if primitive in MOVES | WINNERS:
-        return step(_by_move(operation, indices), keeps=has_constants)
+        rule = _by_move(operation, own)
+        return step(rule, keeps=has_constants)
     if primitive == "abs":  # of complex numbers: the length of two parts
         return step(by_slope())
     if primitive in ("mul", "div") and has_two and not is_complex(operation.shapes[0]):
         held = [_is_held(patterns, operation, n, attention) for n in (0, 1)]
         if held[0] != held[1]:
-            index = held.index(False)
-            return step(_unchanged(operation, 1.0, (index,)), (index,))
+            free = (held.index(False),)
+            return step(_unchanged(operation, 1.0, free), free)
         if attention is not None:
-            return step(_unchanged(operation, 0.5, indices))
+            return step(_unchanged(operation, 0.5, own))
     if attention is not None and has_two and primitive in _TWO_FACTORS:
         return step(by_slope(0.5))
     if attention is not None and primitive == "reduce_prod":
         (before,), (after,) = operation.input_shapes, operation.shapes
         return step(by_slope(math.prod(after.shape) / math.prod(before)))
-    if _is_linear(graph, operation, indices):
+    if _is_linear(graph, operation, own):
         without = not options.use_bias and bool(others) and primitive not in _TWO_FACTORS
         return step(by_slope(without_constants=without), keeps=has_constants)
-    where = f" in {operation.name}" if operation.name else ""
+    place = f"{primitive} in {operation.name}" if operation.name else primitive
     if options.unknown == "error":
-        raise ValueError(_without_rule(primitive, where))
-    return step(by_slope(), unknown=f"{primitive}{where}")
+        raise ValueError(_without_rule(primitive, place))
+    return step(by_slope(), unknown=place)
 
 
 def softmax_step(softmax: Softmax) -> Step:
@@ -136,7 +138,6 @@ def softmax_step(softmax: Softmax) -> Step:
 
     def rule(value: Value, relevance: Relevance) -> list[Array]:
         x = jnp.asarray(value(softmax.x))
-        r = _of_one_output(relevance)
 
         def weights(x: Array) -> Array:
             values = {softmax.x: x}
@@ -144,7 +145,7 @@ def softmax_step(softmax: Softmax) -> Step:
             return values[softmax.output]
 
         out, pull = jax.vjp(weights, x)
-        s = stabilised_ratio(r, widened(out), 0).astype(out.dtype)
+        s = stabilised_ratio(_only(relevance), widened(out), 0).astype(out.dtype)
         slope = widened(pull(s)[0])
         return [jnp.where(slope == 0, 0, widened(x) * slope)]  # a mask makes scores infinite
 
@@ -155,11 +156,9 @@ def sum_step(group: Group, stabilizer: float) -> Step:
     """The propagation from a sum over axes to its addends, by their share."""
 
     def rule(value: Value, relevance: Relevance) -> list[Array]:
-        linear, r = make_linear(group, value), _of_one_output(relevance)
-        s = stabilised_ratio(r.astype(linear.out.dtype), linear.out, stabilizer)
-        spec = jax.ShapeDtypeStruct(linear.x.shape, linear.x.dtype)
-        (back,) = jax.linear_transpose(lambda x: linear.product(x, None), spec)(s)
-        return [linear.x * back]
+        linear = make_linear(group, value)
+        s = stabilised_ratio(_only(relevance).astype(linear.out.dtype), linear.out, stabilizer)
+        return [linear.x * _transposed(lambda x: linear.product(x, None), linear.x, s)]
 
     return Step((group.output,), (group.x,), rule)
 
@@ -177,48 +176,48 @@ def _is_held(
     return value in patterns.statistics or (below is not None and patterns.is_normalizer(below))
 
 
-def _is_linear(graph: Graph, operation: Operation, indices: Sequence[int]) -> bool:
+def _is_linear(graph: Graph, operation: Operation, own: Sequence[int]) -> bool:
     """True if JAX can transpose an operation as a function of some operands together."""
     inputs = operation.inputs
     constants = {n: i.value for n, i in enumerate(inputs) if isinstance(i, Constant)}
     specs = {n: graph.shapes[i] for n, i in enumerate(inputs) if isinstance(i, int)}
-    like = [specs.pop(n) for n in indices]
-    outputs = [shape for shape in operation.shapes if is_inexact(shape)]
+    like = [specs.pop(n) for n in own]
 
     def transposed(others: dict[int, Array], s: list[Array]) -> list[Array]:
         operands = [(constants | others).get(n) for n in range(len(inputs))]
-        return jax.linear_transpose(_of_operands(operation, operands, indices), *like)(s)
+        return jax.linear_transpose(_of_operands(operation, operands, own), *like)(s)
 
     try:
-        jax.eval_shape(transposed, specs, outputs)
+        jax.eval_shape(
+            transposed, specs, [shape for shape in operation.shapes if is_inexact(shape)]
+        )
     except Exception:  # its type depends on the primitive
         return False
     return True
 
 
-def _without_rule(primitive: str, where: str) -> str:
+def _without_rule(primitive: str, place: str) -> str:
     """The message about an operation without a rule."""
+    way_out = "Put it into a function under jax.jit with a rule of its own in functions=."
+    if primitive == "while":
+        way_out = "Write the loop with lax.scan, or with lax.fori_loop over Python ints."
     if primitive in _TWO_FACTORS:
         way_out = (
             "It combines two activations, as softmax, norms, attention and gates do: take"
             " composite='attnlrp' or 'cplrp', or for_transformers(composite)."
         )
-    elif primitive == "while":
-        way_out = "Write the loop with lax.scan, or with lax.fori_loop over Python ints."
-    else:
-        way_out = "Put it into a function under jax.jit with a rule of its own in functions=."
-    got = f"{primitive}{where}, which has none"
     end = "Or take its gradient times its inputs: unknown='gradient'."
+    got = f"{place}, which has none"
     return message("fn", "operations with a rule for relevance", got, f"{way_out} {end}")
 
 
-def _by_share(is_difference: bool, stabilizer: float) -> Rule:
+def _by_share(operation: Operation, stabilizer: float) -> Rule:
     """Relevance of two addends by their share."""
 
-    def rule(operands: list[Array], relevance: Relevance) -> list[Array]:
-        a, b = map(widened, operands)
-        b = -b if is_difference else b
-        s = stabilised_ratio(_of_one_output(relevance), a + b, stabilizer)
+    def rule(value: Value, relevance: Relevance) -> list[Array]:
+        a, b = (widened(value(i)) for i in operation.inputs)
+        b = -b if operation.primitive == "sub" else b
+        s = stabilised_ratio(_only(relevance), a + b, stabilizer)
         return [_unbroadcast(_each_part(v, s), v.shape) for v in (a, b)]
 
     return rule
@@ -226,69 +225,53 @@ def _by_share(is_difference: bool, stabilizer: float) -> Rule:
 
 def _by_share_of_window(operation: Operation, stabilizer: float) -> Rule:
     """Relevance through a maximum treated as the sum over its window."""
-    p = operation.params
+    names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
+    window = {name: operation.params[name] for name in names}
 
-    def window_sum(v: Array) -> Array:
-        return lax.reduce_window(
-            v,
-            np.zeros((), v.dtype),  # concrete also under jit, which the transpose requires
-            lax.add,
-            window_dimensions=p["window_dimensions"],
-            window_strides=p["window_strides"],
-            padding=p["padding"],
-            base_dilation=p["base_dilation"],
-            window_dilation=p["window_dilation"],
-        )
+    def window_sum(v: Array) -> Array:  # the zero is concrete, which the transpose requires
+        return lax.reduce_window(v, np.zeros((), v.dtype), lax.add, **window)
 
-    def rule(operands: list[Array], relevance: Relevance) -> list[Array]:
-        x = widened(operands[0])
-        s = stabilised_ratio(_of_one_output(relevance), window_sum(x), stabilizer)
-        (back,) = jax.linear_transpose(window_sum, jax.ShapeDtypeStruct(x.shape, x.dtype))(s)
-        return [x * back]
+    def rule(value: Value, relevance: Relevance) -> list[Array]:
+        x = widened(value(operation.inputs[0]))
+        s = stabilised_ratio(_only(relevance), window_sum(x), stabilizer)
+        return [x * _transposed(window_sum, x, s)]
 
     return rule
 
 
-def _unchanged(operation: Operation, share: float, indices: Sequence[int]) -> Rule:
+def _unchanged(operation: Operation, share: float, own: Sequence[int]) -> Rule:
     """A share of the relevance of an elementwise operation, the same for each operand."""
-    shapes = [operation.input_shapes[n] for n in indices]
-
-    def rule(_: list[Array], relevance: Relevance) -> list[Array]:
-        return [_unbroadcast(share * _of_one_output(relevance), shape) for shape in shapes]
-
-    return rule
+    shapes = [operation.input_shapes[n] for n in own]
+    return lambda value, relevance: [
+        _unbroadcast(share * _only(relevance), shape) for shape in shapes
+    ]
 
 
 def _by_function(operation: Operation, index: int, own: FunctionRule) -> Rule:
     """Relevance through a function that has a rule of its own."""
 
-    def rule(operands: list[Array], relevance: Relevance) -> list[Array]:
-        found = own(
-            lambda *values: operation.apply(*values)[0], operands, _of_one_output(relevance)
-        )
-        return [expect_relevance(f"functions[{operation.function!r}]", found, operands[index])]
+    def rule(value: Value, relevance: Relevance) -> list[Array]:
+        operands = [value(i) for i in operation.inputs]
+        found = own(lambda *values: operation.apply(*values)[0], operands, _only(relevance))
+        name = f"functions[{operation.function!r}]"
+        return [expect_relevance(name, found, jnp.asarray(operands[index]))]
 
     return rule
 
 
-def _by_move(operation: Operation, indices: Sequence[int]) -> Rule:
+def _by_move(operation: Operation, own: Sequence[int]) -> Rule:
     """Relevance of operands that are moved, by the vector-Jacobian product."""
 
-    def rule(operands: list[Array], relevance: Relevance) -> list[Array]:
-        def vector(out: list[Array]) -> list[Array]:
-            return [
-                jnp.zeros_like(o) if r is None else r.astype(o.dtype)
-                for r, o in zip(_of_numbers(operation, relevance), out, strict=True)
-            ]
-
-        return _vjp(operation, operands, indices, vector)
+    def rule(value: Value, relevance: Relevance) -> list[Array]:
+        operands = [value(i) for i in operation.inputs]
+        return _vjp(operation, operands, own, relevance, lambda r, out: r)
 
     return rule
 
 
 def _by_slope(
     operation: Operation,
-    indices: Sequence[int],
+    own: Sequence[int],
     stabilizer: float,
     share: float,
     without_constants: bool,
@@ -298,46 +281,42 @@ def _by_slope(
     Exact for linear operations, where `without_constants` leaves constant addends out of out_j.
     """
 
-    def rule(operands: list[Array], relevance: Relevance) -> list[Array]:
-        x = [operands[n] for n in indices]
+    def weigh(r: Array, out: Array) -> Array:
+        return jnp.conj(stabilised_ratio(r, widened(out), stabilizer))
 
-        def vector(out: list[Array]) -> list[Array]:
-            z = out
-            if without_constants:
-                z = jax.jvp(_of_operands(operation, operands, indices), x, x)[1]
-            return [
-                jnp.zeros_like(z_)
-                if r is None
-                else jnp.conj(stabilised_ratio(r, widened(z_), stabilizer)).astype(z_.dtype)
-                for r, z_ in zip(_of_numbers(operation, relevance), z, strict=True)
-            ]
-
-        slopes = _vjp(operation, operands, indices, vector)
+    def rule(value: Value, relevance: Relevance) -> list[Array]:
+        operands = [value(i) for i in operation.inputs]
+        x = [jnp.asarray(operands[n]) for n in own]
+        at = None
+        if without_constants:
+            at = jax.jvp(_of_operands(operation, operands, own), x, x)[1]
+        slopes = _vjp(operation, operands, own, relevance, weigh, at)
         pairs = zip(x, slopes, strict=True)
         return [share * _each_part(widened(v), jnp.conj(slope)) for v, slope in pairs]
 
     return rule
 
 
-def _of_one_output(relevance: Relevance) -> Array:
+def _only(relevance: Relevance) -> Array:
+    """The relevance of the only output."""
     (r,) = relevance
     assert r is not None
     return r
 
 
-def _of_numbers(operation: Operation, relevance: Relevance) -> list[Array | None]:
-    """The relevance of the outputs that are real or complex."""
-    pairs = zip(operation.shapes, relevance, strict=True)
-    return [r for shape, r in pairs if is_inexact(shape)]
+def _transposed(linear: Callable[[Array], Array], x: Array, s: Array) -> Array:
+    """The transpose of a linear function of x, applied to s."""
+    (back,) = jax.linear_transpose(linear, jax.ShapeDtypeStruct(x.shape, x.dtype))(s)
+    return back
 
 
 def _of_operands(
-    operation: Operation, operands: Sequence[ArrayLike | None], indices: Sequence[int]
+    operation: Operation, operands: Sequence[ArrayLike | None], own: Sequence[int]
 ) -> Callable[..., list[Array]]:
     """The real or complex outputs of an operation as a function of some of its operands."""
 
     def run(*values: Array) -> list[Array]:
-        replaced = dict(zip(indices, values, strict=True))
+        replaced = dict(zip(own, values, strict=True))
         given = [replaced.get(n, operand) for n, operand in enumerate(operands)]
         return [out for out in operation.apply(*given) if is_inexact(out)]
 
@@ -346,18 +325,25 @@ def _of_operands(
 
 def _vjp(
     operation: Operation,
-    operands: list[Array],
-    indices: Sequence[int],
-    vector: Callable[[list[Array]], list[Array]],
+    operands: Sequence[ArrayLike],
+    own: Sequence[int],
+    relevance: Relevance,
+    weigh: Callable[[Array, Array], Array],
+    at: Sequence[Array] | None = None,
 ) -> list[Array]:
     """The vector-Jacobian product for some operands, in single precision at least.
 
-    `vector` makes the vector from the real or complex outputs, one array for each.
+    The vector is weigh(relevance, output) for each real or complex output, or for those in `at`.
     """
+    known = [r for r, spec in zip(relevance, operation.shapes, strict=True) if is_inexact(spec)]
     try:
-        function = _of_operands(operation, operands, indices)
-        out, pull = jax.vjp(function, *(operands[n] for n in indices))
-        return [widened(r) for r in pull(vector(out))]
+        function = _of_operands(operation, operands, own)
+        out, pull = jax.vjp(function, *(operands[n] for n in own))
+        vector = [
+            jnp.zeros_like(o) if r is None else weigh(r, o).astype(o.dtype)
+            for r, o in zip(known, out if at is None else at, strict=True)
+        ]
+        return [widened(r) for r in pull(vector)]
     except (ValueError, TypeError, NotImplementedError) as error:
         got = f"{operation.primitive} ({operation.name or 'outside of any module'}): {error}"
         raise ValueError(message("fn", "operations that have a gradient", got)) from error
@@ -366,10 +352,9 @@ def _vjp(
 def expect_relevance(name: str, found: Array, like: Array) -> Array:
     """Return the result of a rule; refuse anything but an array like the inputs."""
     expected = f"relevance of shape {like.shape}"
-    if not (hasattr(found, "shape") and is_inexact(found)):
-        raise TypeError(message(name, expected, type(found).__name__))
-    if found.shape != like.shape:
-        raise ValueError(message(name, expected, f"shape {found.shape}"))
+    is_array = hasattr(found, "shape") and is_inexact(found)
+    expect(is_array, name, expected, type(found).__name__, kind=TypeError)
+    expect(found.shape == like.shape, name, expected, f"shape {found.shape}")
     return found
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from esv_jax.checks import is_concrete, message
+from esv_jax.checks import expect, is_concrete, message
 from esv_jax.relevance.graph import (
     Constant,
     Graph,
@@ -73,6 +74,10 @@ class Plan:
                 found.setdefault(self.graph.operations[index].primitive, step.unknown)
         return list(found.values())
 
+    def sources(self, operation: Operation) -> list[int]:
+        """Its operands through which relevance can reach the input."""
+        return [i for i in operation.inputs if isinstance(i, int) and i in self.active]
+
 
 def make_plan(fn: Callable[[Array], Array], x: Array | Spec, options: Options) -> Plan:
     """Trace a function and choose the propagation through each of its operations.
@@ -85,25 +90,22 @@ def make_plan(fn: Callable[[Array], Array], x: Array | Spec, options: Options) -
     patterns = Patterns(graph)
     softmaxes = {} if options.attention is None else patterns.softmaxes()
     is_cplrp = options.attention == "cplrp"
-    stopped = patterns.attention_weights(softmaxes) if is_cplrp else set()
-    active = _find_active(graph, stopped)
+    active = _find_active(graph, patterns.attention_weights(softmaxes) if is_cplrp else set())
     groups = find_groups(graph, active)
-    roots = _find_roots(graph, groups, active, options.use_bias)
-    plan = Plan(graph, groups, active, roots, nonnegative_values(graph), {})
+    plan = Plan(graph, groups, active, {}, nonnegative_values(graph), {})
+    plan.roots.update(_find_roots(plan, options.use_bias))
     for layer in plan.layers:
-        if 0 in layer.output_shape:
-            got = f"shape {layer.output_shape} from {layer.input_shape}"
-            shape = tuple(x.shape)
-            way_out = f"The input of shape {shape} is too short or too small for the model."
-            raise ValueError(message(str(layer), "outputs", got, way_out))
+        got = f"shape {layer.output_shape} from {layer.input_shape}"
+        way_out = f"The input of shape {tuple(x.shape)} is too short or too small for the model."
+        expect(0 not in layer.output_shape, str(layer), "outputs", got, way_out)
     after_layers = {operation for group in groups.values() for operation in group.after}
-    needed = {roots.get(graph.output, graph.output)}  # type: ignore[arg-type]
+    needed = {plan.roots.get(graph.output, graph.output)}  # type: ignore[arg-type]
     for index, operation in reversed([*enumerate(graph.operations)]):
         group = groups.get(index)
         outputs = set(operation.outputs) if group is None else {group.output}
         if operation in after_layers or not outputs & needed:
             continue
-        sources: Sequence[Operand]
+        sources: Sequence[Operand] = ()
         if group is not None and group.info is not None:
             sources = (group.x,)
         else:
@@ -114,10 +116,9 @@ def make_plan(fn: Callable[[Array], Array], x: Array | Spec, options: Options) -
                 step = softmax_step(softmaxes[operation.outputs[0]])
             else:
                 step = operation_step(graph, patterns, operation, active, options)
-            if step is None:
-                continue
-            plan.steps[index], sources = step, step.sources
-        needed |= {roots.get(i, i) for i in sources if i in active}
+            if step is not None:
+                plan.steps[index], sources = step, step.sources
+        needed |= {plan.roots.get(i, i) for i in sources if i in active}  # type: ignore[arg-type]
     return plan
 
 
@@ -127,47 +128,44 @@ def _find_active(graph: Graph, stopped: set[int]) -> set[int]:
     They depend on the input, other than through `stop_gradient` and the values in `stopped`.
     Integers and booleans are constants, unless they are part of an activation.
     """
-    active, source = {0}, {0: 0}
+    source = {0: 0}
     for operation in graph.operations:
-        sources = {source[i] for i in operation.inputs if isinstance(i, int) and i in active}
+        sources = {source[i] for i in operation.inputs if isinstance(i, int) and i in source}
         if not sources or operation.primitive == "stop_gradient":
             continue
         is_activation = operation.primitive in ELEMENTWISE and len(sources) == 1
         for out, shape in zip(operation.outputs, operation.shapes, strict=True):
             if out not in stopped and (is_inexact(shape) or is_activation):
-                active.add(out)
                 source[out] = min(sources) if is_activation else out
-    return active
+    return set(source)
 
 
-def _find_roots(
-    graph: Graph, groups: dict[int, Group], active: set[int], use_bias: bool
-) -> dict[int, int]:
+def _find_roots(plan: Plan, use_bias: bool) -> dict[int, int]:
     """Numbers of values that are elementwise functions of one other value -> the number of that.
 
     If biases receive relevance, a sum with an array of constants is no such function.
     """
-    grouped = {op for group in groups.values() for op in (group.first, *group.after)}
+    grouped = {op for group in plan.groups.values() for op in (group.first, *group.after)}
     roots: dict[int, int] = {}
-    for operation in graph.operations:
+    for operation in plan.graph.operations:
         is_elementwise = operation.primitive in ELEMENTWISE and not operation.function
         if operation in grouped or not is_elementwise or len(operation.outputs) != 1:
             continue
-        sources = {i for i in operation.inputs if isinstance(i, int) and i in active}
+        sources = set(plan.sources(operation))
         is_sum = operation.primitive in _SUM and all(operation.input_shapes)
         if use_bias and is_sum and len(sources) == 1 and len(set(operation.inputs)) == 2:
             continue
         found = {roots.get(i, i) for i in sources}
         (out,) = operation.outputs
-        specs = [graph.shapes[i] for i in (*sources, out)]
+        specs = [plan.graph.shapes[i] for i in (*sources, out)]
         same_shape = all(spec.shape == specs[-1].shape for spec in specs)
-        if len(found) == 1 and out in active and same_shape and not any(map(is_complex, specs)):
+        is_active = out in plan.active and not any(map(is_complex, specs))
+        if len(found) == 1 and same_shape and is_active:
             roots[out] = found.pop()
     return roots
 
 
-@dataclasses.dataclass(frozen=True)
-class Propagated:
+class Propagated(NamedTuple):
     """Relevance of the input, with the relevance on the way.
 
     Attributes:
@@ -194,9 +192,8 @@ def propagate(
       start: outputs of the function -> their relevance.
     """
     backward = _Backward(plan, x, rules, options)
-    output = plan.graph.output
-    started = start(jnp.asarray(backward.value(output)))
-    backward.add(output, started)
+    started = start(jnp.asarray(backward.value(plan.graph.output)))
+    backward.add(plan.graph.output, started)
     for index in reversed(range(len(plan.graph.operations))):
         backward.step(index)
     at_input = backward.relevance.get(0, jnp.zeros_like(x))  # zeros if no output depends on it
@@ -209,7 +206,8 @@ class _Backward:
 
     def __init__(self, plan: Plan, x: Array, rules: Sequence[Rule], options: Options) -> None:
         self.plan, self.rules, self.options = plan, rules, options
-        self.values = plan.graph.run(x)
+        self.values = {0: x}
+        evaluate(plan.graph.operations, self.values, self.value)
         self.relevance: dict[int, Array] = {}
         self.at_layers: dict[int, Array] = {}
         self.taken: list[Array] = []
@@ -259,13 +257,11 @@ class _Backward:
         """Record relevance that a rule or a constant keeps."""
         self.taken.append(_total(before) - _total(after))
 
-    def _sources(self, operation: Operation) -> list[int]:
-        return [i for i in operation.inputs if isinstance(i, int) and i in self.plan.active]
-
     def _without_constant(self, operand: int) -> tuple[int, ArrayLike] | None:
         """The value in a sum with a constant, or in a multiple, and its share of the result."""
         operation = self.plan.graph.makers[operand]
-        primitive, inputs, sources = operation.primitive, operation.inputs, self._sources(operation)
+        primitive, inputs = operation.primitive, operation.inputs
+        sources = self.plan.sources(operation)
         if len(sources) != 1 or primitive not in ("add", "sub", "mul", "div", "neg"):
             return None
         (source,) = sources
@@ -288,7 +284,7 @@ class _Backward:
         for operation in self.plan.graph.operations:
             if self.plan.roots.keys().isdisjoint(operation.outputs):
                 continue
-            sources, inputs = self._sources(operation), operation.inputs
+            sources, inputs = self.plan.sources(operation), operation.inputs
             (out,), shape = operation.outputs, operation.shapes[0].shape
             if all(i in reached for i in sources):
                 reached[out] = functools.reduce(jnp.logical_or, [reached[i] for i in sources])
@@ -310,13 +306,12 @@ class _Backward:
         relevance = relevance.astype(linear.out.dtype)
         if is_concrete(linear.out):
             bad = int((~jnp.isfinite(linear.out)).sum())
-            if bad:
-                got = f"{bad} of {linear.out.size} that are not"
-                raise ValueError(message(str(info), "finite outputs", got))
+            expect(
+                bad == 0, str(info), "finite outputs", f"{bad} of {linear.out.size} that are not"
+            )
         assert linear.weight is not None
-        low = high = None
-        if isinstance(rule, ZBox):
-            low, high = self._input_bounds(group, rule, info)
+        is_box = isinstance(rule, ZBox)
+        low, high = self._input_bounds(group, rule, info) if is_box else (None, None)
         layer = Layer(
             name=str(info),
             kind=info.kind,
@@ -341,24 +336,22 @@ class _Backward:
         todo: set[Operand] = {group.x}
         for operation in reversed(self.plan.graph.operations):
             if todo & set(operation.outputs):
-                if operation.primitive not in MOVES | ELEMENTWISE:
-                    got = f"{info} behind {operation.primitive}"
-                    way_out = "Take another rule there, or give ZBox to the first layer."
-                    raise ValueError(message("ZBox", "a first layer", got, way_out))
+                got = f"{info} behind {operation.primitive}"
+                way_out = "Take another rule there, or give ZBox to the first layer."
+                is_known = operation.primitive in MOVES | ELEMENTWISE
+                expect(is_known, "ZBox", "a first layer", got, way_out)
                 before.insert(0, operation)
                 todo |= set(operation.inputs) & self.plan.active
         x = self.values[0]
-        bounds = [_like(f"ZBox.{name}", getattr(rule, name), x) for name in ("low", "high")]
-        if all(map(is_concrete, (x, *bounds))):
-            outside = np.asarray((x < bounds[0]) | (x > bounds[1]))
-            if outside.any():
-                got = f"{outside.sum()} of {outside.size} numbers outside"
-                got = f"{got}, {x.min()}..{x.max()} in all"
-                way_out = "Give the bounds of the input of the function."
-                expected = "an input within low..high"
-                raise ValueError(message(f"ZBox at {info}", expected, got, way_out))
+        low, high = _like("ZBox.low", rule.low, x), _like("ZBox.high", rule.high, x)
+        if all(map(is_concrete, (x, low, high))):
+            outside = np.asarray((x < low) | (x > high))
+            got = f"{outside.sum()} of {outside.size} numbers outside, {x.min()}..{x.max()} in all"
+            way_out = "Give the bounds of the input of the function."
+            expected = "an input within low..high"
+            expect(not outside.any(), f"ZBox at {info}", expected, got, way_out)
         ends = []
-        for bound in bounds:
+        for bound in (low, high):
             values = {0: bound}
             evaluate(before, values, self.value)
             ends.append(widened(values[group.x]))

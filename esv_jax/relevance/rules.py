@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from esv_jax.checks import message
+from esv_jax.checks import expect
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,21 +130,18 @@ class AlphaBeta:
         """Refuse negative numbers, and a pair that does not conserve relevance."""
         _expect_not_negative("alpha", self.alpha)
         _expect_not_negative("beta", self.beta)
-        if not abs(self.alpha - self.beta - 1) < 1e-6:
-            got = f"alpha={self.alpha:g}, beta={self.beta:g}"
-            raise ValueError(message("AlphaBeta", "alpha - beta = 1", got, "Try AlphaBeta(2, 1)."))
+        got, excess = f"alpha={self.alpha:g}, beta={self.beta:g}", self.alpha - self.beta - 1
+        expect(abs(excess) < 1e-6, "AlphaBeta", "alpha - beta = 1", got, "Try AlphaBeta(2, 1).")
 
     def __call__(self, layer: Layer, relevance: Array) -> Array:
         """See `Rule`."""
         w = layer.weight
         found = _signed_share(layer, relevance, _positive(w), _negative(w), _positive)
-        if self.alpha != 1:
-            found = self.alpha * found
+        found = found if self.alpha == 1 else self.alpha * found
         if self.beta == 0:
             return found
-        return found - self.beta * _signed_share(
-            layer, relevance, _negative(w), _positive(w), _negative
-        )
+        against = _signed_share(layer, relevance, _negative(w), _positive(w), _negative)
+        return found - self.beta * against
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,16 +174,18 @@ class Gamma:
 
     def __call__(self, layer: Layer, relevance: Array) -> Array:
         """See `Rule`."""
-        w, gamma = layer.weight, self.gamma
-        more_positive = w + gamma * _positive(w)
-        more_negative = w + gamma * _negative(w)
+
+        def grown(values: Array, part: Callable[[Array], Array]) -> Array:
+            return values + self.gamma * part(values)
+
+        more_positive, more_negative = (grown(layer.weight, p) for p in (_positive, _negative))
         found = jnp.zeros_like(layer.x)
-        for sign, grown, shrunk, part in (
-            (layer.out > 0, more_positive, more_negative, _positive),
-            (layer.out < 0, more_negative, more_positive, _negative),
+        for sign, weights, part in (
+            (layer.out > 0, (more_positive, more_negative), _positive),
+            (layer.out < 0, (more_negative, more_positive), _negative),
         ):
-            own = jnp.where(sign, relevance, 0)
-            found = found + _signed_share(layer, own, grown, shrunk, _grown(gamma, part))
+            own, of_bias = jnp.where(sign, relevance, 0), functools.partial(grown, part=part)
+            found = found + _signed_share(layer, own, *weights, of_bias)
         return found
 
 
@@ -243,33 +242,6 @@ class Flat:
         return _by_weight(layer, relevance, jnp.ones_like(layer.weight), jnp.zeros_like)
 
 
-@dataclasses.dataclass(frozen=True)
-class WPlus:
-    """Shares by positive weights: R_i = sum_j x_i w_ij+ R_j / stab(sum_i x_i w_ij+).
-
-    For inputs >= 0 it is `ZPlus` without biases. Cost: two passes.
-    """
-
-    def __call__(self, layer: Layer, relevance: Array) -> Array:
-        """See `Rule`."""
-        w = _positive(layer.weight)
-        s = layer.share(relevance, layer.product(layer.x, w))
-        return layer.x * layer.back(s, w)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pass:
-    """Relevance unchanged, for a layer whose outputs correspond one to one to its inputs."""
-
-    def __call__(self, layer: Layer, relevance: Array) -> Array:
-        """See `Rule`."""
-        if layer.x.shape != layer.out.shape:
-            expected = "a layer with inputs of the outputs' shape"
-            got = f"inputs {layer.x.shape} and outputs {layer.out.shape} of {layer.name}"
-            raise ValueError(message("Pass", expected, got, "Take another rule."))
-        return relevance
-
-
 def stabilised_ratio(relevance: Array, z: Array, stabilizer: float) -> Array:
     """relevance / (z + stabilizer sign(z)), sign(0) = 1; 0 where a denominator is 0.
 
@@ -307,11 +279,6 @@ def _by_weight(
     return layer.back(layer.share(relevance, layer.biased(z, of_bias)), weight)
 
 
-def _grown(gamma: float, part: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """The bias plus gamma times its positive or negative part."""
-    return lambda bias: bias + gamma * part(bias)
-
-
 def _positive(values: Array) -> Array:
     return jnp.maximum(values, 0)
 
@@ -321,7 +288,6 @@ def _negative(values: Array) -> Array:
 
 
 def _expect_not_negative(name: str, value: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(message(name, "a number", type(value).__name__))
-    if not value >= 0:
-        raise ValueError(message(name, "a number >= 0", value))
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    expect(is_number, name, "a number", type(value).__name__, kind=TypeError)
+    expect(value >= 0, name, "a number >= 0", value)

@@ -13,12 +13,12 @@ from jax.typing import ArrayLike
 from esv_jax.blur import Edge
 from esv_jax.checks import (
     ScoresOf,
+    expect,
     expect_choice,
     expect_finite,
     expect_floating,
     expect_int,
     is_concrete,
-    message,
 )
 from esv_jax.gradients.derivatives import ScoreFunction, expect_input
 from esv_jax.relevance.lrp import PropagationOptions, Start, lrp
@@ -72,8 +72,7 @@ def selective(relevance: ArrayLike, sigma: float = 2.0, edge: Edge = "replicate"
 def select(relevance: ArrayLike, sigma: float = 2.0, edge: Edge = "replicate") -> Selected:
     """Selective relevance with its mask, derivative, threshold and share of relevance kept."""
     relevance = _expect_volume(relevance)
-    if is_concrete(sigma) and sigma < 0:
-        raise ValueError(message("sigma", "a number >= 0", sigma))
+    expect(not is_concrete(sigma) or bool(sigma >= 0), "sigma", "a number >= 0", sigma)
     derivative = temporal_derivative(relevance, edge)
     threshold = sigma * derivative.std(ddof=1)
     mask = derivative > threshold
@@ -104,11 +103,10 @@ def motion_share(relevance: ArrayLike, sigmas: ArrayLike, edge: Edge = "replicat
     `selective`.
     """
     sigmas = expect_floating("sigmas", sigmas)
-    if sigmas.ndim != 1 or sigmas.size == 0:
-        raise ValueError(message("sigmas", "shape (S,)", sigmas.shape))
+    expect(sigmas.ndim == 1 and sigmas.size > 0, "sigmas", "shape (S,)", sigmas.shape)
     relevance = _expect_volume(relevance)
-    if is_concrete(sigmas) and bool((sigmas < 0).any()):
-        raise ValueError(message("sigmas", "numbers >= 0", sigmas))
+    valid = not is_concrete(sigmas) or bool((sigmas >= 0).all())
+    expect(valid, "sigmas", "numbers >= 0", sigmas)
     derivative = temporal_derivative(relevance, edge)
     size = jnp.abs(relevance)
     size = size if size.ndim == 3 else size.sum(-1)
@@ -124,11 +122,10 @@ def _share(part: Array, total: Array) -> Array:
 
 def _expect_volume(relevance: ArrayLike) -> Array:
     relevance = expect_floating("relevance", relevance)
-    if relevance.ndim not in (3, 4):
-        expected = "shape (t, h, w) or (t, h, w, c)"
-        raise ValueError(message("relevance", expected, relevance.shape))
-    if math.prod(relevance.shape[:3]) < 2 or relevance.size == 0:
-        raise ValueError(message("relevance", "at least two places", relevance.shape))
+    expected = "shape (t, h, w) or (t, h, w, c)"
+    expect(relevance.ndim in (3, 4), "relevance", expected, relevance.shape)
+    fits = math.prod(relevance.shape[:3]) >= 2 and relevance.size > 0
+    expect(fits, "relevance", "at least two places", relevance.shape)
     expect_finite("relevance", relevance)
     return relevance
 
@@ -193,18 +190,15 @@ def discriminative(
     Cost: t + 1 LRP passes, one compiled program under `jax.jit`.
     """
     clip, fn = expect_input(clip), ScoresOf(fn)
-    if clip.ndim < 2:
-        raise ValueError(message("clip", "shape (t, ...)", clip.shape))
-    if jnp.ndim(target) != 0:
-        raise ValueError(message("target", "one class", target))
+    expect(clip.ndim >= 2, "clip", "shape (t, ...)", clip.shape)
+    expect(jnp.ndim(target) == 0, "target", "one class", target)
     expect_choice("scale", scale, get_args(Scale))
     t = clip.shape[0]
     if batch_size is None:
         batch_size = max(1, _NUMBERS_AT_ONCE // clip.size)
     batch_size = min(expect_int("batch_size", batch_size, 1), t)
     own = lrp(fn, clip, target, **options) if relevance is None else jnp.asarray(relevance)
-    if own.shape != clip.shape:
-        raise ValueError(message("relevance", f"the clip's shape {clip.shape}", own.shape))
+    expect(own.shape == clip.shape, "relevance", f"the clip's shape {clip.shape}", own.shape)
     start: Start = "score" if scale == "score" else "one"
 
     def for_frame(index: Array) -> Array:

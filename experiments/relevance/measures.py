@@ -12,6 +12,7 @@ import numpy as np
 import esv_jax as ej
 from esv_jax import relevance as rules
 from esv_jax.models import ClipModel
+from esv_jax.relevance.temporal import motion_share
 
 SCORES = ("motion", "appearance")
 METHODS = (
@@ -80,7 +81,7 @@ def maps_of(fn: Callable[[jax.Array], jax.Array], composite: Any) -> Maps:
             "uniform": jnp.ones_like(clip),
         }
         volumes = {name: volume.sum(-1) for name, volume in found.items()}
-        volumes["motion share"] = rules.motion_share(whole, jnp.asarray(SIGMAS, jnp.float32))
+        volumes["motion share"] = motion_share(whole, jnp.asarray(SIGMAS, jnp.float32))
         return volumes
 
     return jax.jit(of_clip)
@@ -152,7 +153,7 @@ def without_motion(
     @jax.jit
     def share(clip: jax.Array, target: jax.Array) -> jax.Array:
         whole = rules.lrp(model.logits, clip, target, composite=composite)
-        return rules.motion_share(whole, jnp.asarray([2.0], jnp.float32))[0]
+        return motion_share(whole, jnp.asarray([2.0], jnp.float32))[0]
 
     rows: dict[str, list[tuple[float, ...]]] = {"as it is": [], "shuffled": [], "frozen": []}
     for clip, label, shown in zip(videos.clips, videos.labels, videos.evidence_frames, strict=True):

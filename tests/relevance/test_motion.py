@@ -5,15 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esv_jax.relevance import (
-    Epsilon,
-    ZPlus,
-    discriminative,
-    lrp,
-    motion_share,
-    selective,
-)
-from esv_jax.relevance.temporal import select, temporal_derivative
+from esv_jax.relevance import Epsilon, ZPlus, discriminative, lrp, selective
+from esv_jax.relevance.temporal import motion_share, select, temporal_derivative
 from tests.conftest import FIXTURES, SHARED
 
 

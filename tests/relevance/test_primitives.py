@@ -13,7 +13,6 @@ from jax import lax
 from esv_jax.relevance import (
     Epsilon,
     Flat,
-    RelevanceWarning,
     WSquare,
     ZBox,
     ZPlus,
@@ -27,6 +26,7 @@ from esv_jax.relevance import (
     preset,
     uniform,
 )
+from esv_jax.relevance.lrp import RelevanceWarning
 from tests.conftest import SHARED, drawn_variables
 
 RNG = np.random.default_rng(0)

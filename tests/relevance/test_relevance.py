@@ -19,24 +19,22 @@ from esv_jax.relevance import (
     Epsilon,
     Flat,
     Gamma,
-    RelevanceWarning,
     WSquare,
     ZBox,
     ZPlus,
     by_kind,
     by_layer,
     by_name,
-    fold_batch_norm,
-    layer_relevances,
     layers,
     lrp,
     preset,
     uniform,
 )
-from esv_jax.relevance.composites import by_depth
-from esv_jax.relevance.rules import Pass, WPlus
+from esv_jax.relevance.lrp import RelevanceWarning, layer_relevances
+from esv_jax.relevance.operation_rules import Options
 from tests.conftest import FIXTURES, SHARED, drawn_variables
 from tests.reference import plain_relevance as plain
+from tests.relevance.test_primitives import positive_weights
 
 RULES = {
     "zplus": ZPlus(),
@@ -122,9 +120,8 @@ def test_relevance_agrees_with_zennit(path, dtype):
             elif len(parts) == 2:
                 middle = parts[0] if parts[1].startswith("epsilon") else parts[1]
                 parts = [parts[0], middle, parts[1]]
-            rules, use_bias = by_layer([known[part] for part in parts]), bias == "bias"
-            target = int(z["target"])
-            return layer_relevances(fn, x, target, composite=rules, use_bias=use_bias)
+            rules, options = by_layer([known[part] for part in parts]), Options(bias == "bias")
+            return layer_relevances(fn, x, int(z["target"]), rules, options)
 
         results = jax.jit(lambda x: {name: relevance(name, x) for name in names})(x)
         for name, (found, at_layers) in results.items():
@@ -146,10 +143,10 @@ def test_relevance_agrees_with_torchexplain(path):
         return r * share / (share + jnp.abs(per_channel(operands[2])))
 
     chosen = {
-        "zb_alpha1beta0": [fixture_box(z), AlphaBeta(1.0, 0.0), WPlus()],
-        "alpha1beta0": [AlphaBeta(1.0, 0.0), AlphaBeta(1.0, 0.0), WPlus()],
-        "alpha2beta1": [AlphaBeta(2.0, 1.0), AlphaBeta(2.0, 1.0), WPlus()],
-        "plain": [WPlus()] * 3,
+        "zb_alpha1beta0": [fixture_box(z), AlphaBeta(1.0, 0.0), positive_weights],
+        "alpha1beta0": [AlphaBeta(1.0, 0.0), AlphaBeta(1.0, 0.0), positive_weights],
+        "alpha2beta1": [AlphaBeta(2.0, 1.0), AlphaBeta(2.0, 1.0), positive_weights],
+        "plain": [positive_weights] * 3,
     }
     functions = {"batch_norm": norm_rule} if bool(z["batch_norm"]) else None
 
@@ -238,7 +235,7 @@ def test_every_rule_equals_its_float64_twin(name, use_bias, positive):
             (ZBox(-4.0, 4.0), plain.z_box(flat, m, r, low, high)),
             (Flat(), plain.by_weight(ones, r, ones.sum(0))),
             (WSquare(), plain.by_weight(squares, r, squares.sum(0) + used**2)),
-            (WPlus(), plain.share(flat[:, None] * positive_w, r, flat @ positive_w)),
+            (positive_weights, plain.share(flat[:, None] * positive_w, r, flat @ positive_w)),
         ]
         rules = [rule for rule, _ in twins]
 
@@ -349,15 +346,18 @@ def test_zplus_is_alpha_one_beta_zero():
 @pytest.mark.parametrize("rule", [ZPlus(), Gamma(0.25), Epsilon(0.1)])
 def test_folding_the_batch_norm_changes_nothing(rule):
     net, variables, x = net_case(norm=True)
-    folded = fold_batch_norm(variables, [("first", "norm")])
-    apply = lambda v, x: net.apply(v, x[None])[0]  # noqa: E731
-    np.testing.assert_allclose(apply(folded, x), apply(variables, x), rtol=1e-4, atol=1e-5)
-    assert not np.allclose(
-        folded["params"]["first"]["kernel"], variables["params"]["first"]["kernel"]
+    params, stats = variables["params"], variables["batch_stats"]["norm"]
+    own, norm = params["first"], params["norm"]
+    scale = norm["scale"] / jnp.sqrt(stats["var"] + 1e-5)
+    kernel = own["kernel"] * scale.reshape(1, 1, 1, 1, -1)
+    bias = (own["bias"] - stats["mean"]) * scale + norm["bias"]
+    folded = {"params": params | {"first": {"kernel": kernel, "bias": bias}}}
+    fns = (
+        lambda x: net.apply(variables, x[None])[0],
+        lambda x: net.clone(norm=False).apply(folded, x[None])[0],
     )
-    found, expected = (
-        lrp(lambda x, v=v: apply(v, x), x, 0, composite=rule) for v in (variables, folded)
-    )
+    np.testing.assert_allclose(*(fn(x) for fn in fns), rtol=1e-4, atol=1e-5)
+    found, expected = (lrp(fn, x, 0, composite=rule) for fn in fns)
     assert rel_max(found, np.asarray(expected)) < 1e-4
 
 
@@ -430,7 +430,7 @@ def test_activations_pass_relevance_on(activation):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found, at_layers = layer_relevances(
-            lambda x: activation(x @ w) @ v, x, 1, composite=Epsilon(0.1)
+            lambda x: activation(x @ w) @ v, x, 1, uniform(Epsilon(0.1)), Options()
         )
     hidden = np.asarray(activation(x @ w), float)
     z = np.asarray(x @ w, float)
@@ -500,7 +500,6 @@ def test_layers_are_listed_with_names_and_rules_find_them():
         by_name({"first": Flat(), "Net/second": ZPlus(), "la*": Epsilon(0.1)}),
         by_name({"first": Flat(), "second": ZPlus()}, default=Epsilon(0.1)),
         by_kind(conv=ZPlus(), dense=Epsilon(0.1), first=Flat()),
-        by_depth([(0, Flat()), (0.4, ZPlus()), (0.7, Epsilon(0.1))]),
     ]
     expected = np.asarray(lrp(fn, x, 0, composite=composites[0]))
     for composite in composites[1:]:
@@ -552,7 +551,6 @@ X = jnp.linspace(0.1, 0.9, 12).reshape(4, 3)
             r"ZBox at layer 0 \(dense\): expected an input within low\.\.high, got 6 of 12",
         ),
         (lambda: lrp(simple, X, 0, composite=ZBox(np.zeros(4), 1)), ValueError, "ZBox.low"),
-        (lambda: lrp(simple, X, 0, composite=Pass()), ValueError, "inputs .* of layer 0"),
         (lambda: lrp(simple, X, 0, composite="epsilon_pluss"), ValueError, "epsilon_plus"),
         (lambda: lrp(simple, X, 0, composite=3), ValueError, "composite"),
         (lambda: lrp(simple, X, 0, composite=by_layer([ZPlus])), TypeError, r"make one: ZPlus\(\)"),
@@ -571,7 +569,6 @@ X = jnp.linspace(0.1, 0.9, 12).reshape(4, 3)
         (lambda: AlphaBeta(2.0, 0.5), ValueError, "alpha - beta = 1"),
         (lambda: Gamma(-1.0), ValueError, "gamma: expected a number >= 0"),
         (lambda: Epsilon("a"), TypeError, "epsilon: expected a number"),
-        (lambda: by_depth([(0.5, ZPlus())]), ValueError, "rise from 0"),
         (lambda: preset("zplus", low=0), ValueError, "both bounds or none"),
     ],
 )
@@ -596,20 +593,6 @@ def test_a_box_behind_another_layer_and_a_clip_too_short_are_refused():
         lrp(strided, x[:2], 0, composite=ZPlus())
 
 
-@pytest.mark.parametrize(
-    ("pairs", "text"),
-    [
-        ([("firts", "norm")], "params/firts: .*Did you mean 'first'"),
-        ([("first", "last")], "batch_stats/last"),
-        ([("norm", "norm")], "norm: expected a kernel and a bias"),
-    ],
-)
-def test_folding_errors_name_the_missing_path(pairs, text):
-    _, variables, _ = net_case(norm=True)
-    with pytest.raises(ValueError, match=text):
-        fold_batch_norm(variables, pairs)
-
-
 def test_the_package_is_public():
     assert ej.relevance.lrp is lrp
 
@@ -630,9 +613,12 @@ def test_rules_receive_whether_inputs_are_positive(relu):
 def test_relevances_of_layers_for_several_classes_equal_those_of_each():
     net, variables, x = net_case()
     fn = lambda x: net.apply(variables, x[None])[0]  # noqa: E731
-    found, at_layers = layer_relevances(fn, x, [2, 0])
+    run = functools.partial(
+        layer_relevances, fn, x, composite=preset("epsilon_plus"), options=Options()
+    )
+    found, at_layers = run([2, 0])
     for k, c in enumerate((2, 0)):
-        one, layers_of_one = layer_relevances(fn, x, c)
+        one, layers_of_one = run(c)
         np.testing.assert_allclose(found[..., k], one, rtol=1e-4, atol=1e-6)
         for several, single in zip(at_layers, layers_of_one, strict=True):
             np.testing.assert_allclose(several[..., k], single, rtol=1e-4, atol=1e-6)
