@@ -15,13 +15,8 @@ from jax import Array
 from esv_jax.checks import expect
 from esv_jax.files import JSONObject
 from esv_jax.maps.map_metrics import METRICS
-from esv_jax.metrics import (
-    bootstrap_interval,
-    krippendorff_alpha,
-    method_ranks,
-    metric_reliability,
-)
-from esv_jax.metrics.reliability import input_weights
+from esv_jax.metrics import bootstrap_interval, krippendorff_alpha, metric_reliability
+from esv_jax.metrics.reliability import input_weights, method_ranks
 
 RANDOM = "random"
 """The method that the reliability of a metric is measured against."""

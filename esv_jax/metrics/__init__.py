@@ -5,32 +5,20 @@ maps: `insertion`, `deletion`, `pointing_hits`, `mass_inside`, `temporal_groundi
 themselves: `metric_reliability`, `krippendorff_alpha`.
 """
 
-from esv_jax.metrics.accuracy import (
-    lad_slope,
-    method_agreement,
-    pearson,
-    relative_error,
-    smoothness,
-)
+from esv_jax.metrics.accuracy import lad_slope, pearson, relative_error
 from esv_jax.metrics.curves import deletion, insertion, insertion_deletion
-from esv_jax.metrics.discard import DiscardCurve, discard_curve
+from esv_jax.metrics.discard import discard_curve
 from esv_jax.metrics.pointing import (
     mask_coverage,
     mass_inside,
-    pointing_game,
     pointing_hits,
     temporal_grounding,
 )
-from esv_jax.metrics.reliability import krippendorff_alpha, method_ranks, metric_reliability
-from esv_jax.metrics.statistics import (
-    bootstrap_interval,
-    position_statistics,
-    support_statistics,
-)
+from esv_jax.metrics.reliability import krippendorff_alpha, metric_reliability
+from esv_jax.metrics.statistics import bootstrap_interval, position_statistics
 from esv_jax.metrics.voxels import per_voxel
 
 __all__ = [
-    "DiscardCurve",
     "bootstrap_interval",
     "deletion",
     "discard_curve",
@@ -40,16 +28,11 @@ __all__ = [
     "lad_slope",
     "mask_coverage",
     "mass_inside",
-    "method_agreement",
-    "method_ranks",
     "metric_reliability",
     "pearson",
     "per_voxel",
-    "pointing_game",
     "pointing_hits",
     "position_statistics",
     "relative_error",
-    "smoothness",
-    "support_statistics",
     "temporal_grounding",
 ]

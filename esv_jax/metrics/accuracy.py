@@ -24,7 +24,7 @@ def relative_error(approx: ArrayLike, exact: ArrayLike) -> Array:
     Raises:
       ValueError: different shapes, no elements, non-finite values. TypeError: not floating point.
     """
-    approx, exact = _finite_pair(approx, exact)
+    approx, exact, _ = _pair("approx", approx, "exact", exact)
     return jnp.abs(approx - exact).mean(-1) / jnp.abs(exact).mean(-1)
 
 
@@ -33,10 +33,7 @@ def pearson(approx: ArrayLike, exact: ArrayLike) -> Array:
 
     Args and raises: see `relative_error`.
     """
-    approx, exact = _finite_pair(approx, exact)
-    a = approx - approx.mean(-1, keepdims=True)
-    b = exact - exact.mean(-1, keepdims=True)
-    return (a * b).sum(-1) / jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    return _correlation(*_pair("approx", approx, "exact", exact))
 
 
 def lad_slope(approx: ArrayLike, exact: ArrayLike) -> Array:
@@ -50,7 +47,7 @@ def lad_slope(approx: ArrayLike, exact: ArrayLike) -> Array:
       (...); 1 where the approximation is unbiased in scale, NaN where exact is all zero.
     Cost: one sort of n ratios per row.
     """
-    approx, exact = _finite_pair(approx, exact)
+    approx, exact, _ = _pair("approx", approx, "exact", exact)
     weight = jnp.abs(exact)
     ratio = jnp.where(weight > 0, approx / jnp.where(weight > 0, exact, 1), jnp.inf)
     order = jnp.argsort(ratio, axis=-1)
@@ -59,48 +56,6 @@ def lad_slope(approx: ArrayLike, exact: ArrayLike) -> Array:
     ascending = jnp.take_along_axis(ratio, order, axis=-1)
     slope = jnp.take_along_axis(ascending, half, axis=-1)[..., 0]
     return jnp.where(weight.sum(-1) > 0, slope, jnp.nan)
-
-
-class MethodAgreement(NamedTuple):
-    """Pearson correlations of two methods' values over the elements of a sequence, in -1..1.
-
-    NaN where either method is constant over the elements; the means skip NaN.
-
-    Attributes:
-      pearson: (V, C), one per sequence and class.
-      by_class: (C,) means over sequences. by_video: (V,) means over classes.
-      mean: () over both.
-    """
-
-    pearson: Array
-    by_class: Array
-    by_video: Array
-    mean: Array
-
-
-def method_agreement(
-    a: ArrayLike, b: ArrayLike, lengths: ArrayLike | None = None
-) -> MethodAgreement:
-    """Pearson correlation of two methods' attributions, per class and video.
-
-    Price & Damen (2020) compare ESVs with other values in this way; scale and offset do not
-    matter. May be called under `jit`.
-
-    Args:
-      a, b: (V, N, C) values of V videos, padded at the end. Of one class, (V, N, 1).
-      lengths: (V,) int, elements in each video; default N.
-    Raises:
-      ValueError: different shapes, no elements, non-finite values, lengths out of range.
-      TypeError: values not floating point, lengths not integers.
-    """
-    a, b = _pair("a", a, "b", b)
-    expect(a.ndim == 3, "a", "shape (V, N, C)", a.shape, "Add axes of one video or one class.")
-    present = present_elements(a.shape[:2], lengths)
-    for name, values in (("a", a), ("b", b)):
-        expect_finite(name, jnp.where(present[..., None], values, 0))
-    by_class = jnp.broadcast_to(present[:, None], (a.shape[0], a.shape[2], a.shape[1]))
-    r = _masked_pearson(a.swapaxes(1, 2), b.swapaxes(1, 2), by_class)
-    return MethodAgreement(r, _nanmean(r, 0), _nanmean(r, 1), _nanmean(r, (0, 1)))
 
 
 class Smoothness(NamedTuple):
@@ -123,41 +78,37 @@ def smoothness(
 
     Explain a video from frames at some indices, then from frames at these indices shifted by
     one; `values_jittered[i]` belongs to the frame that replaces frame i. Neighbouring frames
-    are nearly equal, so the values of a smooth method are too. May be called under `jit`.
+    are nearly equal, so the values of a smooth method are too.
 
     Args:
-      values_original, values_jittered: (..., N), values of one class per row.
+      values_original, values_jittered: (..., N), values of one class per row, padded at the end.
       lengths: (...) int, elements in each row; default N.
-    Raises: as `method_agreement`.
+    Raises:
+      As `relative_error`; ValueError: lengths out of range. TypeError: lengths not integers.
     """
-    original, jittered = _pair(
-        "values_original", values_original, "values_jittered", values_jittered
+    names = ("values_original", "values_jittered")
+    original, jittered, present = _pair(
+        names[0], values_original, names[1], values_jittered, lengths
     )
-    present = present_elements(original.shape, lengths)
-    expect_finite("values_original", jnp.where(present, original, 0))
-    expect_finite("values_jittered", jnp.where(present, jittered, 0))
     change = jnp.where(present, jnp.abs(jittered - original), 0).sum(-1)
     scale = jnp.where(present, jnp.abs(original), 0).sum(-1)
-    return Smoothness(_masked_pearson(original, jittered, present), change / scale)
+    return Smoothness(_correlation(original, jittered, present), change / scale)
 
 
-def _finite_pair(approx: ArrayLike, exact: ArrayLike) -> tuple[Array, Array]:
-    a, b = _pair("approx", approx, "exact", exact)
-    expect(a.ndim >= 1 and a.shape[-1] >= 1, "approx", "shape (..., n)", a.shape)
-    expect_finite("approx", a)
-    expect_finite("exact", b)
-    return a, b
-
-
-def _pair(name: str, a: ArrayLike, other: str, b: ArrayLike) -> tuple[Array, Array]:
-    """Two arrays of one shape, in their common dtype."""
+def _pair(
+    name: str, a: ArrayLike, other: str, b: ArrayLike, lengths: ArrayLike | None = None
+) -> tuple[Array, Array, Array]:
+    """Two finite arrays (..., n) of one shape, in their common dtype, and the present elements."""
     a, b = expect_floating(name, a), expect_floating(other, b)
     expect(a.shape == b.shape, name, f"the shape of {other}, {b.shape}", a.shape)
+    present = present_elements(name, a.shape, lengths)
+    for each, values in ((name, a), (other, b)):
+        expect_finite(each, values if lengths is None else jnp.where(present, values, 0))
     dtype = wider(a.dtype, b.dtype)
-    return a.astype(dtype), b.astype(dtype)
+    return a.astype(dtype), b.astype(dtype), present
 
 
-def _masked_pearson(a: Array, b: Array, present: Array) -> Array:
+def _correlation(a: Array, b: Array, present: Array) -> Array:
     """Correlation over the present elements of the last axis; NaN where either is constant."""
     a, a_varies = _standardised(a, present)
     b, b_varies = _standardised(b, present)
@@ -173,8 +124,3 @@ def _standardised(a: Array, present: Array) -> tuple[Array, Array]:
     mean = jnp.where(present, a, 0).sum(-1, keepdims=True) / n
     scale = jnp.where(high > low, high - low, 1)  # squares of tiny values would underflow
     return jnp.where(present, (a - mean) / scale[..., None], 0), high > low
-
-
-def _nanmean(r: Array, axis: int | tuple[int, ...]) -> Array:
-    known = ~jnp.isnan(r)
-    return jnp.where(known, r, 0).sum(axis) / known.sum(axis).astype(r.dtype)

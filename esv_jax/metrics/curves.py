@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -86,11 +86,7 @@ class PerturbationCurve:
 @register_record
 @dataclasses.dataclass(frozen=True, eq=False)
 class InsertionDeletion:
-    """Both curves of V clips.
-
-    Attributes:
-      insertion, deletion: curves (V, steps + 1), areas (V,).
-    """
+    """Both curves of V clips, (V, steps + 1) with areas (V,)."""
 
     insertion: PerturbationCurve
     deletion: PerturbationCurve
@@ -101,9 +97,24 @@ class InsertionDeletion:
         return self.insertion.auc - self.deletion.auc
 
 
-class _Options(NamedTuple):
-    steps: int
-    remove: Remove
+class CurveOptions(TypedDict, total=False):
+    """Keywords of `insertion`, `deletion` and `insertion_deletion`.
+
+    Attributes:
+      order: "most_first", the default, in descending order of the map, or "least_first".
+      grid: G: units are the cells of a G x G grid in each frame instead of voxels; their
+        importance is the mean of the map.
+      segments: (t, h, w) int, static ids: units are segments; their importance is the sum of the
+        map. As published, the same id in two frames is two segments.
+      supervoxels: the same id in several frames is one segment.
+      smooth: K: smooths the map in each frame first, with a Gaussian of sigma K on 2 K + 1 pixels,
+        zero-padded.
+      blur_sigma, edge: of remove="blur", see `gaussian_blur`; default 20 and "replicate". Published
+        curves have the edge "zero".
+      batch_size: clips in one call of fn; default all, or as many as make 33 million numbers.
+        Several batches run in a compiled loop under `jit`, which may be slower on CPUs.
+    """
+
     order: Order
     grid: int | None
     segments: ArrayLike | None
@@ -121,15 +132,7 @@ def insertion(
     target: ArrayLike,
     steps: int = 16,
     remove: Remove = "blur",
-    *,
-    order: Order = "most_first",
-    grid: int | None = None,
-    segments: ArrayLike | None = None,
-    supervoxels: bool = False,
-    smooth: int | None = None,
-    blur_sigma: float = 20.0,
-    edge: Edge = EDGE,
-    batch_size: int | None = None,
+    **options: Unpack[CurveOptions],
 ) -> PerturbationCurve:
     """Probability of the target as the voxels of a clip appear, from none to all.
 
@@ -148,17 +151,8 @@ def insertion(
       steps: T, >= 1.
       remove: content of removed voxels: "blur", the clip under `gaussian_blur`; "fade", zeros; or
         an array that broadcasts to the clip.
-      order: "most_first" in descending order of the map, or "least_first".
-      grid: G: units are the cells of a G x G grid in each frame instead of voxels; their
-        importance is the mean of the map.
-      segments: (t, h, w) int, static ids: units are segments; their importance is the sum of the
-        map. As published, the same id in two frames is two segments.
-      supervoxels: the same id in several frames is one segment.
-      smooth: K: smooths the map in each frame first, with a Gaussian of sigma K on 2 K + 1 pixels,
-        zero-padded.
-      blur_sigma, edge: of "blur", see `gaussian_blur`. Published curves have the edge "zero".
-      batch_size: clips in one call of fn; default all, or as many as make 33 million numbers.
-        Several batches run in a compiled loop under `jit`, which may be slower on CPUs.
+      **options: order, grid, segments, supervoxels, smooth, blur_sigma, edge, batch_size; see
+        `CurveOptions`.
     Returns:
       `PerturbationCurve`: curve (T + 1,), auc ().
     Raises:
@@ -167,10 +161,7 @@ def insertion(
       or `jax.nn.sigmoid`). TypeError: arguments of another kind.
     Cost: a sort of the units and T + 1 evaluations.
     """
-    options = _Options(
-        steps, remove, order, grid, segments, supervoxels, smooth, blur_sigma, edge, batch_size
-    )
-    return _single_curve(True, fn, clip, saliency, target, options)
+    return _single_curve(True, fn, clip, saliency, target, steps, remove, options)
 
 
 def deletion(
@@ -180,15 +171,7 @@ def deletion(
     target: ArrayLike,
     steps: int = 16,
     remove: Remove = "blur",
-    *,
-    order: Order = "most_first",
-    grid: int | None = None,
-    segments: ArrayLike | None = None,
-    supervoxels: bool = False,
-    smooth: int | None = None,
-    blur_sigma: float = 20.0,
-    edge: Edge = EDGE,
-    batch_size: int | None = None,
+    **options: Unpack[CurveOptions],
 ) -> PerturbationCurve:
     """Probability of the target as the voxels of a clip vanish, from all to none.
 
@@ -196,10 +179,7 @@ def deletion(
 
     Args, returns, raises and cost: see `insertion`.
     """
-    options = _Options(
-        steps, remove, order, grid, segments, supervoxels, smooth, blur_sigma, edge, batch_size
-    )
-    return _single_curve(False, fn, clip, saliency, target, options)
+    return _single_curve(False, fn, clip, saliency, target, steps, remove, options)
 
 
 def insertion_deletion(
@@ -209,15 +189,7 @@ def insertion_deletion(
     targets: ArrayLike | Sequence[int],
     steps: int = 16,
     remove: Remove = "blur",
-    *,
-    order: Order = "most_first",
-    grid: int | None = None,
-    segments: ArrayLike | None = None,
-    supervoxels: bool = False,
-    smooth: int | None = None,
-    blur_sigma: float = 20.0,
-    edge: Edge = EDGE,
-    batch_size: int | None = None,
+    **options: Unpack[CurveOptions],
 ) -> InsertionDeletion:
     """`insertion` and `deletion` of V clips, sharing the order and the ends of the curves.
 
@@ -231,13 +203,10 @@ def insertion_deletion(
     Raises: as `insertion`.
     Cost: per clip a sort and 2 * steps evaluations.
     """
-    options = _Options(
-        steps, remove, order, grid, segments, supervoxels, smooth, blur_sigma, edge, batch_size
-    )
     batch = _checked(clips, saliencies, targets, batched=True)
     steps = expect_int("steps", steps, 1)
     at = np.concatenate([np.arange(steps + 1), np.arange(1, steps)])
-    found = _probabilities(fn, batch, at, np.arange(len(at)) <= steps, options)
+    found = _probabilities(fn, batch, steps, at, np.arange(2 * steps) <= steps, remove, **options)
     insertions, inner = found[:, : steps + 1], found[:, steps + 1 :]
     deletions = jnp.concatenate([insertions[:, -1:], inner, insertions[:, :1]], axis=1)
     return InsertionDeletion(PerturbationCurve(insertions), PerturbationCurve(deletions))
@@ -258,11 +227,14 @@ def _single_curve(
     clip: ArrayLike,
     saliency: ArrayLike,
     target: ArrayLike,
-    options: _Options,
+    steps: int,
+    remove: Remove,
+    options: CurveOptions,
 ) -> PerturbationCurve:
     batch = _checked(clip, saliency, target, batched=False)
-    at = np.arange(expect_int("steps", options.steps, 1) + 1)
-    return PerturbationCurve(_probabilities(fn, batch, at, np.full(len(at), reveal), options)[0])
+    at = np.arange(expect_int("steps", steps, 1) + 1)
+    reveals = np.full(len(at), reveal)
+    return PerturbationCurve(_probabilities(fn, batch, steps, at, reveals, remove, **options)[0])
 
 
 def _checked(
@@ -285,28 +257,41 @@ def _checked(
         return _Batch(clips[None], saliencies[None], jnp.asarray(targets[None]), batched)
     shape = (len(clips),)
     expect_shape(target_name, targets, shape, f"(V,) = {shape}")
-    fits = saliencies.ndim >= 1 and len(saliencies) == len(clips)
-    expect(fits, map_name, f"{len(clips)} maps, one per clip", f"shape {saliencies.shape}")
+    expected = f"{len(clips)} maps, one per clip"
+    expect(saliencies.shape[:1] == shape, map_name, expected, f"shape {saliencies.shape}")
     return _Batch(clips, saliencies, jnp.asarray(targets), batched)
 
 
 def _probabilities(
-    fn: ProbabilityFunction, batch: _Batch, at: np.ndarray, reveals: np.ndarray, options: _Options
+    fn: ProbabilityFunction,
+    batch: _Batch,
+    steps: int,
+    at: np.ndarray,
+    reveals: np.ndarray,
+    remove: Remove,
+    *,
+    order: Order = "most_first",
+    grid: int | None = None,
+    segments: ArrayLike | None = None,
+    supervoxels: bool = False,
+    smooth: int | None = None,
+    blur_sigma: float = 20.0,
+    edge: Edge = EDGE,
+    batch_size: int | None = None,
 ) -> Array:
     """Probabilities (V, K) at steps `at` (K,), voxels being revealed or removed."""
     scores = ScoresOf(fn, "clips", "probabilities")
-    smooth = None if options.smooth is None else expect_int("smooth", options.smooth, 1)
-    shape = batch.clips.shape[:-1]
-    units = make_units(shape, options.grid, options.segments, options.supervoxels, batch.batched)
-    ends = step_ends(units, options.steps)[:, at]
-    expect_choice("order", options.order, ORDERS)
+    smooth = None if smooth is None else expect_int("smooth", smooth, 1)
+    units = make_units(batch.clips.shape[:-1], grid, segments, supervoxels, batch.batched)
+    ends = step_ends(units, steps)[:, at]
+    expect_choice("order", order, ORDERS)
     name = "saliencies" if batch.batched else "saliency"
     maps = _voxel_maps(batch.saliencies, batch.clips.shape, name, smooth)
-    rank = switching_rank(maps, units, int(units.counts.max()), options.order == "most_first")
-    fills = replacement(batch.clips, options.remove, float(options.blur_sigma), options.edge)
-    switched = np.broadcast_to(ends, (shape[0], len(at)))
+    rank = switching_rank(maps, units, int(units.counts.max()), order == "most_first")
+    fills = replacement(batch.clips, remove, float(blur_sigma), edge)
+    switched = np.broadcast_to(ends, (len(batch.clips), len(at)))
     return target_probabilities(
-        scores, batch.clips, fills, rank, batch.targets, switched, reveals, options.batch_size
+        scores, batch.clips, fills, rank, batch.targets, switched, reveals, batch_size
     )
 
 

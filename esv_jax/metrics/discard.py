@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike
 
-from esv_jax.checks import AnyArray, expect, expect_choice, expect_finite, message
+from esv_jax.checks import AnyArray, expect, expect_choice, expect_finite
 from esv_jax.games.protocol import Game, ScaleGame
 from esv_jax.games.scoring import (
     Request,
@@ -25,9 +23,7 @@ from esv_jax.games.scoring import (
 from esv_jax.inputs import checked_inputs
 from esv_jax.metrics.statistics import (
     Integers,
-    Interval,
     Rows,
-    bootstrap_interval,
     checked_labels,
     class_values,
     split_sequences,
@@ -37,23 +33,11 @@ Order = Literal["ascending", "descending"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 
 
-T = TypeVar("T", float, np.ndarray)
-
-
-class DiscardAreas(NamedTuple, Generic[T]):
+class DiscardAreas(NamedTuple):
     """Areas under the two curves: (V,) per sequence, or floats over the set."""
 
-    accuracy: T
-    class_score: T
-
-
-class DiscardIntervals(NamedTuple):
-    """Bootstrap intervals over sequences: of the curves (N,), of the areas ()."""
-
-    accuracy: Interval
-    class_score: Interval
-    accuracy_auc: Interval
-    class_score_auc: Interval
+    accuracy: Any
+    class_score: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,31 +72,18 @@ class DiscardCurve:
         return np.nanmean(self.scores, axis=0)
 
     @property
-    def areas(self) -> DiscardAreas[np.ndarray]:
+    def areas(self) -> DiscardAreas:
         """Per sequence, (V,) each: the mean over its n_i points.
 
         This is the area under a step curve over the share dropped, so sequences of all lengths
-        weigh the same.
+        weigh the same. Intervals: `bootstrap_interval` of these, or of `right` and `scores`.
         """
         return DiscardAreas(np.nanmean(self.right, axis=1), np.nanmean(self.scores, axis=1))
 
     @property
-    def auc(self) -> DiscardAreas[float]:
+    def auc(self) -> DiscardAreas:
         """Means of `areas`. For sequences of one length, the means of the two curves."""
         return DiscardAreas(*(float(area.mean()) for area in self.areas))
-
-    def interval(
-        self, confidence: float = 0.95, *, key: Array, resamples: int = 2000
-    ) -> DiscardIntervals:
-        """Bootstrap intervals over sequences; see `bootstrap_interval`.
-
-        To compare two curves of the same sequences, use `bootstrap_interval` of the differences
-        of `areas` (or `scores`), which is paired.
-        """
-        interval = functools.partial(
-            bootstrap_interval, key=key, confidence=confidence, resamples=resamples
-        )
-        return DiscardIntervals(*map(interval, (self.right, self.scores, *self.areas)))
 
 
 def discard_curve(
@@ -171,9 +142,8 @@ def discard_curve(
     sizes = np.array([len(x) for x in sequences])
     right, scores = np.full((2, v, sizes.max()), np.nan)
     for i, table in enumerate(tables):
-        if not np.isfinite(table).all():
-            expected = "finite scores of every subsequence"
-            raise ValueError(message(f"xs[{i}]", expected, "NaN or infinity"))
+        finite = bool(np.isfinite(table).all())
+        expect(finite, f"xs[{i}]", "finite scores of every subsequence", "NaN or infinity")
         right[i, : sizes[i]] = table.argmax(-1) == labels[i]
         scores[i, : sizes[i]] = table[:, labels[i]]
     return DiscardCurve(right, scores, sizes, order)
@@ -192,15 +162,18 @@ def _score_tables(
 ) -> list[np.ndarray]:
     """Scores (n_i, C) of each sequence's subsequences, in blocks of one fixed shape per length."""
     if game.on_host:
-        return [
-            np.asarray(score(game, x, member, prior=prior))
-            for x, member in zip(sequences, members, strict=True)
-        ]
+        pairs = zip(sequences, members, strict=True)
+        return [np.asarray(score(game, x, member, prior=prior)) for x, member in pairs]
     sizes = np.array([len(x) for x in sequences])
     scores: dict[int, np.ndarray] = {}
     for n in np.unique(sizes).tolist():
         same_length = np.flatnonzero(sizes == n).tolist()
-        width = block_sequences(_n_bytes(game, sequences[same_length[0]]))
+        x = sequences[same_length[0]]
+        if isinstance(game, ScaleGame):
+            n_bytes = picked_cost(game, x, n)
+        else:
+            n_bytes = request_cost(game, x, Request("subsets", n)).n_bytes
+        width = block_sequences(n_bytes)
         for start in range(0, len(same_length), width):
             rows = same_length[start : start + width]
             block = rows + rows[:1] * (width - len(rows))  # padding, dropped below
@@ -208,10 +181,3 @@ def _score_tables(
             table = score_together(game, xs, np.stack([members[i] for i in block]), prior)
             scores |= dict(zip(rows, np.asarray(table), strict=False))
     return [scores[i] for i in range(len(sequences))]
-
-
-def _n_bytes(game: Game, x: np.ndarray) -> int:
-    """Working memory for the n subsequences of one sequence."""
-    if isinstance(game, ScaleGame):
-        return picked_cost(game, x, len(x))
-    return request_cost(game, x, Request("subsets", len(x))).n_bytes

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -18,7 +16,6 @@ from esv_jax.checks import (
     expect_floating,
     expect_int,
     expect_numbers,
-    message,
     wider,
 )
 from esv_jax.metrics.statistics import Integers, Rows, checked_labels
@@ -82,8 +79,7 @@ def pointing_hits(
 
     Args:
       maps: (..., t, h, w), e.g. of V clips; for others see `per_voxel`.
-      masks: bool like maps, the evidence; or its box in each frame, (..., t, 4) as
-        (x0, y0, x1, y1) with borders included, NaN in frames without.
+      masks: bool like maps, the evidence.
       tolerance, frame_tolerance: rows and columns, and frames, by which the evidence is dilated
         on every side.
     Returns:
@@ -91,11 +87,7 @@ def pointing_hits(
     Raises:
       ValueError: different shapes, non-finite maps, a tolerance < 0. TypeError: masks not bool.
     """
-    return _hits(*_evidence(maps, masks, tolerance, frame_tolerance))
-
-
-@jax.jit
-def _hits(maps: Array, inside: Array) -> Array:
+    maps, inside = _evidence(maps, masks, tolerance, frame_tolerance)
     inside = inside.reshape(*maps.shape[:-3], -1)
     highest = jnp.argmax(maps.reshape(inside.shape), axis=-1, keepdims=True)
     hit = jnp.take_along_axis(inside, highest, axis=-1)[..., 0]
@@ -111,11 +103,7 @@ def mass_inside(
     Returns:
       (...), in 0..1; NaN for a clip without evidence or a map without positive values.
     """
-    return _mass(*_evidence(maps, masks, tolerance, frame_tolerance))
-
-
-@jax.jit
-def _mass(maps: Array, inside: Array) -> Array:
+    maps, inside = _evidence(maps, masks, tolerance, frame_tolerance)
     positive = jnp.maximum(maps, 0)
     share = jnp.where(inside, positive, 0).sum((-3, -2, -1)) / positive.sum((-3, -2, -1))
     return jnp.where(inside.any((-3, -2, -1)), share, jnp.nan)
@@ -139,14 +127,10 @@ def mask_coverage(maps: ArrayLike, masks: ArrayLike, area: float) -> Array:
     maps, masks = _evidence(maps, masks)
     expect(0 < area <= 1, "area", "a share in (0, 1]", area)
     n_voxels = int(np.prod(maps.shape[-3:]))
-    return _coverage(maps, masks, max(1, round(area * n_voxels)))
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _coverage(maps: Array, masks: Array, count: int) -> Array:
-    masks = masks.reshape(*maps.shape[:-3], -1)
+    masks = masks.reshape(*maps.shape[:-3], n_voxels)
     order = jnp.argsort(-maps.reshape(masks.shape), axis=-1)
-    found = jnp.take_along_axis(masks, order[..., :count], axis=-1).sum(-1)
+    highest = order[..., : max(1, round(area * n_voxels))]
+    found = jnp.take_along_axis(masks, highest, axis=-1).sum(-1)
     return found.astype(maps.dtype) / masks.sum(-1).astype(maps.dtype)
 
 
@@ -157,73 +141,42 @@ def _evidence(
     maps = expect_floating("maps", maps)
     expect(maps.ndim >= 3 and maps.size > 0, "maps", "shape (..., t, h, w)", maps.shape)
     expect_finite("maps", maps)
-    inside = jnp.asarray(expect_array("masks", masks))
-    of_boxes = (*maps.shape[:-2], 4)
-    fits = inside.shape in (maps.shape, of_boxes)
-    expect(fits, "masks", f"shape {maps.shape} like maps, or boxes {of_boxes}", inside.shape)
-    if inside.shape == of_boxes:
-        inside = _box_masks(inside, maps.shape[-2:])
-    _expect_bool("masks", inside)
-    reach = (
-        expect_int("frame_tolerance", frame_tolerance, 0),
-        *(expect_int("tolerance", tolerance, 0),) * 2,
-    )
-    return maps.astype(wider(maps.dtype)), _dilated(inside, reach)
-
-
-def _expect_bool(name: str, value: Array) -> None:
-    if value.dtype != jnp.bool_:
-        raise TypeError(message(name, "bool", f"dtype {value.dtype}", "Compare it."))
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _box_masks(boxes: Array, size: tuple[int, ...]) -> Array:
-    """Pixels in boxes (..., 4) of (x0, y0, x1, y1), borders included, (..., h, w) bool.
-
-    A box with a NaN is empty. x counts columns, y rows.
-    """
-    x0, y0, x1, y1 = (boxes[..., i, None] for i in range(4))
-    dtype = boxes.dtype
-    y = jnp.arange(size[0]).astype(dtype).reshape((1,) * (boxes.ndim - 1) + (-1,))
-    x = jnp.arange(size[1]).astype(dtype).reshape((1,) * (boxes.ndim - 1) + (-1,))
-    rows, columns = (y0 <= y) & (y <= y1), (x0 <= x) & (x <= x1)
-    return rows[..., :, None] & columns[..., None, :]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _dilated(masks: Array, reach: tuple[int, int, int]) -> Array:
-    """Masks (..., t, h, w) dilated by `reach` frames, rows and columns."""
+    inside = _expect_bool("masks", masks)
+    expect(inside.shape == maps.shape, "masks", f"shape {maps.shape} like maps", inside.shape)
+    reach = [expect_int("frame_tolerance", frame_tolerance, 0)]
+    reach += [expect_int("tolerance", tolerance, 0)] * 2
     for axis, n in zip((-3, -2, -1), reach, strict=True):
         if n:
-            window = [1] * masks.ndim
+            window, strides = [1] * inside.ndim, (1,) * inside.ndim
             window[axis] = 2 * n + 1
-            strides = (1,) * masks.ndim
-            masks = lax.reduce_window(masks, False, lax.bitwise_or, window, strides, "SAME")
-    return masks
+            inside = lax.reduce_window(inside, False, lax.bitwise_or, window, strides, "SAME")
+    return maps.astype(wider(maps.dtype)), inside
 
 
-def temporal_grounding(
-    values: ArrayLike, evidence: ArrayLike, k: int | None = None, *, interval: bool = False
-) -> Array:
+def _expect_bool(name: str, value: ArrayLike) -> Array:
+    array = jnp.asarray(expect_array(name, value))
+    is_bool = array.dtype == jnp.bool_
+    expect(is_bool, name, "bool", f"dtype {array.dtype}", "Compare it.", kind=TypeError)
+    return array
+
+
+def temporal_grounding(values: ArrayLike, evidence: ArrayLike, k: int | None = None) -> Array:
     """Intersection over union of the k highest frames with the frames of the evidence.
 
-    Of equal frames, or intervals, the first is taken.
+    Of equal frames the first is taken.
 
     Args:
       values: (..., n), one per frame; or maps (..., n, h, w), whose positive values are summed
         over each frame.
       evidence: (..., n) bool, the frames that show the evidence.
       k: number of frames, 1..n; default the number of evidence frames of each clip.
-      interval: takes the k consecutive frames of the largest sum instead.
     Returns:
       (...), in 0..1; NaN for a clip without evidence.
     Raises:
       ValueError: different shapes, non-finite values, k out of range. TypeError: values not
       floating point, evidence not bool.
     """
-    values = expect_floating("values", values)
-    evidence = jnp.asarray(expect_array("evidence", evidence))
-    _expect_bool("evidence", evidence)
+    values, evidence = expect_floating("values", values), _expect_bool("evidence", evidence)
     expect(evidence.ndim >= 1 and evidence.size > 0, "evidence", "shape (..., n)", evidence.shape)
     fits = evidence.shape in (values.shape, values.shape[:-2])
     expect(fits, "values", f"shape {evidence.shape} like evidence, or with (h, w)", values.shape)
@@ -231,34 +184,12 @@ def temporal_grounding(
     n = evidence.shape[-1]
     if k is not None:
         expect(expect_int("k", k, 1) <= n, "k", f"1..{n} frames", k)
-    return _grounding(values, evidence, k, bool(interval))
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _grounding(values: Array, evidence: Array, k: int | None, interval: bool) -> Array:
     values = values.astype(wider(values.dtype))
     if values.shape != evidence.shape:
         values = jnp.maximum(values, 0).sum((-2, -1))
     n_evidence = evidence.sum(-1, keepdims=True)
-    n_chosen = n_evidence if k is None else jnp.full_like(n_evidence, k)
-    chosen = (_best_interval if interval else _highest)(values, n_chosen)
+    rank = jnp.argsort(jnp.argsort(-values, axis=-1), axis=-1)
+    chosen = rank < (n_evidence if k is None else jnp.full_like(n_evidence, k))
     both = (chosen & evidence).sum(-1).astype(values.dtype)
     either = (chosen | evidence).sum(-1).astype(values.dtype)
     return jnp.where(evidence.any(-1), both / jnp.maximum(either, 1), jnp.nan)
-
-
-def _highest(values: Array, k: Array) -> Array:
-    """The k (..., 1) highest of values (..., n), bool."""
-    order = jnp.argsort(-values, axis=-1)
-    return jnp.argsort(order, axis=-1) < k
-
-
-def _best_interval(values: Array, k: Array) -> Array:
-    """The k (..., 1) consecutive frames of largest sum among values (..., n), bool."""
-    index = jnp.arange(values.shape[-1]).reshape((1,) * (values.ndim - 1) + (-1,))
-    start, frame = index[..., :, None], index[..., None, :]
-    within = (frame >= start) & (frame < start + k[..., None])  # (..., starts, n)
-    sums = jnp.where(within, values[..., None, :], 0).sum(-1)
-    sums = jnp.where(index + k <= values.shape[-1], sums, -jnp.inf)
-    first = jnp.argmax(sums, axis=-1, keepdims=True)
-    return (index >= first) & (index < first + k)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from jax.typing import ArrayLike
 
-from esv_jax.checks import expect, expect_choice, expect_finite, expect_int, expect_numbers, message
+from esv_jax.checks import expect, expect_choice, expect_finite, expect_int, expect_numbers
 from esv_jax.metrics.statistics import Rows
 
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
@@ -43,21 +43,15 @@ def metric_reliability(
     """
     table = _table(scores)
     expect(len(table) >= 2, "scores", "at least 2 inputs to compare", len(table))
-    constant = np.flatnonzero(np.ptp(table, axis=1) == 0)
-    if len(constant):
-        i = constant[0]
+    for i in np.flatnonzero(np.ptp(table, axis=1) == 0)[:1]:
         expected, got = "scores in which methods differ", f"{table[i, 0]} for all"
-        way_out = "Leave out inputs without a ranking."
-        raise ValueError(message(f"scores[{i}]", expected, got, way_out))
+        expect(False, f"scores[{i}]", expected, got, "Leave out inputs without a ranking.")
     weights = input_weights(method_ranks(table, lower_is_better), random_column)
     pairs = np.triu_indices(len(table), 1)
     shares = np.outer(weights, weights)[pairs]
-    if not shares.sum() > 0:
-        got = f"{np.count_nonzero(weights)} of {len(weights)}"
-        way_out = (
-            "The metric ranks random attributions best; check lower_is_better and random_column."
-        )
-        raise ValueError(message("scores", "two inputs of weight above 0", got, way_out))
+    got = f"{np.count_nonzero(weights)} of {len(weights)}"
+    way_out = "The metric ranks random attributions best; check lower_is_better and random_column."
+    expect(shares.sum() > 0, "scores", "two inputs of weight above 0", got, way_out)
     agreement = shares @ (spearman(table)[pairs] + 1) / (shares.sum() + _TINY)
     return float(agreement - 1)
 
@@ -80,8 +74,6 @@ def input_weights(ranks: Rows, random_column: int = 0) -> np.ndarray:
     Args:
       ranks: (inputs, methods) from `method_ranks`.
       random_column: index of the random attribution.
-    Raises:
-      ValueError: fewer than 2 methods, a column out of range.
     """
     table = _table(ranks, "ranks")
     last = table.shape[1] - 1
@@ -158,8 +150,8 @@ def _ratings(table: Rows, missing: ArrayLike | None) -> np.ndarray:
     expect(not np.isinf(ratings).any(), "table", "finite ratings, or NaN for none", "infinity")
     if missing is not None:
         mask = np.asarray(missing)
-        if mask.dtype != np.bool_:
-            raise TypeError(message("missing", "bool", f"dtype {mask.dtype}"))
+        is_bool = mask.dtype == np.bool_
+        expect(is_bool, "missing", "bool", f"dtype {mask.dtype}", kind=TypeError)
         expect(mask.shape == ratings.shape, "missing", f"shape {ratings.shape}", mask.shape)
         ratings[mask] = np.nan
     return ratings
@@ -171,13 +163,8 @@ def _counts(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     expect(table.size > 0, "table", "a unit with two ratings", "none")
     known = ~np.isnan(table)
     ratings, index = np.unique(table[known], return_inverse=True)
-    expect(
-        len(ratings) >= 2,
-        "table",
-        "ratings that differ",
-        f"only {ratings[0]}",
-        "Otherwise alpha is undefined.",
-    )
+    way_out = "Otherwise alpha is undefined."
+    expect(len(ratings) >= 2, "table", "ratings that differ", f"only {ratings[0]}", way_out)
     counts = np.zeros((table.shape[1], len(ratings)))
     np.add.at(counts, (np.nonzero(known)[1], index), 1)
     return counts, ratings

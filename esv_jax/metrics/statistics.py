@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from esv_jax.checks import (
+    AnyArray,
     expect,
     expect_array,
     expect_finite,
@@ -20,7 +21,6 @@ from esv_jax.checks import (
     expect_key,
     expect_numbers,
     is_concrete,
-    message,
 )
 
 Rows: TypeAlias = ArrayLike | Sequence[ArrayLike]
@@ -101,7 +101,7 @@ class SupportStatistics(NamedTuple):
 def support_statistics(values: ArrayLike, lengths: Integers | None = None) -> SupportStatistics:
     """Shares and sums of supporting (> 0) and distracting (<= 0) elements of each sequence.
 
-    Source of the terms: Price & Damen (2020). May be called under `jit`.
+    Source of the terms: Price & Damen (2020).
 
     Args:
       values: (..., N), values of one class per row, padded at the end.
@@ -113,7 +113,7 @@ def support_statistics(values: ArrayLike, lengths: Integers | None = None) -> Su
       TypeError: values not floating point, lengths not integers.
     """
     values = expect_floating("values", values)
-    present = present_elements(values.shape, lengths)
+    present = present_elements("values", values.shape, lengths)
     expect_finite("values", jnp.where(present, values, 0))
     positive = (values > 0) & present
     share = positive.sum(-1).astype(values.dtype) / present.sum(-1).astype(values.dtype)
@@ -122,14 +122,13 @@ def support_statistics(values: ArrayLike, lengths: Integers | None = None) -> Su
     return SupportStatistics(share, 1 - share, support, distraction)
 
 
-def present_elements(shape: tuple[int, ...], lengths: Integers | None) -> Array:
+def present_elements(name: str, shape: tuple[int, ...], lengths: Integers | None) -> Array:
     """Mask (..., N) bool of the first `lengths` (...) elements of each row; None for all."""
-    expect(len(shape) >= 1 and shape[-1] >= 1, "values", "shape (..., N), N >= 1", shape)
+    expect(len(shape) >= 1 and shape[-1] >= 1, name, "shape (..., N), N >= 1", shape)
     if lengths is None:
         return jnp.ones(shape, bool)
     sizes = jnp.asarray(expect_array("lengths", lengths))
-    if not jnp.issubdtype(sizes.dtype, jnp.integer):
-        raise TypeError(message("lengths", "integers", f"dtype {sizes.dtype}"))
+    _expect_integers("lengths", sizes)
     expect(sizes.shape == shape[:-1], "lengths", f"shape {shape[:-1]}", sizes.shape)
     if is_concrete(sizes):
         fits = bool(((sizes >= 1) & (sizes <= shape[-1])).all())
@@ -207,7 +206,9 @@ def position_statistics(
     group = np.zeros(len(rows), int) if labels is None else labels
     sums: dict[int, list[np.ndarray]] = {}
     for row, g in zip(rows, group.tolist(), strict=True):
-        own = _sums(row, _one_hot_positions(len(row), bins, k))
+        i, n = np.arange(len(row)), len(row)
+        at = i if bins is None else (2 * i + 1) * k // (2 * n)
+        own = _sums(row, (at[:, None] == np.arange(k)).astype(np.float64))
         sums[g] = list(map(np.add, sums[g], own)) if g in sums else own
     by_group = [np.stack(fields) for fields in zip(*(sums[g] for g in sorted(sums)), strict=True)]
     found = np.array(sorted(sums) if labels is not None else [], int)
@@ -218,15 +219,8 @@ def position_statistics(
     )
 
 
-def _one_hot_positions(n: int, bins: int | None, k: int) -> np.ndarray:
-    """The position of each of n elements among k, one-hot (n, k)."""
-    i = np.arange(n)
-    at = i if bins is None else (2 * i + 1) * k // (2 * n)
-    return (at[:, None] == np.arange(k)).astype(np.float64)
-
-
 def _sums(row: np.ndarray, position: np.ndarray) -> list[np.ndarray]:
-    """The arguments of `_normalised` for one sequence, values (n,) at positions (n, K)."""
+    """The arguments of `_normalised` for one sequence, values (n,) at one-hot positions (n, K)."""
     highest, lowest = row == row.max(), row == row.min()
     above = (row[:, None] > row[None, :]) + 0.5 * (row[:, None] == row[None, :])
     elements = position.sum(0)
@@ -256,30 +250,28 @@ def _normalised(
     def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
         return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
-    supporting = ratio(positive, elements)
+    share = ratio(positive, elements)
     return PositionStatistics(
-        highest, lowest, ratio(above, pairs), supporting, 1 - supporting, sequences.astype(int)
+        highest, lowest, ratio(above, pairs), share, 1 - share, sequences.astype(int)
     )
+
+
+def _expect_integers(name: str, value: AnyArray) -> None:
+    is_integer = bool(jnp.issubdtype(value.dtype, jnp.integer))
+    expect(is_integer, name, "integers", f"dtype {value.dtype}", kind=TypeError)
 
 
 def checked_labels(name: str, labels: Integers, n_sequences: int) -> np.ndarray:
     """Labels (V,) as integers >= 0."""
     labels = np.asarray(labels)
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(message(name, "integers", f"dtype {labels.dtype}"))
+    _expect_integers(name, labels)
     expect(labels.shape == (n_sequences,), name, f"shape (V,) = ({n_sequences},)", labels.shape)
     expect(bool((labels >= 0).all()), name, "classes >= 0", labels.min(initial=0))
     return labels
 
 
 def split_sequences(name: str, rows: Rows, lengths: Integers | None) -> list[np.ndarray]:
-    """V arrays (n_i, ...) without padding.
-
-    Args:
-      name: of `rows` in errors.
-      rows: (V, N, ...) padded at the end, or a list of V arrays (n_i, ...).
-      lengths: (V,) elements in each, 1..N; None for all N, or for a list.
-    """
+    """V arrays (n_i, ...) without padding; `name` is for errors, the others are as in `Rows`."""
     if isinstance(rows, list | tuple):
         expect(lengths is None, "lengths", f"None beside a list of {name}", "lengths")
         each = [np.asarray(row) for row in rows]
@@ -289,8 +281,7 @@ def split_sequences(name: str, rows: Rows, lengths: Integers | None) -> list[np.
         v, n = array.shape[:2]
         sizes = np.full(v, n) if lengths is None else np.asarray(lengths)
         expect(sizes.shape == (v,), "lengths", f"shape (V,) = ({v},)", sizes.shape)
-        if not np.issubdtype(sizes.dtype, np.integer):
-            raise TypeError(message("lengths", "integers", f"dtype {sizes.dtype}"))
+        _expect_integers("lengths", sizes)
         fits = bool(((sizes >= 1) & (sizes <= n)).all())
         expect(fits, "lengths", f"1..{n}, elements in {name}", sizes)
         each = [row[:size] for row, size in zip(array, sizes, strict=True)]
@@ -306,11 +297,7 @@ def class_values(
 ) -> list[np.ndarray]:
     """V arrays (n_i,) float64, the values of one class in each sequence.
 
-    Args:
-      values: (V, N) or a list of (n_i,), of one class; or with a last axis of classes, of which
-        `labels` selects one.
-      labels: (V,), or None where values are of one class already.
-      lengths: as for `split_sequences`.
+    Where values have a last axis of classes, `labels` (V,) selects one.
     """
     selected = []
     for i, row in enumerate(split_sequences("values", values, lengths)):
@@ -321,7 +308,6 @@ def class_values(
             row = row[:, labels[i]]
         way_out = "Choose a class." if labels is None else ""
         expect(row.ndim == 1, name, "shape (n,), one value per element", row.shape, way_out)
-        row = expect_numbers(name, row)
-        expect_finite(name, row)
-        selected.append(row)
+        selected.append(expect_numbers(name, row))
+        expect_finite(name, selected[-1])
     return selected

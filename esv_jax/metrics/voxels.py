@@ -22,7 +22,6 @@ from esv_jax.checks import (
     expect_floating,
     expect_int,
     is_concrete,
-    message,
     wider,
 )
 
@@ -135,19 +134,14 @@ def make_units(
     both = grid is not None and segments is not None
     expect(not both, "segments", "None beside a grid", "both", "Choose one.")
     expect(segments is not None or not supervoxels, "segments", "ids of supervoxels", "None")
-    if grid is not None:
-        return _grid_cells(shape[1:], grid)
     if segments is not None:
         return _segments(shape, segments, supervoxels, batched)
-    return Units(None, np.array([np.prod(shape[1:])], np.int32))
-
-
-def _grid_cells(shape: tuple[int, ...], grid: int) -> Units:
-    """grid x grid cells in each frame; row i is in cell row floor(i * grid / h)."""
-    t, h, w = shape
+    t, h, w = shape[1:]
+    if grid is None:
+        return Units(None, np.array([t * h * w], np.int32))
     grid = expect_int("grid", grid, 1)
     expect(grid <= min(h, w), "grid", f"at most {min(h, w)}, the shorter side of a frame", grid)
-    rows, columns = np.arange(h) * grid // h, np.arange(w) * grid // w
+    rows, columns = np.arange(h) * grid // h, np.arange(w) * grid // w  # cells of pixels
     ids = np.arange(t)[:, None, None] * grid**2 + rows[:, None] * grid + columns
     counts = np.array([t * grid**2], np.int32)
     return Units(ids[None].astype(np.int32), counts, np.bincount(ids.ravel()).astype(np.int32))
@@ -159,8 +153,8 @@ def _segments(
     way_out = "Close over segments instead of passing them through jit or vmap."
     expect(is_concrete(segments), "segments", "ids that are known", "a traced array", way_out)
     ids = np.asarray(segments)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(message("segments", "integer ids", f"dtype {ids.dtype}"))
+    is_integer = np.issubdtype(ids.dtype, np.integer)
+    expect(is_integer, "segments", "integer ids", f"dtype {ids.dtype}", kind=TypeError)
     fits = ids.shape == shape[1:] or (batched and ids.shape == shape)
     letters = "(V, t, h, w) or (t, h, w)" if batched else "(t, h, w)"
     expect(fits, "segments", f"shape {letters} like the clip, {shape[1:]}", ids.shape)
@@ -217,19 +211,22 @@ def switching_rank(maps: Array, units: Units, n_units: int, most_first: bool) ->
 def replacement(clips: Array, remove: Remove, blur_sigma: float, edge: Edge) -> Array:
     """Content of the removed voxels of clips (V, t, h, w, c), of their shape; see `insertion`."""
     if isinstance(remove, str):
-        if remove not in ("blur", "fade"):
-            raise ValueError(message("remove", "'blur', 'fade' or an array like the clip",
-                                     repr(remove)))  # fmt: skip
+        known = remove in ("blur", "fade")
+        expect(known, "remove", "'blur', 'fade' or an array like the clip", repr(remove))
         return jnp.zeros_like(clips) if remove == "fade" else _blurred(clips, blur_sigma, edge)
     fill = expect_floating("remove", remove, "Choose 'blur' or 'fade', or give an array.")
     expect_finite("remove", fill)
+    return broadcast_like("remove", fill, clips, f"that of a clip, {clips.shape[1:]}")
+
+
+def broadcast_like(name: str, value: Array, like: Array, described: str) -> Array:
+    """Broadcast an argument to the shape and dtype of an array."""
     try:
-        fits = np.broadcast_shapes(fill.shape, clips.shape) == clips.shape
+        fits = np.broadcast_shapes(value.shape, like.shape) == like.shape
     except ValueError:
         fits = False
-    expected = f"a shape that broadcasts to that of a clip, {clips.shape[1:]}"
-    expect(fits, "remove", expected, fill.shape)
-    return jnp.broadcast_to(fill.astype(clips.dtype), clips.shape)
+    expect(fits, name, f"a shape that broadcasts to {described}", value.shape)
+    return jnp.broadcast_to(value.astype(like.dtype), like.shape)
 
 
 _blurred = jax.jit(gaussian_blur, static_argnums=(1, 2))
@@ -258,22 +255,26 @@ def target_probabilities(
     """
     if batch_size is None:
         batch_size = max(1, _NUMBERS_AT_ONCE * len(clips) // clips.size)
-    n = switched.size
-    n_batches = -(-n // expect_int("batch_size", batch_size, 1))
-    width = -(-n // n_batches)
-    index = np.arange(n_batches * width, dtype=np.int32).reshape(n_batches, width).clip(max=n - 1)
+    batches = in_batches(switched.size, batch_size)
 
     def evaluate(index: Array | np.ndarray) -> Array:
         found = fn(_blended(clips, fills, rank, switched, reveals, index))
         return _of_targets(checked_probabilities(found, targets), targets, index // len(reveals))
 
-    if n_batches == 1:
-        found = evaluate(index[0])
+    if len(batches) == 1:
+        found = evaluate(batches[0])
     elif all(map(is_concrete, (clips, fills, rank, targets))):
-        found = jnp.concatenate(list(map(evaluate, index)))
+        found = jnp.concatenate(list(map(evaluate, batches)))
     else:
-        found = lax.map(evaluate, index).reshape(-1)
-    return found[:n].reshape(switched.shape)
+        found = lax.map(evaluate, batches).reshape(-1)
+    return found[: switched.size].reshape(switched.shape)
+
+
+def in_batches(n: int, batch_size: int) -> np.ndarray:
+    """0..n - 1 in batches of one size, (batches, width); the last is repeated."""
+    n_batches = -(-n // expect_int("batch_size", batch_size, 1))
+    width = -(-n // n_batches)
+    return np.arange(n_batches * width, dtype=np.int32).reshape(n_batches, width).clip(max=n - 1)
 
 
 @jax.jit
@@ -307,15 +308,13 @@ def checked_probabilities(found: ArrayLike, targets: ArrayLike) -> Array:
     found = jnp.asarray(found)
     if is_concrete(found):
         expect_finite("fn", found, "Probabilities of clips with voxels removed must be finite.")
-        numbers = np.asarray(found, np.float64)
-        low, high = numbers.min(), numbers.max()
-        if low < -_TOLERANCE or high > 1 + _TOLERANCE:
-            way_out = (
-                "Wrap a function that returns logits: lambda clips: jax.nn.softmax(model(clips)),"
-                " or jax.nn.sigmoid(model(clips)) for independent classes."
-            )
-            got = f"{low:.4g} to {high:.4g}"
-            raise ValueError(message("fn", "probabilities, 0..1", got, way_out))
+        low, high = float(found.min()), float(found.max())
+        way_out = (
+            "Wrap a function that returns logits: lambda clips: jax.nn.softmax(model(clips)),"
+            " or jax.nn.sigmoid(model(clips)) for independent classes."
+        )
+        fits = low >= -_TOLERANCE and high <= 1 + _TOLERANCE
+        expect(fits, "fn", "probabilities, 0..1", f"{low:.4g} to {high:.4g}", way_out)
     expect_classes("target", targets, found.shape[1])
     return found
 

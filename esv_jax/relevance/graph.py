@@ -83,7 +83,7 @@ class Graph:
         function: str = "",
     ) -> list[Operand]:
         """Append an operation; returns the numbers of its outputs, which are like the variables."""
-        specs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in variables]
+        specs = _specs(variables)
         outputs = range(len(self.shapes), len(self.shapes) + len(specs))
         if any(map(self.is_dependent, inputs)):
             self.depends.update(outputs)
@@ -226,7 +226,8 @@ class _Tracing:
                     "concatenate", scope, ys, [var], lambda *rows: [jnp.stack(rows)]
                 )
             else:
-                results = [*results, Constant(jnp.zeros(var.aval.shape, var.aval.dtype))]
+                (spec,) = _specs([var])
+                results = [*results, Constant(jnp.zeros(spec.shape, spec.dtype))]
         return results
 
     def branch(self, eqn: core.JaxprEqn, operands: Sequence[Operand], scope: str) -> list[Operand]:
@@ -258,6 +259,10 @@ def is_inexact(value: object) -> bool:
 def is_complex(value: object) -> bool:
     """True if an array, or its shape and dtype, holds complex numbers."""
     return hasattr(value, "dtype") and bool(jnp.issubdtype(value.dtype, jnp.complexfloating))
+
+
+def _specs(variables: Iterable[Any]) -> list[Spec]:
+    return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in variables]
 
 
 def _scan_sizes(params: Mapping[str, Any]) -> tuple[int, int]:

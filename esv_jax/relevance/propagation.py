@@ -118,7 +118,7 @@ def make_plan(fn: Callable[[Array], Array], x: Array | Spec, options: Options) -
                 step = operation_step(graph, patterns, operation, active, options)
             if step is not None:
                 plan.steps[index], sources = step, step.sources
-        needed |= {plan.roots.get(i, i) for i in sources if i in active}  # type: ignore[arg-type]
+        needed |= {plan.roots.get(i, i) for i in sources if i in active}
     return plan
 
 
@@ -310,8 +310,9 @@ class _Backward:
                 bad == 0, str(info), "finite outputs", f"{bad} of {linear.out.size} that are not"
             )
         assert linear.weight is not None
-        is_box = isinstance(rule, ZBox)
-        low, high = self._input_bounds(group, rule, info) if is_box else (None, None)
+        low = high = None
+        if isinstance(rule, ZBox):
+            low, high = self._input_bounds(group, rule, info)
         layer = Layer(
             name=str(info),
             kind=info.kind,

@@ -111,8 +111,7 @@ def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     if a.shape[1] < _FEWEST:
         return np.full(len(a), np.nan)
-    agreement = ej.metrics.method_agreement(a[..., None], b[..., None])
-    return np.asarray(agreement.pearson, float)[:, 0]
+    return np.asarray(ej.metrics.pearson(a, b), float)
 
 
 def compare(a: np.ndarray, b: np.ndarray, r: np.ndarray, settings: Settings) -> dict[str, Mean]:

@@ -35,6 +35,7 @@ import numpy as np
 import xarray
 
 import esv_jax as ej
+from esv_jax.metrics.discard import DiscardCurve
 from esv_jax.plots import style
 from esv_jax.plots.style import new_figure
 from experiments.harness import Finding, above, finding, markdown
@@ -46,7 +47,7 @@ from experiments.statistics import Mean, at, mean_of, plain, written
 Order = Literal["descending", "ascending"]
 Measure = Literal["accuracy", "class_score"]
 Point: TypeAlias = "int | Literal['area']"
-Curves: TypeAlias = "dict[str, dict[Order, ej.metrics.DiscardCurve]]"
+Curves: TypeAlias = "dict[str, dict[Order, DiscardCurve]]"
 
 ORDERS: tuple[Order, ...] = ("descending", "ascending")
 MEASURES: tuple[Measure, ...] = ("accuracy", "class_score")
@@ -156,7 +157,7 @@ def curves_of(
     }
 
 
-def numbers_of(curve: ej.metrics.DiscardCurve, settings: Settings) -> dict[str, Any]:
+def numbers_of(curve: DiscardCurve, settings: Settings) -> dict[str, Any]:
     """Means with intervals of a curve: lists over points, and "area", by measure."""
     key = jax.random.key(settings.seed)
     ends = curve.interval(key=key, resamples=settings.n_resamples)
@@ -167,7 +168,7 @@ def numbers_of(curve: ej.metrics.DiscardCurve, settings: Settings) -> dict[str, 
     }
 
 
-def gain_of(curve: ej.metrics.DiscardCurve, settings: Settings) -> dict[str, Any]:
+def gain_of(curve: DiscardCurve, settings: Settings) -> dict[str, Any]:
     """Change of each measure on dropping half of the elements, paired by sequence."""
     half = curve.right.shape[1] // 2
     gains = np.stack([rows[:, half] - rows[:, 0] for rows in (curve.right, curve.scores)], axis=1)
@@ -247,7 +248,7 @@ def point_of(found: dict[str, Any], point: Point) -> Mean:
     return {part: found[part][point] for part in ("mean", "low", "high")}
 
 
-def _points(curve: ej.metrics.DiscardCurve) -> np.ndarray:
+def _points(curve: DiscardCurve) -> np.ndarray:
     """Both measures of each sequence at all points, then their areas: (V, 2, n + 1)."""
     rows = zip((curve.right, curve.scores), curve.areas, strict=True)
     return np.stack([np.column_stack([points, area]) for points, area in rows], axis=1)

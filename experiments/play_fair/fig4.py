@@ -32,6 +32,7 @@ import numpy as np
 import xarray
 
 import esv_jax as ej
+from esv_jax.metrics.statistics import support_statistics
 from esv_jax.plots import style
 from esv_jax.plots.style import new_figure
 from experiments.harness import Finding, above, finding, markdown
@@ -110,9 +111,7 @@ def explained(game: Any, prior: np.ndarray, elements: Elements) -> Explained:
 
 def statistics_of(model: Explained, settings: Settings) -> dict[str, Any]:
     """Shares of supporting elements by group, and shares of sequences by position."""
-    true, predicted = (
-        ej.metrics.support_statistics(esv) for esv in (model.esv, model.esv_predicted)
-    )
+    true, predicted = (support_statistics(esv) for esv in (model.esv, model.esv_predicted))
     found: dict[str, Any] = {"accuracy": mean_of(model.right, settings), "groups": {}}
     members = np.ones(len(model.right), bool), model.right, ~model.right, ~model.right
     for group, member in zip(GROUPS, members, strict=True):

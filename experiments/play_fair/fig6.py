@@ -35,6 +35,8 @@ import xarray
 from tqdm import tqdm
 
 import esv_jax as ej
+from esv_jax.metrics.accuracy import smoothness
+from esv_jax.metrics.statistics import support_statistics
 from esv_jax.plots import style
 from esv_jax.plots.style import new_figure
 from experiments.harness import Finding, below, finding, markdown
@@ -122,7 +124,7 @@ def supporting_shares(subject: Subject, most: int | None) -> np.ndarray:
         elements = subject.take(rows, index)
         esv, _ = explain_exactly(subject.game, subject.trn.prior, elements)
         own = of_class(esv, elements.labels)
-        found[rows, k] = ej.metrics.support_statistics(own).supporting
+        found[rows, k] = support_statistics(own).supporting
     return found
 
 
@@ -148,7 +150,7 @@ def jittered(
     found = {}
     for name, values in all_values(subject, elements, settings.seed, METHODS).items():
         original, *others = values.reshape(1 + len(MOVES), len(rows), n)
-        pairs = [ej.metrics.smoothness(original, other) for other in others]
+        pairs = [smoothness(original, other) for other in others]
         found[name] = np.mean([np.stack(pair, axis=1) for pair in pairs], axis=0).astype(float)
     return rows, found
 

@@ -13,6 +13,7 @@ from esv_jax import data, metrics
 from esv_jax.maps import METRICS, clip_map, evaluate
 from esv_jax.maps.evaluation import make_evaluator
 from esv_jax.maps.evaluation_record import ClipScores, combine_scores
+from esv_jax.metrics.reliability import method_ranks
 from esv_jax.models import ClipModel
 from esv_jax.models.clip_model import ClipCNN
 
@@ -282,7 +283,7 @@ def test_summary_equals_direct_calls(scores):
     np.testing.assert_array_equal(found.seconds, np.arange(3) + 2.5)
     expected = metrics.metric_reliability(scores[0], 2)
     np.testing.assert_allclose(found.reliability, [expected, expected])
-    ranks = metrics.method_ranks(scores[0])
+    ranks = method_ranks(scores[0])
     expected = metrics.krippendorff_alpha(ranks, "ordinal")
     np.testing.assert_allclose(found.alpha, [expected, expected])
     assert found.n_ranked == (6, 6)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import esv_jax as ej
-from esv_jax.metrics.reliability import input_weights, spearman
+from esv_jax.metrics.reliability import input_weights, method_ranks, spearman
 
 metrics = ej.metrics
 
@@ -22,7 +22,7 @@ def published(request, fixtures):
 
 def test_reliability_equals_the_published_code(published):
     z, lower = published, bool(published["rank_descending"])
-    ranks = metrics.method_ranks(z["scores"], lower)
+    ranks = method_ranks(z["scores"], lower)
     np.testing.assert_array_equal(ranks, z["ranks"])
     np.testing.assert_array_equal(input_weights(ranks), z["row_weights"])
     np.testing.assert_allclose(spearman(z["scores"]), z["spearman"], atol=1e-12)
@@ -56,7 +56,7 @@ def test_reliability_equals_plain_loops_and_depends_on_ranks_only(seed, n, m, lo
         scores[:, -1] = scores[:, 0]
         scores[:, 1] = scores[:, 0] + 1
     column = int(rng.integers(m))
-    weights = input_weights(metrics.method_ranks(scores, lower), column)
+    weights = input_weights(method_ranks(scores, lower), column)
     if np.count_nonzero(weights) < 2:
         with pytest.raises(ValueError, match="two inputs of weight above 0"):
             metrics.metric_reliability(scores, column, lower)
@@ -82,8 +82,8 @@ def test_reliability_of_equal_and_opposite_rankings():
 
 def test_equal_scores_share_the_lowest_rank():
     scores = [[3.0, 1, 3, 2], [5, 5, 5, 5]]
-    assert metrics.method_ranks(scores).tolist() == [[2, 0, 2, 1], [0, 0, 0, 0]]
-    lower = metrics.method_ranks(scores, lower_is_better=True)
+    assert method_ranks(scores).tolist() == [[2, 0, 2, 1], [0, 0, 0, 0]]
+    lower = method_ranks(scores, lower_is_better=True)
     assert lower.tolist() == [[0, 3, 0, 2], [0, 0, 0, 0]]
     assert input_weights(lower, 3).tolist() == [1 / 3, 1]
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-import esv_jax as ej
 from esv_jax.blur import blur_levels, blur_matrices, gaussian_blur
+from esv_jax.metrics.curves import _probabilities
 from esv_jax.metrics.voxels import replacement
 from esv_jax.perturbation import Core, Masking, perturb, published_weights, pyramid
 from esv_jax.perturbation.descent import ramped_weights
@@ -330,8 +330,7 @@ def test_bad_input(call, match):
 def test_functions_that_blur_share_defaults():
     """So that results of `step` can be reconstructed with the defaults."""
     defaults = Masking()
-    functions = (pyramid, gaussian_blur, blur_levels, blur_matrices)
-    functions += (ej.metrics.insertion, ej.metrics.deletion, ej.metrics.insertion_deletion)
+    functions = (pyramid, gaussian_blur, blur_levels, blur_matrices, _probabilities)
     for function in functions:
         assert inspect.signature(function).parameters["edge"].default == defaults.edge, function
     parameters = inspect.signature(pyramid).parameters

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from esv_jax import metrics, plots
 from esv_jax.attribution import Attribution
 from esv_jax.display import number, sign_colours
-from esv_jax.metrics import DiscardCurve
+from esv_jax.metrics.discard import DiscardCurve
 from esv_jax.plots import style
 
 LONG = "Pretending to put something behind something but missing, which costs $5 and then $6"
