@@ -157,7 +157,7 @@ def test_pipes_and_folders_are_refused(path):
     for place in (path, path.parent):
         with pytest.raises(FileNotFoundError, match=rf"^{place}: expected {WHAT}, got no such"):
             open_hdf5(place, WHAT)
-        with pytest.raises(FileNotFoundError, match="path: expected an HDF5 file"):
+        with pytest.raises(FileNotFoundError, match=rf"^{place}: expected an HDF5 file"):
             FeatureStore(place)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 from jax.typing import ArrayLike
 
-from esv_jax.checks import expect_int, message
+from esv_jax.checks import expect, expect_int, message
 from esv_jax.data.features import (
     FeatureStore,
     Label,
     as_float32,
-    expect_same_kinds,
+    expect_string,
     label_kinds,
     write_features,
 )
@@ -83,29 +83,20 @@ class FeatureAppender:
             stack.enter_context(locked_folder(self.folder, "path", "a store with one writer"))
             remove_leftovers(self.folder)
             if self.path.exists():
-                self._read_store()
-            self._read_parts()
+                with FeatureStore(self.path) as store:
+                    self._check_same(self.path.name, store.feature_dim, store.split, store.settings)
+                    self._uids.update(store.uids)
+                    for uid in store.uids[:1]:
+                        self._kinds = label_kinds(uid, store[uid][1])
+            for part in sorted(self.folder.iterdir()):
+                if _PART.fullmatch(part.name):
+                    self._next_part = int(part.stem) + 1
+                    if (video := self._read_part(part)) is not None:
+                        self._parts.append(part)
+                        self._uids.add(video[0])
+                        if self._kinds is None:
+                            self._kinds = label_kinds(video[0], video[2])
             self._lock = stack.pop_all()
-
-    def _read_store(self) -> None:
-        """Read uids and kinds of labels of the existing store."""
-        with FeatureStore(self.path) as store:
-            self._check_same(self.path.name, store.feature_dim, store.split, store.settings)
-            self._uids.update(store.uids)
-            if store.uids:
-                first = store.uids[0]
-                self._kinds = label_kinds(first, store[first][1])
-
-    def _read_parts(self) -> None:
-        """Read the files that a killed process left behind."""
-        for part in sorted(self.folder.iterdir()):
-            if _PART.fullmatch(part.name):
-                self._next_part = int(part.stem) + 1
-                if (video := self._read_part(part)) is not None:
-                    self._parts.append(part)
-                    self._uids.add(video[0])
-                    if self._kinds is None:
-                        self._kinds = label_kinds(video[0], video[2])
 
     def _read_part(self, part: Path) -> tuple[str, np.ndarray, dict[str, Label]] | None:
         """Uid, features and labels in a file of the folder; None if it is damaged."""
@@ -125,20 +116,16 @@ class FeatureAppender:
         self, name: str, feature_dim: int, split: str, settings: Mapping[str, object]
     ) -> None:
         """Refuse features of another width, split or settings."""
-        differing = sorted(
-            key
-            for key in {*self._settings, *settings}
-            if self._settings.get(key) != settings.get(key)
-        )
-        ours, theirs = ({key: x.get(key) for key in differing} for x in (self._settings, settings))
+        own, keys = self._settings, sorted({*self._settings, *settings})
+        differing = [key for key in keys if own.get(key) != settings.get(key)]
+        ours, theirs = ({key: each.get(key) for key in differing} for each in (own, settings))
+        way_out = "Choose another file, or continue with the same settings."
         for key, expected, got in (
             ("feature_dim", self._feature_dim, feature_dim),
             ("split", self._split, split),
             ("settings", ours, theirs),
         ):
-            if expected != got:
-                way_out = "Choose another file, or continue with the same settings."
-                raise ValueError(message(f"{name}, {key}", str(expected), got, way_out))
+            expect(expected == got, f"{name}, {key}", str(expected), got, way_out)
 
     def __contains__(self, uid: object) -> bool:
         return uid in self._uids
@@ -153,9 +140,7 @@ class FeatureAppender:
           TypeError: a label that is neither a number nor a string.
           ValueError: other names or types than those of the first video.
         """
-        kinds = label_kinds(uid, labels)
-        expect_same_kinds(uid, kinds, kinds if self._kinds is None else self._kinds)
-        return kinds
+        return label_kinds(uid, labels, self._kinds)
 
     def append(
         self, uid: str, features: ArrayLike, labels: Mapping[str, Label] | None = None
@@ -170,10 +155,8 @@ class FeatureAppender:
           TypeError, ValueError: as `write_features`.
           OSError: a full disk; the video is not added.
         """
-        if not isinstance(uid, str):
-            raise TypeError(message("uid", "a string", f"{type(uid).__name__} {uid!r}"))
-        if uid in self._uids:
-            raise ValueError(message("uid", "a new uid", f"{uid!r}, which is stored already"))
+        expect_string(uid)
+        expect(uid not in self._uids, "uid", "a new uid", f"{uid!r}, which is stored already")
         x = as_float32(uid, features, self._feature_dim)
         kinds = self.expect_labels(uid, labels or {})
         plain = {name: kinds[name](value) for name, value in (labels or {}).items()}
@@ -186,7 +169,7 @@ class FeatureAppender:
         self._uids.add(uid)
         self._kinds = kinds
 
-    def _videos(self, parts: Sequence[Path]) -> Iterator[tuple[str, np.ndarray, dict[str, Label]]]:
+    def _videos(self, parts: list[Path]) -> Iterator[tuple[str, np.ndarray, dict[str, Label]]]:
         """All videos of the store and of the folder."""
         stored: set[str] = set()
         if self.path.exists():

@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esv_jax.checks import expect_int, message
+from esv_jax.checks import expect, expect_int, message
 from esv_jax.data.preprocessing import expect_pixels
-from esv_jax.data.video_files import (
-    IMAGE_SUFFIXES,
-    VideoInfo,
-    codec_of,
-    open_container,
-    select_stream,
-)
+from esv_jax.data.video_files import IMAGE_SUFFIXES, codec_of, open_container, select_stream
 from esv_jax.extras import require
 
 if TYPE_CHECKING:
@@ -32,35 +26,29 @@ Orientation = tuple[bool, bool, bool]
 
 @dataclasses.dataclass(frozen=True)
 class ImageFolder:
-    """The image files of a folder, in order, as the frames of a video; a `FrameReader`."""
+    """The image files of a folder, in order, as the frames of a video; see `VideoFile`."""
 
     path: Path
     images: tuple[Path, ...]
+    duration = None
 
     @property
     def name(self) -> str:
-        """Name of the input, for messages."""
+        """Name of the folder, for messages."""
         return f"{self.path.name}/"
 
     def __len__(self) -> int:
         return len(self.images)
 
     def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """See `FrameReader`; an OSError or ValueError names the image that cannot be read."""
+        """As `VideoFile.frames`; an OSError or ValueError names the image that cannot be read."""
         to_rgb = RgbConverter()
         for i in indices:
             yield to_rgb(_decode_image(self.images[i])[0])
 
-    def info(self) -> VideoInfo:
-        """Size and codec of the first image."""
-        frame, codec = _decode_image(self.images[0])
-        height, width = RgbConverter()(frame).shape[:2]
-        rotation = degrees_clockwise(orientation_of(frame))
-        return VideoInfo(len(self), height, width, None, None, rotation, codec)
-
-    def counted(self) -> ImageFolder:
-        """The folder itself, whose images are counted."""
-        return self
+    def first(self) -> tuple[av.VideoFrame, str]:
+        """The first image as decoded, and its codec."""
+        return _decode_image(self.images[0])
 
 
 def _decode_image(path: Path) -> tuple[av.VideoFrame, str]:
@@ -69,12 +57,10 @@ def _decode_image(path: Path) -> tuple[av.VideoFrame, str]:
     try:
         with open_container(io.BytesIO(path.read_bytes()), path.name, "an image") as container:
             stream = select_stream(container, path.name)
-            frame = next(container.decode(stream))
-            is_damaged, codec = frame.is_corrupt, codec_of(stream)
+            frame, codec = next(container.decode(stream)), codec_of(stream)
     except (av.error.FFmpegError, StopIteration) as error:
         raise ValueError(message(path.name, "an image", "one that cannot be decoded")) from error
-    if is_damaged:
-        raise ValueError(message(path.name, "an image", "one that is damaged"))
+    expect(not frame.is_corrupt, path.name, "an image", "one that is damaged")
     return frame, codec
 
 
@@ -82,9 +68,8 @@ def open_image_folder(path: Path) -> ImageFolder:
     """Open a folder of images; hidden and other files are ignored. ValueError without images."""
     files = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
-    if not images:
-        got = f"none among {len(files)} files" if files else "an empty folder"
-        raise ValueError(message(f"{path.name}/", f"images ({', '.join(IMAGE_SUFFIXES)})", got))
+    got = f"none among {len(files)} files" if files else "an empty folder"
+    expect(len(images) > 0, f"{path.name}/", f"images ({', '.join(IMAGE_SUFFIXES)})", got)
     return ImageFolder(path, tuple(sorted(images, key=_natural_order)))
 
 
@@ -99,11 +84,11 @@ class RgbConverter:
 
     def __init__(self) -> None:
         reformatter = require("av.video.reformatter", "video")
-        modes = reformatter.Interpolation
+        kinds = reformatter.Interpolation
         self._reformatter = reformatter.VideoReformatter()
         # Chroma at full resolution, accurate rounding, the same result on every processor.
         self._flags = int(
-            modes.BILINEAR | modes.ACCURATE_RND | modes.FULL_CHR_H_INT | modes.BITEXACT
+            kinds.BILINEAR | kinds.ACCURATE_RND | kinds.FULL_CHR_H_INT | kinds.BITEXACT
         )
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
@@ -137,14 +122,6 @@ def upright(image: np.ndarray, orientation: Orientation) -> np.ndarray:
     return image[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
 
 
-def degrees_clockwise(orientation: Orientation) -> int:
-    """The rotation of an orientation: 0, 90, 180 or 270; flips are not reported."""
-    transpose, flip_rows, flip_columns = orientation
-    if transpose:
-        return 90 if flip_columns else 270
-    return 180 if flip_rows and flip_columns else 0
-
-
 def jpeg_still(
     frame: np.ndarray,
     *,
@@ -167,8 +144,7 @@ def jpeg_still(
     """
     frame = expect_pixels("frame", frame, "(h, w, 3)")
     quality = expect_int("quality", quality, minimum=1)
-    if quality > 95:
-        raise ValueError(message("quality", "an integer in 1..95", quality))
+    expect(quality <= 95, "quality", "an integer in 1..95", quality)
     h, w = frame.shape[:2]
     height = h if max_height is None else expect_int("max_height", max_height, minimum=1)
     width = w if max_width is None else expect_int("max_width", max_width, minimum=1)

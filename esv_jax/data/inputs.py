@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from esv_jax.checks import expect_int, message, nearest
+from esv_jax.checks import expect, expect_choice, expect_int, message, nearest
 from esv_jax.data.classes import read_classes
-from esv_jax.data.features import FeatureStore, Label
+from esv_jax.data.features import FeatureStore
 from esv_jax.data.preprocessing import segment_centres
 from esv_jax.data.ts import read_ts
-from esv_jax.data.video_decode import decode_frames, probe_video
+from esv_jax.data.video_decode import FrameReader, gather, probe_video, with_reader
 from esv_jax.data.video_files import find_videos
 
-SUFFIXES = ".ts, .npy, .hdf, .hdf5 or .h5"
 _FEATURES = (".ts", ".npy", ".hdf", ".hdf5", ".h5")
+_FEATURE_FILE = "a .ts, .npy, .hdf, .hdf5 or .h5 file"
 _OTHER_FORMATS = (".safetensors", ".pth", ".pt", ".nc", ".json", ".pkl")  # models and results
 _DECODED_AT_ONCE = 256  # frames
 _READ_AT_ONCE = 256  # consecutive rows of a feature store
@@ -71,35 +71,30 @@ class Inputs:
 
     def read_many(self, positions: Sequence[int], most: int | None) -> list[Read | Exception]:
         """The result of `read` at each position, or the error it raises."""
-        results: list[Read | Exception] = []
-        runs = np.split(np.asarray(positions), np.flatnonzero(np.diff(positions) != 1) + 1)
-        for run in runs:
-            for start in range(0, len(run), _READ_AT_ONCE):
-                results += self._read_run(run[start : start + _READ_AT_ONCE].tolist(), most)
-        return results
 
-    def _read_run(self, run: list[int], most: int | None) -> Sequence[Read | Exception]:
-        """The result of `read_many` at consecutive positions."""
-        if self.read_run is not None and len(run) > 1:
+        def attempt(read: Callable[..., Any], *args: int | None) -> Any:
             try:
-                return self.read_run(run[0], run[-1] + 1, most)
-            except (ValueError, OSError):
-                pass  # reading them one by one shows which fails
-        results: list[Read | Exception] = []
-        for i in run:
-            try:
-                results.append(self.read(i, most))
+                return read(*args)
             except (ValueError, OSError) as error:
-                results.append(error)
+                return error
+
+        results: list[Read | Exception] = []
+        for run in np.split(np.asarray(positions), np.flatnonzero(np.diff(positions) != 1) + 1):
+            for start in range(0, len(run), _READ_AT_ONCE):
+                rows = run[start : start + _READ_AT_ONCE].tolist()
+                found = None
+                if self.read_run is not None and len(rows) > 1:
+                    found = attempt(self.read_run, rows[0], rows[-1] + 1, most)
+                if not isinstance(found, list):  # reading them one by one shows which fails
+                    found = [attempt(self.read, i, most) for i in rows]
+                results += found
         return results
 
     def stamps(self, positions: Sequence[int]) -> list[str] | None:
         """Size and modification time of the file of each position; None without files."""
         if self.videos is not None:
             return [_stamp(self.videos[i]) for i in positions]
-        if self.source is None:
-            return None
-        return [_stamp(self.source)] * len(positions)
+        return None if self.source is None else [_stamp(self.source)] * len(positions)
 
     def stamps_when_opened(self, positions: Sequence[int]) -> list[str] | None:
         """`stamps` before anything was read; current ones for videos, which are read later."""
@@ -123,21 +118,17 @@ class Inputs:
 
     def positions(self, uids: tuple[str, ...], limit: int | None) -> list[int]:
         """Positions of the named sequences, or of all; at most the first `limit`."""
-        if not uids:
-            return list(range(len(self)))[:limit]
         known = {uid: i for i, uid in enumerate(self.uids)}
         for uid in uids:
             if uid not in known:
                 way_out = nearest(uid, self.uids)
                 raise ValueError(message("uids", "uids of the data", repr(uid), way_out))
-        return [known[uid] for uid in uids][:limit]
+        return ([known[uid] for uid in uids] or list(range(len(self))))[:limit]
 
 
 def _files_of(path: Path) -> list[Path]:
     """A file, or those of a folder of images, sorted."""
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.iterdir() if file.is_file())
+    return sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]
 
 
 def _stamp(path: Path) -> str:
@@ -169,12 +160,10 @@ def _digest_of_array(x: np.ndarray) -> str:
 
 def is_video(path: Path) -> bool:
     """Return whether a path holds videos or features; refuses models, results, missing files."""
-    expected = f"videos or a {SUFFIXES} file"
-    if not path.exists():
-        raise ValueError(message("data", expected, f"no such file: {path}"))
-    if path.suffix.lower() in _OTHER_FORMATS:
-        raise ValueError(message("data", expected, str(path)))
-    return path.suffix.lower() not in _FEATURES
+    expected, suffix = f"videos or {_FEATURE_FILE}", path.suffix.lower()
+    expect(path.exists(), "data", expected, f"no such file: {path}")
+    expect(suffix not in _OTHER_FORMATS, "data", expected, str(path))
+    return suffix not in _FEATURES
 
 
 def open_videos(
@@ -192,13 +181,14 @@ def open_videos(
         return probe_video(files[i]).frames
 
     def read(i: int, most: int | None) -> Read:
-        n = length(i)
-        index = np.arange(n) if most is None or n <= most else segment_centres(n, most)
-        parts = [
-            encoder(decode_frames(files[i], indices=index[start : start + _DECODED_AT_ONCE]))
-            for start in range(0, len(index), _DECODED_AT_ONCE)
-        ]
-        return np.concatenate(parts), index
+        def encode(reader: FrameReader) -> Read:
+            index = _chosen(len(reader), most)
+            frames = reader.frames(index.tolist())
+            parts = np.split(index, range(_DECODED_AT_ONCE, len(index), _DECODED_AT_ONCE))
+            encoded = [encoder(gather(reader.name, frames, part)) for part in parts]
+            return np.concatenate(encoded), index
+
+        return with_reader(files[i], encode)
 
     names = None if classes is None else read_classes(classes)
     return Inputs(tuple(found), read, length, None, names, files, source=Path(path))
@@ -217,109 +207,91 @@ def open_inputs(
         one.
       classes: CSV file of class names (`name,id`), for stores with class numbers only.
     """
-    path, expected = Path(path), f"a {SUFFIXES} file"
-    if not path.is_file():
-        raise ValueError(message("data", expected, f"no such file: {path}"))
-    suffix, opened = path.suffix.lower(), _stamp(path)
+    path, suffix = Path(path), Path(path).suffix.lower()
+    expect(path.is_file(), "data", _FEATURE_FILE, f"no such file: {path}")
+    expect(suffix in _FEATURES, "data", _FEATURE_FILE, str(path))
+    opened = _stamp(path)
     if suffix == ".ts":
-        inputs = _ts(path)
+        file = read_ts(path)
+        inputs = _in_memory(file.uids, file.sequences, file.labels, file.class_names or None)
     elif suffix == ".npy":
-        inputs = _npy(path)
-    elif suffix in _FEATURES:
-        inputs = _hdf5(path, label)
+        arrays = _read_arrays(path)
+        numbers = [f"-{i}" for i in range(len(arrays))] if len(arrays) > 1 else [""]
+        inputs = _in_memory(tuple(f"{path.stem}{number}" for number in numbers), list(arrays))
     else:
-        raise ValueError(message("data", expected, str(path)))
-    if len(inputs) == 0:
-        raise ValueError(message(str(path), "at least one sequence", "none"))
+        inputs = _hdf5(path, label)
+    expect(len(inputs) > 0, str(path), "at least one sequence", "none")
     names = inputs.class_names if classes is None else read_classes(classes)
     return dataclasses.replace(inputs, class_names=names, source=path, opened=opened)
 
 
-def _ts(path: Path) -> Inputs:
-    sequences = read_ts(path)
-    return Inputs(
-        sequences.uids,
-        lambda i, most: _pick(sequences.sequences[i], most),
-        lambda i: len(sequences.sequences[i]),
-        sequences.labels,
-        sequences.class_names or None,
-    )
-
-
-def _npy(path: Path) -> Inputs:
-    array = _read_array(path)
-    array = array[None] if array.ndim == 2 else array
-    uids = tuple(f"{path.stem}-{i}" for i in range(len(array))) if len(array) > 1 else (path.stem,)
-
+def _in_memory(
+    uids: tuple[str, ...],
+    sequences: Sequence[np.ndarray],
+    labels: np.ndarray | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> Inputs:
     def read(i: int, most: int | None) -> Read:
-        return _pick(array[i].astype(np.float32), most)
+        return _pick(sequences[i].astype(np.float32, copy=False), most)
 
-    return Inputs(uids, read, lambda i: len(array[i]), None, None)
+    return Inputs(uids, read, lambda i: len(sequences[i]), labels, class_names)
 
 
-def _read_array(path: Path) -> np.ndarray:
-    """The array of a `.npy` file, (n, D) or (V, n, D)."""
-    expected = "a .npy file of numbers"
+def _read_arrays(path: Path) -> np.ndarray:
+    """The sequences in a `.npy` file, (V, n, D)."""
+    name, expected = str(path), "a .npy file of numbers"
     try:
         # A memory map: a header that declares more than the file holds is an error, not memory.
         array = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         if error.errno is not None:
             raise
-        raise ValueError(message(str(path), expected, "one cut short")) from error
+        raise ValueError(message(name, expected, "one cut short")) from error
     except Exception as error:  # parsing the header, a Python literal, can raise anything
         got, way_out = "an unreadable one", "It may be damaged or of another format."
-        raise ValueError(message(str(path), expected, got, way_out)) from error
-    if array.dtype.kind not in "buif":
-        raise ValueError(message(str(path), expected, f"dtype {array.dtype}"))
-    if array.ndim not in (2, 3) or array.size == 0:
-        expected = "an array (n, D), or (V, n, D) for several sequences"
-        raise ValueError(message(str(path), expected, array.shape))
-    return np.array(array)
+        raise ValueError(message(name, expected, got, way_out)) from error
+    expect(array.dtype.kind in "buif", name, expected, f"dtype {array.dtype}")
+    expected = "an array (n, D), or (V, n, D) for several sequences"
+    expect(array.ndim in (2, 3) and array.size > 0, name, expected, array.shape)
+    return np.array(array).reshape(-1, *array.shape[-2:])
 
 
 def _hdf5(path: Path, label: str | None) -> Inputs:
     store = FeatureStore(path)
-    uids, known = tuple(store.uids), sorted(store.labels)
-    if label is None:
-        label = "action" if "action" in known else (known[0] if len(known) == 1 else None)
-    elif label not in known:
-        raise ValueError(message("label", f"one of {known}", repr(label), nearest(label, known)))
-    labels = None
+    known = sorted(store.labels)
     if label is not None:
-        labels = _classes(f"{path.name}, labels/{label}", store.labels[label])
+        expect_choice("label", label, known)
+    elif "action" in known or len(known) == 1:
+        label = "action" if "action" in known else known[0]
+    values = [] if label is None else store.labels[label]
+    for value in values:
+        whole = not isinstance(value, str) and float(value).is_integer()
+        expected, got = "whole numbers, one per class", repr(value)
+        way_out = "Choose another label with --label, or write class numbers."
+        expect(whole, f"{path.name}, labels/{label}", expected, got, way_out)
+    labels = None if label is None else np.array([int(value) for value in values], np.int64)
     lengths = store.lengths(strict=False)
 
     def read(i: int, most: int | None) -> Read:
-        return _pick(store[uids[i]][0], most)
+        return _pick(store[store.uids[i]][0], most)
 
     def read_run(start: int, stop: int, most: int | None) -> list[Read]:
         return [_pick(features, most) for features in store.run(start, stop)]
 
     def length(i: int) -> int:
-        return int(lengths[i]) or len(store[uids[i]][0])  # 0 for a bad row, which raises here
+        return int(lengths[i]) or len(store[store.uids[i]][0])  # 0: a bad row, which raises here
 
-    return Inputs(uids, read, length, labels, None, read_run=read_run)
+    return Inputs(store.uids, read, length, labels, None, read_run=read_run)
 
 
-def _classes(location: str, values: Sequence[Label]) -> np.ndarray:
-    """Labels as class numbers, (V,) int64; whole numbers may be stored as floats."""
-    for value in values:
-        if isinstance(value, str) or not float(value).is_integer():
-            way_out = "Choose another label with --label, or write class numbers."
-            raise ValueError(
-                message(location, "whole numbers, one per class", repr(value), way_out)
-            )
-    return np.array([int(value) for value in values], np.int64)
+def _chosen(n: int, most: int | None) -> np.ndarray:
+    """Indices of at most `most` of n elements, at segment centres."""
+    return np.arange(n) if most is None or n <= most else segment_centres(n, most)
 
 
 def _pick(features: np.ndarray, most: int | None) -> Read:
-    """At most `most` elements of a sequence at segment centres, and their indices."""
-    n = len(features)
-    if most is None or n <= most:
-        return features, np.arange(n)
-    index = segment_centres(n, most)
-    return features[index], index
+    index = _chosen(len(features), most)
+    return (features if len(index) == len(features) else features[index]), index
 
 
 def prefetch(
@@ -350,14 +322,6 @@ def prefetch(
     """
     workers = expect_int("workers", workers, minimum=1)
     ahead = expect_int("ahead", ahead, minimum=1)
-    return _prefetch(items, load, workers, ahead)
-
-
-def _prefetch(
-    items: Iterable[Item], load: Callable[[Item], Loaded], workers: int, ahead: int
-) -> Iterator[Loaded]:
-    pool = ThreadPoolExecutor(min(workers, ahead), thread_name_prefix="prefetch")
-    pending: deque[Future[Loaded]] = deque()
     failure: Exception | None = None
 
     def items_until_failure() -> Iterator[Item]:
@@ -367,14 +331,19 @@ def _prefetch(
         except Exception as error:
             failure = error  # raised after the results of the items before it
 
-    try:
-        for item in items_until_failure():
-            pending.append(pool.submit(load, item))
-            if len(pending) == ahead:
+    def results() -> Iterator[Loaded]:
+        pool = ThreadPoolExecutor(min(workers, ahead), thread_name_prefix="prefetch")
+        pending: deque[Future[Loaded]] = deque()
+        try:
+            for item in items_until_failure():
+                pending.append(pool.submit(load, item))
+                if len(pending) == ahead:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-        if failure is not None:
-            raise failure
-    finally:
-        pool.shutdown(cancel_futures=True)
+            if failure is not None:
+                raise failure
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return results()

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
-from esv_jax.checks import expect_int, message
-from esv_jax.data.images import (
-    RgbConverter,
-    degrees_clockwise,
-    open_image_folder,
-    orientation_of,
-    upright,
-)
+from esv_jax.checks import expect, expect_int, message
+from esv_jax.data.images import ImageFolder, RgbConverter, open_image_folder, orientation_of
 from esv_jax.data.preprocessing import resize_frame, segment_centres
 from esv_jax.data.video_files import (
     FrameIndex,
-    VideoInfo,
     codec_of,
     damage_error,
     decode_stream,
@@ -34,38 +27,35 @@ from esv_jax.extras import require
 if TYPE_CHECKING:
     import av
 
+T = TypeVar("T")
+
 _MIN_SEEK = 8  # frames: seeking to a keyframe takes about as long as decoding this many
 
 
 class IndexDisagreesError(ValueError):
-    """The decoded frames differ from the index; see `FrameReader.counted`."""
+    """The decoded frames differ from the index; see `with_reader`."""
 
 
-class FrameReader(Protocol):
-    """Random access to frames, numbered from 0 in display order."""
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """Properties of a video.
 
-    @property
-    def name(self) -> str:
-        """Name of the input, for messages."""
+    Attributes:
+      frames: number of decoded frames, n >= 1; counted, not taken from a header.
+      height, width: of a returned frame, in pixels, upright.
+      fps: mean frames per second, or None without timestamps.
+      duration: seconds from the first frame to the end of the last, or None.
+      rotation: clockwise rotation of the stored pixels in degrees: 0, 90, 180 or 270.
+      codec: e.g. "h264".
+    """
 
-    def __len__(self) -> int:
-        """Number of frames."""
-
-    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield frames, each (h, w, 3) uint8, RGB and upright.
-
-        Args:
-          indices: frame numbers, strictly increasing, within 0..len(self) - 1.
-        Raises:
-          IndexDisagreesError: the indexed number or timestamps of frames are wrong.
-          ValueError: damaged data; names the frame.
-        """
-
-    def info(self) -> VideoInfo:
-        """Size, frame rate and codec. Raises as `frames`."""
-
-    def counted(self) -> FrameReader:
-        """A reader of the same frames whose index was made by decoding all of them."""
+    frames: int
+    height: int
+    width: int
+    fps: float | None
+    duration: float | None
+    rotation: int
+    codec: str
 
 
 def decode_frames(
@@ -90,8 +80,7 @@ def decode_frames(
         and .png files, in natural order of their names (2 before 10).
       n: number of frames, at `segment_centres`; None or "all" for every frame.
       indices: frame numbers in any order, in place of n; repeats are allowed.
-      size: short side in pixels to resize each frame to, bilinear. Default: as
-        stored.
+      size: short side in pixels to resize each frame to, bilinear. Default: as stored.
     Returns:
       (n, h, w, 3) uint8, RGB.
     Raises:
@@ -106,14 +95,14 @@ def decode_frames(
       MPEG-4 part 2) are decoded once more, as is a file that disagrees with its packets. Memory:
       the returned frames and the one being decoded.
     """
-    reader = open_frames(path)
     if size is not None:
         size = expect_int("size", size, minimum=1)
-    try:
-        return _gather(reader, _requested(reader, n, indices), size)
-    except IndexDisagreesError:
-        reader = reader.counted()
-    return _gather(reader, _requested(reader, n, indices), size)
+
+    def decode(reader: FrameReader) -> np.ndarray:
+        numbers, inverse = np.unique(_requested(reader, n, indices), return_inverse=True)
+        return gather(reader.name, reader.frames(numbers.tolist()), numbers, inverse, size)
+
+    return with_reader(path, decode)
 
 
 def probe_video(path: str | PathLike[str]) -> VideoInfo:
@@ -122,11 +111,19 @@ def probe_video(path: str | PathLike[str]) -> VideoInfo:
     Cost: reads the file and decodes its first frame; decodes all of it where packets do not give
       the number of frames.
     """
-    reader = open_frames(path)
-    try:
-        return reader.info()
-    except IndexDisagreesError:
-        return reader.counted().info()
+
+    def probe(reader: FrameReader) -> VideoInfo:
+        n, duration = len(reader), reader.duration
+        frame, codec = reader.first()
+        transpose, flip_rows, flip_columns = orientation_of(frame)
+        height, width = (frame.width, frame.height)[:: 1 if transpose else -1]
+        rotation = 180 if flip_rows and flip_columns else 0
+        if transpose:
+            rotation = 90 if flip_columns else 270
+        fps = n / duration if duration else None
+        return VideoInfo(n, height, width, fps, duration, rotation, codec)
+
+    return with_reader(path, probe)
 
 
 def open_frames(path: str | PathLike[str]) -> FrameReader:
@@ -135,96 +132,114 @@ def open_frames(path: str | PathLike[str]) -> FrameReader:
     return open_image_folder(path) if path.is_dir() else VideoFile(path, index_video(path))
 
 
+def with_reader(path: str | PathLike[str], use: Callable[[FrameReader], T]) -> T:
+    """Call `use` with the reader of a file, and again if the index of its packets is wrong."""
+    try:
+        return use(open_frames(path))
+    except IndexDisagreesError:
+        return use(VideoFile(Path(path), index_by_decoding(Path(path))))
+
+
 def _requested(
     reader: FrameReader,
     n: int | Literal["all"] | None,
     indices: Sequence[int] | np.ndarray | None,
 ) -> np.ndarray:
-    """Frame numbers to return, (n,) int64."""
+    """Frame numbers to return, (n,)."""
     total = len(reader)
     if indices is None:
         if n is None or n == "all":
             return np.arange(total)
         n = expect_int("n", n, minimum=1, way_out='"all" takes every frame.')
-        if total < n:
-            way_out = "Request fewer, all with n=None, or repeat some with indices=[...]."
-            raise ValueError(message(reader.name, f"at least n = {n} frames", total, way_out))
+        way_out = "Request fewer, all with n=None, or repeat some with indices=[...]."
+        expect(total >= n, reader.name, f"at least n = {n} frames", total, way_out)
         return segment_centres(total, n)
     numbers = np.asarray(indices)
-    if numbers.ndim != 1 or numbers.size == 0:
-        raise ValueError(message("indices", "a list of numbers", f"{indices!r}"))
-    if not np.issubdtype(numbers.dtype, np.integer):
-        raise TypeError(message("indices", "integers", f"dtype {numbers.dtype}"))
+    fits = numbers.ndim == 1 and numbers.size > 0
+    expect(fits, "indices", "a list of numbers", repr(indices))
+    kind = numbers.dtype.kind
+    expect(kind in "iu", "indices", "integers", f"dtype {numbers.dtype}", kind=TypeError)
     outside = numbers[(numbers < 0) | (numbers >= total)]
     if outside.size:
         expected = f"numbers in 0..{total - 1}, the {total} frames of {reader.name}"
-        raise ValueError(message("indices", expected, int(outside[0])))
-    return numbers.astype(np.int64)
+        raise ValueError(message("indices", expected, outside[0]))
+    return numbers
 
 
-def _gather(reader: FrameReader, numbers: np.ndarray, size: int | None) -> np.ndarray:
-    """Frames in one array, beside which only the frame being decoded is held."""
-    distinct, inverse = np.unique(numbers, return_inverse=True)
+def gather(
+    name: str,
+    frames: Iterator[np.ndarray],
+    numbers: np.ndarray,
+    inverse: np.ndarray | None = None,
+    size: int | None = None,
+) -> np.ndarray:
+    """Take the next frames into one array; beside it, only the one being decoded is held.
+
+    Args:
+      name: of the video, for messages.
+      frames: (h, w, 3) uint8 each.
+      numbers: of the frames to take, in order.
+      inverse: index into `numbers` of each frame in the result; default each once.
+      size: short side to resize to.
+    """
+    inverse = np.arange(len(numbers)) if inverse is None else inverse
     out = np.empty((0, 0, 0, 3), np.uint8)
-    for k, frame in enumerate(reader.frames(distinct.tolist())):
-        if size is not None:
-            frame = resize_frame(frame, size)
+    for k, number in enumerate(numbers):
+        frame = next(frames) if size is None else resize_frame(next(frames), size)
         if k == 0:
-            out = np.empty((len(numbers), *frame.shape), np.uint8)
-        if frame.shape != out.shape[1:]:
-            expected = f"frames of one size ({out.shape[2]}x{out.shape[1]}, as frame {distinct[0]})"
-            got = f"{frame.shape[1]}x{frame.shape[0]} at frame {distinct[k]}"
-            raise ValueError(message(reader.name, expected, got))
+            out = np.empty((len(inverse), *frame.shape), np.uint8)
+        expected = f"frames of one size ({out.shape[2]}x{out.shape[1]}, as frame {numbers[0]})"
+        got = f"{frame.shape[1]}x{frame.shape[0]} at frame {number}"
+        expect(frame.shape == out.shape[1:], name, expected, got)
         out[inverse == k] = frame
     return out
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoFile:
-    """A video file and the index of its frames; a `FrameReader`."""
+    """Random access to the frames of a video, numbered from 0 in display order.
+
+    Attributes:
+      path: the file.
+      index: its frames.
+    """
 
     path: Path
     index: FrameIndex
 
     @property
     def name(self) -> str:
-        """Name of the input, for messages."""
+        """Name of the file, for messages."""
         return self.path.name
 
+    @property
+    def duration(self) -> float | None:
+        """Seconds, or None without timestamps."""
+        return self.index.duration
+
     def __len__(self) -> int:
-        return self.index.n
+        return len(self.index.keyframe)
 
     def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """See `FrameReader`.
+        """Yield frames, each (h, w, 3) uint8, RGB and upright.
 
         Decoding proceeds from frame to frame, and seeks where a keyframe is far enough ahead. The
         timestamp of every decoded frame, requested or not, must match the index.
+
+        Args:
+          indices: frame numbers, strictly increasing, within 0..len(self) - 1.
+        Raises:
+          IndexDisagreesError: the indexed number or timestamps of frames are wrong.
+          ValueError: damaged data; names the frame.
         """
         to_rgb = RgbConverter()
         for frame in self._decoded(indices):
             yield to_rgb(frame)
 
-    def info(self) -> VideoInfo:
-        """Size, frame rate and codec. Decodes the first frame."""
+    def first(self) -> tuple[av.VideoFrame, str]:
+        """The first frame as decoded, and the codec."""
         with open_stream(self.path) as stream:
-            codec = codec_of(stream)
-        frame = next(self._decoded([0]))
-        orientation = orientation_of(frame)
-        height, width = upright(np.empty((frame.height, frame.width, 0)), orientation).shape[:2]
-        duration = self.index.duration
-        return VideoInfo(
-            frames=len(self),
-            height=height,
-            width=width,
-            fps=len(self) / duration if duration else None,
-            duration=duration,
-            rotation=degrees_clockwise(orientation),
-            codec=codec,
-        )
-
-    def counted(self) -> VideoFile:
-        """The same file with an index made by decoding all of it."""
-        return dataclasses.replace(self, index=index_by_decoding(self.path))
+            return next(self._decoded([0])), codec_of(stream)
 
     def _decoded(self, indices: Sequence[int]) -> Iterator[av.VideoFrame]:
         """The requested frames as the decoder returns them."""
@@ -270,13 +285,15 @@ class VideoFile:
     ) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames from a keyframe on."""
         assert self.index.pts is not None
-        error = require("av", "video").error
         try:
             stream.container.seek(int(self.index.pts[keyframe]), stream=stream)
-        except error.FFmpegError:
+        except require("av", "video").error.FFmpegError:
             raise self._disagreement() from None
         return self._decode_from(keyframe, stream)
 
     def _disagreement(self) -> IndexDisagreesError:
         got, way_out = "others", "The file may have changed meanwhile."
         return IndexDisagreesError(message(self.name, "the frames that were counted", got, way_out))
+
+
+FrameReader = VideoFile | ImageFolder

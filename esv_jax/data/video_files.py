@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esv_jax.checks import message
+from esv_jax.checks import expect, message
 from esv_jax.data.classes import read_csv, read_text
 from esv_jax.extras import require
 
@@ -39,30 +38,7 @@ _AUDIO_FORMATS = ("wav", "w64", "aiff", "au", "caf", "mp3", "flac", "aac", "ac3"
 _ONE_FRAME_PER_PACKET = {"h264", "hevc", "vp9", "av1", "gif", "mjpeg", "png"}
 
 _TIMEOUT = 20.0  # seconds, for opening a file and for each of its packets
-MAX_PIXELS = 2**27
-"""Maximum number of pixels of a frame; more than 16K video has."""
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoInfo:
-    """Properties of a video.
-
-    Attributes:
-      frames: number of decoded frames, n >= 1; counted, not taken from a header.
-      height, width: of a returned frame, in pixels, upright.
-      fps: mean frames per second, or None without timestamps.
-      duration: seconds from the first frame to the end of the last, or None.
-      rotation: clockwise rotation of the stored pixels in degrees: 0, 90, 180 or 270.
-      codec: e.g. "h264".
-    """
-
-    frames: int
-    height: int
-    width: int
-    fps: float | None
-    duration: float | None
-    rotation: int
-    codec: str
+_MAX_PIXELS = 2**27  # of a frame; more than 16K video has
 
 
 def find_videos(sources: Iterable[Path]) -> dict[str, Path]:
@@ -89,10 +65,9 @@ def find_videos(sources: Iterable[Path]) -> dict[str, Path]:
                 way_out = "A .csv list with the columns path and uid can name them."
                 raise ValueError(message(f"uid {uid!r}", "one video", got, way_out))
             found[uid] = path
-        if len(found) == before and not source.is_file():
-            raise ValueError(message(str(source), "videos", "a folder without any"))
-    if not found:
-        raise ValueError(message("videos", "at least one", "none"))
+        is_empty = len(found) == before and not source.is_file()
+        expect(not is_empty, str(source), "videos", "a folder without any")
+    expect(len(found) > 0, "videos", "at least one", "none")
     return found
 
 
@@ -111,9 +86,9 @@ def _videos_in(source: Path) -> Iterator[tuple[str, Path]]:
         for line in filter(None, map(str.strip, read_text(source, "a text file").splitlines())):
             yield Path(line).stem, source.parent / line
     elif source.suffix.lower() == ".csv":
-        for location, row in read_csv(source, ("path",)):
-            if not (cell := row["path"].strip()):
-                raise ValueError(message(location, "a path", "an empty cell"))
+        for where, row in read_csv(source, ("path",)):
+            cell = row["path"].strip()
+            expect(cell != "", where, "a path", "an empty cell")
             yield row.get("uid", "").strip() or Path(cell).stem, source.parent / cell
     else:
         yield source.stem, source
@@ -136,7 +111,7 @@ def open_container(
     options = {
         "protocol_whitelist": "file",
         "format_whitelist": ",".join(_VIDEO_FORMATS + _IMAGE_FORMATS + _AUDIO_FORMATS),
-        "max_pixels": str(MAX_PIXELS),
+        "max_pixels": str(_MAX_PIXELS),
     }
     source = f"file:{file}" if isinstance(file, Path) else file
     try:
@@ -147,10 +122,10 @@ def open_container(
     except av.error.ArgumentError as error:
         got, way_out = "a list of files, or another kind of file", "Pass the listed files."
         raise ValueError(message(name, expected, got, way_out)) from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OSError(message(name, f"{expected} that can be read", reason)) from error
     except (av.error.FFmpegError, UnicodeError) as error:
-        if isinstance(error, OSError):
-            reason = (error.strerror or str(error)).lower()
-            raise OSError(message(name, f"{expected} that can be read", reason)) from error
         got, way_out = "a file of unknown format", "It may be cut short, or of another kind."
         raise ValueError(message(name, expected, got, way_out)) from error
 
@@ -164,12 +139,10 @@ def open_stream(path: Path) -> Iterator[av.video.stream.VideoStream]:
       ValueError: as `open_container` and `select_stream`; an empty file, a device or a pipe.
     """
     require("av", "video")
-    if not path.exists():
-        raise FileNotFoundError(message("path", "a video", f"no {str(path)!r}"))
-    if not path.is_file():
-        raise ValueError(message(path.name, "a file", "a device or pipe"))
-    if path.stat().st_size == 0:
-        raise ValueError(message(path.name, "a video", "an empty file"))
+    missing = f"no {str(path)!r}"
+    expect(path.exists(), "path", "a video", missing, kind=FileNotFoundError)
+    expect(path.is_file(), path.name, "a file", "a device or pipe")
+    expect(path.stat().st_size > 0, path.name, "a video", "an empty file")
     with open_container(path, path.name) as container:
         yield select_stream(container, path.name)
 
@@ -182,26 +155,23 @@ def select_stream(container: av.container.InputContainer, name: str) -> av.video
     are never selected, nor is an unknown codec where there is another.
 
     Raises:
-      ValueError: no video, an unknown codec, frames of more than `MAX_PIXELS`.
+      ValueError: no video, an unknown codec, frames of more than `_MAX_PIXELS`.
     """
     cover = require("av.stream", "video").Disposition.attached_pic
     moving = [s for s in container.streams.video if not s.disposition & cover]
-    if not moving:
-        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        raise ValueError(message(name, "a video stream", f"a file that holds {kinds}"))
+    kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+    expect(len(moving) > 0, name, "a video stream", f"a file that holds {kinds}")
     known = [s for s in moving if s.codec_context is not None]
-    if not known:
-        raise ValueError(message(name, "a codec that can be decoded", "an unknown one"))
+    expect(len(known) > 0, name, "a codec that can be decoded", "an unknown one")
     best = container.streams.best("video")
     stream = next((s for s in known if best is not None and s.index == best.index), known[0])
     context = stream.codec_context
     n_pixels = context.width * context.height  # 0 if unknown or too large for the library
-    if not 0 < n_pixels <= MAX_PIXELS:
-        size = f"{context.width}x{context.height}" if n_pixels else "more, or an unknown size"
-        expected = f"frames of at most {MAX_PIXELS:,} pixels"
-        raise ValueError(message(name, expected, size, "Make them smaller first."))
+    got = f"{context.width}x{context.height}" if n_pixels else "more, or an unknown size"
+    expected, way_out = f"frames of at most {_MAX_PIXELS:,} pixels", "Make them smaller first."
+    expect(0 < n_pixels <= _MAX_PIXELS, name, expected, got, way_out)
     context.thread_count = 1  # an error is raised at the same frame every time
-    context.options = {"max_pixels": str(MAX_PIXELS)}  # for frames that change size midway
+    context.options = {"max_pixels": str(_MAX_PIXELS)}  # for frames that change size midway
     return stream
 
 
@@ -235,14 +205,12 @@ class FrameIndex(NamedTuple):
     """The frames of a video in display order.
 
     Attributes:
-      n: number of frames.
       duration: seconds, or None.
       pts: presentation timestamps (n,) int64, strictly increasing, in units of the stream's time
         base. None if the file's timestamps are unreliable.
       keyframe: (n,) int64: the last frame, at or before each, from which decoding can start.
     """
 
-    n: int
     duration: float | None
     pts: np.ndarray | None
     keyframe: np.ndarray
@@ -260,20 +228,18 @@ def index_video(path: Path) -> FrameIndex:
     Cost: reads the file; decodes it once where packets are not reliable.
     """
     with open_stream(path) as stream:
-        _check_complete(path, stream.container.format.name)
+        _expect_complete(path, stream.container.format.name)
         one_each = codec_of(stream) in _ONE_FRAME_PER_PACKET
         packets = list(_packets(path, stream))
         unit = float(stream.time_base or 0)
-    times = [packet.pts for packet in packets if packet.pts is not None]
-    if not one_each or len(times) < max(len(packets), 1) or len(set(times)) < len(times):
+    times = {packet.pts for packet in packets if packet.pts is not None}
+    if not one_each or not packets or len(times) < len(packets):
         return index_by_decoding(path)
-    order = np.argsort(times)
-    pts = np.array(times, np.int64)[order]
-    is_key = np.array([packet.is_key for packet in packets])[order]
+    packets.sort()
+    pts = np.array([packet.pts for packet in packets], np.int64)
+    is_key = [packet.is_key for packet in packets]
     keyframe = np.maximum.accumulate(np.where(is_key, np.arange(len(pts)), 0))
-    length = packets[order[-1]].length
-    duration = _seconds(times[order[0]], times[order[-1]], length, len(pts), unit)
-    return FrameIndex(len(pts), duration, pts, keyframe)
+    return FrameIndex(_seconds(pts[0], pts[-1], packets[-1].length, len(pts), unit), pts, keyframe)
 
 
 def index_by_decoding(path: Path) -> FrameIndex:
@@ -286,25 +252,24 @@ def index_by_decoding(path: Path) -> FrameIndex:
       ValueError: no frames, damaged data; or as `open_stream`.
     Cost: decodes the whole video; memory for one frame.
     """
-    n, first, last, length = 0, None, None, 0
+    n, length = 0, 0
+    times: list[int] = []
     with open_stream(path) as stream:
         for frame in decode_stream(path, stream):
             if frame.is_corrupt:
                 raise damage_error(path, n)
             n += 1
             if frame.pts is not None:
-                first = frame.pts if first is None else min(first, frame.pts)
-                last = frame.pts if last is None else max(last, frame.pts)
+                times.append(frame.pts)
                 length = frame.duration or 0
         unit = float(stream.time_base or 0)
-    if n == 0:
-        raise ValueError(message(path.name, "a video with frames", "one without any"))
-    duration = None if first is None or last is None else _seconds(first, last, length, n, unit)
-    return FrameIndex(n, duration, None, np.zeros(n, np.int64))
+    expect(n > 0, path.name, "a video with frames", "one without any")
+    duration = _seconds(min(times), max(times), length, n, unit) if times else None
+    return FrameIndex(duration, None, np.zeros(n, np.int64))
 
 
 class _Packet(NamedTuple):
-    """Timestamp and duration of a coded frame, and whether decoding can start from it."""
+    """A coded frame: its timestamp and duration, and whether decoding can start from it."""
 
     pts: int | None
     length: int
@@ -317,8 +282,7 @@ def _packets(path: Path, stream: av.video.stream.VideoStream) -> Iterator[_Packe
     k = 0
     try:
         for packet in stream.container.demux(stream):
-            if packet.is_corrupt:
-                raise ValueError(message(path.name, "a complete file", f"a part of packet {k}"))
+            expect(not packet.is_corrupt, path.name, "a complete file", f"a part of packet {k}")
             if packet.size and not packet.is_discard:
                 yield _Packet(packet.pts, packet.duration or 0, packet.is_keyframe)
                 k += 1
@@ -334,55 +298,47 @@ def _seconds(first: int, last: int, length: int, n: int, unit: float) -> float |
     return total * unit or None
 
 
-def _check_complete(path: Path, format_name: str) -> None:
+def _expect_complete(path: Path, format_name: str) -> None:
     """Refuse a truncated Matroska, AVI or GIF file, which the library would read without an error.
 
     A Matroska segment states its size (RFC 8794 and 9559), and so does a RIFF chunk, which AVI is,
     unless written as a live stream. A GIF ends in the byte ';' (GIF89a, section 27), which may be
     followed by zeros.
     """
-    size = path.stat().st_size
-    got = ""
+    size, way_out = path.stat().st_size, "Download or write it again."
     with path.open("rb") as file:
-        if "matroska" in format_name or format_name == "avi":
-            head = file.read(4096)
-            end = _riff_end(head) if format_name == "avi" else _segment_end(head)
-            if end is not None and size < end:
-                got = f"{size} of {end} bytes"
-        elif format_name == "gif":
-            file.seek(max(0, size - 4096))
-            if not file.read().rstrip(b"\0").endswith(b";"):
-                got = "one without its end"
-    if got:
-        way_out = "Download or write it again."
-        raise ValueError(message(path.name, "a complete file", got, way_out))
+        head = file.read(4096)
+        file.seek(max(0, size - 4096))
+        tail = file.read()
+    if format_name == "gif":
+        ends = tail.rstrip(b"\0").endswith(b";")
+        expect(ends, path.name, "a complete file", "one without its end", way_out)
+    elif format_name == "avi" or "matroska" in format_name:
+        end = _stated_end(head)
+        expect(size >= end, path.name, "a complete file", f"{size} of {end} bytes", way_out)
 
 
-def _riff_end(head: bytes) -> int | None:
-    """End of the first chunk of a RIFF file, or None if it is not stated."""
-    length = int.from_bytes(head[4:8], "little")
-    return 8 + length if head.startswith(b"RIFF") and 0 < length < 2**32 - 1 else None
+def _stated_end(head: bytes) -> int:
+    """End of the RIFF chunk or Matroska segment that begins a file; 0 if it is not stated."""
+    if head.startswith(b"RIFF"):
+        length = int.from_bytes(head[4:8], "little")
+        return 8 + length if 0 < length < 2**32 - 1 else 0
+    if not head.startswith(b"\x1a\x45\xdf\xa3"):  # the identifier of EBML
+        return 0
+    length, start = _variable_int(head, 4)
+    at = start + length
+    if head[at : at + 4] != b"\x18\x53\x80\x67":  # the identifier of a segment
+        return 0
+    length, start = _variable_int(head, at + 4)
+    return start + length if length else 0
 
 
-def _segment_end(head: bytes) -> int | None:
-    """End of the segment of a Matroska file, or None if it is not stated."""
-    ebml_id, segment_id = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-    if not head.startswith(ebml_id):
-        return None
-    length, start = _variable_int(head, len(ebml_id))
-    at = start + (length or 0)
-    if head[at : at + 4] != segment_id:
-        return None
-    length, start = _variable_int(head, at + len(segment_id))
-    return None if length is None else start + length
-
-
-def _variable_int(data: bytes, at: int) -> tuple[int | None, int]:
-    """An EBML size and its end; None if all its bits are set, which means unknown."""
+def _variable_int(data: bytes, at: int) -> tuple[int, int]:
+    """An EBML size and its end; 0 if all its bits are set, which means unknown."""
     first = data[at] if at < len(data) else 0
     if first == 0:
-        return None, at
+        return 0, at
     n_bytes = 9 - first.bit_length()
-    bits = 7 * n_bytes
-    value = int.from_bytes(data[at : at + n_bytes], "big") & ((1 << bits) - 1)
-    return (None if value == (1 << bits) - 1 else value), at + n_bytes
+    most = (1 << 7 * n_bytes) - 1
+    value = int.from_bytes(data[at : at + n_bytes], "big") & most
+    return (0 if value == most else value), at + n_bytes

@@ -28,7 +28,8 @@ import esv_jax
 from esv_jax.data import decode_frames, preprocess, probe_video, segment_centres, write_video
 from esv_jax.data.inputs import prefetch
 from esv_jax.data.preprocessing import TSN_RESNET50
-from esv_jax.data.video_decode import open_frames
+from esv_jax.data.video_decode import VideoFile
+from esv_jax.data.video_files import index_by_decoding
 from experiments.benchmarks.common import Table, seconds
 
 TARGET_SECONDS = {"sampled": 0.25}
@@ -69,7 +70,7 @@ def everything(clip: Path, n: int) -> np.ndarray:
 
 def counted(clip: Path, n: int) -> np.ndarray:
     """The sampled frames, counted by decoding."""
-    reader = open_frames(clip).counted()
+    reader = VideoFile(clip, index_by_decoding(clip))
     return np.stack(list(reader.frames(segment_centres(len(reader), n).tolist())))
 
 

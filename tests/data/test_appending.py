@@ -244,7 +244,7 @@ def test_damaged_settings(tmp_path):
         ("v1", features(1), {"n": 1}, ValueError, "a new uid, got 'v1', which is stored already"),
         (7, features(1), {"n": 1}, TypeError, "uid: expected a string, got int 7"),
         ("b", features(1)[:, :2], {"n": 1}, ValueError, r"expected shape \(n, 3\)"),
-        ("b", features(1) * np.nan, {"n": 1}, ValueError, "expected finite float32 values"),
+        ("b", features(1) * np.nan, {"n": 1}, ValueError, "expected finite values, got nan"),
         ("b", features(1), {}, ValueError, "expected n: int, as in the first video, got none"),
         ("b", features(1), {"n": 1.0}, ValueError, "expected n: int, .* got n: float"),
     ],

@@ -210,7 +210,9 @@ def test_a_failed_opening_leaves_the_file_free(tmp_path):
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"path: expected an HDF5 file, got '.*none\.hdf'"):
+    with pytest.raises(
+        FileNotFoundError, match=r"none\.hdf: expected an HDF5 file, got no such file"
+    ):
         FeatureStore(tmp_path / "none.hdf")
 
 
@@ -449,8 +451,8 @@ nan, huge = np.full((2, 3), np.nan, np.float32), np.full((2, 3), 1e39)
         ([video(n=0)], ValueError, r"expected shape \(n, 3\) with n >= 1, got \(0, 3\)"),
         ([("a", np.zeros(3), {})], ValueError, r"expected shape \(n, 3\) .*, got \(3,\)"),
         ([("a", np.zeros((2, 3), int), {})], TypeError, "a floating-point array, got dtype int64"),
-        ([("a", nan, {})], ValueError, r"'a': expected finite float32 values, got nan at \(0, 0\)"),
-        ([("a", huge, {})], ValueError, "expected finite float32 values, got inf at"),
+        ([("a", nan, {})], ValueError, r"'a': expected finite values, got nan at index \(0, 0\)"),
+        ([("a", huge, {})], ValueError, "expected finite values, got inf at .* as float32"),
         ([video(action=[1])], TypeError, r"label 'action' of 'a': expected a number or a string"),
         (
             [video("a", action=1), video("b", action="x")],

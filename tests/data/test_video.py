@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from esv_jax.data import (
     decode_frames,
+    inputs,
     open_videos,
     probe_video,
     segment_centres,
@@ -23,7 +24,7 @@ from esv_jax.data import (
 )
 from esv_jax.data.images import RgbConverter, orientation_of, upright
 from esv_jax.data.preprocessing import resize_frame
-from esv_jax.data.video_decode import IndexDisagreesError, open_frames
+from esv_jax.data.video_decode import IndexDisagreesError, VideoFile
 from esv_jax.data.video_files import index_by_decoding, index_video
 
 av = pytest.importorskip("av", reason="needs the video extra")
@@ -274,15 +275,15 @@ def test_a_wrong_index_is_detected_and_rebuilt(tmp_path, monkeypatch):
         lambda index: index._replace(pts=index.pts + 1),
         lambda index: index._replace(pts=np.delete(np.append(index.pts, 10**6), 2)),
         lambda index: index._replace(keyframe=np.arange(60)),
-        lambda index: index._replace(n=59, pts=index.pts[1:], keyframe=index.keyframe[1:]),
+        lambda index: index._replace(pts=index.pts[1:], keyframe=index.keyframe[1:]),
     ):
         assert numbers(wrong(change)) == [0, 3, 40]
-        assert probe_video(path).frames == 60 or change(right).n == 60
+        assert probe_video(path).frames == 60 or len(change(right).pts) == 60
 
 
 def test_a_file_that_shrinks_after_indexing_is_an_error(tmp_path):
     path = numbered_video(tmp_path / "a.mp4")
-    reader = open_frames(path).counted()
+    reader = VideoFile(path, index_by_decoding(path))
     numbered_video(path, 20)
     with pytest.raises(IndexDisagreesError, match=r"a\.mp4: expected the frames that were counted"):
         list(reader.frames([40]))
@@ -292,7 +293,7 @@ def test_a_file_that_shrinks_after_indexing_is_an_error(tmp_path):
 def test_packets_and_decoding_give_the_same_index(tmp_path, name):
     path = numbered_video(tmp_path / name, **KINDS[name])
     cheap, sure = index_video(path), index_by_decoding(path)
-    assert cheap.n == sure.n == 60
+    assert len(cheap.keyframe) == len(sure.keyframe) == 60
     assert cheap.pts is not None and sure.pts is None
     assert cheap.duration == pytest.approx(sure.duration, rel=0.03)
 
@@ -416,12 +417,6 @@ class FramesWatched:
     def leave(self):
         self.alive -= 1
 
-    def info(self):
-        raise NotImplementedError
-
-    def counted(self):
-        return self
-
 
 def test_only_requested_frames_are_held(monkeypatch):
     reader = FramesWatched()
@@ -443,6 +438,21 @@ def test_only_requested_frames_are_converted(tmp_path, monkeypatch):
     monkeypatch.setattr(RgbConverter, "__call__", counting)
     decode_frames(numbered_video(tmp_path / "a.mp4"), indices=[3, 50, 3])
     assert len(converted) == 2
+
+
+def test_a_long_video_is_indexed_once_and_encoded_in_parts(tmp_path, monkeypatch):
+    path, indexed, sizes = numbered_video(tmp_path / "a.mp4", 60, gop=12), [], []
+    plain = video_decode.index_video
+    monkeypatch.setattr(video_decode, "index_video", lambda p: indexed.append(p) or plain(p))
+    monkeypatch.setattr(inputs, "_DECODED_AT_ONCE", 16)
+
+    def encoder(frames):
+        sizes.append(len(frames))
+        return np.array(numbers(frames), np.float32)[:, None]
+
+    features, index = open_videos(path, encoder).read(0, None)
+    assert features.ravel().tolist() == index.tolist() == list(range(60))
+    assert sizes == [16, 16, 16, 12] and indexed == [path]
 
 
 # Folders of images
@@ -601,10 +611,10 @@ def test_a_still_picture_beside_a_video_is_not_selected(tmp_path, suffix, still_
     assert (info.frames, info.height, info.width, info.codec) == (20, 2 * SIDE, BITS * SIDE, "h264")
     assert numbers(decode_frames(path, n=None)) == list(range(20))
     assert numbers(decode_frames(path, indices=[17, 2])) == [17, 2]
-    assert index_by_decoding(path).n == index_video(path).n == 20
-    inputs = open_videos(path, lambda frames: np.array([[number_of(f)] for f in frames], float))
-    assert inputs.length(0) == 20
-    assert inputs.read(0, 4)[0].ravel().tolist() == segment_centres(20, 4).tolist()
+    assert len(index_by_decoding(path).keyframe) == len(index_video(path).keyframe) == 20
+    video = open_videos(path, lambda frames: np.array([[number_of(f)] for f in frames], float))
+    assert video.length(0) == 20
+    assert video.read(0, 4)[0].ravel().tolist() == segment_centres(20, 4).tolist()
 
 
 def test_the_default_stream_is_selected(tmp_path):
