@@ -34,38 +34,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import esv_jax as ej
 from esv_jax import relevance as rules
 from esv_jax.checks import expect_int
 from esv_jax.files import make_folder
 from esv_jax.models.clip_model import clip_model_digest
-from experiments.harness import (
-    Finding,
-    above,
-    as_json,
-    as_rows,
-    below,
-    command,
-    finding,
-    findings_table,
-    markdown,
-    surroundings,
-    write_json,
-    write_text,
-)
+from experiments import harness
+from experiments.harness import Finding, above, below, finding, markdown
 from experiments.relevance import pictures
 from experiments.relevance.measures import (
+    MEASURES,
     METHODS,
     SCORES,
     SIGMAS,
     contrasted,
     maps_of,
     measure_maps,
+    network_and_clips,
     without_motion,
 )
-from experiments.statistics import mean_of, plain, written
-
-MEASURES = ("mass", "pointing")
+from experiments.statistics import Mean, mean_of, plain, written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,115 +82,92 @@ class Settings:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs from the command line: 0 when done."""
-    return command(Settings, lambda s: table(run(s)), module="relevance", about=__doc__, args=args)
+    return harness.command(
+        Settings, lambda s: table(run(s)), module="relevance", about=__doc__, args=args
+    )
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Measures, draws, writes `summary.json` and `table.md`.
-
-    Returns:
-      The content of `summary.json`.
-    """
+    """Measures, draws, writes `summary.json` and `table.md`; returns the content of the former."""
     make_folder(settings.out)
     start = time.perf_counter()
-    chosen = settings.model
-    model = ej.models.load_clip_model(chosen) if chosen else ej.models.load_synthetic_clips()
+    model, videos = network_and_clips(settings)
     composite = rules.preset(settings.composite, *model.bounds)
-    frames = ej.data.segment_centres(settings.n_frames, model.n_frames)
-    videos = ej.data.synthetic_videos(
-        settings.n_clips, seed=settings.seed, n_frames=settings.n_frames, frames=frames
-    )
     maps = maps_of(contrasted(model), composite)
     found = measure_maps(model, videos, maps)
     still = without_motion(model, videos, settings.seed, composite)
     ends = functools.partial(mean_of, settings=settings)
-    measures = {
-        score: {
-            name: {
-                method: ends(row) for method, row in zip(METHODS, found[score][name], strict=True)
-            }
-            for name in MEASURES
-        }
-        for score in SCORES
-    }
-    differences = {
-        score: {
-            method: ends(row - found[score]["mass"][0])
-            for method, row in zip(METHODS[1:5], found[score]["mass"][1:5], strict=True)
-        }
-        for score in SCORES
-    }
-    temporal, spatial = METHODS.index("temporal"), METHODS.index("spatial")
-    ahead = {
-        score: ends(found[score]["mass"][temporal] - found[score]["mass"][spatial])
-        for score in SCORES
-    }
-    shares = {score: [ends(row) for row in found[score]["motion share"].T] for score in SCORES}
+    mass = {score: dict(zip(METHODS, found[score]["mass"].T, strict=True)) for score in SCORES}
+    shares = {score: found[score]["motion share"] for score in SCORES}
+    frozen, moving = (still[way]["motion share"] for way in ("frozen", "as it is"))
+    right = {c: videos.labels == c for c in range(len(videos.class_names))}
     summary: dict[str, Any] = {
         "experiment": "relevance",
         "seed": settings.seed,
-        "settings": as_json(settings),
+        "settings": harness.as_json(settings),
         "weights_digest": clip_model_digest(model),
         "n_clips": len(videos),
         "n_without_evidence": int((~videos.evidence_mask.any((1, 2, 3))).sum()),
-        "measures": measures,
-        "mass_minus_lrp": differences,
-        "temporal_minus_spatial": ahead,
+        "measures": {
+            score: {
+                measure: dict(zip(METHODS, map(ends, found[score][measure].T), strict=True))
+                for measure in MEASURES
+            }
+            for score in SCORES
+        },
+        "mass_minus_lrp": {
+            score: {name: ends(rows[name] - rows["LRP"]) for name in METHODS[1:5]}
+            for score, rows in mass.items()
+        },
+        "temporal_minus_spatial": {
+            score: ends(rows["temporal"] - rows["spatial"]) for score, rows in mass.items()
+        },
         "sigmas": list(SIGMAS),
-        "motion_share": shares,
-        "motion_share_by_class": by_class(videos, found),
+        "motion_share": {score: [ends(row) for row in rows.T] for score, rows in shares.items()},
+        "motion_share_by_class": {  # at sigma 2; None without clips
+            name: {
+                score: float(rows[right[c], SIGMAS.index(2.0)].mean()) if right[c].any() else None
+                for score, rows in shares.items()
+            }
+            for c, name in enumerate(videos.class_names)
+        },
         "without_motion": {
             way: {name: ends(row) for name, row in rows.items()} for way, rows in still.items()
         },
+        "frozen_minus_moving_share": ends(frozen - moving),
     }
-    paired = still["frozen"]["motion share"] - still["as it is"]["motion share"]
-    summary["frozen_minus_moving_share"] = ends(paired)
-    summary["findings"] = as_rows(findings(summary))
-    summary = plain(summary)
-    summary["wall_seconds"] = round(time.perf_counter() - start, 1)
-    summary |= surroundings()
-    write_json(settings.out / "summary.json", summary)
-    write_text(settings.out / "table.md", table(summary))
+    summary["findings"] = harness.as_rows(findings(summary))
+    summary = plain(summary) | {"wall_seconds": round(time.perf_counter() - start, 1)}
+    summary |= harness.surroundings()
+    harness.write_json(settings.out / "summary.json", summary)
+    harness.write_text(settings.out / "table.md", table(summary))
     pictures.draw(settings.out, summary, model, videos, maps)
     return summary
 
 
-def by_class(videos: ej.data.SyntheticVideos, found: dict[str, Any]) -> dict[str, Any]:
-    """Motion share at sigma 2 by class, of both scores; None without clips."""
-    at = SIGMAS.index(2.0)
-    return {
-        name: {
-            score: float(found[score]["motion share"][videos.labels == c, at].mean())
-            if (videos.labels == c).any()
-            else None
-            for score in SCORES
-        }
-        for c, name in enumerate(videos.class_names)
-    }
-
-
 def findings(summary: dict[str, Any]) -> list[Finding]:
     """Numbers of the claims."""
-    rows = []
-    for method in ("selective, sigma 2", "temporal"):
-        row = summary["mass_minus_lrp"]["motion"][method]
-        rows.append(finding(f"motion: mass of {method} - LRP (points)", row, above(row), "> 0"))
-    for score, agree, expected in (("motion", above, "> 0"), ("appearance", below, "< 0")):
-        row = summary["temporal_minus_spatial"][score]
-        rows.append(
-            finding(f"{score}: mass of temporal - spatial (points)", row, agree(row), expected)
-        )
-    frozen = summary["without_motion"]["frozen"]
-    direction, pair = frozen["direction"], frozen["pair"]
-    chance = (
-        None if above(direction) is None else not (above(direction, 0.5) or below(direction, 0.5))
-    )
-    rows.append(finding("frozen clips ahead of their partner (%)", direction, chance, "50"))
-    bound = 2 / len(summary["motion_share_by_class"])
-    expected = f"> {100 * bound:.0f}"
-    rows.append(finding("frozen clips with the right pair (%)", pair, above(pair, bound), expected))
-    less = summary["frozen_minus_moving_share"]
-    return [*rows, finding("motion share, frozen - moving (points)", less, below(less), "< 0")]
+    more, ahead = summary["mass_minus_lrp"]["motion"], summary["temporal_minus_spatial"]
+    frozen, fewer = summary["without_motion"]["frozen"], summary["frozen_minus_moving_share"]
+    chance = 2 / len(summary["motion_share_by_class"])
+
+    def about_half(row: Mean) -> bool | None:
+        return None if row["low"] is None else bool(row["low"] <= 0.5 <= row["high"])
+
+    def above_chance(row: Mean) -> bool | None:
+        return above(row, chance)
+
+    selective, bound = "selective, sigma 2", f"> {100 * chance:.0f}"
+    claims = [
+        (f"motion: mass of {selective} - LRP (points)", more[selective], above, "> 0"),
+        ("motion: mass of temporal - LRP (points)", more["temporal"], above, "> 0"),
+        ("motion: mass of temporal - spatial (points)", ahead["motion"], above, "> 0"),
+        ("appearance: mass of temporal - spatial (points)", ahead["appearance"], below, "< 0"),
+        ("frozen clips ahead of their partner (%)", frozen["direction"], about_half, "50"),
+        ("frozen clips with the right pair (%)", frozen["pair"], above_chance, bound),
+        ("motion share, frozen - moving (points)", fewer, below, "< 0"),
+    ]
+    return [finding(name, row, holds(row), expected) for name, row, holds, expected in claims]
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -220,10 +184,8 @@ def table(summary: dict[str, Any]) -> str:
         f" {summary['n_without_evidence']} without evidence are left out of mass and pointing."
     )
     tables = [markdown(head, rows), markdown(("clips (%)", *names), still)]
-    parts = [about, *tables, findings_table(summary["findings"])]
-    if "wall_seconds" in summary:
-        parts.append(f"{summary['wall_seconds']:.0f} s, with compilation.")
-    return "\n\n".join(parts)
+    seconds = f"{summary['wall_seconds']:.0f} s, with compilation."
+    return "\n\n".join([about, *tables, harness.findings_table(summary["findings"]), seconds])
 
 
 if __name__ == "__main__":

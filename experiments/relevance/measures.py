@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import ndimage
 
 import esv_jax as ej
 from esv_jax import relevance as rules
@@ -16,17 +17,22 @@ from esv_jax.relevance.temporal import motion_share
 
 SCORES = ("motion", "appearance")
 METHODS = (
-    "LRP",
-    "selective, sigma 1",
-    "selective, sigma 2",
-    "temporal",
-    "spatial",
-    "gradient x input",
-    "frame difference",
-    "uniform",
+    *("LRP", "selective, sigma 1", "selective, sigma 2", "temporal", "spatial"),
+    *("gradient x input", "frame difference", "uniform"),
 )
+MEASURES = ("mass", "pointing")
 SIGMAS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 MARGIN = 3  # pixels of dilation, the reach of the first layer
+
+
+def network_and_clips(settings: Any) -> tuple[ClipModel, ej.data.SyntheticVideos]:
+    """The network of a study, and its held-out clips cut down to the frames that it takes."""
+    load = ej.models.load_clip_model if settings.model else ej.models.load_synthetic_clips
+    model = load(*filter(None, [settings.model]))
+    frames = ej.data.segment_centres(settings.n_frames, model.n_frames)
+    return model, ej.data.synthetic_videos(
+        settings.n_clips, seed=settings.seed, n_frames=settings.n_frames, frames=frames
+    )
 
 
 def contrasted(model: ClipModel) -> Callable[[jax.Array], jax.Array]:
@@ -37,24 +43,17 @@ def contrasted(model: ClipModel) -> Callable[[jax.Array], jax.Array]:
     linear in the logits and become part of the last layer.
     """
     c = len(model.class_names)
-    own = np.eye(c, dtype=np.float32)
     pair = np.kron(np.eye(c // 2, dtype=np.float32), np.ones((2, 2), np.float32))
-    motion = 2 * own - pair
+    motion = 2 * np.eye(c, dtype=np.float32) - pair
     appearance = pair / 2 - (1 - pair) / (c - 2)
     mixing = jnp.asarray(np.concatenate([motion, appearance], 1))  # (C, 2 C), symmetric halves
-    dense = model.variables["params"]["dense"]
-    contrasted = {
-        "kernel": jnp.matmul(dense["kernel"], mixing, precision="highest"),
-        "bias": jnp.matmul(dense["bias"], mixing, precision="highest"),
+    params = model.variables["params"]
+    mixed = {
+        name: jnp.matmul(weight, mixing, precision="highest")
+        for name, weight in params["dense"].items()
     }
-    variables = {"params": {**model.variables["params"], "dense": contrasted}}
-    module = model.module.clone(n_classes=2 * c)
-
-    def scores(clip: jax.Array) -> jax.Array:
-        found: Any = module.apply(variables, clip[None])
-        return found[0]
-
-    return scores
+    module: Any = model.module.clone(n_classes=2 * c)
+    return lambda clip: module.apply({"params": {**params, "dense": mixed}}, clip[None])[0]
 
 
 Maps = Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
@@ -64,11 +63,10 @@ Maps = Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
 def maps_of(fn: Callable[[jax.Array], jax.Array], composite: Any) -> Maps:
     """Volumes of all methods, as one compiled function of clip and contrast."""
 
+    @jax.jit
     def of_clip(clip: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
         whole = rules.lrp(fn, clip, target, composite=composite)
         parts = rules.discriminative(fn, clip, target, composite=composite, relevance=whole)
-        _, pull = jax.vjp(lambda x: fn(x)[target], clip)
-        (gradient,) = pull(jnp.ones((), clip.dtype))
         padded = jnp.pad(clip, ((1, 1), (0, 0), (0, 0), (0, 0)), mode="edge")
         found = {
             "LRP": whole,
@@ -76,29 +74,20 @@ def maps_of(fn: Callable[[jax.Array], jax.Array], composite: Any) -> Maps:
             "selective, sigma 2": rules.selective(whole, 2.0),
             "temporal": parts.temporal,
             "spatial": parts.spatial,
-            "gradient x input": gradient * clip,
+            "gradient x input": jax.grad(lambda x: fn(x)[target])(clip) * clip,
             "frame difference": jnp.abs(padded[2:] - padded[:-2]),
             "uniform": jnp.ones_like(clip),
         }
-        volumes = {name: volume.sum(-1) for name, volume in found.items()}
-        volumes["motion share"] = motion_share(whole, jnp.asarray(SIGMAS, jnp.float32))
-        return volumes
+        shares = motion_share(whole, jnp.asarray(SIGMAS, jnp.float32))
+        return {name: volume.sum(-1) for name, volume in found.items()} | {"motion share": shares}
 
-    return jax.jit(of_clip)
+    return of_clip
 
 
 def around(mask: np.ndarray) -> np.ndarray:
     """Evidence (t, h, w), dilated by a few pixels within each frame."""
-    grown = mask.copy()
-    for axis in (1, 2):
-        wide = grown.copy()
-        for step in range(1, MARGIN + 1):
-            there, here = [slice(None)] * 3, [slice(None)] * 3
-            there[axis], here[axis] = slice(step, None), slice(None, -step)
-            wide[tuple(here)] |= grown[tuple(there)]
-            wide[tuple(there)] |= grown[tuple(here)]
-        grown = wide
-    return grown
+    side = 2 * MARGIN + 1
+    return ndimage.binary_dilation(mask, np.ones((1, side, side), bool))
 
 
 def points_inside(volume: np.ndarray, inside: np.ndarray) -> float:
@@ -109,33 +98,23 @@ def points_inside(volume: np.ndarray, inside: np.ndarray) -> float:
 def measure_maps(
     model: ClipModel, videos: ej.data.SyntheticVideos, run: Maps
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Measures by score: (methods, V) each of "mass" and "pointing", and "motion share" (V, S).
+    """Measures by score: "mass" and "pointing" (V, methods), "motion share" (V, sigmas).
 
     Both scores have the same masks: the objects and the hand. NaN for clips without evidence.
     """
-    c = len(model.class_names)
-    found = {}
-    for k, score in enumerate(SCORES):
-        mass, pointing, shares = [], [], []
-        for clip, label, mask in zip(
-            videos.clips, videos.labels, videos.evidence_mask, strict=True
-        ):
-            target = jnp.asarray(label + k * c)
-            volumes = jax.device_get(run(model.prepare(clip), target))
-            shares.append(volumes["motion share"])
-            inside = around(mask)
-            if not inside.any():
-                mass.append([np.nan] * len(METHODS))
-                pointing.append([np.nan] * len(METHODS))
-                continue
-            mass.append([float(ej.metrics.mass_inside(volumes[m], inside)) for m in METHODS])
-            pointing.append([points_inside(volumes[m], inside) for m in METHODS])
-        found[score] = {
-            "mass": np.array(mass).T,
-            "pointing": np.array(pointing).T,
-            "motion share": np.array(shares),
-        }
-    return found
+    found: dict[str, dict[str, Any]] = {
+        score: {"mass": [], "pointing": [], "motion share": []} for score in SCORES
+    }
+    for clip, label, mask in zip(videos.clips, videos.labels, videos.evidence_mask, strict=True):
+        inside, x = around(mask), model.prepare(clip)
+        for k, score in enumerate(SCORES):
+            target = jnp.asarray(label + k * len(model.class_names))
+            volumes = jax.device_get(run(x, target))
+            found[score]["motion share"].append(volumes["motion share"])
+            for measure, of in zip(MEASURES, (ej.metrics.mass_inside, points_inside), strict=True):
+                row = [float(of(volumes[m], inside)) if inside.any() else np.nan for m in METHODS]
+                found[score][measure].append(row)
+    return {score: {m: np.array(rows) for m, rows in one.items()} for score, one in found.items()}
 
 
 def without_motion(
@@ -148,36 +127,22 @@ def without_motion(
     ahead of its partner, and the motion share of its relevance at sigma 2.
     """
     rng = np.random.default_rng(seed)
-    score = jax.jit(model.logits)
 
     @jax.jit
-    def share(clip: jax.Array, target: jax.Array) -> jax.Array:
+    def measured(clip: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         whole = rules.lrp(model.logits, clip, target, composite=composite)
-        return motion_share(whole, jnp.asarray([2.0], jnp.float32))[0]
+        share = motion_share(whole, jnp.asarray([2.0], jnp.float32))[0]
+        return model.logits(clip), share
 
     rows: dict[str, list[tuple[float, ...]]] = {"as it is": [], "shuffled": [], "frozen": []}
     for clip, label, shown in zip(videos.clips, videos.labels, videos.evidence_frames, strict=True):
         evidence = np.flatnonzero(shown)
         middle = evidence[len(evidence) // 2] if len(evidence) else len(clip) // 2
-        ways = {
-            "as it is": clip,
-            "shuffled": clip[rng.permutation(len(clip))],
-            "frozen": np.broadcast_to(clip[middle], clip.shape),
-        }
-        for way, frames in ways.items():
-            x = model.prepare(frames)
-            logits = np.asarray(score(x))
-            best, partner = int(logits.argmax()), int(label) ^ 1
-            rows[way].append(
-                (
-                    best == label,
-                    best // 2 == label // 2,
-                    logits[label] > logits[partner],
-                    float(share(x, jnp.asarray(label))),
-                )
-            )
+        frozen = np.broadcast_to(clip[middle], clip.shape)
+        ways = (clip, clip[rng.permutation(len(clip))], frozen)
+        for row, frames in zip(rows.values(), ways, strict=True):
+            logits, share = jax.device_get(measured(model.prepare(frames), jnp.asarray(label)))
+            best, ahead = logits.argmax(), logits[label] > logits[label ^ 1]
+            row.append((best == label, best // 2 == label // 2, ahead, share))
     names = ("class", "pair", "direction", "motion share")
-    return {
-        way: dict(zip(names, np.array(measured, float).T, strict=True))
-        for way, measured in rows.items()
-    }
+    return {way: dict(zip(names, np.array(row, float).T, strict=True)) for way, row in rows.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ import esv_jax as ej
 from esv_jax import plots
 from esv_jax.models import ClipModel
 from esv_jax.plots import style
-from esv_jax.plots.style import new_figure
 from experiments.relevance.measures import METHODS, SCORES, Maps, contrasted
 
-_COLOURS = (style.SUPPORTING, style.DISTRACTING)
+COLOURS = (style.SUPPORTING, style.DISTRACTING)
 _SHOWN = ("LRP", "selective, sigma 2", "spatial", "temporal")
 
 
@@ -26,36 +26,41 @@ def draw(
     model: ClipModel,
     videos: ej.data.SyntheticVideos,
     run: Maps,
-) -> list[Path]:
-    """Writes all pictures to a folder; returns their paths."""
-    return [
-        plots.save_figure(mass(summary), folder / "mass.png"),
-        plots.save_figure(motion_share(summary), folder / "motion_share.png"),
-        *(
-            plots.save_figure(
-                example(model, videos, run, k), folder / f"example_{score}.png", dpi=80
-            )
-            for k, score in enumerate(SCORES)
-        ),
-    ]
+) -> None:
+    """Writes all pictures to a folder."""
+    plots.save_figure(mass(summary), folder / "mass.png")
+    plots.save_figure(motion_share(summary), folder / "motion_share.png")
+    for k, score in enumerate(SCORES):
+        figure = example(model, videos, run, k)
+        plots.save_figure(figure, folder / f"example_{score}.png", dpi=80)
+
+
+def ends(rows: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """Mean, and distances from it to the ends of its interval, NaN for None; (3, rows)."""
+    found = np.array([[row[name] for name in ("mean", "low", "high")] for row in rows], float).T
+    return np.stack([found[0], found[0] - found[1], found[2] - found[0]])
+
+
+def paired_bars(ax: Any, values: Mapping[str, np.ndarray], names: Iterable[str]) -> None:
+    """Two bars side by side for each name; values by the text of the legend."""
+    for k, (label, heights) in enumerate(values.items()):
+        at = np.arange(len(heights)) + 0.38 * (k - 0.5)
+        ax.bar(at, np.nan_to_num(heights), 0.36, color=COLOURS[k], label=label)
+    style.strip_down(ax)
+    texts = [textwrap.fill(name, 11) for name in names]
+    ax.set_xticks(range(len(texts)), texts, fontsize=7.5)
 
 
 def mass(summary: dict[str, Any]) -> Any:
     """Share of positive relevance on the evidence by method, for both scores."""
-    figure = new_figure(7.2, 3.4)
+    figure = style.new_figure(7.2, 3.4)
     ax = figure.subplots()
-    places = np.arange(len(METHODS))
-    for k, (score, colour) in enumerate(zip(SCORES, _COLOURS, strict=True)):
-        rows = [summary["measures"][score]["mass"][method] for method in METHODS]
-        mean, low, high = (
-            np.array([row[part] for row in rows], float) for part in ("mean", "low", "high")
-        )
-        ends = np.nan_to_num([mean - low, high - mean])
-        at = places + 0.38 * (k - 0.5)
-        ax.bar(at, mean, 0.36, color=colour, label=score)
-        ax.errorbar(at, mean, yerr=ends, fmt="none", ecolor=style.INK, elinewidth=0.9, capsize=2)
-    style.strip_down(ax)
-    ax.set_xticks(places, [textwrap.fill(method, 11) for method in METHODS], fontsize=7.5)
+    found = {score: ends(summary["measures"][score]["mass"].values()) for score in SCORES}
+    paired_bars(ax, {score: rows[0] for score, rows in found.items()}, METHODS)
+    whiskers = {"fmt": "none", "ecolor": style.INK, "elinewidth": 0.9, "capsize": 2}
+    for k, (means, *sides) in enumerate(found.values()):
+        at = np.arange(len(METHODS)) + 0.38 * (k - 0.5)
+        ax.errorbar(at, means, yerr=np.nan_to_num(sides), **whiskers)
     ax.set_ylabel("share of positive relevance\non the evidence", **style.TEXT)
     ax.legend(**style.LEGEND)
     ax.set_title("Where relevance lies", loc="left", fontsize=style.TITLE_SIZE)
@@ -64,15 +69,13 @@ def mass(summary: dict[str, Any]) -> Any:
 
 def motion_share(summary: dict[str, Any]) -> Any:
     """Motion share by sigma; the rest is spatial bias."""
-    figure = new_figure(5.6, 3.2)
+    figure = style.new_figure(5.6, 3.2)
     ax = figure.subplots()
-    for score, colour in zip(SCORES, _COLOURS, strict=True):
-        rows = summary["motion_share"][score]
-        low, mean, high = (
-            np.array([row[part] for row in rows], float) for part in ("low", "mean", "high")
-        )
+    for score, colour in zip(SCORES, COLOURS, strict=True):
+        mean, below, above = ends(summary["motion_share"][score])
         ax.plot(summary["sigmas"], mean, "o-", color=colour, label=score)
-        ax.fill_between(summary["sigmas"], low, high, color=colour, alpha=0.2, linewidth=0)
+        band = {"color": colour, "alpha": 0.2, "linewidth": 0}
+        ax.fill_between(summary["sigmas"], mean - below, mean + above, **band)
     style.strip_down(ax)
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("sigma, standard deviations of the temporal derivative", **style.TEXT)
@@ -90,9 +93,8 @@ def example(model: ClipModel, videos: ej.data.SyntheticVideos, run: Maps, contra
     target = label + contrast * len(model.class_names)
     clip = model.prepare(videos.clips[i])
     volumes = run(clip, jnp.asarray(target))
-    parts = {name: np.asarray(volumes[name]) for name in _SHOWN}
-    name = videos.class_names[label]
-    partner = videos.class_names[label ^ 1]
-    title = f"{name} or {partner}?" if contrast == 0 else f"{name} / {partner}, or another pair?"
+    name, partner = videos.class_names[label], videos.class_names[label ^ 1]
+    title = f"{name} / {partner}, or another pair?" if contrast else f"{name} or {partner}?"
     lines = [f"logit difference {float(contrasted(model)(clip)[target]):.2f}"]
+    parts = {name: np.asarray(volumes[name]) for name in _SHOWN}
     return plots.plot_relevance_strip(videos.clips[i], parts, title=title, lines=lines)
