@@ -39,19 +39,9 @@ from tqdm import tqdm
 import esv_jax as ej
 from esv_jax.checks import expect_int
 from esv_jax.files import make_folder
+from experiments import harness
 from experiments.estimators import games, measures, pictures
-from experiments.harness import (
-    Finding,
-    as_json,
-    as_rows,
-    command,
-    findings_table,
-    markdown,
-    require,
-    sha256,
-    surroundings,
-    write_json,
-)
+from experiments.harness import Finding, markdown
 
 _FILE = "temporal_order.npz"
 _WITH_PEERS = ("temporal", "rough", "network", "rough_network")
@@ -60,6 +50,7 @@ _LONG_POOL, _LONG_LIMIT = 4096, 3.0  # per cent
 _COVERAGE, _MIN_PAIRS = (93, 97), 200
 Name = Literal["temporal", "rough", "vowels", "long", "network", "rough_network"]
 Row = Mapping[str, Any]
+Claim = tuple[str, str, float, bool, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,79 +99,71 @@ class Settings:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs from the command line: 0 when done, 2 where the data is missing."""
-    return command(Settings, lambda s: table(run(s)), module="estimators", about=__doc__, args=args)
+    return harness.command(
+        Settings, lambda s: table(run(s)), module="estimators", about=__doc__, args=args
+    )
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Measures and writes all files to `settings.out`.
-
-    Returns:
-      The content of `summary.json`.
-    """
-    require(settings.data, [_FILE], "--data")
+    """Measures and writes all files to `settings.out`; returns the content of `summary.json`."""
+    harness.require(settings.data, [_FILE], "--data")
     start = time.perf_counter()
     make_folder(settings.out)
-    left_out = []
+    chosen, left_out = list(settings.games), []
     library = measures.approximators() if settings.peer_sequences else None
     if library is None:
         reason = "shapiq is not installed" if settings.peer_sequences else "no sequences for them"
         left_out.append(f"other estimators: {reason}")
     data = [settings.data / _FILE]
-    vowels = [settings.series / name for name in games.VOWELS]
-    if "vowels" in settings.games:
+    if "vowels" in chosen:
+        vowels = [settings.series / name for name in games.VOWELS]
         if all(path.is_file() for path in vowels):
             data += vowels
         else:
+            chosen.remove("vowels")
             left_out.append(f"JapaneseVowels: no {' and '.join(games.VOWELS)} in the series folder")
-    found = {case.name: _measured(case, settings, library) for case in _cases(settings, data)}
+    found = {case.name: _measured(case, settings, library) for case in _cases(settings, chosen)}
     summary = {
         "experiment": "estimators",
-        "findings": as_rows(findings(found)),
+        "findings": harness.as_rows(findings(found)),
         "seed": settings.seed,
-        "settings": as_json(settings),
+        "settings": harness.as_json(settings),
         "games": found,
         "left_out": left_out,
-        "data": {path.name: sha256(path) for path in data},
+        "data": {path.name: harness.sha256(path) for path in data},
         "wall_seconds": round(time.perf_counter() - start, 1),
-        **surroundings("shapiq"),
+        **harness.surroundings("shapiq"),
     }
     pictures.plot_errors(found, settings.out / "error.png")
     pictures.plot_coverage(found, settings.out / "coverage.png")
-    write_json(settings.out / "summary.json", summary)
+    harness.write_json(settings.out / "summary.json", summary)
     return summary
 
 
-def _cases(settings: Settings, data: Sequence[Path]) -> Iterator[games.Case]:
-    """The selected games whose data exists."""
-    count, seed = settings.n_sequences, settings.seed
-    temporal, long = games.trained_cases(data[0], count, settings.n_long)
-    if "temporal" in settings.games:
-        yield temporal
-    if "rough" in settings.games:
-        yield games.rough_case(count, seed)
-    if "vowels" in settings.games and len(data) > 1:
-        yield games.vowels_case(settings.series, count, seed, settings.max_epochs)
-    if "long" in settings.games:
-        yield long
-    if "network" in settings.games:
-        yield games.network_case(temporal, seed)
-    if "rough_network" in settings.games:
-        yield games.rough_network_case(count, seed)
+def _cases(settings: Settings, chosen: Sequence[str]) -> list[games.Case]:
+    count, seed, epochs = settings.n_sequences, settings.seed, settings.max_epochs
+    temporal, long = games.trained_cases(settings.data / _FILE, count, settings.n_long)
+    makers = {
+        "temporal": lambda: temporal,
+        "rough": lambda: games.rough_case(count, seed),
+        "vowels": lambda: games.vowels_case(settings.series, count, seed, epochs),
+        "long": lambda: long,
+        "network": lambda: games.network_case(temporal, seed),
+        "rough_network": lambda: games.rough_network_case(count, seed),
+    }
+    return [make() for name, make in makers.items() if name in chosen]
 
 
 def _measured(case: games.Case, settings: Settings, library: Any | None) -> dict[str, Any]:
     """Measures of all estimators on a game."""
-    rows = []
+    runs, rows, others = (settings.n_keys, settings.seed), [], []
     with tqdm(_estimators(case, settings), desc=case.title, unit="estimator") as progress:
         for estimator in progress:
             progress.set_postfix_str(measures.short_name(estimator))
-            rows.append(measures.measure(case, estimator, settings.n_keys, settings.seed))
-    others = []
+            rows.append(measures.measure(case, estimator, *runs))
     if library is not None and case.name in _WITH_PEERS:
         budgets = settings.row_budgets if case.rowwise else settings.peer_budgets
-        others = measures.measure_peers(
-            library, case, budgets, settings.peer_sequences, settings.n_keys, settings.seed
-        )
+        others = measures.measure_peers(library, case, budgets, settings.peer_sequences, *runs)
     return {
         "title": case.title,
         "n": case.n,
@@ -214,97 +197,81 @@ def _estimators(case: games.Case, settings: Settings) -> list[Any]:
 
 def findings(found: Mapping[str, Any]) -> list[Finding]:
     """Numbers of the claims that the measured games decide."""
-    rows: list[Finding] = []
-    for name, game in found.items():
-        if name == "temporal":
-            rows += _error_ratios(game)
-        if name == "long":
-            rows += _long_sequences(game)
-        if name == "rough":
-            rows += _rough_heads(game)
-        if game["peers"]:
-            rows += _at_equal_evaluations(game) if game["rowwise"] else _at_a_tenth(game)
-        if game["n_pairs"] >= _MIN_PAIRS:
-            rows += _coverages(game)
-    return rows
+    return [
+        Finding(f"{game['title']}: {text}", expected, value, agrees=agrees, note=note)
+        for name, game in found.items()
+        for text, expected, value, agrees, note in _claims(name, game)
+    ]
 
 
-def _error_ratios(game: Row) -> Iterator[Finding]:
+def _claims(name: str, game: Row) -> Iterator[Claim]:
+    """Quantity, expected value, number, agreement and note of each claim about a game."""
     ratios = error_ratios(game)
-    for m, wanted in _RATIOS.items():
-        if m in ratios:
-            text = f"{game['title']}: error of Algorithm 1 / Surrogate({m})"
-            yield Finding(text, f">= {wanted}", ratios[m], agrees=ratios[m] >= wanted)
+    if name == "temporal":
+        for m, wanted in _RATIOS.items():
+            if m in ratios:
+                text, ratio = f"error of Algorithm 1 / Surrogate({m})", ratios[m]
+                yield text, f">= {wanted}", ratio, ratio >= wanted, ""
+    if name == "long":
+        for row in game["rows"]:
+            for part in ("relative_error", "spread"):
+                if row["estimator"] == f"Surrogate({_LONG_POOL})" and row[part] is not None:
+                    text, value = (
+                        f"{row['estimator']}: {part.replace('_', ' ')} (%)",
+                        100 * row[part],
+                    )
+                    yield text, f"<= {_LONG_LIMIT:g}", value, value <= _LONG_LIMIT, ""
+    if name == "rough" and ratios:
+        least = min(ratios.values())
+        yield "least error of Algorithm 1 / Surrogate", ">= 1", least, least >= 1, ""
+    if game["peers"]:
+        yield from _at_equal_evaluations(game) if game["rowwise"] else _at_a_tenth(game)
+    for family in measures.FAMILIES if game["n_pairs"] >= _MIN_PAIRS else ():
+        rows = (row for row in _of(game, family) if row["coverage"] is not None)
+        shares = [100 * row["coverage"] for row in rows]
+        if shares:
+            text = f"coverage of 95 % intervals of {family}, furthest (%)"
+            agrees = _COVERAGE[0] <= min(shares) and max(shares) <= _COVERAGE[1]
+            yield text, "93 to 97", max(shares, key=lambda share: abs(share - 95)), agrees, ""
 
 
-def _long_sequences(game: Row) -> Iterator[Finding]:
-    for row in game["rows"]:
-        for name in ("relative_error", "spread"):
-            if row["estimator"] == f"Surrogate({_LONG_POOL})" and row[name] is not None:
-                text = f"{game['title']}: {row['estimator']}: {name.replace('_', ' ')} (%)"
-                value = 100 * row[name]
-                yield Finding(text, f"<= {_LONG_LIMIT:g}", value, agrees=value <= _LONG_LIMIT)
-
-
-def _rough_heads(game: Row) -> Iterator[Finding]:
-    ratios = error_ratios(game).values()
-    if ratios:
-        text = f"{game['title']}: least error of Algorithm 1 / Surrogate"
-        yield Finding(text, ">= 1", min(ratios), agrees=min(ratios) >= 1)
-
-
-def _at_a_tenth(game: Row) -> Iterator[Finding]:
+def _at_a_tenth(game: Row) -> Iterator[Claim]:
     """The surrogate of most heads within a tenth of shapiq's, on the same sequences."""
     best = min(game["peers"], key=lambda row: row["relative_error"])
-    rows = [
-        row
-        for row in game["rows"]
-        if measures.family_of(row) == "Surrogate" and row["evaluations"] <= best["evaluations"] / 10
-    ]
+    rows = [r for r in _of(game, "Surrogate") if r["evaluations"] <= best["evaluations"] / 10]
     if rows:
         row = max(rows, key=lambda row: row["evaluations"])
         ratio = first_error(row, best["n_sequences"]) / best["relative_error"]
-        text = f"{game['title']}: error of {row['estimator']} / {best['estimator']}"
+        text = f"error of {row['estimator']} / {best['estimator']}"
         note = f"{row['evaluations']:.0f} and {best['evaluations']} heads"
-        yield Finding(text, "<= 2", ratio, agrees=ratio <= 2, note=note)
+        yield text, "<= 2", ratio, ratio <= 2, note
 
 
-def _at_equal_evaluations(game: Row) -> Iterator[Finding]:
+def _at_equal_evaluations(game: Row) -> Iterator[Claim]:
     """SizeRegression beside the better of shapiq's two, by budget, on the same sequences."""
     ratios = []
-    for row in game["rows"]:
+    for row in _of(game, "SizeRegression"):
         others = [p for p in game["peers"] if p["evaluations"] == row["evaluations"]]
-        if others and measures.family_of(row) == "SizeRegression":
+        if others:
             best = min(others, key=lambda row: row["relative_error"])
             ratios.append(first_error(row, best["n_sequences"]) / best["relative_error"])
     if ratios:
-        text = f"{game['title']}: largest error of SizeRegression / shapiq, equal evaluations"
-        yield Finding(text, "<= 1", max(ratios), agrees=max(ratios) <= 1)
+        text = "largest error of SizeRegression / shapiq, equal evaluations"
+        yield text, "<= 1", max(ratios), max(ratios) <= 1, ""
 
 
-def _coverages(game: Row) -> Iterator[Finding]:
-    """The coverage furthest from 95 % of each estimator."""
-    for family in measures.FAMILIES:
-        shares = [
-            100 * row["coverage"]
-            for row in game["rows"]
-            if measures.family_of(row) == family and row["coverage"] is not None
-        ]
-        if shares:
-            worst = max(shares, key=lambda share: abs(share - 95))
-            text = f"{game['title']}: coverage of 95 % intervals of {family}, furthest (%)"
-            agrees = _COVERAGE[0] <= min(shares) and max(shares) <= _COVERAGE[1]
-            yield Finding(text, "93 to 97", worst, agrees=agrees)
+def _of(game: Row, family: str) -> list[Row]:
+    return [row for row in game["rows"] if measures.family_of(row) == family]
 
 
 def error_ratios(game: Row) -> dict[int, float]:
     """Error of Algorithm 1 at (m, 1) over that of the surrogate at pool m, by m."""
     errors = {row["estimator"]: row["relative_error"] for row in game["rows"]}
-    once = [int(name[13:-4]) for name in errors if re.fullmatch(r"Algorithm 1 \(\d+, 1\)", name)]
+    once = (re.fullmatch(r"Algorithm 1 \((\d+), 1\)", name) for name in errors)
     return {
-        m: errors[f"Algorithm 1 ({m}, 1)"] / errors[f"Surrogate({m})"]
-        for m in once
-        if f"Surrogate({m})" in errors
+        int(name[1]): errors[name[0]] / errors[f"Surrogate({name[1]})"]
+        for name in once
+        if name and f"Surrogate({name[1]})" in errors
     }
 
 
@@ -316,7 +283,12 @@ def first_error(row: Row, n: int) -> float:
 
 def table(summary: Row) -> str:
     """The numbers as Markdown."""
+
+    def per_cent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.2f}"
+
     parts = [f"estimators, seed {summary['seed']}, {summary['settings']['n_keys']} keys"]
+    numbers = ("relative_error", "spread", "coverage")
     for game in summary["games"].values():
         head = (f"{game['title']}, {game['n_sequences']} sequences",)
         head += ("evaluations", "error (%)", "spread (%)", "coverage (%)", "ms", "plan s")
@@ -324,37 +296,27 @@ def table(summary: Row) -> str:
             (
                 row["estimator"],
                 f"{row['evaluations']:.0f}",
-                *(_per_cent(row[name]) for name in ("relative_error", "spread", "coverage")),
+                *(per_cent(row[name]) for name in numbers),
                 f"{1000 * row['seconds']:.1f}",
                 f"{row['plan_seconds']:.2f}",
             )
             for row in game["rows"]
         ]
         parts.append(markdown(head, rows))
-        if game["peers"]:
-            parts.append(_peer_table(game))
-    parts.append(findings_table(summary["findings"]))
+        if game["peers"]:  # beside the library's estimators, on the sequences measured with both
+            n = game["peers"][0]["n_sequences"]
+            both = [
+                (row["estimator"], row["values"], row["evaluations"], row["relative_error"])
+                for row in game["peers"]
+            ] + [
+                (row["estimator"], "-", f"{row['evaluations']:.0f}", first_error(row, n))
+                for row in game["rows"]
+            ]
+            head = (f"the first {n} sequences", "values", "evaluations", "error (%)")
+            parts.append(markdown(head, [(*row, per_cent(error)) for *row, error in both]))
+    parts.append(harness.findings_table(summary["findings"]))
     parts += [f"skipped: {reason}" for reason in summary["left_out"]]
-    parts.append(f"{summary['wall_seconds']:.0f} s, with compilation")
-    return "\n\n".join(parts)
-
-
-def _peer_table(game: Row) -> str:
-    """shapiq beside the library's estimators, on the sequences measured with both."""
-    n = game["peers"][0]["n_sequences"]
-    rows = [
-        (row["estimator"], row["values"], row["evaluations"], _per_cent(row["relative_error"]))
-        for row in game["peers"]
-    ]
-    rows += [
-        (row["estimator"], "-", f"{row['evaluations']:.0f}", _per_cent(first_error(row, n)))
-        for row in game["rows"]
-    ]
-    return markdown((f"the first {n} sequences", "values", "evaluations", "error (%)"), rows)
-
-
-def _per_cent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+    return "\n\n".join([*parts, f"{summary['wall_seconds']:.0f} s, with compilation"])
 
 
 if __name__ == "__main__":

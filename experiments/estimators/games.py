@@ -53,6 +53,11 @@ class Case:
         return values[np.arange(len(values)), :, self.classes]
 
     @property
+    def target(self) -> np.ndarray:
+        """ESVs (B, n) of `classes`."""
+        return self.exact if self.exact.ndim == 2 else self.of_class(self.exact)
+
+    @property
     def rowwise(self) -> bool:
         """True where the game scores each subsequence on its own."""
         return isinstance(self.game, SubsetGame)
@@ -60,7 +65,7 @@ class Case:
     @property
     def n_pairs(self) -> int:
         """Pairs of a sequence and a class whose exact ESVs are known."""
-        return int(np.prod(self.exact.shape)) // self.n
+        return self.exact.size // self.n
 
     def weights_digest(self) -> str:
         """SHA-256 of the game's weights: 64 hexadecimal digits."""
@@ -69,50 +74,31 @@ class Case:
             digest.update(f"{leaf.dtype}:{leaf.shape};".encode() + np.asarray(leaf).tobytes())
         return digest.hexdigest()
 
-    @property
-    def target(self) -> np.ndarray:
-        """ESVs (B, n) of `classes`."""
-        return self.exact if self.exact.ndim == 2 else self.of_class(self.exact)
 
-
-def with_exact(name: str, title: str, game: Any, xs: np.ndarray, prior: np.ndarray) -> Case:
-    """A case with exact ESVs of all classes; errors are those of the class of highest score."""
+def _with_exact(
+    name: str, title: str, game: Any, xs: np.ndarray, prior: Any, classes: Any = None
+) -> Case:
+    """A case with exact ESVs of all classes; `classes` are those of highest score by default."""
     exact = ej.explain_batch(game, xs, prior=prior, estimator=ej.Exact())
-    classes = np.asarray(exact.scores).argmax(-1)
-    return Case(name, title, game, xs, prior, np.asarray(exact.values), classes)
+    classes = np.asarray(exact.scores).argmax(-1) if classes is None else classes
+    return Case(name, title, game, xs, np.asarray(prior), np.asarray(exact.values), classes)
 
 
 def trained_cases(path: Path, n_sequences: int, n_long: int) -> tuple[Case, Case]:
     """The stored temporal-order game at n = 16 and at n = 49 (long-run values)."""
     with np.load(path) as file:
-        stored = {name: file[name] for name in file.files}
-    game = ej.MultiScale(
-        ej.models.stack_heads(
-            [
-                {name.lower(): stored[f"{name}_{s}"] for name in ("W1", "b1", "W2", "b2")}
-                for s in range(1, int(stored["n_max"]) + 1)
-            ]
-        )
-    )
-    rows, long = slice(n_sequences), slice(n_long)
-    short = Case(
-        "temporal",
-        "temporal order, n = 16",
-        game,
-        stored["features"][rows],
-        stored["prior"],
-        stored["esv"][rows],
-        stored["labels"][rows],
-    )
-    return short, Case(
-        "long",
-        "temporal order, n = 49",
-        game,
-        stored["features49"][long],
-        stored["prior"],
-        stored["esv49"][long],
-        stored["labels49"][long],
-    )
+        stored = dict(file)
+    heads = [
+        {name.lower(): stored[f"{name}_{s}"] for name in ("W1", "b1", "W2", "b2")}
+        for s in range(1, int(stored["n_max"]) + 1)
+    ]
+    game = ej.MultiScale(ej.models.stack_heads(heads))
+
+    def case(name: str, n: int, suffix: str, count: int) -> Case:
+        xs, exact, labels = (stored[k + suffix][:count] for k in ("features", "esv", "labels"))
+        return Case(name, f"temporal order, n = {n}", game, xs, stored["prior"], exact, labels)
+
+    return case("temporal", 16, "", n_sequences), case("long", 49, "49", n_long)
 
 
 def rough_case(n_sequences: int, seed: int, n: int = 16) -> Case:
@@ -133,7 +119,7 @@ def rough_case(n_sequences: int, seed: int, n: int = 16) -> Case:
     ]
     game = ej.MultiScale(ej.models.stack_heads(heads))
     xs, prior = normal(1, n_sequences, n, _D), np.full(_C, 1 / _C, np.float32)
-    return with_exact("rough", f"rough random heads, n = {n}", game, xs, prior)
+    return _with_exact("rough", f"rough random heads, n = {n}", game, xs, prior)
 
 
 def vowels_case(folder: Path, n_sequences: int, seed: int, max_epochs: int, n: int = 16) -> Case:
@@ -146,41 +132,34 @@ def vowels_case(folder: Path, n_sequences: int, seed: int, max_epochs: int, n: i
         rows = rows[ej.data.segment_centres(len(rows), n_sequences)]
     sequences = [test.sequences[i] for i in rows]
     xs = np.stack([x[i] for x, i in zip(sequences, elements_of(sequences, n), strict=True)])
-    game, prior = ej.MultiScale(model.heads), np.asarray(model.prior)
-    exact = np.asarray(ej.explain_batch(game, xs, prior=prior, estimator=ej.Exact()).values)
-    title = f"JapaneseVowels, n = {n}"
-    return Case("vowels", title, game, xs, prior, exact, np.asarray(test.labels)[rows])
+    game, labels = ej.MultiScale(model.heads), np.asarray(test.labels)[rows]
+    return _with_exact("vowels", f"JapaneseVowels, n = {n}", game, xs, model.prior, labels)
 
 
 def network_case(temporal: Case, seed: int) -> Case:
     """A random tanh network, mean-pooled over elements, on the features of another case."""
     game = _game(_mean_pooled, temporal.xs.shape[-1], len(temporal.prior), (1.0, 2.0, 4.0), seed)
     title = f"tanh network, n = {temporal.n}"
-    return with_exact("network", title, game, temporal.xs, temporal.prior)
+    return _with_exact("network", title, game, temporal.xs, temporal.prior)
 
 
 def rough_network_case(n_sequences: int, seed: int, n: int = 16) -> Case:
     """A random max-pooled network on random features: far from additive."""
-    d, c = 32, 20
-    game = _game(_max_pooled, d, c, (1.5, 1.5, 3.0), seed)
-    xs = np.random.default_rng([seed, 3]).normal(size=(n_sequences, n, d)).astype(np.float32)
-    prior = np.full(c, 1 / c, np.float32)
-    return with_exact("rough_network", f"rough max-pooled network, n = {n}", game, xs, prior)
+    game = _game(_max_pooled, _D, _C, (1.5, 1.5, 3.0), seed)
+    xs = np.random.default_rng([seed, 3]).normal(size=(n_sequences, n, _D)).astype(np.float32)
+    title, prior = f"rough max-pooled network, n = {n}", np.full(_C, 1 / _C, np.float32)
+    return _with_exact("rough_network", title, game, xs, prior)
 
 
 def _game(
     network: Callable[..., Array], d: int, c: int, gains: tuple[float, ...], seed: int
 ) -> ej.VariableLength:
-    rng = np.random.default_rng([seed, 2])
+    rng, widths = np.random.default_rng([seed, 2]), (d, _HIDDEN, _HIDDEN, c)
     weights = {
-        name: (gain * rng.normal(size=(a, b)) / np.sqrt(a)).astype(np.float32)
-        for name, gain, a, b in zip(
-            ("first", "second", "last"),
-            gains,
-            (d, _HIDDEN, _HIDDEN),
-            (_HIDDEN, _HIDDEN, c),
-            strict=True,
+        name: (gains[k] * rng.normal(size=widths[k : k + 2]) / np.sqrt(widths[k])).astype(
+            np.float32
         )
+        for k, name in enumerate(("first", "second", "last"))
     }
     return ej.VariableLength(jax.tree_util.Partial(network, weights), batch_size=_TILE)
 

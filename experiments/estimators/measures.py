@@ -34,13 +34,10 @@ def measure(case: Case, estimator: Any, n_keys: int, seed: int) -> dict[str, Any
     Coverage is the share of exact values in 95 % intervals over sequences, elements, classes and
     keys. Time is the median over keys per sequence, without compilation and planning.
     """
-    names = list(range(len(case.xs)))
 
     def explained(key: jax.Array, rows: int) -> ej.Attribution:
-        xs, uids = case.xs[:rows], names[:rows]
-        return ej.explain_batch(
-            case.game, xs, prior=case.prior, estimator=estimator, key=key, uids=uids
-        )
+        uids, options = list(range(rows)), {"estimator": estimator, "key": key}
+        return ej.explain_batch(case.game, case.xs[:rows], prior=case.prior, uids=uids, **options)
 
     values, covered, evaluations, seconds, plan_seconds = [], [], [], [], []
     for run in range(n_keys):
@@ -58,13 +55,17 @@ def measure(case: Case, estimator: Any, n_keys: int, seed: int) -> dict[str, Any
         values.append(case.of_class(approx))
         evaluations.append(np.asarray(result.n_evaluations).mean())
         if result.std_error is not None:
-            covered.append(_covered(case, approx, np.asarray(result.half_width(0.95))))
+            half_width = np.asarray(result.half_width(0.95))
+            if case.exact.ndim == 2:
+                approx, half_width = values[-1], case.of_class(half_width)
+            covered.append((np.abs(approx - case.exact) <= half_width).mean())
     runs = np.stack(values)  # (keys, B, n)
+    errors = _errors(runs, case.target)
     return {
         "estimator": short_name(estimator),
         "evaluations": float(np.mean(evaluations)),
-        "relative_error": relative_error(runs, case.target),
-        "error_by_sequence": np.mean([_errors(run, case.target) for run in runs], 0).tolist(),
+        "relative_error": float(errors.mean()),
+        "error_by_sequence": errors.mean(0).tolist(),
         "spread": spread(runs, case.target),
         "coverage": float(np.mean(covered)) if covered else None,
         "seconds": float(np.median(seconds)),
@@ -76,8 +77,8 @@ def short_name(estimator: Any) -> str:
     """`Surrogate(256)`, `Surrogate(64, order 2)`, `Algorithm 1 (256, 4)`."""
     family, names = _SETTINGS[type(estimator)]
     settings = [str(getattr(estimator, name)) for name in names]
-    order = getattr(estimator, "order", None)
-    settings += [] if order is None else [f"order {order}"]
+    if (order := getattr(estimator, "order", None)) is not None:
+        settings.append(f"order {order}")
     return f"{family}({', '.join(settings)})"
 
 
@@ -86,9 +87,9 @@ def family_of(row: Mapping[str, Any]) -> str:
     return str(row["estimator"]).partition("(")[0].strip()
 
 
-def relative_error(runs: np.ndarray, exact: np.ndarray) -> float:
-    """Mean relative error over keys and sequences: runs (keys, B, n), exact (B, n)."""
-    return float(np.mean([_errors(run, exact) for run in runs]))
+def _errors(runs: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Relative errors (keys, B) of runs (keys, B, n)."""
+    return np.stack([np.asarray(ej.metrics.relative_error(run, exact)) for run in runs])
 
 
 def spread(runs: np.ndarray, exact: np.ndarray) -> float | None:
@@ -105,14 +106,9 @@ def spread(runs: np.ndarray, exact: np.ndarray) -> float | None:
 def matched_pool(n: int, n_scales: int, evaluations: float) -> int:
     """The largest pool whose head evaluations are at most those given (16 at least)."""
     numbers = [math.comb(n, k) for k in range(1, min(n, n_scales) + 1)]
-    pool = 16
-
-    def taken(pool: int) -> int:
-        return sum(min(pool, number) for number in numbers)
-
-    while pool < max(numbers) and taken(pool + 1) <= evaluations:
-        pool += 1
-    return pool
+    pools = range(16, max(numbers) + 1)
+    fits = (pool for pool in pools if sum(min(pool, k) for k in numbers) <= evaluations)
+    return max(fits, default=16)
 
 
 def matched_samples(n: int, evaluations: int, iterations: int) -> int:
@@ -121,17 +117,6 @@ def matched_samples(n: int, evaluations: int, iterations: int) -> int:
     The single elements and the whole are the same in every iteration.
     """
     return max(1, (evaluations - n - 1) // (iterations * (n - 2)))
-
-
-def _covered(case: Case, approx: np.ndarray, half_width: np.ndarray) -> float:
-    """Share of exact values within intervals (B, n, C)."""
-    if case.exact.ndim == 2:
-        approx, half_width = case.of_class(approx), case.of_class(half_width)
-    return float((np.abs(approx - case.exact) <= half_width).mean())
-
-
-def _errors(approx: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    return np.asarray(ej.metrics.relative_error(approx, exact))
 
 
 # Estimators of shapiq
@@ -166,29 +151,28 @@ def measure_peers(
     is scored on its own. Where heads are combined by scale, the score of the whole sequence, which
     is always included, takes all head evaluations at any budget.
     """
-    tables = [score_table(case, row) for row in range(min(n_sequences, len(case.xs)))]
-    target = case.target[: len(tables)]
+    target = case.target[:n_sequences]
+    tables = [score_table(case, row) for row in range(len(target))]
     found = []
     for name, options in (_BY_ROW if case.rowwise else _BY_SCALE).items():
         for budget in budgets:
-            if budget < _coefficients(case.n, options.get("max_order", 1)):
-                continue
+            if budget < _n_up_to(case.n, options.get("max_order", 1)):
+                continue  # of its coefficients
             runs = np.zeros((n_keys, *target.shape), target.dtype)
-            for run in range(n_keys):
-                for row, table in enumerate(tables):
-                    estimator = getattr(module, name)(
-                        n=case.n,
-                        pairing_trick=True,
-                        random_state=seed + 1000 * run + row,
-                        **options,
-                    )
-                    runs[run, row] = _approximated(estimator, budget, table)
+            for run, row in np.ndindex(n_keys, len(tables)):
+                fixed = {
+                    "n": case.n,
+                    "pairing_trick": True,
+                    "random_state": seed + 1000 * run + row,
+                }
+                estimator = getattr(module, name)(**fixed, **options)
+                runs[run, row] = _approximated(estimator, budget, tables[row])
             found.append(
                 {
                     "estimator": f"shapiq {name}",
                     "values": budget,
                     "evaluations": budget - 1 if case.rowwise else all_heads(case),
-                    "relative_error": relative_error(runs, target),
+                    "relative_error": float(_errors(runs, target).mean()),
                     "spread": spread(runs, target),
                     "n_sequences": len(tables),
                 }
@@ -198,12 +182,12 @@ def measure_peers(
 
 def all_heads(case: Case) -> int:
     """Head evaluations of exact ESVs: all subsequences of at most n_max elements."""
-    return sum(math.comb(case.n, k) for k in range(1, min(case.n, case.game.n_scales) + 1))
+    return _n_up_to(case.n, case.game.n_scales)
 
 
-def _coefficients(n: int, order: int) -> int:
-    """Number of coefficients of a regression on subsequences of up to `order` elements."""
-    return sum(math.comb(n, k) for k in range(1, order + 1))
+def _n_up_to(n: int, size: int) -> int:
+    """Number of non-empty subsequences of up to `size` elements."""
+    return sum(math.comb(n, k) for k in range(1, min(n, size) + 1))
 
 
 def score_table(case: Case, row: int) -> np.ndarray:
@@ -212,34 +196,8 @@ def score_table(case: Case, row: int) -> np.ndarray:
     Row `code`; the empty subsequence has the prior.
     """
     member = (np.arange(2**case.n)[:, None] >> np.arange(case.n)) & 1 > 0  # (2**n, n)
-    if case.rowwise:
-        scores = np.asarray(score(case.game, case.xs[row], member, prior=case.prior))
-    else:
-        scores = np.asarray(jax.nn.softmax(_recurred_logits(case, row, member), axis=-1))
-    table = scores[:, case.classes[row]].astype(np.float64)
-    table[0] = case.prior[case.classes[row]]
-    return table
-
-
-def _recurred_logits(case: Case, row: int, member: np.ndarray) -> np.ndarray:
-    """f^ms (2**n, C): logits of each scale summed over the parts of every subsequence."""
-    n, n_scales = case.n, case.game.n_scales
-    size = member.sum(1)
-    codes = [np.flatnonzero(size == k) for k in range(1, n_scales + 1)]
-    pool = np.zeros((n_scales, max(map(len, codes)), n), bool)
-    for k, rows in enumerate(codes):
-        pool[k, : len(rows)] = member[rows]
-    logits: Any = jax.jit(type(case.game).head_logits)(case.game, case.xs[row], pool)
-    total = np.zeros((2**n, len(case.prior)))
-    for k, rows in enumerate(codes, start=1):
-        parts = np.zeros_like(total)
-        parts[rows] = np.asarray(logits)[k - 1, : len(rows)]
-        for i in range(n):
-            halves = parts.reshape(-1, 2, 2**i, len(case.prior))
-            halves[:, 1] += halves[:, 0]
-        number = np.cumprod([np.maximum(size - j, 0) / (j + 1) for j in range(k)], axis=0)[-1]
-        total += parts / np.maximum(number, 1)[:, None]
-    return total / np.clip(size, 1, n_scales)[:, None]
+    scores = score(case.game, case.xs[row], member, prior=case.prior)
+    return np.asarray(scores)[:, case.classes[row]].astype(np.float64)
 
 
 def _approximated(estimator: Any, budget: int, table: np.ndarray) -> np.ndarray:

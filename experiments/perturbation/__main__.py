@@ -32,28 +32,14 @@ from typing import Any
 import jax
 import numpy as np
 
-import esv_jax as ej
 from esv_jax.checks import expect, expect_choice, expect_int
 from esv_jax.files import make_folder
 from esv_jax.maps import METHODS, METRICS
 from esv_jax.maps.evaluation_record import Evaluation, combine_scores
 from esv_jax.metrics.reliability import spearman
 from esv_jax.models.clip_model import clip_model_digest
-from experiments.harness import (
-    Finding,
-    above,
-    as_json,
-    as_rows,
-    below,
-    command,
-    finding,
-    findings_table,
-    markdown,
-    surroundings,
-    within,
-    write_json,
-    write_text,
-)
+from experiments import harness
+from experiments.harness import Finding, above, below, finding, markdown, within
 from experiments.perturbation import pictures
 from experiments.perturbation.clips import (
     MASK_MEASURES,
@@ -64,6 +50,7 @@ from experiments.perturbation.clips import (
     measure_masks,
 )
 from experiments.perturbation.masks import CORE, DIFFERENCE, MAIN, NO_CORE, VARIANTS
+from experiments.relevance.measures import network_and_clips
 from experiments.statistics import Mean, mean_of, plain, written
 
 OTHERS = tuple(name for name in VARIANTS if name not in MAIN)
@@ -112,52 +99,41 @@ class Settings:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs from the command line: 0 when done."""
-    return command(
+    return harness.command(
         Settings, lambda s: table(run(s)), module="perturbation", about=__doc__, args=args
     )
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Measures, draws, writes `summary.json` and `table.md`.
-
-    Returns:
-      The content of `summary.json`.
-    """
+    """Measures, draws, writes `summary.json` and `table.md`; returns the content of the former."""
     make_folder(settings.out / "masks")
     start = time.perf_counter()
-    chosen = settings.model
-    model = ej.models.load_clip_model(chosen) if chosen else ej.models.load_synthetic_clips()
-    frames = ej.data.segment_centres(settings.n_frames, model.n_frames)
-    videos = ej.data.synthetic_videos(
-        settings.n_clips, seed=settings.seed, n_frames=settings.n_frames, frames=frames
-    )
+
+    def log(text: str) -> None:
+        print(f"{text}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+
+    model, videos = network_and_clips(settings)
     subject = Subject.of(model, videos, settings)
-    found: list[ClipMeasures] = []
+    found, ablation = [], {}
     for i in range(len(videos)):
         found.append(measure_clip(subject, i))
-        _log(f"clip {i + 1} of {len(videos)}", start)
-    ablation = {}
+        log(f"clip {i + 1} of {len(videos)}")
     for name in settings.ablation:
         ablation[name] = measure_masks(subject, name, min(settings.n_ablation, len(videos)))
-        _log(name, start)
+        log(name)
     evaluation = combine_scores(settings.methods, tuple(METRICS), [one.scores for one in found])
-    summary = summarise(subject, evaluation, found, ablation)
     summary = {
         "experiment": "perturbation",
-        "settings": as_json(settings),
+        "settings": harness.as_json(settings),
         "weights_digest": clip_model_digest(model),
-        **summary,
+        **summarise(subject, evaluation, found, ablation),
         "wall_seconds": round(time.perf_counter() - start, 1),
+        **harness.surroundings(),
     }
-    summary |= surroundings()
-    write_json(settings.out / "summary.json", summary)
-    write_text(settings.out / "table.md", table(summary))
+    harness.write_json(settings.out / "summary.json", summary)
+    harness.write_text(settings.out / "table.md", table(summary))
     pictures.draw(settings.out, summary, subject)
     return summary
-
-
-def _log(text: str, start: float) -> None:
-    print(f"{text}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
 
 def summarise(
@@ -167,52 +143,57 @@ def summarise(
     ablation: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """All numbers and findings, as plain values."""
-    settings = subject.settings
+    settings, videos = subject.settings, subject.videos
     ends = functools.partial(mean_of, settings=settings)
+
+    def measured(values: np.ndarray) -> dict[str, Mean]:
+        return dict(zip(MASK_MEASURES, map(ends, values.T), strict=True))
+
     judged = evaluation.summary(key=jax.random.key(settings.seed), resamples=settings.n_resamples)
+    means: dict[str, dict[str, Any]] = {name: {} for name in judged.metrics}
+    for row in judged.table():
+        kept = {name: row[name] for name in ("mean", "low", "high", "n_clips")}
+        means[row["metric"]][row["method"]] = kept
     masks = {name: np.array([one.masks[name] for one in found]) for name in MAIN}
-    rows = {name: _columns(table, ends) for name, table in masks.items()}
-    core_minus = {name: _columns(masks[CORE] - masks[name], ends) for name in (NO_CORE, DIFFERENCE)}
-    needed = np.array([one.needs for one in found])
-    coverage, kept = masks[CORE][:, 0], masks[CORE][:, 1]
+    coverage, share_kept = masks[CORE][:, :2].T
     insertion = evaluation.scores[evaluation.metrics.index("insertion")]
-    step_minus, minus_random = _leads(evaluation.methods, insertion, ends)
-    n = settings.n_ablation
+    scores = dict(zip(evaluation.methods, insertion.T, strict=True))
+    some = {variant: masks[variant][: settings.n_ablation] for variant in MAIN} | dict(ablation)
     summary: dict[str, Any] = {
         "n_clips": len(found),
-        "means": _means(judged.table()),
+        "means": means,
         "metrics": judged.metric_table(),
         "agreement": agreement(judged.mean, judged.higher_is_better),
         "seconds": dict(zip(judged.methods, judged.seconds.tolist(), strict=True)),
-        "masks": rows,
+        "masks": {name: measured(rows) for name, rows in masks.items()},
         "mask_seconds": {
             name: float(np.median([one.seconds[name] for one in found])) for name in MAIN
         },
-        "core_minus": core_minus,
+        "core_minus": {name: measured(masks[CORE] - masks[name]) for name in (NO_CORE, DIFFERENCE)},
         "wider": {name: ends([one.wider[name] for one in found]) for name in found[0].wider},
-        "needs": {name: ends(column) for name, column in zip(NEEDS, needed.T, strict=True)},
-        "kept_without_covering": float(((kept >= KEEPS) & (coverage < COVERED)).mean()),
-        "step_minus": step_minus,
-        "minus_random": minus_random,
+        "needs": dict(zip(NEEDS, map(ends, np.array([one.needs for one in found]).T), strict=True)),
+        "kept_without_covering": float(((share_kept >= KEEPS) & (coverage < COVERED)).mean()),
+        "step_minus": {
+            name: ends(scores["step"] - row) for name, row in scores.items() if name not in _STEP
+        },
+        "minus_random": {
+            name: ends(row - scores["random"]) for name, row in scores.items() if name != "random"
+        },
         "ablation": {
-            name: {"n": len(table)}
-            | dict(zip(MASK_MEASURES, np.nanmean(table, axis=0), strict=True))
-            for name, table in (
-                {variant: masks[variant][:n] for variant in MAIN} | dict(ablation)
-            ).items()
+            name: {"n": len(rows), **dict(zip(MASK_MEASURES, np.nanmean(rows, 0), strict=True))}
+            for name, rows in some.items()
         },
         "clips": [
             {
-                "class": subject.videos.class_names[int(label)],
+                "class": videos.class_names[int(label)],
                 "clean": one.clean,
-                **dict(zip(MASK_MEASURES, one.masks[CORE], strict=True)),
-                **dict(zip(NEEDS, one.needs, strict=True)),
+                **dict(zip(MASK_MEASURES + NEEDS, one.masks[CORE] + one.needs, strict=True)),
             }
-            for label, one in zip(subject.videos.labels, found, strict=True)
+            for label, one in zip(videos.labels, found, strict=True)
         ],
         "warnings": list(evaluation.warnings),
     }
-    summary["findings"] = as_rows(findings(summary))
+    summary["findings"] = harness.as_rows(findings(summary))
     return plain(summary)
 
 
@@ -229,119 +210,92 @@ def agreement(mean: np.ndarray, higher_is_better: Sequence[bool]) -> list[list[f
     return found.tolist()
 
 
-def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """metric -> method -> mean and interval."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for row in rows:
-        kept = {name: row[name] for name in ("mean", "low", "high", "n_clips")}
-        found.setdefault(row["metric"], {})[row["method"]] = kept
-    return found
-
-
-def _columns(values: np.ndarray, ends: Any) -> dict[str, Mean]:
-    """Means with intervals of each measure, from (V, measures)."""
-    return {name: ends(column) for name, column in zip(MASK_MEASURES, values.T, strict=True)}
-
-
-def _leads(
-    methods: Sequence[str], scores: np.ndarray, ends: Any
-) -> tuple[dict[str, Mean], dict[str, Mean]]:
-    """Paired differences of a metric (V, methods): STEP - others, others - random."""
-    of = {name: scores[:, m] for m, name in enumerate(methods)}
-    step = {name: ends(of["step"] - of[name]) for name in methods if name not in _STEP}
-    random = {name: ends(of[name] - of["random"]) for name in methods if name != "random"}
-    return step, random
-
-
 def findings(summary: Mapping[str, Any]) -> list[Finding]:
     """Numbers of the claims."""
-    masks, paired = summary["masks"], summary["core_minus"]
-    coverage = masks[CORE]["coverage"]
-    agrees = bool(coverage["mean"] >= COVERED)
-    name = "evidence covered by masks of a tenth of the volume (%)"
-    rows = [finding(name, coverage, agrees, f">= {100 * COVERED:.0f}")]
-    means = summary["means"]["insertion"]
-    others = [name for name in means if name not in _STEP]
-    best = max(others, key=lambda name: means[name]["mean"])
-    lead = summary["step_minus"][best]
-    name, agrees = (
-        "insertion score of STEP - best other method",
-        None if lead["low"] is None else not below(lead),
-    )
-    rows.append(finding(name, lead, agrees, ">= 0", scale=1, note=best))
-    for other in (NO_CORE, DIFFERENCE):
-        flicker, area, kept = (paired[other][part] for part in ("flicker", "area", "kept"))
-        name = f"with core - {other}"
-        rows.append(finding(f"flicker, {name}", flicker, below(flicker), "< 0", scale=1))
-        equal = within(area, -SAME, SAME)
-        rows.append(finding(f"area, {name}", area, equal, f"0 +- {SAME}", scale=1))
-        no_less = above(kept, -SAME)
-        rows.append(finding(f"probability kept, {name} (points)", kept, no_less, "> -1"))
+    coverage, means = summary["masks"][CORE]["coverage"], summary["means"]["insertion"]
     leads = summary["minus_random"]
+    best = max((name for name in means if name not in _STEP), key=lambda name: means[name]["mean"])
     least = min(leads, key=lambda name: leads[name]["low"] or leads[name]["mean"])
-    name = "least insertion score of a method - random"
-    return [
-        *rows,
-        finding(name, leads[least], above(leads[least]), "> 0", scale=1, note=least),
+    lead = summary["step_minus"][best]
+    not_below = None if lead["low"] is None else not below(lead)
+    enough = bool(coverage["mean"] >= COVERED)
+    name = "evidence covered by masks of a tenth of the volume (%)"
+    ahead = "insertion score of STEP - best other method"
+    rows = [
+        finding(name, coverage, enough, f">= {100 * COVERED:.0f}"),
+        finding(ahead, lead, not_below, ">= 0", scale=1, note=best),
     ]
+    for other, row in summary["core_minus"].items():
+        name, flicker, area, kept = f"with core - {other}", row["flicker"], row["area"], row["kept"]
+        equal = within(area, -SAME, SAME)
+        rows += [
+            finding(f"flicker, {name}", flicker, below(flicker), "< 0", scale=1),
+            finding(f"area, {name}", area, equal, f"0 +- {SAME}", scale=1),
+            finding(f"probability kept, {name} (points)", kept, above(kept, -SAME), "> -1"),
+        ]
+    name = "least insertion score of a method - random"
+    worst = finding(name, leads[least], above(leads[least]), "> 0", scale=1, note=least)
+    return [*rows, worst]
 
 
 def table(summary: Mapping[str, Any]) -> str:
     """The numbers as Markdown."""
-    settings = summary["settings"]
-    parts = [
+    settings, means = summary["settings"], summary["means"]
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    def cell(row: Mean) -> str:  # half the width of the interval
+        if row["low"] is None:
+            return "-" if row["mean"] is None else f"{row['mean']:.3f}"
+        return f"{row['mean']:.3f} ±{(row['high'] - row['low']) / 2:.3f}"
+
+    fifth = "evidence covered by the mask of a fifth"
+    predictions = {
+        **summary["needs"],
+        **{f"{fifth}, {name}": row for name, row in summary["wider"].items()},
+    }
+    rows = [(name, written(row)) for name, row in predictions.items()]
+    text = f"clips kept to {100 * KEEPS:.0f} % with less than {100 * COVERED:.0f} % covered"
+    rows.append((text, f"{100 * summary['kept_without_covering']:.0f}"))
+    tables: dict[tuple[str, ...], list[Sequence[Any]]] = {
+        ("masks of a tenth", "evidence covered (%)", "probability kept (%)", "flicker", "area"): [
+            (
+                name,
+                *(written(row[part]) for part in ("coverage", "kept")),
+                *(written(row[part], 1, 4) for part in ("flicker", "area")),
+            )
+            for name, row in summary["masks"].items()
+        ],
+        ("prediction under masks of the evidence", "mean over clips (%)"): rows,
+        ("method", *METRICS, "seconds"): [
+            (name, *(cell(means[metric][name]) for metric in METRICS), f"{seconds:.1f}")
+            for name, seconds in summary["seconds"].items()
+        ],
+        ("metric", "reliability", "alpha", "clips ranked"): [
+            (row["metric"], number(row["reliability"]), number(row["alpha"]), row["n_ranked"])
+            for row in summary["metrics"]
+        ],
+        ("agreement", *METRICS): [
+            (name, *map(number, ranks))
+            for name, ranks in zip(METRICS, summary["agreement"], strict=True)
+        ],
+        ("masks of a tenth", "clips", *MASK_MEASURES): [
+            (
+                name,
+                row["n"],
+                *(f"{row[k]:.{d}f}" for k, d in zip(MASK_MEASURES, (2, 3, 4, 3), strict=True)),
+            )
+            for name, row in summary["ablation"].items()
+        ],
+    }
+    about = (
         f"STEP and other maps of {summary['n_clips']} synthetic clips, seed {settings['seed']},"
         f" {settings['iterations']} iterations."
-    ]
-    rows: list[Sequence[str]] = [
-        (name, written(row["coverage"]), written(row["kept"]))
-        + tuple(written(row[part], 1, 4) for part in ("flicker", "area"))
-        for name, row in summary["masks"].items()
-    ]
-    head = ("masks of a tenth", "evidence covered (%)", "probability kept (%)", "flicker", "area")
-    parts.append(markdown(head, rows))
-    rows = [(name, written(row)) for name, row in summary["needs"].items()]
-    for name, row in summary["wider"].items():
-        rows.append((f"evidence covered by the mask of a fifth, {name}", written(row)))
-    share = f"{100 * summary['kept_without_covering']:.0f}"
-    text = f"clips kept to {100 * KEEPS:.0f} % with less than {100 * COVERED:.0f} % covered"
-    rows.append((text, share))
-    parts.append(markdown(("prediction under masks of the evidence", "mean over clips (%)"), rows))
-    rows = [
-        (name, *(_cell(summary["means"][metric][name]) for metric in METRICS), f"{seconds:.1f}")
-        for name, seconds in summary["seconds"].items()
-    ]
-    parts.append(markdown(("method", *METRICS, "seconds"), rows))
-    rows = [
-        (row["metric"], _number(row["reliability"]), _number(row["alpha"]), str(row["n_ranked"]))
-        for row in summary["metrics"]
-    ]
-    parts.append(markdown(("metric", "reliability", "alpha", "clips ranked"), rows))
-    pairs = zip(METRICS, summary["agreement"], strict=True)
-    rows = [(name, *map(_number, ranks)) for name, ranks in pairs]
-    parts.append(markdown(("agreement", *METRICS), rows))
-    rows = [
-        (name, str(row["n"]))
-        + tuple(f"{row[k]:.{d}f}" for k, d in zip(MASK_MEASURES, (2, 3, 4, 3), strict=True))
-        for name, row in summary["ablation"].items()
-    ]
-    parts.append(markdown(("masks of a tenth", "clips", *MASK_MEASURES), rows))
-    parts.append(findings_table(summary["findings"]))
-    parts.append(f"{summary['wall_seconds']:.0f} s, without masks of an earlier run.")
-    return "\n\n".join(parts)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _cell(row: Mapping[str, Any]) -> str:
-    """`0.512 ±0.030`, half the width of the interval."""
-    if row["mean"] is None:
-        return "-"
-    if row["low"] is None:
-        return f"{row['mean']:.3f}"
-    return f"{row['mean']:.3f} ±{(row['high'] - row['low']) / 2:.3f}"
+    )
+    seconds = f"{summary['wall_seconds']:.0f} s, without masks of an earlier run."
+    parts = [markdown(head, rows) for head, rows in tables.items()]
+    return "\n\n".join([about, *parts, harness.findings_table(summary["findings"]), seconds])
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ from esv_jax.maps.evaluation import make_evaluator
 from esv_jax.maps.evaluation_record import ClipScores
 from esv_jax.models import ClipModel
 from esv_jax.models.clip_model import clip_model_digest
-from esv_jax.perturbation import Masking
-from experiments.perturbation.masks import AREA, CORE, MAIN, NO_CORE, VARIANTS, Masks, MaskStore
+from experiments.perturbation.masks import AREA, CORE, MAIN, NO_CORE, Masks, MaskStore, index_of
 from experiments.relevance.measures import around
 
 MASK_MEASURES = ("coverage", "kept", "flicker", "area")
@@ -36,21 +35,21 @@ NEEDS = (
     "kept by the mask within the evidence, grown",
     "evidence frames covered by half",
 )
-METHOD_MASKS = {"step": CORE, "step_no_core": NO_CORE}
-"""Masks whose sum is the map of a method, so that nothing is optimised twice."""
+_OWN = {"step": CORE, "step_no_core": NO_CORE}
+"""Variants whose masks are summed to the map of a method, so that nothing is optimised twice."""
 
 
 def mask_measures(
     mask: np.ndarray, probability: float, clean: float, evidence: np.ndarray
-) -> tuple[float, float, float, float]:
+) -> tuple[float, ...]:
     """The measures of `MASK_MEASURES` of one mask (t, h, w).
 
     coverage: share of the evidence among the highest tenth of the mask; kept: share of the clean
     probability, at most all of it; flicker: mean |mask[t + 1] - mask[t]|; area: mean of the mask.
     """
-    coverage = covered(mask, evidence, AREA)
     flicker = float(np.abs(np.diff(mask, axis=0)).mean())
-    return coverage, min(1.0, probability / clean), flicker, float(mask.mean())
+    kept = min(1.0, float(probability) / clean)
+    return covered(mask, evidence, AREA), kept, flicker, float(mask.mean())
 
 
 def covered(volume: np.ndarray, evidence: np.ndarray, area: float) -> float:
@@ -63,12 +62,10 @@ Keeping = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 def keeping(fn: Callable[[jax.Array], jax.Array]) -> Keeping:
     """Compiled probabilities under masks, with the perturbation of STEP."""
-    masking = Masking()
+    m = perturbation.Masking()
 
     def of_clip(clip: jax.Array, masks: jax.Array, target: jax.Array) -> jax.Array:
-        levels = perturbation.pyramid(
-            clip, masking.perturbation, masking.levels, masking.max_blur, masking.edge
-        )
+        levels = perturbation.pyramid(clip, m.perturbation, m.levels, m.max_blur, m.edge)
         left = jax.lax.map(lambda mask: perturbation.perturb(levels, mask), masks)
         return fn(left)[:, target]
 
@@ -85,9 +82,10 @@ def needs(
     """
     grown = around(evidence)
     frames = np.flatnonzero(evidence.any((1, 2)))
-    size = evidence.sum((1, 2))
-    top = _highest(mask, AREA)
-    shares = (top & evidence).sum((1, 2))[frames] / np.maximum(size[frames], 1)
+    highest = np.argsort(-mask.ravel(), kind="stable")[: max(1, round(AREA * mask.size))]
+    top = np.zeros(mask.size, bool)
+    top[highest] = True
+    shares = (top.reshape(mask.shape) & evidence).sum((1, 2))[frames] / evidence.sum((1, 2))[frames]
     best = frames[np.argsort(-shares, kind="stable")[: -(-len(frames) // 2)]]
     half = np.zeros_like(grown)
     half[best] = grown[best]
@@ -98,14 +96,6 @@ def needs(
     possible = min(1.0, AREA / share) if share else float("nan")
     half_covered = float((shares >= 0.5).mean()) if len(frames) else float("nan")
     return (float(p[0]), share, possible, *np.minimum(1, p[1:] / p[0]).tolist(), half_covered)
-
-
-def _highest(volume: np.ndarray, area: float) -> np.ndarray:
-    """The highest voxels of a volume, bool; of equal ones the first."""
-    order = np.argsort(-volume.ravel(), kind="stable")
-    top = np.zeros(volume.size, bool)
-    top[order[: max(1, round(area * volume.size))]] = True
-    return top.reshape(volume.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,23 +119,29 @@ class Subject:
     def of(cls, model: ClipModel, videos: ej.data.SyntheticVideos, settings: Any) -> Subject:
         """Opens the stored masks and scores of an earlier run, or new ones."""
         about = {"n_frames": settings.n_frames, "model": clip_model_digest(model)}
+        seed, iterations, folder = settings.seed, settings.iterations, settings.out
         logits = jax.vmap(model.logits)
 
         def fn(clips: jax.Array) -> jax.Array:
             return jax.nn.softmax(logits(clips))
 
-        store = MaskStore(
-            settings.out / "masks", model, fn, settings.seed, settings.iterations, about
-        )
-        run = [about, settings.seed, settings.iterations, settings.steps, settings.methods]
+        store = MaskStore(folder / "masks", model, fn, seed, iterations, about)
+        run = [about, seed, iterations, settings.steps, settings.methods]
         text = f"{json.dumps(run, sort_keys=True)} {MapSettings()!r} {ej.__version__}"
         mark = hashlib.sha256(text.encode()).hexdigest()
-        scores = open_scores(settings.out / "scores.jsonl", {}, overwrite=False)
+        scores = open_scores(folder / "scores.jsonl", {}, overwrite=False)
         return cls(model, videos, settings, store, keeping(fn), scores, mark)
+
+    def clip(self, i: int) -> tuple[jax.Array, int, np.ndarray]:
+        """Clip i as the network takes it, its class and its evidence."""
+        videos = self.videos
+        clip = self.model.prepare(videos.clips[i])
+        return clip, int(videos.labels[i]), videos.evidence_mask[i]
 
     def masks(self, name: str, i: int) -> Masks:
         """Masks of clip i by a variant."""
-        return self.store.find(name, i, self.videos.clips[i], int(self.videos.labels[i]))
+        clip, target, _ = self.clip(i)
+        return self.store.find(name, i, clip, target)
 
 
 class ClipMeasures(NamedTuple):
@@ -168,68 +164,54 @@ class ClipMeasures(NamedTuple):
 
 def measure_clip(subject: Subject, i: int) -> ClipMeasures:
     """All measures of clip i."""
+    clip, target, evidence = subject.clip(i)
     masks = {name: subject.masks(name, i) for name in MAIN}
-    evidence, target = subject.videos.evidence_mask[i], int(subject.videos.labels[i])
-    clip = subject.model.prepare(subject.videos.clips[i])
-    tenth, _ = _tenth(CORE, masks[CORE])
-    clean, *rest = needs(subject.keep, clip, target, tenth, evidence)
-    rows: dict[str, tuple[float, ...]] = {
-        name: mask_measures(*_tenth(name, found), clean, evidence) for name, found in masks.items()
-    }
-    wider = {
-        name: covered(found.masks[VARIANTS[name].areas.index(0.2)], evidence, 0.2)
-        for name, found in masks.items()
-        if 0.2 in VARIANTS[name].areas
-    }
-    scores = _scores(subject, i, clip, target, masks)
-    seconds = {name: found.seconds for name, found in masks.items()}
-    return ClipMeasures(rows, wider, clean, tuple(rest), scores, seconds)
+    clean, *rest = needs(subject.keep, clip, target, tenth(CORE, masks[CORE])[0], evidence)
+    return ClipMeasures(
+        {name: mask_measures(*tenth(name, m), clean, evidence) for name, m in masks.items()},
+        {
+            name: covered(found.masks[k], evidence, 0.2)
+            for name, found in masks.items()
+            if (k := index_of(name, 0.2)) is not None
+        },
+        clean,
+        tuple(rest),
+        _scores(subject, i, masks),
+        {name: found.seconds for name, found in masks.items()},
+    )
 
 
 def measure_masks(subject: Subject, name: str, n: int) -> np.ndarray:
     """`MASK_MEASURES` (n, measures) of the first n clips by a variant."""
     rows = []
     for i in range(n):
-        clip = subject.model.prepare(subject.videos.clips[i])
-        label = int(subject.videos.labels[i])
-        clean = float(subject.store.fn(clip[None])[0, label])
-        mask, probability = _tenth(name, subject.masks(name, i))
-        rows.append(mask_measures(mask, probability, clean, subject.videos.evidence_mask[i]))
+        clip, target, evidence = subject.clip(i)
+        clean = float(subject.store.fn(clip[None])[0, target])
+        rows.append(mask_measures(*tenth(name, subject.masks(name, i)), clean, evidence))
     return np.array(rows)
 
 
-def _tenth(name: str, found: Masks) -> tuple[np.ndarray, float]:
+def tenth(name: str, found: Masks) -> tuple[np.ndarray, float]:
     """The mask of a tenth of the volume, and its probability."""
-    at = VARIANTS[name].areas.index(AREA)
-    return found.masks[at], float(found.probability[at])
+    at = index_of(name, AREA)
+    return found.masks[at], found.probability[at]
 
 
-def _scores(
-    subject: Subject, i: int, clip: jax.Array, target: int, masks: dict[str, Masks]
-) -> ClipScores:
+def _scores(subject: Subject, i: int, masks: dict[str, Masks]) -> ClipScores:
     """Scores of all methods on clip i, computed where they are not stored."""
     known = subject.scores.find(f"clip-{i}", subject.mark)
     if known is not None:
         return known
     methods: dict[str, Any] = {name: name for name in subject.settings.methods}
-    own = {name: masks[variant] for name, variant in METHOD_MASKS.items() if name in methods}
-    methods |= {name: _given(found.masks.sum(0)) for name, found in own.items()}
-    evaluator = make_evaluator(
-        subject.model, methods=methods, metrics=tuple(METRICS), steps=subject.settings.steps
-    )
-    found = evaluator(
-        clip,
-        target,
-        key=jax.random.fold_in(jax.random.key(subject.settings.seed), i),
-        evidence=subject.videos.evidence_mask[i],
-    )
-    took = {name: masks[variant].seconds for name, variant in METHOD_MASKS.items()}
-    pairs = zip(evaluator.methods, found.seconds, strict=True)
-    found = found._replace(seconds=np.array([took.get(name, s) for name, s in pairs]))
+    own = {name: masks[variant] for name, variant in _OWN.items() if name in methods}
+    methods |= {name: lambda *_, found=found: found.masks.sum(0) for name, found in own.items()}
+    steps = subject.settings.steps
+    evaluator = make_evaluator(subject.model, methods=methods, metrics=tuple(METRICS), steps=steps)
+    clip, target, evidence = subject.clip(i)
+    key = jax.random.fold_in(jax.random.key(subject.settings.seed), i)
+    found = evaluator(clip, target, key=key, evidence=evidence)
+    took = dict(zip(evaluator.methods, found.seconds, strict=True))
+    took |= {name: one.seconds for name, one in own.items()}
+    found = found._replace(seconds=np.array(list(took.values())))
     subject.scores.add(f"clip-{i}", subject.mark, found)
     return found
-
-
-def _given(volume: np.ndarray) -> Callable[..., np.ndarray]:
-    """A method that returns a given map."""
-    return lambda clip, target, key: volume

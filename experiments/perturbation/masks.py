@@ -24,43 +24,31 @@ from esv_jax.perturbation import Core
 
 AREA = 0.1
 """Area of the masks in the claims, as a share of a clip."""
-SALIENCY_AREAS = (0.05, AREA, 0.2)
-"""Areas of the masks whose sum is a map."""
-
 CORE, NO_CORE, DIFFERENCE = "core", "no core", "difference loss"
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """A variant of STEP.
-
-    Attributes:
-      areas: areas of the masks. options: options of `perturbation.step`.
-      from_ones: starts from masks of ones, as published.
-    """
-
-    areas: tuple[float, ...] = (AREA,)
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    from_ones: bool = False
-
-
-VARIANTS: Mapping[str, Variant] = MappingProxyType(
+MAIN = (CORE, NO_CORE, DIFFERENCE)
+_SALIENCY_AREAS = (0.05, AREA, 0.2)  # of the masks whose sum is a map
+_WEIGHTS = perturbation.published_weights()
+VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        CORE: Variant(SALIENCY_AREAS, {"core": Core()}),
-        NO_CORE: Variant(SALIENCY_AREAS),
-        DIFFERENCE: Variant(options={"difference": True}),
-        "core, a cylinder": Variant(options={"core": Core("cylinder")}),
-        "no dropout": Variant(options={"core": Core(), "dropout": 0.0}),
-        "start of ones": Variant(options={"core": Core()}, from_ones=True),
-        "published weights": Variant(
-            options={"core": Core(), "weights": perturbation.published_weights()}
-        ),
-        "delete": Variant(options={"core": Core(), "mode": "delete"}),
-        "dual": Variant(options={"core": Core(), "mode": "dual"}),
+        CORE: {"areas": _SALIENCY_AREAS, "core": Core()},
+        NO_CORE: {"areas": _SALIENCY_AREAS},
+        DIFFERENCE: {"difference": True},
+        "core, a cylinder": {"core": Core("cylinder")},
+        "no dropout": {"core": Core(), "dropout": 0.0},
+        "start of ones": {"core": Core(), "start": "ones"},
+        "published weights": {"core": Core(), "weights": _WEIGHTS},
+        "delete": {"core": Core(), "mode": "delete"},
+        "dual": {"core": Core(), "mode": "dual"},
     }
 )
-"""Variants by name: the first three are measured on all clips, the others on some."""
-MAIN = (CORE, NO_CORE, DIFFERENCE)
+"""Options of `perturbation.step` by variant, `areas` being (AREA,) by default. The variants of
+`MAIN` are measured on all clips, the others on some."""
+
+
+def index_of(name: str, area: float) -> int | None:
+    """Index of the mask of an area among those of a variant; None where there is none."""
+    areas = VARIANTS[name].get("areas", (AREA,))
+    return areas.index(area) if area in areas else None
 
 
 class Masks(NamedTuple):
@@ -89,29 +77,21 @@ class MaskStore:
     iterations: int
     about: Mapping[str, Any]
 
-    def find(self, name: str, i: int, frames: np.ndarray, target: int) -> Masks:
+    def find(self, name: str, i: int, clip: jax.Array, target: int) -> Masks:
         """Masks of clip i by a variant, computed and written where they are not stored."""
         path = self.folder / f"{name.replace(',', '').replace(' ', '_')}-{i:03d}.npz"
-        mark = self._mark(name)
-        stored = _read(path, mark)
+        mark = self.mark(name)
+        stored = read_masks(path, mark)
         if stored is not None:
             return stored
         start = time.perf_counter()
-        variant = VARIANTS[name]
-        clip = self.model.prepare(frames)
-        options = dict(variant.options)
-        if variant.from_ones:
-            t, h, w = clip.shape[:3]
-            small = perturbation.Masking().generator((h, w)).small_shape
-            options["start"] = jnp.ones((len(variant.areas), t, *small), clip.dtype)
+        options = {"areas": (AREA,), **VARIANTS[name]}
+        if "start" in options:
+            small = perturbation.Masking().generator(clip.shape[1:3]).small_shape
+            options["start"] = jnp.ones((len(options["areas"]), len(clip), *small), clip.dtype)
+        key = jax.random.fold_in(jax.random.key(self.seed), i)
         found = perturbation.step(
-            self.fn,
-            clip,
-            target,
-            areas=variant.areas,
-            iterations=self.iterations,
-            key=jax.random.fold_in(jax.random.key(self.seed), i),
-            **options,
+            self.fn, clip, target, iterations=self.iterations, key=key, **options
         )
         masks, probability = jax.device_get((found.masks, found.probability))
         result = Masks(masks, probability, time.perf_counter() - start)
@@ -119,19 +99,18 @@ class MaskStore:
             np.savez_compressed(file, mark=mark, **result._asdict())
         return result
 
-    def _mark(self, name: str) -> str:
+    def mark(self, name: str) -> str:
         """Digest of everything that the masks depend on, without the clip."""
         run = {**self.about, "seed": self.seed, "iterations": self.iterations}
         text = f"{json.dumps(run, sort_keys=True)} {VARIANTS[name]!r} {ej.__version__}"
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read(path: Path, mark: str) -> Masks | None:
+def read_masks(path: Path, mark: str) -> Masks | None:
     """Masks of a file; None where it is absent, damaged or has another mark."""
     try:
         with path.open("rb") as raw, np.load(raw) as file:
-            if str(file["mark"]) != mark:
-                return None
-            return Masks(file["masks"], file["probability"], float(file["seconds"]))
+            found = Masks(file["masks"], file["probability"], float(file["seconds"]))
+            return found if str(file["mark"]) == mark else None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None

@@ -15,7 +15,7 @@ from esv_jax.perturbation import Masking, perturb, pyramid
 from experiments.perturbation import pictures
 from experiments.perturbation.__main__ import Settings, agreement, findings, main
 from experiments.perturbation.clips import NEEDS, keeping, mask_measures, needs
-from experiments.perturbation.masks import AREA, MAIN, VARIANTS, MaskStore, _read
+from experiments.perturbation.masks import AREA, MAIN, VARIANTS, MaskStore, read_masks
 from experiments.relevance.measures import around
 
 T = 8
@@ -206,7 +206,7 @@ def test_settings_that_compare_nothing_are_refused():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_masks_are_those_of_step(name, model, tmp_path, monkeypatch):
     network = ej.models.load_clip_model(model)
-    frames = np.zeros((T, 64, 64, 3), np.uint8)
+    clip = jnp.zeros((T, 64, 64, 3))
     signature = inspect.signature(ej.perturbation.step)
     calls = []
 
@@ -219,18 +219,17 @@ def test_masks_are_those_of_step(name, model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ej.perturbation, "step", watched)
     store = MaskStore(tmp_path, network, fn, 5, 2, {})
-    found = store.find(name, 3, frames, 4)
-    again = store.find(name, 3, frames, 4)
+    found, again = (store.find(name, 3, clip, 4) for _ in range(2))
     (call,) = calls  # the second time they are known
     assert call["fn"] is fn and call["target"] == 4 and call["iterations"] == 2
-    assert call["areas"] == VARIANTS[name].areas and AREA in call["areas"]
+    wanted = {"areas": (AREA,)} | dict(VARIANTS[name])
+    assert AREA in wanted["areas"]
     assert call["key"] == jax.random.fold_in(jax.random.key(5), 3)
-    assert all(call[option] == value for option, value in VARIANTS[name].options.items())
-    if VARIANTS[name].from_ones:
+    assert ("start" in call) == ("start" in wanted)
+    if wanted.pop("start", None) == "ones":
         small = Masking().generator((64, 64)).small_shape
         np.testing.assert_array_equal(call["start"], np.ones((1, T, *small), np.float32))
-    else:
-        assert "start" not in call
+    assert all(call[option] == value for option, value in wanted.items())
     assert found.masks.shape == (len(call["areas"]), T, 64, 64)
     np.testing.assert_array_equal(again.masks, found.masks)
     assert again.seconds == found.seconds
@@ -243,14 +242,17 @@ def test_masks_of_other_settings_are_not_taken(folder, model):
     with np.load(path) as file:
         mark = str(file["mark"])
     about = {"n_frames": 16, "model": clip_model_digest(network)}
-    same = MaskStore(folder / "masks", network, network.logits, 40_000, 3, about)
-    assert same._mark("core") == mark
+    fields = {"seed": 40_000, "iterations": 3, "about": about}
+
+    def mark_of(name="core", **change):
+        store = MaskStore(folder / "masks", network, network.logits, **fields | change)
+        return store.mark(name)
+
+    assert mark_of() == mark
     for change in ({"seed": 1}, {"iterations": 4}, {"about": {**about, "n_frames": 9}}):
-        fields = {"seed": 40_000, "iterations": 3, "about": about} | change
-        other = MaskStore(folder / "masks", network, network.logits, **fields)
-        assert other._mark("core") != mark
-    assert same._mark("no core") != mark
-    assert _read(path, mark) is not None
-    assert _read(path, "another") is None
+        assert mark_of(**change) != mark
+    assert mark_of("no core") != mark
+    assert read_masks(path, mark) is not None
+    assert read_masks(path, "another") is None
     path.write_bytes(path.read_bytes()[:400])  # a file that is cut
-    assert _read(path, mark) is None
+    assert read_masks(path, mark) is None
