@@ -61,7 +61,7 @@ SECTIONS: dict[str, Callable[[Path, Settings], Outcome]] = {
     "flips": lambda folder, s: stores.flips(folder, s.seed, s.flips),
     "two_at_once": lambda folder, s: stores.two_at_once(folder, s.seed, s.two_at_once),
     "interrupts": lambda folder, s: interrupts.interrupts(folder, s.seed, s.interrupts),
-    "fuzz": lambda folder, s: fuzz.fuzz(s.seed, s.fuzz),
+    "fuzz": lambda folder, s: fuzz.fuzz(folder, s.seed, s.fuzz),
     "hostile": lambda folder, s: hostile.hostile(folder, s.seed, s.hostile),
     "requests": lambda folder, s: server.requests(folder, s.seed, s.requests, s.malformed),
 }
@@ -81,9 +81,9 @@ def main(settings: Settings) -> int:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             tried, faults, detail = SECTIONS[name](Path(folder), settings)
-        row = {"attack": name, "tried": tried, "survived": tried - len(faults)}
-        seconds = round(time.monotonic() - start)
-        rows.append({**row, "seconds": seconds, "detail": detail, "faults": faults})
+        found = (name, tried, tried - len(faults), round(time.monotonic() - start))
+        about = {"detail": detail, "faults": faults}
+        rows.append(dict(zip(_COLUMNS, found, strict=True)) | about)
         for fault in faults:
             print(f"{name}, seed {settings.seed}: {fault}", flush=True)
     print(markdown(_COLUMNS, ([row[name] for name in _COLUMNS] for row in rows)))

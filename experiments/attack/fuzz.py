@@ -25,13 +25,23 @@ import jax.numpy as jnp
 import numpy as np
 
 import esv_jax as ej
-from experiments.attack.harness import Outcome, attempt_all, outcome_of
+from experiments.attack.harness import Attempts, Outcome, attempt_all
+from experiments.random_models import random_heads, with_names
 
 _SMALL = np.float32(0.5)
 _TENSOR = (
     b"\x80\x02}U\x01wctorch._utils\n_rebuild_tensor_v2\n"
     b"((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x06tQK\x00K\x02K\x03\x86K\x03K\x01\x86\x89}tRs."
 )
+_TS = """@problemName x
+@timeStamps false
+@univariate false
+@dimensions 2
+@classLabel true a b
+@data
+1,2,3:4,5,6:a
+1.5,-2:4,5e-1:b
+"""
 
 
 class Reader(NamedTuple):
@@ -48,19 +58,21 @@ def read_sequences(path: Path) -> None:
         inputs.read(i, None)
 
 
+def read_video(path: Path, n: int | None = None) -> None:
+    ej.data.probe_video(path)
+    ej.data.decode_frames(path, n=n)
+
+
+def read_results(path: Path) -> None:
+    dataset = ej.results.open(path)
+    for uid in list(dataset["video"].values)[:20]:
+        ej.results.load_attribution(dataset, str(uid))
+    ej.results.to_dataframe(dataset)
+
+
 def _make_hdf(path: Path) -> None:
     items = [(f"v{n}", np.full((n, 3), _SMALL), {"action": n}) for n in (2, 3)]
     ej.data.write_features(path, items, 3)
-
-
-def _make_npy(path: Path) -> None:
-    np.save(path, np.full((3, 4), _SMALL))
-
-
-def _make_ts(path: Path) -> None:
-    head = ("problemName x", "timeStamps false", "univariate false", "dimensions 2")
-    lines = [f"@{line}" for line in (*head, "classLabel true a b", "data")]
-    path.write_text("\n".join([*lines, "1,2,3:4,5,6:a", "1.5,-2:4,5e-1:b", ""]))
 
 
 def _make_video(path: Path) -> None:
@@ -68,32 +80,8 @@ def _make_video(path: Path) -> None:
     ej.data.write_video(path, frames, fps=6)
 
 
-def read_video(path: Path, n: int | None = None) -> None:
-    ej.data.probe_video(path)
-    ej.data.decode_frames(path, n=n)
-
-
-def _make_classes(path: Path) -> None:
-    path.write_text("name,id\nlift,0\ndrop,1\n")
-
-
-def _make_priors(path: Path) -> None:
-    path.write_text("class,prior\n0,0.25\n1,0.75\n")
-
-
 def _make_model(path: Path) -> None:
-    heads = [
-        {
-            "w1": np.full((s * 3, 4), _SMALL),
-            "b1": np.zeros(4, np.float32),
-            "w2": np.full((4, 2), _SMALL),
-            "b2": np.zeros(2, np.float32),
-        }
-        for s in (1, 2)
-    ]
-    stack = ej.models.stack_heads(heads)
-    trained = ej.models.TrainedModel(stack, np.full(2, 0.5, np.float32), ("a", "b"))
-    ej.models.save_model(path, trained)
+    ej.models.save_model(path, with_names(random_heads(0, 2, 3, 4, 2), "ab"))
 
 
 def _make_results(path: Path) -> None:
@@ -108,24 +96,10 @@ def _make_results(path: Path) -> None:
     ej.results.save(path, [att, att], uids=["a", "b"], class_names=["x", "y"], labels=[0, 1])
 
 
-def read_results(path: Path) -> None:
-    dataset = ej.results.open(path)
-    for uid in list(dataset["video"].values)[:20]:
-        ej.results.load_attribution(dataset, str(uid))
-    ej.results.to_dataframe(dataset)
-
-
-def _make_pickle(path: Path) -> None:
-    path.write_bytes(pickle.dumps({"a": [1, 2.5, "x"], "b": np.arange(6.0).reshape(2, 3)}))
-
-
 def _make_torch_zip(path: Path) -> None:
+    entries = {"data.pkl": _TENSOR, "byteorder": b"little", "data/0": bytes(24)}
     with zipfile.ZipFile(path, "w") as file:
-        for name, content in (
-            ("data.pkl", _TENSOR),
-            ("byteorder", b"little"),
-            ("data/0", bytes(24)),
-        ):
+        for name, content in entries.items():
             file.writestr(zipfile.ZipInfo(f"archive/{name}"), content)  # without the time
 
 
@@ -135,17 +109,25 @@ def _make_torch_legacy(path: Path) -> None:
     path.write_bytes(b"".join(parts) + struct.pack("<q", 6) + bytes(24))
 
 
+def _writes(content: str | bytes) -> Callable[[Path], Any]:
+    return lambda path: path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+_PICKLED = pickle.dumps({"a": [1, 2.5, "x"], "b": np.arange(6.0).reshape(2, 3)})
+_NPY = functools.partial(np.save, arr=np.full((3, 4), _SMALL))
 READERS = {
     "HDF5 features": Reader(".hdf", _make_hdf, read_sequences),
-    "npy features": Reader(".npy", _make_npy, read_sequences),
-    "ts sequences": Reader(".ts", _make_ts, read_sequences),
+    "npy features": Reader(".npy", _NPY, read_sequences),
+    "ts sequences": Reader(".ts", _writes(_TS), read_sequences),
     "MP4 video": Reader(".mp4", _make_video, read_video),
     "GIF video": Reader(".gif", _make_video, read_video),
-    "class names": Reader(".csv", _make_classes, ej.data.read_classes),
-    "class priors": Reader(".csv", _make_priors, ej.data.read_class_priors),
+    "class names": Reader(".csv", _writes("name,id\nlift,0\ndrop,1\n"), ej.data.read_classes),
+    "class priors": Reader(
+        ".csv", _writes("class,prior\n0,0.25\n1,0.75\n"), ej.data.read_class_priors
+    ),
     "model file": Reader(".safetensors", _make_model, ej.models.load_model),
     "netCDF results": Reader(".nc", _make_results, read_results),
-    "pickle": Reader(".pkl", _make_pickle, ej.checkpoints.load_pickle),
+    "pickle": Reader(".pkl", _writes(_PICKLED), ej.checkpoints.load_pickle),
     "torch zip": Reader(".pth", _make_torch_zip, ej.checkpoints.load_torch),
     "torch legacy": Reader(".pt", _make_torch_legacy, ej.checkpoints.load_torch),
 }
@@ -155,6 +137,7 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     """A file with a geometric number of changes, one in half of the cases."""
     data = bytearray(content)
     extremes = (0, 1, 0x7F, 0x80, 0xFF, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63)
+    texts = (b"-1", b"9" * 20, b"nan", b"inf", b"1e999", b"", b"0")
     for _ in range(int(rng.geometric(0.5))):
         if not data:
             break
@@ -174,7 +157,6 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
             digits = [k for k, byte in enumerate(data) if 48 <= byte < 58]
             if digits:
                 where = digits[int(rng.integers(len(digits)))]
-                texts = (b"-1", b"9" * 20, b"nan", b"inf", b"1e999", b"", b"0")
                 data[where : where + 1] = texts[int(rng.integers(len(texts)))]
         elif kind == 5:
             del data[at : at + size]
@@ -186,42 +168,26 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def input_of(content: bytes, seed: int, name: str, k: int) -> bytes:
-    """Input k of a reader."""
-    return mutated(content, np.random.default_rng([seed, k, *name.encode()]))
-
-
 @dataclasses.dataclass(frozen=True)
-class Mutations:
-    """Inputs of one reader; see `harness.Attempts`."""
+class Mutations(Attempts):
+    """Inputs of one reader: mutations of `content`."""
 
-    name: str
-    content: bytes
-    folder: Path
-    seed: int
-    seconds: float
-
-    @property
-    def own(self) -> str:
-        """The folder of the input."""
-        return str(self.folder)
+    name: str = ""
+    content: bytes = b""
 
     def begin(self) -> None:
         """Reads the valid file."""
         self._path.write_bytes(self.content)
-        READERS[self.name].read(self._path)
+        self.read(0)
 
     def make(self, k: int) -> None:
         """Writes input k."""
-        self._path.write_bytes(input_of(self.content, self.seed, self.name, k))
+        rng = np.random.default_rng([self.seed, k, *self.name.encode()])
+        self._path.write_bytes(mutated(self.content, rng))
 
     def read(self, k: int) -> None:
         """Reads it."""
         READERS[self.name].read(self._path)
-
-    def reached(self) -> list[str]:
-        """Nothing more than the audit hook."""
-        return []
 
     @property
     def _path(self) -> Path:
@@ -237,16 +203,17 @@ def valid(name: str) -> bytes:
         return path.read_bytes()
 
 
-def fuzz(seed: int, n: int, seconds: float = 10.0) -> Outcome:
+def fuzz(folder: Path, seed: int, n: int) -> Outcome:
     """At least n mutated inputs, of all readers together; prints counts by reader."""
-    outcomes, n_read = {}, 0
+    tried, n_read, faults = 0, 0, list[str]()
     for name in READERS:
-        with tempfile.TemporaryDirectory() as folder:
-            inputs = Mutations(name, valid(name), Path(folder), seed, seconds)
-            result = attempt_all(inputs, -(-n // len(READERS)))
-        outcomes[name] = outcome_of(result)
-        n_read += result.get("read", 0)
-        print(f"{name:16} {outcomes[name].detail}", flush=True)
-    faults = tuple(f"{name}, {text}" for name, one in outcomes.items() for text in one.faults)
-    tried = sum(one.tried for one in outcomes.values())
-    return Outcome(tried, faults, f"{len(READERS)} readers, {n_read} read")
+        own = folder / name
+        own.mkdir()
+        found = attempt_all(
+            Mutations(own, seed, name=name, content=valid(name)), -(-n // len(READERS))
+        )
+        outcome = found.outcome(lambda _, name=name: f"{name},")
+        tried, n_read = tried + outcome.tried, n_read + found.counts["read"]
+        faults += outcome.faults
+        print(f"{name:16} {outcome.detail}", flush=True)
+    return Outcome(tried, tuple(faults), f"{len(READERS)} readers, {n_read} read")

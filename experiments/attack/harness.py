@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import multiprocessing
 import os
 import resource
 import subprocess
 import sys
-import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import esv_jax as ej
+from experiments.random_models import random_heads, with_names
 
 COMMAND = (sys.executable, "-X", "faulthandler", "-c", "from esv_jax.cli import run; run()")
 REFUSED = (ValueError, TypeError, KeyError, OSError, ImportError, MemoryError)
@@ -39,16 +41,6 @@ class Outcome(NamedTuple):
     detail: str = ""
 
 
-def outcome_of(result: dict[str, Any]) -> Outcome:
-    """Outcome of the counts of `attempt_all`."""
-    counts = {k: v for k, v in result.items() if k not in ("inputs", "wrong", "seconds")}
-    n_wrong = sum(v for k, v in counts.items() if k not in ("read", "refused"))
-    faults = [f"input {w['input']}: {w['outcome']} {w['text']}".strip() for w in result["wrong"]]
-    faults += ["(not listed)"] * (n_wrong - len(faults))
-    detail = ", ".join(f"{v} {k}" for k, v in counts.items())
-    return Outcome(result["inputs"], tuple(faults), detail)
-
-
 class Ended(NamedTuple):
     """Exit code and stderr; the code is negative after a signal, 1000 after a timeout."""
 
@@ -60,12 +52,8 @@ def start(*words: Any, file_size: int | None = None) -> subprocess.Popen[str]:
     """Starts `esv-jax` with arguments; no file may grow beyond `file_size` bytes."""
     limits = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({file_size}, {file_size}))"
     code = "" if file_size is None else f"import resource; {limits}; "
-    return subprocess.Popen(
-        [*COMMAND[:-1], code + COMMAND[-1], *map(str, words)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [*COMMAND[:-1], code + COMMAND[-1], *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str], seconds: float = _LONGEST) -> Ended:
@@ -79,17 +67,20 @@ def finish(process: subprocess.Popen[str], seconds: float = _LONGEST) -> Ended:
     return Ended(process.returncode, said)
 
 
+def complete(*words: Any) -> None:
+    """Runs `esv-jax` to its end; RuntimeError where it fails."""
+    if (ended := finish(start(*words))).code:
+        raise RuntimeError(f"an undisturbed {words[0]} fails: {ended.said}")
+
+
 def refusal(ended: Ended) -> str:
     """Fault of an exit: "" after code 0, or after code 2 with one line."""
-    lines = [line for line in ended.said.splitlines() if line.startswith("esv-jax:")]
+    said = ended.said
+    short = said if len(said) < 1000 else f"{said[:400]} ... {said[-600:]}"
+    lines = [line for line in said.splitlines() if line.startswith("esv-jax:")]
     if ended.code == 0 or (ended.code == 2 and len(lines) == 1):
-        return "" if "Traceback" not in ended.said else f"a traceback: {_short(ended.said)}"
-    return f"code {ended.code}: {_short(ended.said)}"
-
-
-def _short(said: str) -> str:
-    """Beginning and end of a text."""
-    return said if len(said) < 1000 else f"{said[:400]} ... {said[-600:]}"
+        return "" if "Traceback" not in said else f"a traceback: {short}"
+    return f"code {ended.code}: {short}"
 
 
 def make_set(folder: Path, n: int, seed: int) -> None:
@@ -100,17 +91,7 @@ def make_set(folder: Path, n: int, seed: int) -> None:
         for k in range(n)
     ]
     ej.data.write_features(folder / "features.hdf", items, _WIDTH)
-    heads = [
-        {
-            "w1": rng.normal(size=(s * _WIDTH, 8)).astype(np.float32),
-            "b1": np.zeros(8, np.float32),
-            "w2": rng.normal(size=(8, _CLASSES)).astype(np.float32),
-            "b2": np.zeros(_CLASSES, np.float32),
-        }
-        for s in (1, 2, 3)
-    ]
-    prior = np.full(_CLASSES, 1 / _CLASSES, np.float32)
-    model = ej.models.TrainedModel(ej.models.stack_heads(heads), prior, ("a", "b", "c"))
+    model = with_names(random_heads(seed, 3, _WIDTH, 8, _CLASSES), "abc")
     ej.models.save_model(folder / "model.safetensors", model)
 
 
@@ -152,32 +133,98 @@ def sweep_differs(found: Path, whole: Path) -> str:
     return "" if same_values(loaded(found), loaded(whole)) else "other values"
 
 
-class Attempts(Protocol):
-    """Inputs of a reader; picklable, since they are sent to the process."""
+# Inputs of readers
 
-    @property
-    def seconds(self) -> float:
-        """Seconds that one input may take."""
+
+@dataclasses.dataclass(frozen=True)
+class Attempts:
+    """Numbered inputs of a reader; picklable, since they are sent to the process.
+
+    Attributes:
+      folder: the folder that they are written to.
+      seed: with its number it determines an input.
+      seconds: seconds that one input may take.
+    """
+
+    folder: Path
+    seed: int
+    seconds: float = 10.0
 
     @property
     def own(self) -> str:
         """Prefix of the paths that may be opened beside those of the interpreter."""
+        return str(self.folder)
 
     def begin(self) -> None:
         """Imports everything the reader needs."""
+        raise NotImplementedError
 
     def make(self, k: int) -> None:
         """Writes input k."""
+        raise NotImplementedError
 
     def read(self, k: int) -> None:
         """Reads input k; an error other than `REFUSED` is a fault."""
+        raise NotImplementedError
 
     def reached(self) -> list[str]:
         """Accesses of `read` that the audit hook does not report."""
+        return []
 
 
-def _work(attempts: Attempts, span: tuple[int, int], progress: Any, pipe: Any) -> None:
-    """Tries the inputs of a span, in its own process."""
+class Tried(NamedTuple):
+    """Counts of outcomes, and number, outcome and text of each fault."""
+
+    counts: collections.Counter[str]
+    wrong: list[tuple[int, str, str]]
+
+    def outcome(self, name: Callable[[int], str] = lambda k: "") -> Outcome:
+        """The same as texts; `name` describes an input."""
+        faults = [f"{name(k)} input {k}: {end} {text}".strip() for k, end, text in self.wrong]
+        detail = ", ".join(f"{count} {end}" for end, count in self.counts.items())
+        return Outcome(self.counts.total(), tuple(faults), detail)
+
+
+def attempt_all(attempts: Attempts, n: int) -> Tried:
+    """Outcomes of n inputs.
+
+    Each process has limits of memory and time; after a crash or a hang a new one continues.
+    """
+    tried, context, at = Tried(collections.Counter(), []), multiprocessing.get_context("spawn"), 0
+
+    def count(outcome: str, text: str = "") -> None:
+        tried.counts[outcome.split(" (")[0]] += 1
+        if outcome not in ("read", "refused"):
+            tried.wrong.append((at, outcome, text))
+
+    while at < n:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(attempts, range(at, n), theirs))
+        process.start()
+        theirs.close()
+        is_ready, end = False, "hang"
+        try:
+            while at < n and ours.poll(attempts.seconds if is_ready else _START):
+                outcome, text = ours.recv()
+                if is_ready:
+                    count(outcome, text)
+                    at += 1
+                is_ready = True
+        except EOFError:
+            process.join()
+            end = f"crash ({process.exitcode})"
+        process.kill()
+        process.join()
+        if at < n:
+            if not is_ready:
+                raise RuntimeError(f"{attempts}: the process did not start ({end})."[:300])
+            count(end)
+            at += 1
+    return tried
+
+
+def _work(attempts: Attempts, numbers: range, pipe: Any) -> None:
+    """Sends "ready", then the outcome of each input, from its own process."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     attempts.begin()
     beyond: list[str] = []
@@ -197,76 +244,21 @@ def _work(attempts: Attempts, span: tuple[int, int], progress: Any, pipe: Any) -
                 beyond.append(f"open {opened}"[:200])
 
     sys.addaudithook(audit)
-    pipe.send((-1, "ready", ""))
+    pipe.send(("ready", ""))
     warnings.simplefilter("ignore")
-    for k in range(*span):
+    for k in numbers:
         attempts.make(k)
         beyond.clear()
-        with progress.get_lock():
-            progress.value = k
         is_on = True
         outcome, text = "read", ""
         try:
             attempts.read(k)
-        except REFUSED as error:
-            outcome = "refused"
-            if "\n" in str(error).strip() or not str(error).strip():
-                outcome, text = "unclear", f"{type(error).__name__}: {error}"[:300]
         except Exception as error:
-            outcome, text = "traceback", f"{type(error).__name__}: {error}"[:300]
+            text = f"{type(error).__name__}: {error}"[:300]
+            outcome = "traceback"
+            if isinstance(error, REFUSED):
+                said = str(error).strip()
+                outcome = "refused" if said and "\n" not in said else "unclear"
         is_on = False
         beyond += attempts.reached()
-        if beyond:
-            outcome, text = "reached outside", beyond[0]
-        pipe.send((k, outcome, text))
-    pipe.send(None)
-
-
-def attempt_all(attempts: Attempts, n: int) -> dict[str, Any]:
-    """Counts of the outcomes of n inputs, and the first 20 faults.
-
-    Each process has limits of memory and time; after a crash or a hang a new one continues.
-    """
-    counts: collections.Counter[str] = collections.Counter()
-    wrong: list[dict[str, Any]] = []
-    context = multiprocessing.get_context("spawn")
-    start, began = 0, time.monotonic()
-    while start < n:
-        progress = context.Value("q", -1)
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(attempts, (start, n), progress, theirs))
-        process.start()
-        theirs.close()
-        done, patience = False, _START
-        while True:
-            try:
-                if not ours.poll(patience):
-                    end = "hang"
-                    break
-                message = ours.recv()
-            except EOFError:
-                process.join()
-                end = f"crash ({process.exitcode})"
-                break
-            if message is None:
-                done = True
-                break
-            k, outcome, text = message
-            patience = attempts.seconds
-            if outcome == "ready":
-                continue
-            counts[outcome] += 1
-            start = k + 1
-            if outcome not in ("read", "refused"):
-                wrong.append({"input": k, "outcome": outcome, "text": text})
-        process.kill()
-        process.join()
-        if done:
-            break
-        if progress.value < start:
-            raise RuntimeError(f"{attempts}: the process did not start ({end})."[:300])
-        counts[end.split()[0]] += 1
-        wrong.append({"input": int(progress.value), "outcome": end, "text": ""})
-        start = int(progress.value) + 1
-    seconds = time.monotonic() - began
-    return {"inputs": n, **counts, "seconds": round(seconds, 1), "wrong": wrong[:20]}
+        pipe.send(("reached outside", beyond[0]) if beyond else (outcome, text))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import functools
 import os
 import resource
@@ -23,7 +22,7 @@ import numpy as np
 
 import esv_jax as ej
 from experiments.attack import fuzz
-from experiments.attack.harness import REFUSED, Outcome, attempt_all, outcome_of
+from experiments.attack.harness import REFUSED, Attempts, Outcome, attempt_all
 from experiments.attack.hostile_files import KINDS, zeros
 
 _IN_OPEN = 0x20
@@ -32,13 +31,13 @@ _MOST = 2**30  # bytes of memory that a file may take
 
 def _read_all(path: Path) -> None:
     """Reads a file by every reader of its suffix; raises the last refusal."""
-    models = (ej.models.load_model, ej.models.backbones.load_backbone)
-    checkpoints = (ej.checkpoints.load_torch, ej.checkpoints.load_pickle)
     readers: dict[str, tuple[Callable[[Path], Any], ...]] = {
         **dict.fromkeys((".hdf", ".h5", ".npy", ".ts"), (fuzz.read_sequences,)),
         **dict.fromkeys((".nc", ".sweep"), (fuzz.read_results,)),
-        **dict.fromkeys((".pth", ".pt", ".pkl", ".npz"), checkpoints),
-        ".safetensors": models,
+        **dict.fromkeys(
+            (".pth", ".pt", ".pkl", ".npz"), (ej.checkpoints.load_torch, ej.checkpoints.load_pickle)
+        ),
+        ".safetensors": (ej.models.load_model, ej.models.backbones.load_backbone),
         ".csv": (ej.data.read_classes, ej.data.read_class_priors),
     }
     refused: Exception | None = None
@@ -53,13 +52,8 @@ def _read_all(path: Path) -> None:
         raise refused
 
 
-@dataclasses.dataclass(frozen=True)
-class Hostile:
-    """Files of all kinds in turn; see `harness.Attempts`."""
-
-    folder: Path
-    seed: int
-    seconds: float = 10.0
+class Hostile(Attempts):
+    """Files of all kinds in turn."""
 
     @property
     def own(self) -> str:
@@ -68,14 +62,16 @@ class Hostile:
 
     def begin(self) -> None:
         """Writes the bait, and reads a valid file with every reader."""
-        shutil.copy(self._written("a.mp4", "MP4 video"), self.folder / "bait.mp4")
+        (self.folder / "bait.mp4").write_bytes(fuzz.valid("MP4 video"))
         (self.folder / "bait.raw").write_bytes(b"secret\n" * 99)
         with h5py.File(self.folder / "bait.h5", "w") as file:
             file["x"] = np.ones(4, np.float32)
         with contextlib.suppress(FileExistsError):
             os.mkfifo(self.folder / "pipe")
         for name, reader in fuzz.READERS.items():
-            reader.read(self._written(f"input{reader.suffix}", name))
+            path = self.folder / f"input{reader.suffix}"
+            path.write_bytes(fuzz.valid(name))
+            reader.read(path)
         zeros()
         _ = self._opened, self._peak
 
@@ -97,10 +93,9 @@ class Hostile:
         """Bait that was opened, code that ran, memory that was allocated."""
         found = [f"opened {name}" for name in self._names_opened() if not name.startswith("input")]
         found += ["code ran"] if (self.folder / "ran").exists() else []
-        peak = _peak()
-        if peak - self._peak[0] > _MOST:
-            found.append(f"took {(peak - self._peak[0]) >> 20} MiB")
-        self._peak[0] = max(peak, self._peak[0])
+        before, self._peak[0] = self._peak[0], _peak()
+        if self._peak[0] - before > _MOST:
+            found.append(f"took {(self._peak[0] - before) >> 20} MiB")
         return found
 
     @functools.cached_property
@@ -129,10 +124,6 @@ class Hostile:
             names += [name.decode()] if name else []  # the folder itself has none
         return names
 
-    def _written(self, name: str, reader: str) -> Path:
-        (self.folder / name).write_bytes(fuzz.valid(reader))
-        return self.folder / name
-
 
 def _peak() -> int:
     """Peak memory of this process in bytes."""
@@ -141,11 +132,6 @@ def _peak() -> int:
 
 def hostile(folder: Path, seed: int, n: int) -> Outcome:
     """n files, of all kinds in turn."""
-    outcome = outcome_of(attempt_all(Hostile(folder, seed), n))
     names = list(KINDS)
-    named = [
-        f"{names[int(text.split(':')[0].split()[1]) % len(names)]}, {text}"
-        for text in outcome.faults
-        if text.startswith("input ")
-    ]
-    return outcome._replace(faults=(*named, *outcome.faults[len(named) :]))
+    tried = attempt_all(Hostile(folder, seed), n)
+    return tried.outcome(lambda k: f"{names[k % len(names)]},")

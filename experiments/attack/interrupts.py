@@ -14,8 +14,6 @@ from __future__ import annotations
 import collections
 import functools
 import signal
-import socket
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +23,8 @@ import numpy as np
 
 import esv_jax as ej
 from esv_jax.models import backbones
-from experiments.attack.harness import COMMAND, Outcome
+from experiments.attack.harness import Outcome, complete, finish, start
+from experiments.browsing import free_port
 
 _LONGEST = 60.0  # seconds that an interrupted command may take to end
 _SERVED = 4.0  # seconds that the dashboard is left to serve
@@ -61,26 +60,24 @@ class Files:
     @functools.cached_property
     def model(self) -> str:
         """Heads trained on the features."""
-        return self._made("model.safetensors", "train", self.features, "--out")
+        out = str(self.folder / "model.safetensors")
+        complete("train", self.features, "--out", out)
+        return out
 
     @functools.cached_property
     def results(self) -> str:
         """Values of the videos."""
-        return self._made("results", "explain", self.clips, "--frames", "8", "--out")
+        out = str(self.folder / "results")
+        complete("explain", self.clips, "--frames", 8, "--out", out)
+        return out
 
     @functools.cached_property
     def backbone(self) -> str:
         """ResNet-50 with constant weights."""
         shapes = backbones._shapes("resnet50", 8)
         variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, np.float32), shapes)
-        return str(
-            backbones.save_backbone(self.folder / "backbone.safetensors", "resnet50", variables)
-        )
-
-    def _made(self, name: str, *words: str) -> str:
-        out = str(self.folder / name)
-        subprocess.run([*COMMAND, *words, out], check=True, capture_output=True)
-        return out
+        path = self.folder / "backbone.safetensors"
+        return str(backbones.save_backbone(path, "resnet50", variables))
 
 
 def words_of(command: str, files: Files) -> list[str]:
@@ -102,40 +99,24 @@ def words_of(command: str, files: Files) -> list[str]:
     return [command, *words[command]()]
 
 
-def free_port() -> int:
-    """A TCP port that no process uses at the moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def run_once(words: list[str], out: Path, delay: float | None) -> tuple[str, float, str]:
     """Outcome of one run, its duration, and its output where the outcome is a fault."""
     out.mkdir(parents=True)
-    given = [word.replace("OUT", str(out)) for word in words]
     began = time.monotonic()
-    process = subprocess.Popen(
-        [*COMMAND, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start(*(word.replace("OUT", str(out)) for word in words))
     if delay is not None:
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
-    try:
-        _, said = process.communicate(timeout=_LONGEST + (600 if delay is None else 0))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return "hang", time.monotonic() - began, ""
-    seconds, code = time.monotonic() - began, process.returncode
-    lines = said.strip().splitlines()
+    code, said = finish(process, _LONGEST + (600 if delay is None else 0))
+    seconds, lines = time.monotonic() - began, said.strip().splitlines()
+    reported = lines[-1:] == ["esv-jax: interrupted"] or words[0] == "train"  # other message
     if code == 0:
         return "finished", seconds, ""
-    reported = lines[-1:] == ["esv-jax: interrupted"] or words[0] == "train"  # other message
     if code == 130 and reported and "Traceback" not in said:
         return "interrupted", seconds, ""
     if code in (130, -signal.SIGINT) and ", in run" not in said:
-        return "early", seconds, said[-2000:]
-    return f"code {code}", seconds, said[-3000:]
+        return "early", seconds, ""
+    return "hang" if code == 1000 else f"code {code}", seconds, said[-3000:]
 
 
 def interrupts(

@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 
 import esv_jax as ej
-from experiments.attack.harness import Outcome, finish, make_set, start, sweep_words
+from experiments.attack.harness import Outcome, complete, make_set, sweep_words
 from experiments.browsing import dashboard
 
 _THREADS, _SEQUENCES = 16, 60
 _UPDATE = "/_dash-update-component"
 _SECRET = "content outside the served folders"
+_PAGES = (
+    *("/", "/_dash-layout", "/_dash-dependencies", "/assets/dashboard.js"),
+    *("/video/0", "/video/1", "/frame/0/3", "/frame/1/0"),
+)
 
 
 def _request(port: int, path: str, body: bytes | None = None) -> tuple[int, bytes]:
@@ -95,25 +99,21 @@ def requests(folder: Path, seed: int, n: int, n_malformed: int) -> Outcome:
     """n ordinary requests by 16 threads, malformed callbacks, and about 400 odd addresses."""
     make_set(folder, _SEQUENCES, seed)
     results, rng = folder / "whole", np.random.default_rng(seed)
-    if finish(start(*sweep_words(folder, results))).code:
-        raise RuntimeError("an undisturbed sweep fails")
-    (folder / "clips").mkdir()
+    complete(*sweep_words(folder, results))
+    clips, secret = folder / "clips", folder / "secret"
+    clips.mkdir()
     for k in range(2):
         frames = rng.integers(0, 255, (6, 32, 32, 3), np.uint8)
-        ej.data.write_video(folder / "clips" / f"v{k}.mp4", frames, fps=6)
-    secret = folder / "secret"
+        ej.data.write_video(clips / f"v{k}.mp4", frames, fps=6)
     secret.write_text(_SECRET)
-    faults, statuses = [], collections.Counter[str]()
-    log: list[str] = []
-    with dashboard(str(results), "--videos", str(folder / "clips"), said=log) as address:
+    faults, statuses, log = [], collections.Counter[str](), list[str]()
+    with dashboard(str(results), "--videos", str(clips), said=log) as address:
         port = int(address.rpartition(":")[2])
         bodies = callback_bodies(json.loads(_request(port, "/_dash-dependencies")[1]))
-        pages = ["/", "/_dash-layout", "/_dash-dependencies", "/assets/dashboard.js"]
-        pages += ["/video/0", "/video/1", "/frame/0/3", "/frame/1/0"]
         cases: list[tuple[str, str, bytes | None, tuple[int, ...]]] = []
         for k in range(n):
             if k % 4 == 0:
-                cases.append(("ordinary", pages[k // 4 % len(pages)], None, (200,)))
+                cases.append(("ordinary", _PAGES[k // 4 % len(_PAGES)], None, (200,)))
                 continue
             query = f"?uid=v{rng.integers(_SEQUENCES)}&classes={rng.integers(3)}"
             body = _with_query(bodies[k % len(bodies)], query)

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ import esv_jax as ej
 from esv_jax.cli import main as esv_jax
 from esv_jax.models.trained import model_digest
 from experiments.attack.harness import (
+    Attempts,
+    Ended,
     Outcome,
     attempt_all,
+    complete,
     files_in,
     finish,
     loaded,
     make_set,
-    outcome_of,
     refusal,
     same_values,
     start,
@@ -35,9 +38,7 @@ def _swept(folder: Path, n: int, seed: int) -> tuple[Path, float]:
     """Folder of a complete sweep of a set of n sequences, and its duration in seconds."""
     make_set(folder, n, seed)
     began = time.monotonic()
-    ended = finish(start(*sweep_words(folder, folder / "whole")))
-    if ended.code:
-        raise RuntimeError(f"an undisturbed sweep fails: {ended.said}")
+    complete(*sweep_words(folder, folder / "whole"))
     return folder / "whole", time.monotonic() - began
 
 
@@ -98,45 +99,43 @@ def disk_full(folder: Path, seed: int, n: int) -> Outcome:
     whole, _ = _swept(folder, 24, seed)
     features, model = folder / "features.hdf", folder / "model.safetensors"
     explain = ("explain", features, "--model", model, "--figures", 1, "--overwrite", "--out")
-    train = ("train", features, "--overwrite", "--n-max", 3, "--max-epochs", 5)
-
-    def words_of(name: str, out: Path) -> tuple[Any, ...]:
-        if name == "sweep":
-            return sweep_words(folder, out)
-        if name == "explain":
-            return (*explain, out)
-        return (*train, "--checkpoint-dir", out / "state", "--out", out / "model.safetensors")
-
-    def earlier(name: str, out: Path) -> None:
-        if name == "sweep":
-            shutil.copytree(whole, out)
-            for path in sorted((out / "shards").iterdir())[12:]:
-                path.unlink()
-            return
-        more = ("--limit", 12) if name == "explain" else ("--seed", 1, "--batch-size", 4)
-        words = words_of(name, out)
-        if name == "train":  # its state is of other settings, and stays elsewhere
-            words = (*train, "--out", out / "model.safetensors")
-        out.mkdir()
-        if finish(start(*words, *more)).code:
-            raise RuntimeError(f"{name} fails without a limit.")
-
-    for name in ("sweep", "explain", "train"):
+    train = ("train", features, "--overwrite", "--n-max", 3, "--max-epochs", 5, "--out")
+    commands: dict[str, Callable[[Path], tuple[Any, ...]]] = {
+        "sweep": lambda out: sweep_words(folder, out),
+        "explain": lambda out: (*explain, out),
+        "train": lambda out: (*train, out / "model.safetensors"),
+    }
+    for name, words in commands.items():
         before, after = folder / f"{name}-before", folder / f"{name}-after"
-        earlier(name, before)
+        if name == "sweep":
+            shutil.copytree(whole, before)
+            for path in sorted((before / "shards").iterdir())[12:]:
+                path.unlink()
+        else:
+            before.mkdir()
+            other = ("--limit", 12) if name == "explain" else ("--seed", 1, "--batch-size", 4)
+            complete(*words(before), *other)
+
+        def run(
+            out: Path, file_size: int | None = None, name: str = name, words: Any = words
+        ) -> Ended:
+            state = ("--checkpoint-dir", out / "state") if name == "train" else ()
+            return finish(start(*words(out), *state, file_size=file_size))
+
         shutil.copytree(before, after)
-        if (ended := finish(start(*words_of(name, after)))).code:
+        if (ended := run(after)).code:
             raise RuntimeError(f"{name} fails without a limit: {ended.said}")
         largest = max(map(len, files_in(after).values()))
         for k in range(n):
             out = folder / f"{name}-{k}"
             shutil.copytree(before, out)
             size = int(largest * rng.uniform(0, 1.05) ** 2)
-            ended = finish(start(*words_of(name, out), file_size=size))
+            ended = run(out, size)
             refused += ended.code == 2
-            wrong = [refusal(ended), _lost(name, out, before, after)]
-            again = finish(start(*words_of(name, out)))
-            wrong += [f"not continued: {again}" if again.code else _unlike(name, out, after)]
+            wrong = [refusal(ended), _lost(out, before, after)]
+            again = run(out)
+            differs = sweep_differs(out, after) if name == "sweep" else _unlike(out, after)
+            wrong += [f"not continued: {again}" if again.code else differs]
             if any(wrong):
                 text = "; ".join(filter(None, wrong))
                 faults.append(f"{name}, no file beyond {size} bytes: {text}")
@@ -144,62 +143,47 @@ def disk_full(folder: Path, seed: int, n: int) -> Outcome:
     return Outcome(3 * n, tuple(faults), f"{refused} ended with code 2")
 
 
-def _value(path: str, content: bytes, folder: Path) -> Any:
-    """Content of a file without times."""
-    if path.endswith(".nc"):
-        return str(loaded(folder / path).to_dict()["data_vars"])
-    if path.endswith(".safetensors"):
-        return model_digest(ej.models.load_model(folder / path))
-    return content
+def _values(folder: Path) -> dict[str, Any]:
+    """Content of the files without times; of a sweep the shards, of training no state."""
+    is_sweep = (folder / "shards").is_dir()
+    values: dict[str, Any] = {}
+    for path, content in files_in(folder).items():
+        if is_sweep and path.startswith("shards/"):
+            values[path] = content
+        elif not is_sweep and not path.startswith("state/"):
+            values[path] = content
+            if path.endswith(".nc"):
+                values[path] = str(loaded(folder / path).to_dict()["data_vars"])
+            if path.endswith(".safetensors"):
+                values[path] = model_digest(ej.models.load_model(folder / path))
+    return values
 
 
-def _lost(name: str, out: Path, before: Path, after: Path) -> str:
+def _lost(out: Path, before: Path, after: Path) -> str:
     """Files that differ from both the earlier and the complete run; "" where there are none."""
-    found, old, new = files_in(out), files_in(before), files_in(after)
-    if name == "sweep":
-        lost = [path for path in old if found.get(path) != old[path] and path.startswith("shards")]
-        return f"changed: {lost}" if lost else ""
-    for path in old | found:
-        if path.startswith("state/") and path not in old:
-            continue  # read when it is continued
-        if path not in found:
-            return f"{path} is lost"
-        stored = [
-            (folder, own[path]) for folder, own in ((before, old), (after, new)) if path in own
-        ]
-        if not stored:
-            return f"{path} is left behind"
-        value = _value(path, found[path], out)
-        if value not in [_value(path, content, folder) for folder, content in stored]:
-            return f"{path} is neither the earlier nor the new one"
-    return ""
+    found, old, new = map(_values, (out, before, after))
+    lost = [path for path in old if path not in found]
+    other = [path for path, value in found.items() if value not in (old.get(path), new.get(path))]
+    return f"lost: {lost}; neither earlier nor new: {other}" if lost or other else ""
 
 
-def _unlike(name: str, out: Path, after: Path) -> str:
-    """Difference from the results without a limit; "" where there is none."""
-    if name == "sweep":
-        return sweep_differs(out, after)
-    found, new = files_in(out), files_in(after)
-    for path, content in new.items():
-        if path.startswith("state/"):
-            continue
-        if path not in found or _value(path, found[path], out) != _value(path, content, after):
-            return f"{path} differs"
-    return ""
+def _unlike(out: Path, after: Path) -> str:
+    """Files that differ from those without a limit; "" where there are none."""
+    found = _values(out)
+    wrong = [path for path, value in _values(after).items() if found.get(path) != value]
+    return f"other content: {wrong}" if wrong else ""
 
 
 # Flipped bits
 
 
 @dataclasses.dataclass(frozen=True)
-class Flips:
-    """Flipped bits of every file of a sweep; see `harness.Attempts`."""
+class Flips(Attempts):
+    """Flipped bits of every file of a sweep."""
 
-    folder: Path
-    seed: int
-    files: tuple[str, ...]
     seconds: float = 60.0
-    own: str = "/"
+    files: tuple[str, ...] = ()
+    own = "/"
 
     def begin(self) -> None:
         """Runs the sweep once, with its imports and compilation."""
@@ -243,15 +227,12 @@ class Flips:
         if noticed:
             raise ValueError(noticed.replace("\n", " "))
 
-    def reached(self) -> list[str]:
-        """Nothing more than the audit hook."""
-        return []
-
     def _command(self, name: str) -> int:
         """Exit code of a command, run without output."""
-        words = sweep_words(self.folder, self._out)
-        cache = ("--compilation-cache", self.folder / "programs")
-        words = (*words, *cache) if name == "sweep" else (name, self._out, "--verify")
+        words = (name, self._out, "--verify")
+        if name == "sweep":
+            cache = ("--compilation-cache", self.folder / "programs")
+            words = (*sweep_words(self.folder, self._out), *cache)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return esv_jax([str(word) for word in words])
 
@@ -266,4 +247,4 @@ class Flips:
 def flips(folder: Path, seed: int, n: int) -> Outcome:
     """n flipped bits, in turn in every file of a sweep."""
     whole, _ = _swept(folder, 10, seed)
-    return outcome_of(attempt_all(Flips(folder, seed, tuple(files_in(whole))), n))
+    return attempt_all(Flips(folder, seed, files=tuple(files_in(whole))), n).outcome()

@@ -55,6 +55,7 @@ def plot_errors(found: Mapping[str, Any], path: Path) -> Path:
         ax.set_yscale("log")
         style.log_ticks(ax.xaxis)
         style.log_ticks(ax.yaxis)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         ax.margins(x=0.12, y=0.1)
         ax.set_xlabel(f"distinct {'' if game['rowwise'] else 'head '}evaluations")
     for ax in axes[::_COLUMNS]:
