@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+from collections import defaultdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,21 +20,21 @@ import jax
 import numpy as np
 
 import esv_jax as ej
+from experiments.random_models import random_heads
 
 PACKAGE = str(Path(ej.__file__).parent)
 
 
 def visited(call: Any) -> dict[str, list[str]]:
     """Names of the functions that `call` visits, by file."""
-    found: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = defaultdict(set)
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(PACKAGE):
             return
         if not code.co_name.startswith("<") and code.co_flags & inspect.CO_NEWLOCALS:
-            file = str(Path(code.co_filename).relative_to(PACKAGE))
-            found.setdefault(file, set()).add(code.co_qualname)
+            found[str(Path(code.co_filename).relative_to(PACKAGE))].add(code.co_qualname)
 
     sys.setprofile(profile)
     try:
@@ -44,24 +45,14 @@ def visited(call: Any) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    rng = np.random.default_rng(0)
-    heads = [
-        {
-            "w1": rng.normal(size=(4 * s, 5)).astype(np.float32),
-            "b1": np.zeros(5, np.float32),
-            "w2": rng.normal(size=(5, 3)).astype(np.float32),
-            "b2": np.zeros(3, np.float32),
-        }
-        for s in range(1, 9)
-    ]
-    game = ej.MultiScale(ej.models.stack_heads(heads))
-    x, prior = rng.normal(size=(8, 4)).astype(np.float32), np.full(3, 1 / 3)
+    game = ej.MultiScale(random_heads(0, 8, 4, 5, 3))
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    prior = np.full(3, 1 / 3)
     ej.explain  # noqa: B018  # imports what it needs
     files = visited(lambda: jax.block_until_ready(ej.explain(game, x, prior=prior).values))
     for file, names in files.items():
         print(f"{file}: {', '.join(names)}")
-    total = sum(map(len, files.values()))
-    print(json.dumps({"functions": total, "files": len(files)}))
+    print(json.dumps({"functions": sum(map(len, files.values())), "files": len(files)}))
 
 
 if __name__ == "__main__":

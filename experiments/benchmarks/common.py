@@ -2,19 +2,79 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import tyro
 
-from experiments.harness import write_json
+from experiments.harness import as_json, surroundings, write_json
 
 Calls = Mapping[str, Callable[[], Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """Settings of every benchmark."""
+
+    out: Path | None = None
+    """JSON file for the numbers; default none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated(Common):
+    """Settings of a benchmark that repeats its calls."""
+
+    repeats: int = 5
+    """Timed calls of a case, after one that is not (it compiles); medians are reported."""
+
+
+S = TypeVar("S", bound=Common)
+
+
+def command(
+    kind: type[S],
+    about: str | None,
+    columns: Mapping[str, str],
+    cases: Callable[[S], Iterable[dict[str, Any]]],
+    *packages: str,
+) -> None:
+    """Runs a benchmark from the command line.
+
+    Args:
+      kind: class of the settings. about: the module's docstring.
+      columns: heading -> format of a case's values, e.g. "{median_s:.2f} s"; "-" where a value is
+        absent or None. They are printed as a Markdown table while cases are measured.
+      cases: settings -> values of each case, which `out` stores with settings and machine.
+      packages: further ones whose versions are stored.
+    """
+    settings, rows = tyro.cli(kind, description=about), []
+    for row in cases(settings):
+        if not rows:
+            _print(columns)
+            _print(["---"] * len(columns))
+        rows.append(row)
+        known = {name: value for name, value in row.items() if value is not None}
+        _print([_formatted(text, known) for text in columns.values()])
+    if settings.out is not None:
+        machine = surroundings(*packages) | {"load": os.getloadavg()[0]}
+        write_json(settings.out, {"settings": as_json(settings), **machine, "cases": rows})
+
+
+def _print(cells: Iterable[str]) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _formatted(text: str, values: Mapping[str, Any]) -> str:
+    try:
+        return text.format(**values)
+    except KeyError:
+        return "-"
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -22,6 +82,11 @@ def seconds(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
+
+
+def spread(times: Sequence[float]) -> dict[str, float]:
+    """Median and least of several times."""
+    return {"median_s": statistics.median(times), "min_s": min(times)}
 
 
 def in_turns(calls: Calls, repeats: int) -> tuple[dict[str, float], list[dict[str, float]]]:
@@ -38,46 +103,3 @@ def in_turns(calls: Calls, repeats: int) -> tuple[dict[str, float], list[dict[st
 def median(rounds: list[dict[str, float]], name: str, base: str | None = None) -> float:
     """Median over rounds of a time, or of its ratio to another."""
     return statistics.median(turn[name] / (turn[base] if base else 1) for turn in rounds)
-
-
-class Table:
-    """Cases of a benchmark, printed as a Markdown table while they are added.
-
-    Args:
-      columns: heading -> format of a case's values, e.g. "{median_s:.2f} s"; "-" where a value is
-        absent or None.
-    """
-
-    def __init__(self, columns: Mapping[str, str]) -> None:
-        self.columns, self.rows = columns, list[dict[str, Any]]()
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Prints a case, below the head of the table where it is the first."""
-        if not self.rows:
-            self._print(self.columns)
-            self._print(["---"] * len(self.columns))
-        self.rows.append(row)
-        known = {name: value for name, value in row.items() if value is not None}
-        self._print([_formatted(text, known) for text in self.columns.values()])
-
-    def store(self, path: Path | None, **about: Any) -> None:
-        """Writes all cases with the machine and `about`; nothing without a path."""
-        if path is not None:
-            machine = {
-                "device": str(jax.devices()[0].device_kind),
-                "cores": len(os.sched_getaffinity(0)),
-                "jax": jax.__version__,
-                "python": platform.python_version(),
-            }
-            write_json(path, {"about": machine | about, "cases": self.rows})
-
-    @staticmethod
-    def _print(cells: Any) -> None:
-        print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def _formatted(text: str, values: Mapping[str, Any]) -> str:
-    try:
-        return text.format(**values)
-    except KeyError:
-        return "-"

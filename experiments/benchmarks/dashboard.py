@@ -12,22 +12,20 @@ the last two on first use. Needs Chromium.
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 import esv_jax as ej
-from experiments.benchmarks.common import Table
-from experiments.benchmarks.sweep import WIDTH, lengths_of, random_features, random_model
-from experiments.benchmarks.sweep import Settings as SetSettings
+from experiments.benchmarks.common import Common, command, spread
+from experiments.benchmarks.sweep import lengths_of, random_model, write_random
 from experiments.browsing import dashboard, find_browser, open_browser
 
 TARGETS = {"first paint": 2.0, "switch": 0.3}
 BARS = "#timeline .barlayer .point"
+_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000"
 _SWITCH = """() => new Promise((done) => {
   const name = () => document.getElementById('shown-uid').textContent;
   const before = name(), start = performance.now();
@@ -43,86 +41,69 @@ _SWITCH = """() => new Promise((done) => {
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(Common):
     """Sizes."""
 
-    videos: int = 24_777
-    """Videos of the set."""
     switches: int = 20
     """Videos shown one after the other."""
+    videos: int = 24_777
+    """Videos of the set."""
     folder: Path | None = None
     """Folder of features and results, which are reused; default a temporary folder."""
-    out: Path | None = None
-    """JSON file for the numbers; default none."""
 
 
-def make_results(folder: Path, videos: int) -> Path:
-    """Results of a sweep in a folder, written where they are absent."""
-    features, results = folder / "features.hdf", folder / "exact"
-    if not features.exists():
-        lengths = lengths_of(SetSettings(videos=videos))
-        ej.data.write_features(features, random_features(lengths), WIDTH)
-    ej.sweep(features, random_model(), results, frames=8)
-    return results
-
-
-def measured(page: Any, address: str, switches: int) -> list[dict[str, Any]]:
+def actions(page: Any, address: str, switches: int) -> Iterator[tuple[str, list[float]]]:
     """Seconds of each action."""
     start = time.perf_counter()
     page.goto(address)
     page.wait_for_selector(BARS)
     bars = time.perf_counter() - start
-    paint = page.evaluate(
-        "performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000"
-    )
+    yield "first paint", [page.evaluate(_PAINT)]
+    yield "bars", [bars]
     page.wait_for_timeout(1000)
     taken = []
     for _ in range(switches):
         taken.append(page.evaluate(_SWITCH))
         page.wait_for_timeout(100)
+    yield "switch", taken
     name = page.locator(".uids a span:nth-child(2)").last.text_content()
     start = time.perf_counter()
     page.fill("#search", name)
     page.locator("#shown-uid").get_by_text(name, exact=True).wait_for()
-    search = time.perf_counter() - start
+    yield "search", [time.perf_counter() - start]
     start = time.perf_counter()
     page.click("text=Overview")
     page.wait_for_selector("#overview .heatmaplayer image")
-    overview = time.perf_counter() - start
-    return [
-        {"case": "first paint", "seconds": paint},
-        {"case": "bars", "seconds": bars},
-        {"case": "switch", "seconds": statistics.median(taken), "slowest": max(taken)},
-        {"case": "search", "seconds": search},
-        {"case": "overview", "seconds": overview},
-    ]
+    yield "overview", [time.perf_counter() - start]
 
 
-def main(settings: Settings) -> None:
+def measured(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Times of all actions."""
     path = find_browser()
     if path is None:
         raise SystemExit("Chromium is needed, and was not found.")
     with tempfile.TemporaryDirectory() as temporary:
         folder = settings.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        results = make_results(folder, settings.videos)
+        features = write_random(folder / "features.hdf", lengths_of(None, settings.videos))
+        ej.sweep(features, random_model(), folder / "exact", frames=8)
         start = time.perf_counter()
-        with dashboard(str(results)) as address, open_browser(path) as browser:
-            cases = [{"case": "started", "seconds": time.perf_counter() - start}]
+        with dashboard(str(folder / "exact")) as address, open_browser(path) as browser:
+            found = [("started", [time.perf_counter() - start])]
             page = browser.new_page(viewport={"width": 1280, "height": 900})
-            cases += measured(page, address, settings.switches)
-    table = Table(
-        {
-            "case": "{case}",
-            "median": "{seconds:.3f} s",
-            "slowest": "{slowest:.3f} s",
-            "target": "{target:g} s",
-        }
-    )
-    for case in cases:
-        table.add(case | {"target": TARGETS.get(case["case"])})
-    table.store(settings.out, videos=settings.videos)
+            found += actions(page, address, settings.switches)
+    for case, times in found:
+        row = {"case": case, **spread(times), "target": TARGETS.get(case)}
+        yield row | ({"slowest": max(times)} if len(times) > 1 else {})
+
+
+COLUMNS = {
+    "case": "{case}",
+    "median": "{median_s:.3f} s",
+    "slowest": "{slowest:.3f} s",
+    "target": "{target:g} s",
+}
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    command(Settings, __doc__, COLUMNS, measured)

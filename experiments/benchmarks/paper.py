@@ -20,49 +20,38 @@ sizes, should take less than 60 s on 2 cores; compilation is counted.
 from __future__ import annotations
 
 import dataclasses
-import os
-import statistics
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import esv_jax as ej
 from esv_jax.gradients.input_gradients import integration_rule
-from experiments.benchmarks.common import Table, in_turns, median, seconds
-from experiments.benchmarks.core import N_MAX, C, D, H, model
+from experiments.benchmarks.common import Repeated, command, in_turns, median, seconds, spread
+from experiments.benchmarks.core import N_MAX, C, D, model
 
 STEPS = 50
 METHODS = 6
 BARE = ("50 gradients, map", "50 gradients, vmap")
 ADVISED = "integrated gradients, map"
-DISCARD = f"discard curves, {METHODS} methods"
-TARGET_RATIO = {ADVISED: 1.3}
-TARGET_SECONDS = {DISCARD: 60.0}
+TARGET_RATIO, TARGET_SECONDS = 1.3, 60.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Sizes and repeats."""
 
     n_gradients: int = 256
     """Sequences whose gradients are taken."""
     n_discard: int = 1000
     """Sequences of the discard curves."""
-    repeats: int = 5
-    """Timed calls of a case, after one that compiles; medians are reported."""
-    out: Path | None = None
-    """JSON file for the numbers; default none."""
 
 
 def gradient_cases(n: int) -> dict[str, Callable[[], Any]]:
     """Compiled calls on the same n sequences, one class each; (n, N_MAX, D) or (n, N_MAX)."""
-    game, _ = model()
-    fn = ej.gradients.score_function(game, "identity")
+    fn = ej.gradients.score_function(model()[0], "identity")
     rng = np.random.default_rng(1)
     xs = jnp.asarray(rng.normal(size=(n, N_MAX, D)), jnp.float32)
     classes = jnp.asarray(rng.integers(C, size=n))
@@ -91,9 +80,8 @@ def gradient_cases(n: int) -> dict[str, Callable[[], Any]]:
         return (xs - baseline) * total
 
     def integrated(x: Any, c: Any, batch_size: int | None = None) -> Any:
-        return ej.gradients.integrated_gradients(
-            fn, x, c, baseline=baseline, steps=STEPS, batch_size=batch_size
-        )
+        options = {"baseline": baseline, "steps": STEPS, "batch_size": batch_size}
+        return ej.gradients.integrated_gradients(fn, x, c, **options)
 
     cases = {
         BARE[0]: bare_map,
@@ -117,35 +105,26 @@ def discard(n: int) -> None:
         ej.metrics.discard_curve(game, xs, values, labels, prior=prior)
 
 
-def measure(settings: Settings) -> list[dict[str, Any]]:
+def measured(settings: Settings) -> Iterator[dict[str, Any]]:
     """Times and ratios of all cases."""
-    cases = gradient_cases(settings.n_gradients)
+    n = settings.n_gradients
+    cases = gradient_cases(n)
     first, rounds = in_turns(cases, settings.repeats)
     faster = min(BARE, key=lambda name: median(rounds, name))
-    rows = []
     for name in cases:
-        ratios = [turn[name] / turn[faster] for turn in rounds]
-        row = row_of(name, settings.n_gradients, first[name], [turn[name] for turn in rounds])
-        rows.append(row | {"ratio": statistics.median(ratios), "ratios": ratios})
-    once, *again = (
-        seconds(lambda: discard(settings.n_discard)) for _ in range(settings.repeats + 1)
-    )
-    rows.append(row_of(DISCARD, settings.n_discard, once, again))
-    return rows
-
-
-def row_of(name: str, n: int, first: float, times: list[float]) -> dict[str, Any]:
-    """Numbers of one case."""
-    return {
-        "case": name,
-        "sequences": n,
-        "first_s": first,
-        "median_s": statistics.median(times),
-        "min_s": min(times),
-        "target_s": TARGET_SECONDS.get(name),
-        "target_ratio": TARGET_RATIO.get(name),
-        "load": os.getloadavg()[0],
-    }
+        yield {
+            "case": name,
+            "sequences": n,
+            "first_s": first[name],
+            **spread([turn[name] for turn in rounds]),
+            "ratio": median(rounds, name, faster),
+            "ratios": [turn[name] / turn[faster] for turn in rounds],
+            "target_ratio": TARGET_RATIO if name == ADVISED else None,
+        }
+    n = settings.n_discard
+    once, *again = (seconds(lambda: discard(n)) for _ in range(settings.repeats + 1))
+    row = {"case": f"discard curves, {METHODS} methods", "sequences": n, "first_s": once}
+    yield row | spread(again) | {"target_s": TARGET_SECONDS}
 
 
 COLUMNS = {
@@ -160,13 +139,5 @@ COLUMNS = {
 }
 
 
-def main(settings: Settings) -> None:
-    table = Table(COLUMNS)
-    for row in measure(settings):
-        table.add(row)
-    sizes = {"D": D, "H": H, "C": C, "n_max": N_MAX, "n": N_MAX, "steps": STEPS}
-    table.store(settings.out, sizes=sizes)
-
-
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    command(Settings, __doc__, COLUMNS, measured)

@@ -12,47 +12,40 @@ turns; a ratio is the median over turns.
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import esv_jax as ej
 from esv_jax.models.networks import R2Plus1D18
-from experiments.benchmarks.common import Table, in_turns, median
+from experiments.benchmarks.common import Repeated, command, in_turns, median
 
 PRESETS = ("zplus", "epsilon", "epsilon_plus", "epsilon_gamma", "alpha2_beta1")
 TARGETS = dict.fromkeys(PRESETS[:3], 3.0) | {"discriminative": 1.2}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Sizes and repeats."""
 
+    repeats: int = 3
+    """Timed calls of a case, after one that compiles."""
     frames: int = 16
     """Frames of the clip."""
     side: int = 112
     """Height and width."""
-    repeats: int = 3
-    """Timed calls of a case, after one that compiles."""
     discriminative: bool = True
     """Measure discriminative relevance as well, which takes as long as all others."""
-    out: Path | None = None
-    """JSON file for the numbers; default none."""
 
 
-def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
-    """Compiled calls on one clip."""
+def measured(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Seconds and ratios of each case on one clip."""
     module = R2Plus1D18(n_classes=20)
-    rng = np.random.default_rng(0)
     size = (settings.frames, settings.side, settings.side, 3)
-    clip = jnp.asarray(rng.uniform(size=size), jnp.float32)
+    clip = jnp.asarray(np.random.default_rng(0).uniform(size=size), jnp.float32)
     variables = jax.jit(module.init)(jax.random.key(0), clip[None])
 
     def fn(x: Any) -> Any:
@@ -63,29 +56,20 @@ def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
         compiled[name] = jax.jit(lambda x, name=name: ej.relevance.lrp(fn, x, 3, composite=name))
     if settings.discriminative:
         compiled["discriminative"] = jax.jit(lambda x: ej.relevance.discriminative(fn, x, 3))
-    return {name: lambda run=run: run(clip) for name, run in compiled.items()}
-
-
-def measure(settings: Settings) -> list[dict[str, Any]]:
-    """Seconds and ratios of each case."""
-    calls = cases(settings)
+    calls = {name: lambda run=run: run(clip) for name, run in compiled.items()}
     first, rounds = in_turns(calls, settings.repeats)
-    rows = []
     for name in calls:
         base, times = "gradient", 1
         if name == "discriminative":
             base, times = "epsilon_plus", settings.frames + 1
-        rows.append(
-            {
-                "case": name,
-                "first": first[name],
-                "median": median(rounds, name),
-                "ratio": median(rounds, name, base) / times,
-                "of": base if times == 1 else f"{times} x {base}",
-                "target": TARGETS.get(name),
-            }
-        )
-    return rows
+        yield {
+            "case": name,
+            "first": first[name],
+            "median": median(rounds, name),
+            "ratio": median(rounds, name, base) / times,
+            "of": base if times == 1 else f"{times} x {base}",
+            "target": TARGETS.get(name),
+        }
 
 
 COLUMNS = {
@@ -98,18 +82,5 @@ COLUMNS = {
 }
 
 
-def main() -> None:
-    settings = tyro.cli(Settings, description=__doc__)
-    table = Table(COLUMNS)
-    for row in measure(settings):
-        table.add(row)
-    table.store(
-        settings.out,
-        platform=platform.platform(),
-        load=os.getloadavg()[0],
-        settings={"frames": settings.frames, "side": settings.side},
-    )
-
-
 if __name__ == "__main__":
-    main()
+    command(Settings, __doc__, COLUMNS, measured)

@@ -10,40 +10,33 @@ on them. Both take turns; `esv_jax` is compiled, zennit's composite is registere
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import esv_jax as ej
 from esv_jax.extras import require
 from esv_jax.models.clip_model import clip_network_from_state_dict
-from experiments.benchmarks.common import in_turns, median
-from experiments.harness import as_json, surroundings, write_json
+from experiments.benchmarks.common import Repeated, command, in_turns, median
 
 TARGET = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Sizes and repeats."""
 
     frames: int = 16
     """Frames of the clip."""
     side: int = 112
     """Height and width."""
-    repeats: int = 5
-    """Timed calls of each, after one that is not timed."""
-    out: Path | None = None
-    """JSON file for the numbers; default none."""
 
 
-def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
-    """Calls of both libraries on one clip."""
+def measured(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Seconds of both libraries on one clip, and the ratio to zennit's."""
     torch = require("torch", "parity")
     composites = require("zennit.composites", "parity")
     canonizers = require("zennit.canonizers", "parity")
@@ -62,8 +55,7 @@ def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
     x = jnp.asarray(clip)
     tensor = torch.from_numpy(np.moveaxis(clip, -1, 0)[None].copy()).requires_grad_()
     merge = canonizers.SequentialMergeBatchNorm()
-    composite = composites.EpsilonPlus(canonizers=[merge])
-    composite.register(network)  # not timed
+    composites.EpsilonPlus(canonizers=[merge]).register(network)  # not timed
 
     def by_zennit() -> Any:
         scores = network(tensor)
@@ -71,23 +63,15 @@ def cases(settings: Settings) -> dict[str, Callable[[], Any]]:
         start[0, TARGET] = scores[0, TARGET].detach()
         return torch.autograd.grad(scores, tensor, start)
 
-    return {"esv_jax": lambda: by_esv_jax(x), "zennit": by_zennit}
-
-
-def main() -> None:
-    settings = tyro.cli(Settings, description=__doc__)
-    calls = cases(settings)
+    calls = {"esv_jax": lambda: by_esv_jax(x), "zennit": by_zennit}
     _, turns = in_turns(calls, settings.repeats)
-    medians = {name: median(turns, name) for name in calls}
-    ratio = median(turns, "esv_jax", "zennit")
-    for name, seconds in medians.items():
-        print(f"{name:10}{seconds:8.3f} s")
-    print(f"esv_jax / zennit {ratio:.2f} (target 1)")
-    if settings.out is not None:
-        found = {"median_seconds": medians, "ratio": ratio, "turns": turns}
-        about = surroundings("torch", "torchvision", "zennit")
-        write_json(settings.out, {"settings": as_json(settings), **found, **about})
+    for name in calls:
+        times = {"median": median(turns, name), "times": [turn[name] for turn in turns]}
+        yield {"case": name, **times, "ratio": median(turns, name, "zennit")}
+
+
+COLUMNS = {"case": "{case}", "median": "{median:.3f} s", "ratio (target 1)": "{ratio:.2f}"}
 
 
 if __name__ == "__main__":
-    main()
+    command(Settings, __doc__, COLUMNS, measured, "torch", "torchvision", "zennit")

@@ -12,9 +12,6 @@ Without a clip, one is rendered: 280 frames of 340 x 256, H.264.
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
-import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,32 +19,25 @@ from typing import Any
 
 import av
 import numpy as np
-import tyro
 
-import esv_jax
 from esv_jax.data import decode_frames, preprocess, probe_video, segment_centres, write_video
 from esv_jax.data.inputs import prefetch
 from esv_jax.data.preprocessing import TSN_RESNET50
 from esv_jax.data.video_decode import VideoFile
 from esv_jax.data.video_files import index_by_decoding
-from experiments.benchmarks.common import Table, seconds
+from experiments.benchmarks.common import Repeated, command, seconds, spread
 
-TARGET_SECONDS = {"sampled": 0.25}
 CLIPS = 8  # loaded one after the other, and ahead
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """Clip, sizes and repeats."""
+class Settings(Repeated):
+    """Clip, sizes and repeats, at least five."""
 
     clip: Path | None = None
     """A video; default one that is rendered for the purpose."""
     n: int = 8
     """Frames sampled, at segment centres."""
-    repeats: int = 5
-    """Timed calls of a case, after one that is not; medians are reported."""
-    out: Path | None = None
-    """JSON file for the numbers; default none."""
 
 
 def rendered() -> Iterator[np.ndarray]:
@@ -74,34 +64,33 @@ def counted(clip: Path, n: int) -> np.ndarray:
     return np.stack(list(reader.frames(segment_centres(len(reader), n).tolist())))
 
 
-def measure(clip: Path, settings: Settings) -> Iterator[dict[str, Any]]:
+def measured(settings: Settings) -> Iterator[dict[str, Any]]:
     """Times of all cases."""
-    n, info = settings.n, probe_video(clip)
+    with tempfile.TemporaryDirectory() as folder:
+        clip, n = settings.clip or Path(folder) / "rendered.mp4", settings.n
+        if settings.clip is None:
+            write_video(clip, rendered(), fps=28)
+        info = probe_video(clip)
+        print(f"{clip.name}: {info.frames} frames, {info.width}x{info.height}, {info.codec}")
 
-    def sampled(path: Path = clip) -> np.ndarray:
-        return preprocess(decode_frames(path, n=n), TSN_RESNET50)
+        def sampled(path: Path = clip) -> np.ndarray:
+            return preprocess(decode_frames(path, n=n), TSN_RESNET50)
 
-    cases: dict[str, Callable[[], Any]] = {
-        "sampled": sampled,
-        "every frame, then pick": lambda: everything(clip, n),
-        "sampled, no preprocessing": lambda: decode_frames(clip, n=n),
-        "sampled, counted by decoding": lambda: counted(clip, n),
-        "the last frame": lambda: decode_frames(clip, indices=[info.frames - 1]),
-        "all frames, short side 128": lambda: decode_frames(clip, n=None, size=128),
-        "probe": lambda: probe_video(clip),
-        f"{CLIPS} clips, one by one": lambda: [sampled() for _ in range(CLIPS)],
-        f"{CLIPS} clips, prefetch": lambda: list(prefetch([clip] * CLIPS, sampled)),
-    }
-    for name, run in cases.items():
-        run()
-        times = [seconds(run) for _ in range(max(settings.repeats, 5))]
-        yield {
-            "case": name,
-            "median_s": statistics.median(times),
-            "min_s": min(times),
-            "target_s": TARGET_SECONDS.get(name),
-            "load": os.getloadavg()[0],
+        cases: dict[str, Callable[[], Any]] = {
+            "sampled": sampled,
+            "every frame, then pick": lambda: everything(clip, n),
+            "sampled, no preprocessing": lambda: decode_frames(clip, n=n),
+            "sampled, counted by decoding": lambda: counted(clip, n),
+            "the last frame": lambda: decode_frames(clip, indices=[info.frames - 1]),
+            "all frames, short side 128": lambda: decode_frames(clip, n=None, size=128),
+            "probe": lambda: probe_video(clip),
+            f"{CLIPS} clips, one by one": lambda: [sampled() for _ in range(CLIPS)],
+            f"{CLIPS} clips, prefetch": lambda: list(prefetch([clip] * CLIPS, sampled)),
         }
+        for name, run in cases.items():
+            run()
+            times = spread([seconds(run) for _ in range(max(settings.repeats, 5))])
+            yield {"case": name, **times, "target_s": 0.25 if name == "sampled" else None}
 
 
 COLUMNS = {
@@ -112,27 +101,5 @@ COLUMNS = {
 }
 
 
-def main(settings: Settings) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        clip = settings.clip
-        if clip is None:
-            clip = Path(folder) / "rendered.mp4"
-            write_video(clip, rendered(), fps=28)
-        info = probe_video(clip)
-        print(f"{clip.name}: {info.frames} frames, {info.width}x{info.height}, {info.codec}")
-        table = Table(COLUMNS)
-        for row in measure(clip, settings):
-            table.add(row)
-    table.store(
-        settings.out,
-        clip=clip.name,
-        video=dataclasses.asdict(info),
-        sampled=settings.n,
-        machine=platform.machine(),
-        av=av.__version__,
-        esv_jax=esv_jax.__version__,
-    )
-
-
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    command(Settings, __doc__, COLUMNS, measured, "av")
