@@ -55,15 +55,15 @@ class Settings:
     """JSON file for the numbers; default none."""
 
 
-SECTIONS: dict[str, Callable[[Path, Settings], Outcome]] = {
-    "kills": lambda folder, s: stores.kills(folder, s.seed, s.kills),
-    "disk_full": lambda folder, s: stores.disk_full(folder, s.seed, s.disk_full),
-    "flips": lambda folder, s: stores.flips(folder, s.seed, s.flips),
-    "two_at_once": lambda folder, s: stores.two_at_once(folder, s.seed, s.two_at_once),
-    "interrupts": lambda folder, s: interrupts.interrupts(folder, s.seed, s.interrupts),
-    "fuzz": lambda folder, s: fuzz.fuzz(folder, s.seed, s.fuzz),
-    "hostile": lambda folder, s: hostile.hostile(folder, s.seed, s.hostile),
-    "requests": lambda folder, s: server.requests(folder, s.seed, s.requests, s.malformed),
+SECTIONS: dict[str, Callable[..., Outcome]] = {
+    "kills": stores.kills,
+    "disk_full": stores.disk_full,
+    "flips": stores.flips,
+    "two_at_once": stores.two_at_once,
+    "interrupts": interrupts.interrupts,
+    "fuzz": fuzz.fuzz,
+    "hostile": hostile.hostile,
+    "requests": server.requests,
 }
 _COLUMNS = ("attack", "tried", "survived", "seconds")
 
@@ -79,8 +79,10 @@ def main(settings: Settings) -> int:
     for name in settings.sections or SECTIONS:
         print(f"{name} ...", file=sys.stderr, flush=True)
         start = time.monotonic()
+        more = {"n_malformed": settings.malformed} if name == "requests" else {}
         with tempfile.TemporaryDirectory() as folder:
-            tried, faults, detail = SECTIONS[name](Path(folder), settings)
+            number = getattr(settings, name)
+            tried, faults, detail = SECTIONS[name](Path(folder), settings.seed, number, **more)
         found = (name, tried, tried - len(faults), round(time.monotonic() - start))
         about = {"detail": detail, "faults": faults}
         rows.append(dict(zip(_COLUMNS, found, strict=True)) | about)

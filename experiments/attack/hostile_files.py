@@ -64,21 +64,20 @@ def playlist(rng: Rng, folder: Path) -> Path:
     return path
 
 
-def _start_from(rng: Rng, path: Path) -> None:
-    """Writes a valid feature file, a valid result file, or nothing."""
+def _hdf5(rng: Rng, path: Path) -> h5py.File:
+    """A valid feature file, a valid result file, or a new one."""
     name = _any(rng, ("HDF5 features", "netCDF results", ""))
     if name:
         path.write_bytes(valid(name))
+    return h5py.File(path, "a")
 
 
 def hdf5_elsewhere(rng: Rng, folder: Path) -> Path:
     path = folder / f"input{_any(rng, ('.hdf', '.h5', '.nc'))}"
     bait = str(_any(rng, ("bait.h5", f"{folder}/bait.h5", "pipe", "bait.raw")))
-    name = str(
-        _any(rng, ("there", "validation/uids", "validation/features", "esv", "video", "a/b"))
-    )
-    _start_from(rng, path)
-    with h5py.File(path, "a") as file:
+    names = ("there", "validation/uids", "validation/features", "esv", "video", "a/b")
+    name = str(_any(rng, names))
+    with _hdf5(rng, path) as file:
         if name in file:
             del file[name]
         kind = int(rng.integers(5))
@@ -101,8 +100,7 @@ def hdf5_elsewhere(rng: Rng, folder: Path) -> Path:
 def hdf5_sizes(rng: Rng, folder: Path) -> Path:
     path = folder / f"input{_any(rng, ('.hdf', '.nc'))}"
     names = ("validation/uids", "validation/features", "validation/lengths", "video", "esv", "x")
-    _start_from(rng, path)
-    with h5py.File(path, "a") as file:
+    with _hdf5(rng, path) as file:
         name, size = str(_any(rng, names)), int(_any(rng, _NUMBERS[2:7]))
         if name in file:
             del file[name]
@@ -119,7 +117,7 @@ def npy(rng: Rng, folder: Path) -> Path:
     path = folder / "input.npy"
     kind = int(rng.integers(4))
     if kind == 0:
-        np.save(path, np.array([Evil(_code(rng, folder))], object), allow_pickle=True)
+        np.save(path, np.array([_evil(rng, folder)], object), allow_pickle=True)
         return path
     shapes = ((2**40, 2**20), (-1, 4), (0, 4), (4,) * 64, (2**63, 2), (10**9, 10**9), ("x", 1))
     types = ("<f4", "|O", "<U999999999", "|V2147483647", "<m8[s]", "__import__('os')", "<f4" * 99)
@@ -145,7 +143,7 @@ class Evil:
         return self.call
 
 
-def _code(rng: Rng, folder: Path) -> tuple[Any, ...]:
+def _evil(rng: Rng, folder: Path) -> Evil:
     ran = str(folder / "ran")
     calls: tuple[tuple[Any, ...], ...] = (
         (os.system, (f"touch {ran}",)),
@@ -159,14 +157,14 @@ def _code(rng: Rng, folder: Path) -> tuple[Any, ...]:
         (shutil.copy, (str(folder / "bait.raw"), ran)),
         (np.load, (str(folder / "bait.raw"), None, True)),
     )
-    return tuple(_any(rng, calls))
+    return Evil(_any(rng, calls))
 
 
 def pickled(rng: Rng, folder: Path) -> Path:
     path = folder / f"input{_any(rng, ('.pkl', '.pth', '.pt'))}"
     kind, ran = int(rng.integers(8)), folder / "ran"
     if kind < 3:
-        evil: Any = Evil(_code(rng, folder))
+        evil: Any = _evil(rng, folder)
         evil = _any(rng, (evil, {"state_dict": {"w": evil}}, [evil] * 3, {evil: 1}))
         content = pickle.dumps(evil, int(rng.integers(6)))
     elif kind == 3:
@@ -262,10 +260,8 @@ def ts(rng: Rng, folder: Path) -> Path:
 
 def boxes(rng: Rng, folder: Path) -> Path:
     """A video whose boxes declare other sizes and numbers, or samples in another file."""
-    path, content = (
-        folder / f"input{_any(rng, ('.mp4', '.mov', '.m4v'))}",
-        bytearray(valid("MP4 video")),
-    )
+    path = folder / f"input{_any(rng, ('.mp4', '.mov', '.m4v'))}"
+    content = bytearray(valid("MP4 video"))
     names = (b"moov", b"trak", b"stsz", b"stts", b"stco", b"stsc", b"dref", b"mdat", b"stsd")
     for _ in range(int(rng.integers(1, 4))):
         at = content.find(_any(rng, names))
@@ -307,11 +303,8 @@ def pictures(rng: Rng, folder: Path) -> Path:
 
 def special(rng: Rng, folder: Path) -> Path:
     """A pipe, an endless device, a link to itself, or a folder."""
-    suffix = _any(
-        rng, (".mp4", ".ts", ".npy", ".hdf", ".nc", ".safetensors", ".pth", ".pkl", ".csv")
-    )
-    path = folder / f"input{suffix}"
-    kind = int(rng.integers(4))
+    suffixes = (".mp4", ".ts", ".npy", ".hdf", ".nc", ".safetensors", ".pth", ".pkl", ".csv")
+    path, kind = folder / f"input{_any(rng, suffixes)}", int(rng.integers(4))
     if kind == 0:
         os.mkfifo(path)
     elif kind == 1:
