@@ -126,23 +126,9 @@ def measure(case: str, settings: Settings) -> dict[str, Any]:
     }
 
 
-COLUMNS = {
-    "case": "{case}",
-    "clips": "{clips}",
-    "wall": "{wall_s:.3f} s",
-    "model": "{model_s:.3f} s",
-    "overhead (target < 5 %)": "{overhead:.2%}",
-    "least": "{overhead_min:.2%}",
-    "first": "{first_extra_s:+.2f} s",
-    "peak": "{peak_mb:.1f} MB",
-    "a batch": "{batch_mb:.1f} MB",
-    "all clips": "{all_clips_mb:.1f} MB",
-}
-
-
 def measured(settings: Settings) -> Iterator[dict[str, Any]]:
     return (measure(case, settings) for case in settings.cases)
 
 
 if __name__ == "__main__":
-    command(Settings, __doc__, COLUMNS, measured)
+    command(Settings, __doc__, measured)

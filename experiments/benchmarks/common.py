@@ -40,7 +40,6 @@ S = TypeVar("S", bound=Common)
 def command(
     kind: type[S],
     about: str | None,
-    columns: Mapping[str, str],
     cases: Callable[[S], Iterable[dict[str, Any]]],
     *packages: str,
 ) -> None:
@@ -48,33 +47,21 @@ def command(
 
     Args:
       kind: class of the settings. about: the module's docstring.
-      columns: heading -> format of a case's values, e.g. "{median_s:.2f} s"; "-" where a value is
-        absent or None. They are printed as a Markdown table while cases are measured.
-      cases: settings -> values of each case, which `out` stores with settings and machine.
+      cases: settings -> numbers of each case. They are printed as a Markdown table while they are
+        measured; `out` stores them, with nested ones, settings and machine.
       packages: further ones whose versions are stored.
     """
     settings, rows = tyro.cli(kind, description=about), []
     for row in cases(settings):
+        shown = {name: v for name, v in row.items() if not isinstance(v, list | dict)}
         if not rows:
-            _print(columns)
-            _print(["---"] * len(columns))
+            print(f"| {' | '.join(shown)} |\n{'| --- ' * len(shown)}|")
+        cells = (f"{v:.4g}" if isinstance(v, float) else v for v in shown.values())
+        print(f"| {' | '.join('-' if v is None else str(v) for v in cells)} |", flush=True)
         rows.append(row)
-        known = {name: value for name, value in row.items() if value is not None}
-        _print([_formatted(text, known) for text in columns.values()])
     if settings.out is not None:
         machine = surroundings(*packages) | {"load": os.getloadavg()[0]}
         write_json(settings.out, {"settings": as_json(settings), **machine, "cases": rows})
-
-
-def _print(cells: Iterable[str]) -> None:
-    print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def _formatted(text: str, values: Mapping[str, Any]) -> str:
-    try:
-        return text.format(**values)
-    except KeyError:
-        return "-"
 
 
 def seconds(call: Callable[[], Any]) -> float:

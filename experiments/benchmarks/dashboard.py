@@ -93,17 +93,9 @@ def measured(settings: Settings) -> Iterator[dict[str, Any]]:
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             found += actions(page, address, settings.switches)
     for case, times in found:
-        row = {"case": case, **spread(times), "target": TARGETS.get(case)}
-        yield row | ({"slowest": max(times)} if len(times) > 1 else {})
-
-
-COLUMNS = {
-    "case": "{case}",
-    "median": "{median_s:.3f} s",
-    "slowest": "{slowest:.3f} s",
-    "target": "{target:g} s",
-}
+        slowest = {"slowest_s": max(times), "target_s": TARGETS.get(case)}
+        yield {"case": case, **spread(times), **slowest}
 
 
 if __name__ == "__main__":
-    command(Settings, __doc__, COLUMNS, measured)
+    command(Settings, __doc__, measured)

@@ -110,18 +110,6 @@ def measure(name: str, settings: Settings, folder: Path) -> dict[str, Any]:
     }
 
 
-COLUMNS = {
-    "backbone": "{name}",
-    "frames": "{frames}",
-    "bare": "{bare_frames_per_s:.1f} f/s",
-    "stream": "{stream_frames_per_s:.1f} f/s",
-    "files": "{files_frames_per_s:.1f} f/s",
-    "stream/bare (target 1.5)": "{stream_ratio:.2f}",
-    "files/bare": "{files_ratio:.2f}",
-    "first call": "{first_call_s:.1f} s",
-}
-
-
 def measured(settings: Settings) -> Iterator[dict[str, Any]]:
     for name in settings.names:
         with tempfile.TemporaryDirectory() as folder:
@@ -129,4 +117,4 @@ def measured(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    command(Settings, __doc__, COLUMNS, measured)
+    command(Settings, __doc__, measured)

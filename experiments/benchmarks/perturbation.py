@@ -102,21 +102,13 @@ def measured(settings: Settings) -> Iterator[dict[str, Any]]:
         bases = [base for base in BASES.get(name, ()) if base in calls]
         ratios = {base: median(turns, name, base) for base in bases}
         text = ", ".join(f"{value:.2f} x {base}" for base, value in ratios.items())
-        times = {"first": first[name], "median": median(turns, name)}
+        times = {"first_s": first[name], "median_s": median(turns, name)}
         yield {"case": name, **times, "ratios": ratios, "ratio": text}
     if settings.whole:
         time = seconds(lambda: search(Core(), settings.whole))
         case = f"whole search, {settings.whole} iterations, compiling included"
-        yield {"case": case, "first": time, "median": time, "ratios": {}, "ratio": ""}
-
-
-COLUMNS = {
-    "case": "{case}",
-    "first": "{first:.2f} s",
-    "median": "{median:.4f} s",
-    "ratio": "{ratio}",
-}
+        yield {"case": case, "first_s": time, "median_s": time, "ratios": {}, "ratio": ""}
 
 
 if __name__ == "__main__":
-    command(Settings, __doc__, COLUMNS, measured)
+    command(Settings, __doc__, measured)

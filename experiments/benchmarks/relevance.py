@@ -64,23 +64,13 @@ def measured(settings: Settings) -> Iterator[dict[str, Any]]:
             base, times = "epsilon_plus", settings.frames + 1
         yield {
             "case": name,
-            "first": first[name],
-            "median": median(rounds, name),
+            "first_s": first[name],
+            "median_s": median(rounds, name),
             "ratio": median(rounds, name, base) / times,
             "of": base if times == 1 else f"{times} x {base}",
             "target": TARGETS.get(name),
         }
 
 
-COLUMNS = {
-    "case": "{case}",
-    "first": "{first:.2f} s",
-    "median": "{median:.3f} s",
-    "ratio": "{ratio:.2f}",
-    "of": "{of}",
-    "target": "{target:.1f}",
-}
-
-
 if __name__ == "__main__":
-    command(Settings, __doc__, COLUMNS, measured)
+    command(Settings, __doc__, measured)

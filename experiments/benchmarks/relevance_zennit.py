@@ -66,12 +66,9 @@ def measured(settings: Settings) -> Iterator[dict[str, Any]]:
     calls = {"esv_jax": lambda: by_esv_jax(x), "zennit": by_zennit}
     _, turns = in_turns(calls, settings.repeats)
     for name in calls:
-        times = {"median": median(turns, name), "times": [turn[name] for turn in turns]}
+        times = {"median_s": median(turns, name), "times_s": [turn[name] for turn in turns]}
         yield {"case": name, **times, "ratio": median(turns, name, "zennit")}
 
 
-COLUMNS = {"case": "{case}", "median": "{median:.3f} s", "ratio (target 1)": "{ratio:.2f}"}
-
-
 if __name__ == "__main__":
-    command(Settings, __doc__, COLUMNS, measured, "torch", "torchvision", "zennit")
+    command(Settings, __doc__, measured, "torch", "torchvision", "zennit")

@@ -117,18 +117,6 @@ def measure(
     }
 
 
-COLUMNS = {
-    "case": "{case}",
-    "write": "{write_seconds:.3g} s",
-    "write, CPU": "{write_cpu_seconds:.3g} s",
-    "size": "{megabytes:.3g} MB",
-    "files": "{files}",
-    "open": "{open_seconds:.3g} s",
-    "read one": "{read_one_seconds:.3g} s",
-    "read all": "{read_all_seconds:.3g} s",
-}
-
-
 def measured(settings: Settings) -> Iterator[dict[str, Any]]:
     n, reads = settings.shards, settings.reads
     for name, encoding in ENCODINGS.items():
@@ -142,4 +130,4 @@ def measured(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    command(Settings, __doc__, COLUMNS, measured)
+    command(Settings, __doc__, measured)

@@ -93,13 +93,5 @@ def measured(settings: Settings) -> Iterator[dict[str, Any]]:
             yield {"case": name, **times, "target_s": 0.25 if name == "sampled" else None}
 
 
-COLUMNS = {
-    "case": "{case}",
-    "median": "{median_s:.4f} s",
-    "min": "{min_s:.4f} s",
-    "target": "{target_s:.2f} s",
-}
-
-
 if __name__ == "__main__":
-    command(Settings, __doc__, COLUMNS, measured, "av")
+    command(Settings, __doc__, measured, "av")
