@@ -14,24 +14,12 @@ Claims:
     python -m experiments.basic_motions
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from experiments import series
 
-EXPERIMENT = series.Experiment(
-    name="basic_motions",
-    problem="BasicMotions",
-    expected_accuracy=0.975,
-    about=__doc__ or "",
-)
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    return series.main(EXPERIMENT, args)
-
+main = partial(series.main, series.Experiment("basic_motions", "BasicMotions", 0.975, __doc__))
 
 if __name__ == "__main__":
     sys.exit(main())

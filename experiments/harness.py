@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import tyro
 
+from esv_jax.checks import expect_int
 from esv_jax.files import atomic_path
 
 VERSIONS = ("esv-jax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -118,6 +119,11 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
+def as_number(value: float | None, form: str = ".3f") -> str:
+    """A number as text; "-" for None."""
+    return "-" if value is None else format(value, form)
+
+
 def plus_minus(mean: float, low: float, high: float, digits: int = 1) -> str:
     """A number with its interval, e.g. "61.2 [58.0, 64.1]"."""
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -145,12 +151,18 @@ def command(
     prog = f"python -m experiments.{module}"
     settings = tyro.cli(kind, prog=prog, description=about, args=args, **more)
     try:
-        text = run(settings)
+        print(run(settings))
     except (MissingDataError, ValueError, TypeError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
-    print(text)
     return 0
+
+
+def check_counts(settings: Any, *names: str) -> None:
+    """Raises ValueError or TypeError where a setting is neither None nor an integer >= 1."""
+    for name in names:
+        if getattr(settings, name) is not None:
+            expect_int(name, getattr(settings, name), minimum=1)
 
 
 def require(folder: Path, names: Sequence[str], option: str, where: str = "") -> None:
@@ -174,19 +186,18 @@ def as_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 
 def surroundings(*also: str) -> dict[str, Any]:
     """Versions, also of further packages (None where absent), device and cores."""
+    versions = {}
+    for name in (*VERSIONS, *also):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    device = jax.devices()[0]
     return {
-        "versions": {name: _version(name) for name in (*VERSIONS, *also)}
-        | {"python": platform.python_version()},
-        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+        "versions": versions | {"python": platform.python_version()},
+        "device": f"{device.platform}: {device.device_kind}",
         "cpu_cores": len(os.sched_getaffinity(0)),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def sha256(path: Path) -> str:

@@ -14,24 +14,12 @@ Claims:
     python -m experiments.japanese_vowels
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from experiments import series
 
-EXPERIMENT = series.Experiment(
-    name="japanese_vowels",
-    problem="JapaneseVowels",
-    expected_accuracy=0.95,
-    about=__doc__ or "",
-)
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    return series.main(EXPERIMENT, args)
-
+main = partial(series.main, series.Experiment("japanese_vowels", "JapaneseVowels", 0.95, __doc__))
 
 if __name__ == "__main__":
     sys.exit(main())

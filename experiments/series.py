@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import esv_jax as ej
-from esv_jax.checks import expect, expect_int
+from esv_jax.checks import expect
 from esv_jax.models.trained import model_digest
 from experiments import series_measures as measures
 from experiments import series_pictures as pictures
@@ -25,23 +25,22 @@ from experiments.harness import (
     above,
     as_json,
     as_rows,
+    check_counts,
     command,
     finding,
     findings_table,
     markdown,
-    require,
-    sha256,
     surroundings,
     write_json,
 )
+from experiments.sequences import Labelled, elements_of, read_problem, train_on
 from experiments.statistics import at, written
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
 _EFFICIENCY = 1e-5  # largest gap of exact ESVs that rounding explains
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(NamedTuple):
     """A data set and its claims.
 
     Attributes:
@@ -54,7 +53,7 @@ class Experiment:
     name: str
     problem: str
     expected_accuracy: float
-    about: str
+    about: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +85,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Checks the counts; the library checks the rest."""
-        for name in ("n_elements", "n_random", "n_resamples", "limit"):
-            if getattr(self, name) is not None:
-                expect_int(name, getattr(self, name), minimum=1)
+        check_counts(self, "n_elements", "n_random", "n_resamples", "limit")
 
 
 def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
@@ -109,187 +106,127 @@ def run(experiment: Experiment, settings: Settings) -> dict[str, Any]:
     Returns:
       The content of `summary.json`.
     """
-    paths = [settings.data / f"{experiment.problem}_{part}.ts" for part in ("TRAIN", "TEST")]
-    require(settings.data, [path.name for path in paths], "--data")
-    settings.out.mkdir(parents=True, exist_ok=True)
+    n, seed, out = settings.n_elements, settings.seed, settings.out
+    train, test, data = read_problem(settings.data, experiment.problem, settings.limit)
+    longest = test.lengths.max()
+    wanted = f"at most {longest}, the elements of the longest test sequence"
+    expect(n <= longest, "n_elements", wanted, n)
+    out.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
-    evaluate_key, sample_key = jax.random.split(jax.random.key(settings.seed))
-    train, test = map(ej.data.read_ts, paths)
-    rows = _selected(test, settings)
 
-    with _timed(seconds, "train"):
-        config = ej.models.TrainConfig(
-            n_max=settings.n_max, max_epochs=settings.max_epochs, seed=settings.seed
-        )
-        model = ej.models.train_heads(
-            train.sequences,
-            train.labels,
-            len(train.class_names),
-            config,
-            class_names=train.class_names,
-            progress=True,
-        )
-    ej.models.save_model(settings.out / "model.safetensors", model)
-    subject = measures.Trained(
-        model=model,
-        sequences=[test.sequences[i] for i in rows],
-        labels=test.labels[rows],
-        uids=[test.uids[i] for i in rows],
-    )
-    elements = measures.elements_of(subject.sequences, settings.n_elements)
-    everything = [np.arange(len(x)) for x in subject.sequences]
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        seconds[name] = round(time.perf_counter() - start, 2)
+
+    evaluate_key, sample_key = jax.random.split(jax.random.key(seed))
+    config = ej.models.TrainConfig(n_max=settings.n_max, max_epochs=settings.max_epochs, seed=seed)
+    with timed("train"):
+        model = train_on(ej.models.train_heads, train, config)
+    ej.models.save_model(out / "model.safetensors", model)
+    subject = Labelled(trn=model, sequences=test.sequences, labels=test.labels, uids=test.uids)
+    elements = elements_of(test.sequences, n)
+    everything = [np.arange(len(x)) for x in test.sequences]
     sampler = ej.Constructive(settings.max_subsequences, settings.iterations)
 
-    with _timed(seconds, "exact ESVs"):
+    def sampled(elements: list[np.ndarray], desc: str) -> list[ej.Attribution]:
+        return measures.explain_all(subject, elements, sampler, key=sample_key, desc=desc)
+
+    with timed("exact ESVs"):
         exact = measures.explain_all(subject, elements, ej.Exact(), desc="exact ESVs")
-    with _timed(seconds, "accuracy by elements"):
-        sizes = [n for n in _SIZES if n <= settings.n_elements]
-        accuracy = measures.accuracy_by_elements(
-            subject, exact, sizes, settings.n_elements, key=evaluate_key
-        )
-    with _timed(seconds, "sampled ESVs, same elements"):
-        desc = "sampled ESVs of the same elements"
-        same = measures.explain_all(subject, elements, sampler, key=sample_key, desc=desc)
-    with _timed(seconds, "sampled ESVs, all elements"):
-        desc = "sampled ESVs of all elements"
-        sampled = measures.explain_all(subject, everything, sampler, key=sample_key, desc=desc)
-    with _timed(seconds, "discarding"):
-        discarded = _discard(subject, elements, exact, settings)
+    with timed("accuracy by elements"):
+        sizes = [size for size in _SIZES if size <= n]
+        accuracy = measures.accuracy_by_elements(subject, exact, sizes, n, key=evaluate_key)
+    with timed("sampled ESVs, same elements"):
+        same = sampled(elements, "sampled ESVs of the same elements")
+    with timed("sampled ESVs, all elements"):
+        whole = sampled(everything, "sampled ESVs of all elements")
+    with timed("discarding"):
+        rows = np.flatnonzero(subject.lengths >= n)
+        labels = subject.labels[rows]
+        xs = np.stack([subject.sequences[i][elements[i]] for i in rows])
+        esv = np.stack([exact[i].values[:, c] for i, c in zip(rows, labels, strict=True)])
+        discarded = measures.discard(subject, xs, esv, labels, settings.n_random, settings)
 
     gap = max(float(abs(record.efficiency_gap()).max()) for record in exact)
+    digest = model_digest(model)
     summary = {
         "experiment": experiment.name,
         "findings": as_rows(findings(experiment.expected_accuracy, accuracy, discarded, gap)),
-        "seed": settings.seed,
+        "seed": seed,
         "settings": as_json(settings),
         "training": {
             **dataclasses.asdict(config),
             "epochs": len(model.history.train_loss),
             "best_epoch": model.history.best_epoch,
         },
-        "weights_digest": model_digest(model),
-        "data": {path.name: sha256(path) for path in paths},
+        "weights_digest": digest,
+        "data": data,
         "n_train": len(train),
-        "n_test": len(subject.labels),
-        "lengths": [int(subject.lengths.min()), int(subject.lengths.max())],
+        "n_test": len(test),
+        "lengths": [int(test.lengths.min()), int(longest)],
         "accuracy_by_elements": accuracy,
         "efficiency_gap": gap,
-        "agreement": measures.agreement(same, exact, subject.labels, settings.max_subsequences),
+        "agreement": measures.agreement(same, exact, test.labels, settings.max_subsequences),
         "discard": discarded,
         **surroundings(),
-        "wall_seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "wall_seconds": seconds,
     }
-    _save(settings.out / "exact.nc", subject, exact, elements, settings, "Exact()")
-    _save(settings.out / "sampled.nc", subject, sampled, everything, settings, repr(sampler))
-    title = experiment.problem
-    pictures.plot_accuracy(accuracy, settings.out / "accuracy_by_elements.png", title)
-    pictures.plot_discard(discarded, settings.out / "discard.png", title)
-    pictures.plot_examples(subject, elements, exact, settings.out)
-    write_json(settings.out / "summary.json", summary)
+    for name, records, index, estimator in (
+        ("exact.nc", exact, elements, "Exact()"),
+        ("sampled.nc", whole, everything, repr(sampler)),
+    ):
+        ej.results.save(
+            out / name,
+            records,
+            uids=test.uids,
+            class_names=model.class_names,
+            labels=test.labels,
+            element_index=index,
+            settings={"estimator": estimator, "weights_digest": digest, **as_json(settings)},
+            overwrite=True,
+        )
+    pictures.plot_accuracy(accuracy, out / "accuracy_by_elements.png", experiment.problem)
+    pictures.plot_discard(discarded, out / "discard.png", experiment.problem)
+    pictures.plot_examples(subject, elements, exact, out)
+    write_json(out / "summary.json", summary)
     return summary
-
-
-def _selected(test: ej.data.ts.Sequences, settings: Settings) -> np.ndarray:
-    """Indices of the test sequences to measure on."""
-    rows = np.arange(len(test))
-    if settings.limit is not None and settings.limit < len(test):
-        rows = ej.data.segment_centres(len(test), settings.limit)
-    longest = test.lengths[rows].max()
-    expected = f"at most {longest}, the elements of the longest test sequence"
-    expect(settings.n_elements <= longest, "n_elements", expected, settings.n_elements)
-    return rows
-
-
-def _discard(
-    subject: measures.Trained,
-    elements: Sequence[np.ndarray],
-    exact: Sequence[ej.Attribution],
-    settings: Settings,
-) -> dict[str, Any]:
-    """Discard curves of the sequences that have `n_elements` elements."""
-    rows = np.flatnonzero(subject.lengths >= settings.n_elements)
-    labels = subject.labels[rows]
-    curves = measures.discard(
-        subject,
-        np.stack([subject.sequences[i][elements[i]] for i in rows]),
-        np.stack([exact[i].values[:, c] for i, c in zip(rows, labels, strict=True)]),
-        labels,
-        settings.n_random,
-        rng=np.random.default_rng(settings.seed),
-    )
-    return measures.discard_summary(curves, settings)
-
-
-def _save(
-    path: Path,
-    subject: measures.Trained,
-    records: Sequence[ej.Attribution],
-    elements: Sequence[np.ndarray],
-    settings: Settings,
-    estimator: str,
-) -> None:
-    digest = model_digest(subject.model)
-    ej.results.save(
-        path,
-        records,
-        uids=subject.uids,
-        class_names=subject.model.class_names,
-        labels=subject.labels,
-        element_index=elements,
-        settings={"estimator": estimator, "weights_digest": digest, **as_json(settings)},
-        overwrite=True,
-    )
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Records the wall time of a block, with compilation."""
-    start = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - start
 
 
 def findings(
     expected_accuracy: float, rows: Sequence[dict[str, Any]], discarded: dict[str, Any], gap: float
 ) -> list[Finding]:
     """Accuracy, differences between orders of dropping, and efficiency gap."""
-    accuracy, bound = 100 * rows[-1]["accuracy"], 100 * expected_accuracy
-    found = [
-        Finding(
-            "accuracy from all elements (%)", f">= {bound:g}", accuracy, agrees=accuracy >= bound
-        )
+    found, bound = 100 * rows[-1]["accuracy"], 100 * expected_accuracy
+    name = "accuracy from all elements (%)"
+    accuracy = Finding(name, f">= {bound:g}", found, agrees=found >= bound)
+    orders = [
+        finding(f"accuracy while dropping, {pair} (points)", row, above(row), "> 0")
+        for pair, row in discarded["accuracy_difference"].items()
     ]
-    for pair, row in discarded["accuracy_difference"].items():
-        name = f"accuracy while dropping, {pair} (points)"
-        found.append(finding(name, row, above(row), "> 0"))
     name = "largest efficiency gap of exact ESVs"
-    return [*found, Finding(name, f"< {_EFFICIENCY:g}", gap, agrees=gap < _EFFICIENCY)]
+    return [accuracy, *orders, Finding(name, f"< {_EFFICIENCY:g}", gap, agrees=gap < _EFFICIENCY)]
 
 
 def table(summary: dict[str, Any]) -> str:
     """The numbers as Markdown."""
-    names = ("n", "accuracy", "n_sequences", "left_out", "method")
     rows = [
-        (row["n"], f"{100 * row['accuracy']:.1f}", *(row[name] for name in names[2:]))
+        (row["n"], f"{100 * row['accuracy']:.1f}", row["n_sequences"], row["left_out"])
+        + (row["method"],)
         for row in summary["accuracy_by_elements"]
     ]
     head = ("elements", "accuracy (%)", "sequences", "left out", "f^ms")
     parts = [f"{summary['experiment']}, seed {summary['seed']}", markdown(head, rows)]
     pooled = summary["agreement"]["pooled"]
     if pooled["n_sequences"]:
-        cells = (
-            pooled["n_sequences"],
-            f"{100 * pooled['relative_error']:.2f}",
-            f"{pooled['pearson']:.4f}",
-            f"{pooled['lad_slope']:.4f}",
-        )
+        cells = (pooled["n_sequences"], f"{100 * pooled['relative_error']:.2f}")
+        cells += (f"{pooled['pearson']:.4f}", f"{pooled['lad_slope']:.4f}")
         head = ("sampled and exact ESVs, sequences", "error (%)", "Pearson r", "LAD slope")
         parts.append(markdown(head, [cells]))
-    orders = summary["discard"]["accuracy"]
-    dropped = summary["discard"]["dropped"]
-    rows = [(k, *(written(at(curve, k)) for curve in orders.values())) for k in dropped]
-    count = summary["discard"]["n_sequences"]
-    parts.append(markdown((f"dropped, accuracy (%) of {count} sequences", *orders), rows))
-    parts.append(findings_table(summary["findings"]))
-    parts.append(f"{sum(summary['wall_seconds'].values()):.0f} s, with compilation")
-    return "\n\n".join(parts)
+    discarded = summary["discard"]
+    orders = discarded["accuracy"]
+    rows = [(k, *(written(at(x, k)) for x in orders.values())) for k in discarded["dropped"]]
+    head = (f"dropped, accuracy (%) of {discarded['n_sequences']} sequences", *orders)
+    seconds = f"{sum(summary['wall_seconds'].values()):.0f} s, with compilation"
+    return "\n\n".join([*parts, markdown(head, rows), findings_table(summary["findings"]), seconds])

@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from math import comb
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 import esv_jax as ej
-from experiments.statistics import Mean, Resampling, mean_of
+from experiments.sequences import Labelled, elements_of
+from experiments.statistics import Mean, mean_of
 
 _CHUNK = 32  # sequences between two steps of the progress bar; results do not depend on it
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A trained model and labelled test sequences."""
-
-    model: ej.models.TrainedModel
-    sequences: list[np.ndarray]
-    labels: np.ndarray
-    uids: Sequence[str]
-
-    @property
-    def game(self) -> ej.MultiScale:
-        """f^ms under the softmax link."""
-        return ej.MultiScale(self.model.heads)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Number of elements of each sequence, (V,)."""
-        return np.array([len(x) for x in self.sequences])
-
-
-def elements_of(sequences: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
-    """Indices of the n elements at segment centres; of all elements of shorter sequences."""
-    return [ej.data.segment_centres(len(x), min(n, len(x))) for x in sequences]
+_METRICS = ("relative_error", "pearson", "lad_slope")
 
 
 def explain_all(
-    subject: Trained,
+    subject: Labelled,
     elements: Sequence[np.ndarray],
     estimator: Any,
     *,
@@ -51,16 +27,20 @@ def explain_all(
     desc: str,
 ) -> list[ej.Attribution]:
     """ESVs of the given elements of every sequence: V records on the host, without padding."""
-    order = np.argsort([len(index) for index in elements], kind="stable")
+    counts = np.array([len(index) for index in elements])
+    order = np.argsort(counts, kind="stable")
     records: dict[int, ej.Attribution] = {}
-    game = subject.game
     for start in tqdm(range(0, len(order), _CHUNK), desc=desc):
         rows = order[start : start + _CHUNK]
+        width = subject.sequences[0].shape[1]
+        padded = np.zeros((len(rows), counts[rows].max(), width), np.float32)
+        for x, i in zip(padded, rows, strict=True):
+            x[: counts[i]] = subject.sequences[i][elements[i]]
         batch = ej.explain_batch(
-            game,
-            _pad([subject.sequences[i][elements[i]] for i in rows]),
-            [len(elements[i]) for i in rows],
-            prior=subject.model.prior,
+            subject.game,
+            padded,
+            counts[rows],
+            prior=subject.trn.prior,
             estimator=estimator,
             key=key,
             uids=[subject.uids[i] for i in rows],
@@ -71,7 +51,7 @@ def explain_all(
 
 
 def accuracy_by_elements(
-    subject: Trained,
+    subject: Labelled,
     exact: Sequence[ej.Attribution],
     sizes: Sequence[int],
     n_elements: int,
@@ -85,11 +65,12 @@ def accuracy_by_elements(
     sequence. A row leaves out sequences of fewer than n elements; `accuracy_same` is over the
     sequences of at least `n_elements`.
     """
-    lengths, labels = subject.lengths, subject.labels
+    lengths, labels, sequences = subject.lengths, subject.labels, subject.sequences
     same = lengths >= n_elements
     known = np.array([np.argmax(record.scores) for record in exact])
 
-    def row(n: int | str, right: np.ndarray, there: np.ndarray, method: str) -> dict[str, Any]:
+    def row(n: int | str, prediction: np.ndarray, there: np.ndarray, method: str) -> dict[str, Any]:
+        right = prediction == labels
         return {
             "n": n,
             "accuracy": float(right[there].mean()),
@@ -103,21 +84,21 @@ def accuracy_by_elements(
     rows = []
     for n in tqdm(sizes, desc="accuracy by elements"):
         there = lengths >= n
-        prediction = np.where(there, known, -1)
+        prediction = known.copy()
         if n < n_elements:
-            kept = np.flatnonzero(there)
-            xs = np.stack([ej.data.sample_elements(subject.sequences[i], n)[0] for i in kept])
-            prediction[kept] = _scores(subject, xs).argmax(-1)
-        rows.append(row(n, prediction == labels, there, "exact"))
-    prediction, method = known.copy(), "exact"
-    longer = np.flatnonzero(lengths > n_elements)
+            index = elements_of(sequences, n)
+            xs = np.stack([sequences[i][index[i]] for i in np.flatnonzero(there)])
+            prior = subject.trn.prior
+            batch = ej.explain_batch(subject.game, xs, prior=prior, estimator=ej.Exact())
+            prediction[there] = np.asarray(batch.scores).argmax(-1)
+        rows.append(row(n, prediction, there, "exact"))
+    method, longer = "exact", np.flatnonzero(lengths > n_elements)
     if len(longer):
-        sequences = [subject.sequences[i] for i in longer]
-        sampled = ej.models.evaluate(subject.model.heads, sequences, labels[longer], key=key)
-        prediction[longer] = sampled.logits.argmax(-1)
+        long = [sequences[i] for i in longer]
+        sampled = ej.models.evaluate(subject.trn.heads, long, labels[longer], key=key)
+        known[longer] = sampled.logits.argmax(-1)
         method = f"sampled for the {len(longer)} longer than {n_elements}, exact for the others"
-    rows.append(row("all", prediction == labels, np.ones(len(labels), bool), method))
-    return rows
+    return [*rows, row("all", known, np.ones(len(labels), bool), method)]
 
 
 def agreement(
@@ -132,69 +113,53 @@ def agreement(
     to rounding; `pooled` is over the elements of the other sequences. By number of elements,
     medians over sequences.
     """
-    metrics = {
-        name: getattr(ej.metrics, name) for name in ("relative_error", "pearson", "lad_slope")
-    }
-    sizes = np.array([record.n for record in exact])
-    pairs = [
-        (np.asarray(a.values)[:, c], np.asarray(e.values)[:, c])
-        for a, e, c in zip(approx, exact, labels, strict=True)
+
+    def measured(a: np.ndarray, e: np.ndarray) -> dict[str, float | None]:
+        found = {name: np.median(getattr(ej.metrics, name)(a, e)) for name in _METRICS}
+        return {name: float(value) if np.isfinite(value) else None for name, value in found.items()}
+
+    pairs: dict[int, list[np.ndarray]] = {}
+    for a, e, c in zip(approx, exact, labels, strict=True):
+        pairs.setdefault(e.n, []).append(np.stack([a.values[:, c], e.values[:, c]]))
+    by_elements = [
+        {
+            "n": n,
+            "n_sequences": len(pairs[n]),
+            "all_drawn": comb(n, n // 2) <= max_subsequences,
+            **measured(*np.stack(pairs[n], 1)),
+        }
+        for n in sorted(pairs)
     ]
-    by_elements = []
-    for n in np.unique(sizes):
-        members = np.flatnonzero(sizes == n)
-        a, e = (np.stack([pairs[i][side] for i in members]) for side in (0, 1))
-        by_elements.append(
-            {
-                "n": int(n),
-                "n_sequences": len(members),
-                "all_drawn": comb(int(n), int(n) // 2) <= max_subsequences,
-                **{name: _number(np.median(metric(a, e))) for name, metric in metrics.items()},
-            }
-        )
-    drawn = {row["n"]: row["all_drawn"] for row in by_elements}
-    sampled = [pair for pair, n in zip(pairs, sizes, strict=True) if not drawn[int(n)]]
-    pooled = {"n_sequences": len(sampled)}
-    if sampled:
-        a, e = (np.concatenate([pair[side] for pair in sampled]) for side in (0, 1))
-        pooled |= {name: _number(metric(a, e)) for name, metric in metrics.items()}
-    return {"by_elements": by_elements, "pooled": pooled}
-
-
-class Discard(NamedTuple):
-    """Curves over the number of elements dropped, 0..n - 1.
-
-    Attributes:
-      right: order -> (V, n) share of draws that are classified correctly.
-      score: order -> (V, n) mean score of the true class.
-    """
-
-    right: dict[str, np.ndarray]
-    score: dict[str, np.ndarray]
+    sampled = [pair for row in by_elements if not row["all_drawn"] for pair in pairs[row["n"]]]
+    pooled = measured(*np.concatenate(sampled, 1)) if sampled else {}
+    return {"by_elements": by_elements, "pooled": {"n_sequences": len(sampled), **pooled}}
 
 
 def discard(
-    subject: Trained,
+    subject: Labelled,
     xs: np.ndarray,
     esv: np.ndarray,
     labels: np.ndarray,
     n_random: int,
-    *,
-    rng: np.random.Generator,
-) -> Discard:
+    settings: Any,
+) -> dict[str, Any]:
     """Exact scores of f^ms as elements are dropped one by one, in three orders.
 
     Args:
       subject: the model.
       xs: (V, n, D) elements. esv: (V, n) their ESVs for the true class. labels: (V,).
-      n_random: random orders per sequence, which are averaged. rng: draws the random orders.
+      n_random: random orders per sequence, which are averaged.
+      settings: seed of the random orders and of the bootstrap, number of resamples.
+    Returns:
+      Curves over the number dropped, 0..n - 1, and paired differences of their means over it.
     """
+    rng = np.random.default_rng(settings.seed)
     orders = rng.permuted(np.broadcast_to(np.arange(esv.shape[1]), (n_random, *esv.shape)), axis=-1)
     random = np.argsort(orders, axis=-1).astype(float)  # rank in the order
     curves = {
         name: [
             ej.metrics.discard_curve(
-                subject.game, xs, values, labels, prior=subject.model.prior, order=order
+                subject.game, xs, values, labels, prior=subject.trn.prior, order=order
             )
             for values in tqdm(rows, desc=f"discarding, {name}", unit="order")
         ]
@@ -204,46 +169,19 @@ def discard(
             ("random", random, "ascending"),
         )
     }
-    return Discard(
-        {name: np.mean([curve.right for curve in rows], 0) for name, rows in curves.items()},
-        {name: np.mean([curve.scores for curve in rows], 0) for name, rows in curves.items()},
-    )
-
-
-def discard_summary(curves: Discard, settings: Resampling) -> dict[str, Any]:
-    """Curves, and paired differences of their means over the number dropped."""
+    right = {name: np.mean([curve.right for curve in rows], 0) for name, rows in curves.items()}
+    score = {name: np.mean([curve.scores for curve in rows], 0) for name, rows in curves.items()}
 
     def differences(by_order: Mapping[str, np.ndarray]) -> dict[str, Mean]:
         area = {name: values.mean(1) for name, values in by_order.items()}
         pairs = (("ascending", "random"), ("random", "descending"))
         return {f"{a} - {b}": mean_of(area[a] - area[b], settings) for a, b in pairs}
 
-    n_sequences, n = curves.right["random"].shape
     return {
-        "n_sequences": n_sequences,
-        "dropped": list(range(n)),
-        "accuracy": {name: mean_of(values, settings) for name, values in curves.right.items()},
-        "score": {name: mean_of(values, settings) for name, values in curves.score.items()},
-        "accuracy_difference": differences(curves.right),
-        "score_difference": differences(curves.score),
+        "n_sequences": len(esv),
+        "dropped": list(range(esv.shape[1])),
+        "accuracy": {name: mean_of(values, settings) for name, values in right.items()},
+        "score": {name: mean_of(values, settings) for name, values in score.items()},
+        "accuracy_difference": differences(right),
+        "score_difference": differences(score),
     }
-
-
-def _scores(subject: Trained, xs: np.ndarray) -> np.ndarray:
-    """Exact scores of f^ms, (B, C), from sequences of one length (B, n, D)."""
-    batch = ej.explain_batch(subject.game, xs, prior=subject.model.prior, estimator=ej.Exact())
-    return np.asarray(batch.scores)
-
-
-def _pad(sequences: Sequence[np.ndarray]) -> np.ndarray:
-    """(B, N, D), zero beyond each sequence's end."""
-    longest = max(map(len, sequences))
-    padded = np.zeros((len(sequences), longest, sequences[0].shape[1]), np.float32)
-    for row, x in zip(padded, sequences, strict=True):
-        row[: len(x)] = x
-    return padded
-
-
-def _number(value: Any) -> float | None:
-    """A float for JSON; None where it is not finite."""
-    return float(value) if np.isfinite(value) else None

@@ -6,17 +6,20 @@ sequence have axes. None stands for NaN.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
+from scipy.stats import rankdata
 
 import esv_jax as ej
 from experiments.harness import plus_minus
 
 Mean = dict[str, Any]
+PARTS = ("mean", "low", "high")
 
 
 class Resampling(Protocol):
@@ -42,7 +45,7 @@ def mean_of(values: ArrayLike, settings: Resampling) -> Mean:
         ends = ej.metrics.bootstrap_interval(present, key=key, resamples=settings.n_resamples)
         found[:, n > 0] = np.nanmean(present, axis=0), ends.low, ends.high
         found[1:, n == 1] = np.nan
-    named = dict(zip(("mean", "low", "high"), found, strict=True)) | {"n_sequences": n}
+    named = dict(zip(PARTS, found, strict=True)) | {"n_sequences": n}
     return {name: plain(row.reshape(values.shape[1:])) for name, row in named.items()}
 
 
@@ -57,14 +60,10 @@ def resampled_means(values: np.ndarray, settings: Resampling) -> np.ndarray:
     """
     v = len(values)
     flat = np.asarray(values, float).reshape(v, -1)
-    present = ~np.isnan(flat)
-    filled = np.where(present, flat, 0)
     rng = np.random.default_rng(settings.seed)
-    means = np.empty((settings.n_resamples, flat.shape[1]))
-    for row in range(settings.n_resamples):
-        times = rng.multinomial(v, np.full(v, 1 / v)).astype(float)
-        count = times @ present
-        means[row] = np.where(count > 0, times @ filled / np.maximum(count, 1), np.nan)
+    times = rng.multinomial(v, np.full(v, 1 / v), size=settings.n_resamples).astype(float)
+    count = times @ ~np.isnan(flat)
+    means = np.where(count > 0, times @ np.nan_to_num(flat) / np.maximum(count, 1), np.nan)
     return means.reshape(settings.n_resamples, *np.shape(values)[1:])
 
 
@@ -75,12 +74,19 @@ def with_interval(value: float | np.ndarray, draws: np.ndarray) -> Mean:
     return plain({"mean": float(value), "low": float(low), "high": float(high)})
 
 
-def wilson(count: Any, total: int) -> tuple[Any, Any]:
-    """95 % interval of binomial shares, of counts of any shape. Source: Wilson (1927)."""
+def wilson(count: Any, total: int) -> Mean:
+    """Binomial shares with 95 % intervals, of counts of any shape. Source: Wilson (1927)."""
     z = NormalDist().inv_cdf(0.975)
     centre = (count + z**2 / 2) / (total + z**2)
     half = z / (total + z**2) * np.sqrt(count * (total - count) / total + z**2 / 4)
-    return centre - half, centre + half
+    return plain({"mean": count / total, "low": centre - half, "high": centre + half})
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's rho of (..., K) and (..., K); ties share ranks; NaN where either is constant."""
+    a, b = (rankdata(x, axis=-1) - (x.shape[-1] + 1) / 2 for x in (a, b))
+    norm = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    return np.where(norm > 0, (a * b).sum(-1) / np.where(norm > 0, norm, 1), np.nan)
 
 
 def plain(values: Any) -> Any:
@@ -100,14 +106,18 @@ def written(found: Mean, scale: float = 100, digits: int = 1) -> str:
         return "-"
     if found["low"] is None:
         return f"{scale * found['mean']:.{digits}f}"
-    return plus_minus(*(scale * found[name] for name in ("mean", "low", "high")), digits)
+    return plus_minus(*(scale * found[name] for name in PARTS), digits)
 
 
-def at(found: Mean, *index: int | str) -> Mean:
+def at(found: Mean, *index: int) -> Mean:
     """One of the means that were computed together."""
-    picked = {}
-    for name, values in found.items():
-        for k in index:
-            values = values[k]
-        picked[name] = values
-    return picked
+    return {
+        name: plain(np.array(values, object)[index])
+        for name, values in found.items()
+        if name in (*PARTS, "n_sequences")
+    }
+
+
+def ends(found: Mapping[str, Any], scale: float = 100) -> np.ndarray:
+    """Means and the ends of their intervals, (3, ...), NaN where there is none."""
+    return scale * np.array([found[name] for name in PARTS], float)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,73 +25,29 @@ import numpy as np
 import optax
 
 import esv_jax as ej
-from esv_jax.checks import expect_int
 from esv_jax.models import ClipModel
 from esv_jax.models.clip_model import STRIDES, ClipCNN, clip_model_digest
-from experiments.harness import command
 from experiments.synthetic_training import (
-    ASSETS,
-    Kind,
+    Study,
+    TrainSettings,
     accuracies,
     clips_to_train_on,
+    held_out_clips,
     optimise,
-    table,
-    train_and_report,
+    run_command,
 )
 
 N = 16  # frames taken of every clip
-TEST_LENGTHS = (20, 32, 57)
-CLAIMED = 0.95
-KIND = Kind(
-    ej.models.save_clip_model,
-    ej.models.load_clip_model,
-    clip_model_digest,
-    ASSETS / "synthetic_clips.safetensors",
-)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(TrainSettings):
     """Settings of one run; they determine its numbers on one backend."""
 
     out: Path = Path("results/synthetic_clips")
     """Folder for the results; files of an earlier run are replaced."""
-    seed: int = 0
-    """Seed of initial weights and of the clips to train on."""
-    test_seed: int = 10_000
-    """Seed of the held-out clips."""
-    n_steps: int = 1500
-    """Steps of training."""
-    batch_size: int = 32
-    """Fresh clips in a step."""
     widths: tuple[int, int, int, int] = (32, 64, 64, 96)
     """Channels after each convolution."""
-    learning_rate: float = 1e-3
-    """Highest learning rate of AdamW, after a warm-up; then a cosine down to 0."""
-    weight_decay: float = 1e-3
-    """AdamW's decay."""
-    n_test: int = 300
-    """Held-out clips of each length."""
-    install: bool = False
-    """Replace the model in the package by this one."""
-
-    def __post_init__(self) -> None:
-        """Checks the counts; the library checks the rest."""
-        for name in ("n_steps", "batch_size", "n_test"):
-            expect_int(name, getattr(self, name), minimum=1)
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs from the command line: 0 when done."""
-    return command(
-        Settings, lambda s: table(run(s)), module="synthetic_clips", about=__doc__, args=args
-    )
-
-
-def run(settings: Settings) -> dict[str, Any]:
-    """Trains, measures, writes `model.safetensors` and `summary.json`."""
-    claim = ("accuracy from 16 frames", CLAIMED)
-    return train_and_report("synthetic_clips", settings, KIND, train, accuracy, TEST_LENGTHS, claim)
 
 
 def train(settings: Settings) -> tuple[ClipModel, list[float]]:
@@ -142,23 +99,26 @@ def _patches(x: jax.Array, kernel: Sequence[int], strides: Sequence[int]) -> jax
     return jnp.concatenate(parts, -1)
 
 
-def held_out(
-    model: ClipModel, n: int, t: int, seed: int
-) -> tuple[ej.data.SyntheticVideos, np.ndarray]:
-    """Clips of t frames cut down to those at segment centres, and logits of each (V, C)."""
-    frames = ej.data.segment_centres(t, model.n_frames)
-    key = jax.random.fold_in(jax.random.key(seed), t)
-    videos = ej.data.synthetic_videos(n, key=key, n_frames=t, frames=frames)
+def accuracy(model: ClipModel, t: int, settings: TrainSettings) -> dict[str, Any]:
+    """Accuracy on held-out clips of t frames, also of pairs."""
+    videos = held_out_clips(settings.n_test, t, model.n_frames, settings.test_seed)
     score = jax.jit(jax.vmap(lambda clip: model.logits(clip.astype(jnp.float32) / 255)))
-    parts = [score(videos.clips[start : start + 50]) for start in range(0, n, 50)]
-    return videos, np.concatenate(parts)
+    parts = [score(videos.clips[k : k + 50]).argmax(-1) for k in range(0, len(videos), 50)]
+    return accuracies(np.concatenate(parts), videos)
 
 
-def accuracy(model: ClipModel, t: int, settings: Settings) -> dict[str, Any]:
-    """Accuracy on clips of t frames, also of pairs."""
-    videos, logits = held_out(model, settings.n_test, t, settings.test_seed)
-    return accuracies(logits.argmax(-1), videos)
-
+STUDY = Study(
+    name="synthetic_clips",
+    about=__doc__,
+    quantity="accuracy from 16 frames",
+    lengths=(20, 32, 57),
+    train=train,
+    accuracy=accuracy,
+    save=ej.models.save_clip_model,
+    load=ej.models.load_clip_model,
+    digest=clip_model_digest,
+)
+main = partial(run_command, STUDY, Settings)
 
 if __name__ == "__main__":
     sys.exit(main())

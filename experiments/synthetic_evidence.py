@@ -27,11 +27,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import esv_jax as ej
-from esv_jax.checks import expect_int
 from esv_jax.files import make_folder
 from esv_jax.models.video_model import video_model_digest
 from experiments import synthetic_world as world
@@ -40,6 +38,7 @@ from experiments.harness import (
     above,
     as_json,
     as_rows,
+    check_counts,
     command,
     finding,
     findings_table,
@@ -47,9 +46,9 @@ from experiments.harness import (
     surroundings,
     write_json,
 )
-from experiments.statistics import mean_of, written
+from experiments.statistics import mean_of, rank_correlation, written
 
-METHODS = ("ESV", "uniform", "centre-out", "random")
+METHODS = ("ESV", "uniform", "centre-out", "random")  # the last three do not use the clip
 MEASURES = ("precision@k", "Spearman")
 
 
@@ -72,8 +71,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Checks the counts; the library checks the rest."""
-        for name in ("n_clips", "n_resamples"):
-            expect_int(name, getattr(self, name), minimum=1)
+        check_counts(self, "n_clips", "n_resamples")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -89,28 +87,25 @@ def run(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
     chosen = settings.model
     model = ej.models.load_video_model(chosen) if chosen else ej.models.load_synthetic_world()
-    videos, features = world.held_out(model, settings.n_clips, settings.n_frames, settings.seed)
-    batch = ej.explain_batch(
-        ej.MultiScale(model.trained.heads),
-        features,
-        prior=model.trained.prior,
-        estimator=ej.Exact(),
-    )
-    batch = jax.device_get(batch)
+    videos, batch = world.held_out(model, settings.n_clips, settings.n_frames, settings.seed)
     rows = np.arange(len(videos))
     esv = np.asarray(batch.values)[rows, :, videos.labels].astype(float)  # (V, n)
     right = np.asarray(batch.scores).argmax(-1) == videos.labels
     truth = videos.evidence_frames
     mixed = truth.any(1) & ~truth.all(1)
 
-    rng = np.random.default_rng(settings.seed)
-    scores = baselines(*esv.shape, rng)
-    scores["ESV"] = esv
+    n = esv.shape[1]
+    scores = {
+        "ESV": esv,
+        "uniform": np.zeros_like(esv),
+        "centre-out": np.broadcast_to(-np.abs(np.arange(n) - (n - 1) / 2), esv.shape),
+        "random": np.random.default_rng(settings.seed).random(esv.shape),
+    }
     values = {
         measure: np.stack([rank(scores[m][mixed], truth[mixed]) for m in METHODS])
         for measure, rank in zip(MEASURES, (precision_at_k, spearman), strict=True)
     }  # (methods, V) each
-    ordered = np.arange(esv.shape[1]) / esv.shape[1]  # ranks without ties, truth first
+    ordered = np.arange(n) / n  # ranks without ties, truth first
     intervals = {name: summarise(v, settings) for name, v in values.items()}
     summary = {
         "experiment": "synthetic_evidence",
@@ -141,16 +136,6 @@ def run(settings: Settings) -> dict[str, Any]:
     return summary
 
 
-def baselines(n_clips: int, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Scores of frames that do not depend on the clip, (V, n) each."""
-    centre = -np.abs(np.arange(n) - (n - 1) / 2)
-    return {
-        "uniform": np.zeros((n_clips, n)),
-        "centre-out": np.broadcast_to(centre, (n_clips, n)),
-        "random": rng.random((n_clips, n)),
-    }
-
-
 def precision_at_k(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Share of true elements among the k highest, k = number of true ones; ties in expectation.
 
@@ -172,27 +157,16 @@ def spearman(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     Tied elements share the mean of their ranks. Each row of `truth` holds both values.
     """
-    a, b = _ranks(scores), _ranks(truth.astype(float))
-    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
-    spread = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    return np.where(spread > 0, (a * b).sum(1) / np.where(spread > 0, spread, 1), 0.0)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Mean ranks from 1, (V, n)."""
-    below = (values[:, None, :] < values[:, :, None]).sum(2)
-    same = (values[:, None, :] == values[:, :, None]).sum(2)
-    return below + (same + 1) / 2
+    return np.nan_to_num(rank_correlation(scores, truth))
 
 
 def summarise(values: np.ndarray, settings: Settings) -> dict[str, Any]:
     """Means of each method and of ESV - each baseline, from (methods, V)."""
+    esv, *_ = values
     pairs = list(zip(METHODS, values, strict=True))
     return {
         "methods": {name: mean_of(row, settings) for name, row in pairs},
-        "differences": {
-            f"ESV - {name}": mean_of(values[0] - row, settings) for name, row in pairs[1:]
-        },
+        "differences": {f"ESV - {name}": mean_of(esv - row, settings) for name, row in pairs[1:]},
     }
 
 
@@ -200,13 +174,9 @@ def means(values: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
     """Mean measures over some of the clips; None where there are none."""
     if not rows.any():
         return {"n_clips": 0, **dict.fromkeys(values)}
-    return {
-        "n_clips": int(rows.sum()),
-        **{
-            measure: dict(zip(METHODS, v[:, rows].mean(1).tolist(), strict=True))
-            for measure, v in values.items()
-        },
-    }
+    found = {name: v[:, rows].mean(1).tolist() for name, v in values.items()}
+    by_method = {name: dict(zip(METHODS, v, strict=True)) for name, v in found.items()}
+    return {"n_clips": int(rows.sum()), **by_method}
 
 
 def nearest(measure: str, found: dict[str, Any]) -> Finding:

@@ -1,4 +1,4 @@
-"""Training on synthetic videos: batches of clips, optimisation and the stored summary."""
+"""Training on synthetic videos: settings, batches of clips, optimisation, stored summary."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from experiments.harness import (
     Finding,
     as_json,
     as_rows,
+    check_counts,
+    command,
     findings_table,
     markdown,
     surroundings,
@@ -28,21 +30,117 @@ from experiments.harness import (
 )
 
 TRAIN_LENGTHS = (16, 24, 32, 48)
-ASSETS = Path(ej.__file__).parent / "models" / "assets"
+CLAIMED = 0.95  # accuracy
+_ASSETS = Path(ej.__file__).parent / "models" / "assets"
 
 
-class Kind(NamedTuple):
-    """Functions of one kind of model.
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """Settings of one run; they determine its numbers on one backend."""
+
+    out: Path = Path("results")
+    """Folder for the results; files of an earlier run are replaced."""
+    seed: int = 0
+    """Seed of the training: initial weights, clips, and draws of each step."""
+    test_seed: int = 10_000
+    """Seed of the held-out clips."""
+    n_steps: int = 1500
+    """Steps of training."""
+    batch_size: int = 32
+    """Fresh clips in a step."""
+    learning_rate: float = 1e-3
+    """Highest learning rate of AdamW, after a warm-up; then a cosine down to 0."""
+    weight_decay: float = 1e-3
+    """AdamW's decay."""
+    n_test: int = 300
+    """Held-out clips of each length."""
+    install: bool = False
+    """Replace the model in the package by this one."""
+
+    def __post_init__(self) -> None:
+        """Checks the counts; the library checks the rest."""
+        check_counts(self, "n_steps", "batch_size", "n_test")
+
+
+class Study(NamedTuple):
+    """Training of one kind of model.
 
     Attributes:
+      name: name of the module and of the model in the package. about: the module's docstring.
+      quantity: name of the mean accuracy. lengths: frames of the held-out clips.
+      train: settings -> a model, and its losses.
+      accuracy: (model, frames of a clip, settings) -> `accuracies` of held-out clips.
       save: (path, model, half=True) -> path. load: path -> model.
-      digest: model -> digest of its weights. packaged: the file in the package.
+      digest: model -> digest of its weights.
     """
 
+    name: str
+    about: str | None
+    quantity: str
+    lengths: tuple[int, ...]
+    train: Callable[[Any], tuple[Any, list[float]]]
+    accuracy: Callable[[Any, int, Any], dict[str, Any]]
     save: Callable[..., Path]
     load: Callable[[Path], Any]
     digest: Callable[[Any], str]
-    packaged: Path
+
+    @property
+    def packaged(self) -> Path:
+        """The file in the package."""
+        return _ASSETS / f"{self.name}.safetensors"
+
+
+def run_command(study: Study, kind: type[TrainSettings], args: Sequence[str] | None = None) -> int:
+    """Runs from the command line: 0 when done."""
+    return command(
+        kind, lambda s: table(run(study, s)), module=study.name, about=study.about, args=args
+    )
+
+
+def run(study: Study, settings: TrainSettings) -> dict[str, Any]:
+    """Trains, measures, writes `model.safetensors` and `summary.json`.
+
+    Returns:
+      The content of `summary.json`.
+    """
+    make_folder(settings.out)
+    if settings.install:
+        expect_writable(study.packaged)
+    start = time.perf_counter()
+    model, losses = study.train(settings)
+    train_seconds = time.perf_counter() - start
+    path = study.save(settings.out / "model.safetensors", model, half=True)
+    stored = study.load(path)  # rounded to half precision
+    measured = {t: study.accuracy(stored, t, settings) for t in study.lengths}
+    mean = float(np.mean([row["accuracy"] for row in measured.values()]))
+    about = {
+        "world": "esv_jax.data.synthetic_videos",
+        "seed": settings.seed,
+        "n_training_clips": settings.n_steps * settings.batch_size,
+        "held_out_accuracy": mean,
+        "held_out_clips": settings.n_test * len(study.lengths),
+    }
+    stored = dataclasses.replace(stored, about=about)
+    for file in (path, *[study.packaged] * settings.install):
+        study.save(file, stored, half=True)
+    expected, agrees = f">= {100 * CLAIMED:g}", mean >= CLAIMED
+    summary = {
+        "experiment": study.name,
+        "findings": as_rows(
+            [Finding(f"{study.quantity} (%)", expected, 100 * mean, agrees=agrees)]
+        ),
+        "seed": settings.seed,
+        "settings": as_json(settings),
+        "accuracy": mean,
+        "accuracy_by_length": measured,
+        "training_loss": losses,
+        "weights_digest": study.digest(stored),
+        "file_bytes": path.stat().st_size,
+        "wall_seconds": {"train": round(train_seconds, 1)},
+        **surroundings(),
+    }
+    write_json(settings.out / "summary.json", summary)
+    return summary
 
 
 def clips_to_train_on(
@@ -69,14 +167,17 @@ def clips_to_train_on(
 
 
 def optimise(
-    loss: Callable[..., jax.Array], params: Any, batches: Iterable[Sequence[Any]], settings: Any
+    loss: Callable[..., jax.Array],
+    params: Any,
+    batches: Iterable[Sequence[Any]],
+    settings: TrainSettings,
 ) -> tuple[Any, list[float]]:
     """Trains with AdamW, a warm-up and a cosine schedule.
 
     Args:
       loss: (params, *batch) -> (). params: initial parameters; donated.
       batches: one for each of `settings.n_steps`.
-      settings: with `learning_rate`, `weight_decay` and `n_steps`.
+      settings: `learning_rate`, `weight_decay` and `n_steps`.
     Returns:
       The parameters, and the mean loss of each tenth of the steps.
     """
@@ -104,6 +205,13 @@ def optimise(
     return params, tenths
 
 
+def held_out_clips(n: int, t: int, n_frames: int, seed: int) -> ej.data.SyntheticVideos:
+    """Clips of t frames, cut down to those at `n_frames` segment centres."""
+    key = jax.random.fold_in(jax.random.key(seed), t)
+    frames = ej.data.segment_centres(t, n_frames)
+    return ej.data.synthetic_videos(n, key=key, n_frames=t, frames=frames)
+
+
 def accuracies(predicted: np.ndarray, videos: ej.data.SyntheticVideos) -> dict[str, Any]:
     """Accuracy of predicted classes (V,) and of their pairs, and accuracy by class."""
     right = predicted == videos.labels
@@ -119,67 +227,6 @@ def accuracies(predicted: np.ndarray, videos: ej.data.SyntheticVideos) -> dict[s
     }
 
 
-def train_and_report(
-    name: str,
-    settings: Any,
-    kind: Kind,
-    train: Callable[[Any], tuple[Any, list[float]]],
-    accuracy: Callable[[Any, int, Any], dict[str, Any]],
-    lengths: Sequence[int],
-    claim: tuple[str, float],
-) -> dict[str, Any]:
-    """Trains, measures, writes `model.safetensors` and `summary.json`.
-
-    Args:
-      name: name of the experiment. settings: with `out`, `install`, `seed`, `n_steps`,
-        `batch_size` and `n_test`.
-      kind: kind of the model. train: settings -> a model, and its losses.
-      accuracy: (model, frames of a clip, settings) -> `accuracies` of held-out clips.
-      lengths: lengths of held-out clips. claim: name and lower bound of the mean accuracy.
-    Returns:
-      The content of `summary.json`.
-    """
-    make_folder(settings.out)
-    if settings.install:
-        expect_writable(kind.packaged)
-    start = time.perf_counter()
-    model, losses = train(settings)
-    train_seconds = time.perf_counter() - start
-    path = kind.save(settings.out / "model.safetensors", model, half=True)
-    stored = kind.load(path)  # rounded to half precision
-    measured = {t: accuracy(stored, t, settings) for t in lengths}
-    mean = float(np.mean([row["accuracy"] for row in measured.values()]))
-    about = {
-        "world": "esv_jax.data.synthetic_videos",
-        "seed": settings.seed,
-        "n_training_clips": settings.n_steps * settings.batch_size,
-        "held_out_accuracy": mean,
-        "held_out_clips": settings.n_test * len(lengths),
-    }
-    stored = dataclasses.replace(stored, about=about)
-    kind.save(path, stored, half=True)
-    if settings.install:
-        kind.save(kind.packaged, stored, half=True)
-    text, claimed = claim
-    agrees = mean >= claimed
-    row = Finding(f"{text} (%)", f">= {100 * claimed:g}", 100 * mean, agrees=agrees)
-    summary = {
-        "experiment": name,
-        "findings": as_rows([row]),
-        "seed": settings.seed,
-        "settings": as_json(settings),
-        "accuracy": mean,
-        "accuracy_by_length": measured,
-        "training_loss": losses,
-        "weights_digest": kind.digest(stored),
-        "file_bytes": path.stat().st_size,
-        "wall_seconds": {"train": round(train_seconds, 1)},
-        **surroundings(),
-    }
-    write_json(settings.out / "summary.json", summary)
-    return summary
-
-
 def table(summary: dict[str, Any]) -> str:
     """The numbers as Markdown."""
     lengths = summary["accuracy_by_length"]
@@ -187,12 +234,11 @@ def table(summary: dict[str, Any]) -> str:
         (t, *(f"{100 * row[name]:.1f}" for name in ("accuracy", "accuracy_of_pairs")))
         for t, row in lengths.items()
     ]
-    found = [row["accuracy_by_class"] for row in lengths.values()]
-    by_class = [
-        (name, f"{100 * np.mean([row[name] for row in found if name in row]):.1f}")
-        for name in ej.data.SYNTHETIC_VIDEO_CLASSES
-        if any(name in row for row in found)
-    ]
+    found: dict[str, list[float]] = {name: [] for name in ej.data.SYNTHETIC_VIDEO_CLASSES}
+    for row in lengths.values():
+        for name, accuracy in row["accuracy_by_class"].items():
+            found[name].append(accuracy)
+    by_class = [(name, f"{100 * np.mean(row):.1f}") for name, row in found.items() if row]
     seconds = summary["wall_seconds"]["train"]
     return "\n\n".join(
         [

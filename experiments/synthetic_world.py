@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,81 +25,48 @@ import numpy as np
 import optax
 
 import esv_jax as ej
-from esv_jax.checks import expect_int
 from esv_jax.models import FrameEncoder, TrainedModel, VideoModel
 from esv_jax.models.evaluation import draw_subsequences
 from esv_jax.models.frame_encoder import FrameCNN
-from esv_jax.models.heads import HeadStack
 from esv_jax.models.trainable import MultiScaleHeads
 from esv_jax.models.video_model import video_model_digest
-from experiments.harness import command
+from experiments.harness import check_counts
 from experiments.synthetic_training import (
-    ASSETS,
-    Kind,
+    Study,
+    TrainSettings,
     accuracies,
     clips_to_train_on,
+    held_out_clips,
     optimise,
-    table,
-    train_and_report,
+    run_command,
 )
 
 N = 8  # frames taken of every clip
-TEST_LENGTHS = (8, 20, 32, 57)
-CLAIMED = 0.95
-KIND = Kind(
-    ej.models.save_video_model,
-    ej.models.load_video_model,
-    video_model_digest,
-    ASSETS / "synthetic_world.safetensors",
-)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(TrainSettings):
     """Settings of one run; they determine its numbers on one backend."""
 
     out: Path = Path("results/synthetic_world")
     """Folder for the results; files of an earlier run are replaced."""
-    seed: int = 0
-    """Seed of initial weights, subsequences, dropout, and of the clips to train on."""
-    test_seed: int = 10_000
-    """Seed of the held-out clips."""
-    n_steps: int = 1500
-    """Steps of training."""
     batch_size: int = 64
     """Fresh clips in a step."""
+    learning_rate: float = 2e-3
+    """Highest learning rate of AdamW, after a warm-up; then a cosine down to 0."""
+    n_test: int = 250
+    """Held-out clips of each length."""
     feature_dim: int = 64
     """Features of a frame, D."""
     hidden_dim: int = 96
     """Hidden width of each head, H."""
     dropout: float = 0.1
     """Chance that a hidden activation of a head is dropped in training."""
-    learning_rate: float = 2e-3
-    """Highest learning rate of AdamW, after a warm-up; then a cosine down to 0."""
-    weight_decay: float = 1e-3
-    """AdamW's decay."""
-    n_test: int = 250
-    """Held-out clips of each length."""
-    install: bool = False
-    """Replace the model in the package by this one."""
 
     def __post_init__(self) -> None:
         """Checks the counts; the library checks the rest."""
-        for name in ("n_steps", "batch_size", "feature_dim", "hidden_dim", "n_test"):
-            expect_int(name, getattr(self, name), minimum=1)
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs from the command line: 0 when done."""
-    return command(
-        Settings, lambda s: table(run(s)), module="synthetic_world", about=__doc__, args=args
-    )
-
-
-def run(settings: Settings) -> dict[str, Any]:
-    """Trains, measures, writes `model.safetensors` and `summary.json`."""
-    claim = ("accuracy of f^ms from 8 frames", CLAIMED)
-    return train_and_report("synthetic_world", settings, KIND, train, accuracy, TEST_LENGTHS, claim)
+        super().__post_init__()
+        check_counts(self, "feature_dim", "hidden_dim")
 
 
 def train(settings: Settings) -> tuple[VideoModel, list[float]]:
@@ -136,42 +103,42 @@ def train(settings: Settings) -> tuple[VideoModel, list[float]]:
     clips = clips_to_train_on(settings.n_steps, settings.batch_size, settings.seed, N)
     batches = ((*batch, jax.random.fold_in(steps_key, i)) for i, batch in enumerate(clips))
     params, tenths = optimise(loss, params, batches, settings)
-    stack = heads.fold(params["heads"])
-    return _video_model(settings, network, params["encoder"], stack, names), tenths
-
-
-def _video_model(
-    settings: Settings, network: FrameCNN, variables: Any, heads: HeadStack, names: tuple[str, ...]
-) -> VideoModel:
-    encoder = FrameEncoder(
-        name="frame_cnn",
-        settings={"feature_dim": network.feature_dim, "widths": list(network.widths)},
-        variables=variables,
-    )
+    known = {"feature_dim": network.feature_dim, "widths": list(network.widths)}
+    encoder = FrameEncoder(name="frame_cnn", settings=known, variables=params["encoder"])
     prior = np.full(len(names), 1 / len(names))  # C successive clips have every class once
-    return VideoModel(encoder, TrainedModel(heads=heads, prior=prior, class_names=names))
+    trained = TrainedModel(heads=heads.fold(params["heads"]), prior=prior, class_names=names)
+    return VideoModel(encoder, trained), tenths
 
 
 def held_out(
     model: VideoModel, n: int, t: int, seed: int
-) -> tuple[ej.data.SyntheticVideos, np.ndarray]:
-    """Clips of t frames cut down to the 8 at segment centres, and their features (V, 8, D)."""
-    frames = ej.data.segment_centres(t, N)
-    key = jax.random.fold_in(jax.random.key(seed), t)
-    videos = ej.data.synthetic_videos(n, key=key, n_frames=t, frames=frames)
-    flat = videos.clips.reshape(-1, *videos.clips.shape[2:])
-    return videos, model.encoder(flat).reshape(n, N, -1)
+) -> tuple[ej.data.SyntheticVideos, ej.Attribution]:
+    """Held-out clips of t frames, and exact ESVs of the 8 at segment centres, on the host."""
+    videos = held_out_clips(n, t, N, seed)
+    features = model.encoder(videos.clips.reshape(-1, *videos.clips.shape[2:])).reshape(n, N, -1)
+    game, prior = ej.MultiScale(model.trained.heads), model.trained.prior
+    found = ej.explain_batch(game, features, prior=prior, estimator=ej.Exact())
+    return videos, jax.device_get(found)
 
 
-def accuracy(model: VideoModel, t: int, settings: Settings) -> dict[str, Any]:
+def accuracy(model: VideoModel, t: int, settings: TrainSettings) -> dict[str, Any]:
     """Accuracy of the exact f^ms of 8 frames on clips of t frames, also of pairs."""
-    videos, features = held_out(model, settings.n_test, t, settings.test_seed)
-    trained = model.trained
-    batch = ej.explain_batch(
-        ej.MultiScale(trained.heads), features, prior=trained.prior, estimator=ej.Exact()
-    )
+    videos, batch = held_out(model, settings.n_test, t, settings.test_seed)
     return accuracies(np.asarray(batch.scores).argmax(-1), videos)
 
+
+STUDY = Study(
+    name="synthetic_world",
+    about=__doc__,
+    quantity="accuracy of f^ms from 8 frames",
+    lengths=(8, 20, 32, 57),
+    train=train,
+    accuracy=accuracy,
+    save=ej.models.save_video_model,
+    load=ej.models.load_video_model,
+    digest=video_model_digest,
+)
+main = partial(run_command, STUDY, Settings)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,7 +15,7 @@ from jax import Array
 
 import esv_jax as ej
 from esv_jax.games import SubsetGame
-from experiments.series_measures import elements_of
+from experiments.sequences import elements_of
 
 _N_MAX, _D, _H, _C = 8, 32, 64, 20  # of the rough heads, as of the trained ones
 _HIDDEN = 32  # width of the networks

@@ -27,21 +27,20 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import xarray
 
 import esv_jax as ej
 from experiments.harness import Finding, above, finding, markdown
 from experiments.play_fair.examples import (
+    Panel,
     Row,
     Standing,
     called,
     common_limits,
     draw_panels,
-    panel_of,
     standing,
     typical,
 )
-from experiments.play_fair.figure import Outcome, Settings, main
+from experiments.play_fair.figure import Outcome, Settings, main, stored
 from experiments.play_fair.methods import all_values
 from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
 from experiments.statistics import Mean, mean_of, written
@@ -63,18 +62,20 @@ def measure(subject: Subject, settings: Settings) -> Outcome:
     """Agreement of each pair of methods over all sequences, with a picture of examples."""
     elements = subject.at_centres(settings.n_elements)
     v, n = elements.index.shape
-    rows = np.arange(v)
     esv, scores = explain_exactly(subject.game, subject.trn.prior, elements)
     more = (*SHOWN[1:], *(MORE if settings.full else ()))
     values = {"ESV": of_class(esv, elements.labels)}
     values |= all_values(subject, elements, settings.seed, more)
-    values[OF_LOGIT] = _of_logit(subject, elements)
+    # Neither correlations nor the order of elements depend on the prior.
+    logits = ej.MultiScale(subject.trn.heads, link="identity")
+    esv, _ = explain_exactly(logits, np.zeros(len(subject.class_names), np.float32), elements)
+    values[OF_LOGIT] = of_class(esv, elements.labels)
     found = standing(scores, elements.labels)
-    r, pairs = {}, {}
-    for a, b in combinations(values, 2):
-        name = f"{a}, {b}"
-        r[name] = correlations(values[a], values[b])
-        pairs[name] = compare(values[a], values[b], r[name], settings)
+    r = {f"{a}, {b}": correlations(values[a], values[b]) for a, b in combinations(values, 2)}
+    pairs = {
+        f"{a}, {b}": compare(values[a], values[b], r[f"{a}, {b}"], settings)
+        for a, b in combinations(values, 2)
+    }
     shown = typical(found, elements.labels)
     numbers = {
         "n_sequences": v,
@@ -83,25 +84,22 @@ def measure(subject: Subject, settings: Settings) -> Outcome:
         "accuracy": float(found.right.mean()),
         "same_top_by_chance": 1 / n,
         "pairs": pairs,
-        "shown": [{"rule": rule, "uid": _uid(subject, elements, row)} for rule, row in shown],
+        "shown": [{"rule": rule, "uid": elements.uids[row]} for rule, row in shown],
     }
-    picture = _picture(subject, elements, values, scores, found, shown)
-    store = xarray.Dataset(
-        {
-            "values": (("attribution", "video", "element"), np.stack(list(values.values()))),
-            "pearson": (("pair", "video"), np.stack(list(r.values()))),
-            "scores": (("video", "class"), scores),
-            "label": (("video",), elements.labels),
-            "index": (("video", "element"), elements.index),
-        },
-        coords={
-            "attribution": list(values),  # xarray's sel has an argument called method
-            "pair": list(r),
-            "video": [_uid(subject, elements, row) for row in rows],
-            "class": list(subject.class_names),
-        },
+    arrays = {
+        # Not "method": `sel` of xarray has an argument of that name.
+        "values": (("attribution", "video", "element"), np.stack(list(values.values()))),
+        "pearson": (("pair", "video"), np.stack(list(r.values()))),
+        "scores": (("video", "class"), scores),
+    }
+    coords = {"attribution": list(values), "pair": list(r), "class": list(subject.class_names)}
+    return Outcome(
+        numbers,
+        _table(pairs),
+        findings(pairs),
+        {"examples": _picture(subject, elements, values, scores, found, shown)},
+        stored(elements, arrays, **coords),
     )
-    return Outcome(numbers, _table(pairs), findings(pairs), {"examples": picture}, store)
 
 
 def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -116,14 +114,14 @@ def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def compare(a: np.ndarray, b: np.ndarray, r: np.ndarray, settings: Settings) -> dict[str, Mean]:
     """Means over sequences: correlation, share below 0.5, same highest and lowest element, sign."""
-    same = {
+    every = {
+        "r": r,
+        "disagree": np.where(np.isnan(r), np.nan, r < DISAGREE),
         "same_top": a.argmax(1) == b.argmax(1),
         "same_bottom": a.argmin(1) == b.argmin(1),
         "same_sign": ((a > 0) == (b > 0)).mean(1),
     }
-    below = np.where(np.isnan(r), np.nan, r < DISAGREE)
-    every = {"r": r, "disagree": below, **same}
-    return {name: mean_of(x.astype(float), settings) for name, x in every.items()}
+    return {name: mean_of(x, settings) for name, x in every.items()}
 
 
 def findings(pairs: dict[str, Any]) -> list[Finding]:
@@ -131,31 +129,11 @@ def findings(pairs: dict[str, Any]) -> list[Finding]:
     rows = []
     for a, b in combinations(SHOWN, 2):
         share = pairs[f"{a}, {b}"]["disagree"]
-        agrees = above(share, OFTEN)
+        few = f"r needs {_FEWEST} elements, and values that differ"
+        note = few if share["mean"] is None else ""
         name = f"{a} and {b}: sequences with r < {DISAGREE} (%)"
-        rows.append(
-            finding(
-                name,
-                share,
-                agrees,
-                "often",
-                note=""
-                if share["mean"] is not None
-                else f"r needs {_FEWEST} elements, and values that differ",
-            )
-        )
+        rows.append(finding(name, share, above(share, OFTEN), "often", note=note))
     return rows
-
-
-def _of_logit(subject: Subject, elements: Elements) -> np.ndarray:
-    """ESVs (V, n) of the true class's logit, up to a constant of each sequence.
-
-    The prior is set to 0: it adds the same to all elements, and neither correlations nor the order
-    of elements depend on it.
-    """
-    game = ej.MultiScale(subject.trn.heads, link="identity")
-    esv, _ = explain_exactly(game, np.zeros(len(subject.class_names), np.float32), elements)
-    return of_class(esv, elements.labels)
 
 
 def _table(pairs: dict[str, Any]) -> str:
@@ -166,10 +144,6 @@ def _table(pairs: dict[str, Any]) -> str:
         for name, x in pairs.items()
     ]
     return markdown(head, rows)
-
-
-def _uid(subject: Subject, elements: Elements, row: int) -> str:
-    return subject.uids[int(elements.rows[row])]
 
 
 def _picture(
@@ -189,23 +163,23 @@ def _picture(
         scaled = {name: values[name][row] / largest[name] for name in SHOWN}
         limits = common_limits(list(scaled.values()))
         bars = []
-        for name in SHOWN:
-            end = 1 if scaled[name].max() >= -scaled[name].min() else -1
+        for name, x in scaled.items():
+            end = 1 if x.max() >= -x.min() else -1
             ticks = ([0, end], ["0", f"{end * largest[name]:.2g}"])
-            bars.append(Row(_NAMES[name], scaled[name], limits, ticks))
-        predicted = c if found.right[row] else int(found.rivals[row])
-        outcome = "predicted" if found.right[row] else f"predicted {called(names[predicted])}"
+            bars.append(Row(_NAMES[name], x, limits, ticks))
+        rival = f" {called(names[found.rivals[row]])}"
         esv = values["ESV"][row : row + 1]
-        pair = [correlations(esv, values[name][row : row + 1])[0] for name in SHOWN[1:]]
+        ig, cam = (correlations(esv, values[name][row : row + 1])[0] for name in SHOWN[1:])
         score = scores[row, c]
         lines = [
-            f"{outcome}; score {score:.3f} - prior {prior[c]:.3f} = {score - prior[c]:.3f}",
-            f"{_uid(subject, elements, row)}; r with ESV: IG {pair[0]:.2f}, Grad-CAM {pair[1]:.2f}",
+            f"predicted{'' if found.right[row] else rival};"
+            f" score {score:.3f} - prior {prior[c]:.3f} = {score - prior[c]:.3f}",
+            f"{elements.uids[row]}; r with ESV: IG {ig:.2f}, Grad-CAM {cam:.2f}",
         ]
-        panels.append(panel_of(subject, elements, row, f"{rule}: {called(names[c])}", lines, bars))
+        panels.append(Panel(row, f"{rule}: {called(names[c])}", lines, bars))
     scaling = "each row scaled to its largest absolute value"
     title = f"{subject.title}: attributions of the true class, {scaling}"
-    return draw_panels(panels, title, ("supporting", "distracting"))
+    return draw_panels(subject, elements, panels, title, ("supporting", "distracting"))
 
 
 if __name__ == "__main__":

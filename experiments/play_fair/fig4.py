@@ -29,19 +29,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import xarray
 
 import esv_jax as ej
-from esv_jax.metrics.statistics import support_statistics
 from esv_jax.plots import style
-from esv_jax.plots.style import new_figure
+from experiments.drawing import BLUE, PURPLE, VERMILLION, legend_below, name_axes, points
 from experiments.harness import Finding, above, finding, markdown
-from experiments.play_fair.figure import Outcome, Settings, main
+from experiments.play_fair.figure import Outcome, Settings, main, stored
 from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
 from experiments.statistics import (
     Mean,
+    ends,
     mean_of,
-    plain,
     resampled_means,
     wilson,
     with_interval,
@@ -53,13 +51,13 @@ EXTREMES = {"supporting": "most supporting", "distracting": "most distracting"}
 LEAST = 5  # sequences of a group that is compared
 ALIKE = 0.02  # shares that differ by less are equal
 
-# Of Okabe & Ito (2008), each with its own marker.
-_MODELS = {"TRN": ("#0072B2", "o"), "TSN": ("#D55E00", "s")}
+_MODELS = {"TRN": (BLUE, "o"), "TSN": (VERMILLION, "s")}
 _LOOK = {
-    "right": ("right predictions, true class", "#0072B2", "o"),
-    "wrong": ("wrong predictions, true class", "#D55E00", "v"),
-    "wrong, predicted class": ("wrong predictions, predicted class", "#CC79A7", "D"),
+    "right": ("right predictions, true class", BLUE, "o"),
+    "wrong": ("wrong predictions, true class", VERMILLION, "v"),
+    "wrong, predicted class": ("wrong predictions, predicted class", PURPLE, "D"),
 }
+_DASHED = {"color": style.QUIET, "lw": 1, "ls": (0, (4, 3))}
 
 
 class Explained(NamedTuple):
@@ -75,6 +73,11 @@ class Explained(NamedTuple):
     predicted: np.ndarray
     right: np.ndarray
 
+    def group(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """ESVs (V, n) for the class of a group, and its members (V,)."""
+        member = ~self.right if name.startswith("wrong") else self.right | (name == "all")
+        return self.esv_predicted if name.endswith("class") else self.esv, member
+
 
 def measure(subject: Subject, settings: Settings) -> Outcome:
     """Supporting elements and positions of both models, with their differences."""
@@ -89,16 +92,17 @@ def measure(subject: Subject, settings: Settings) -> Outcome:
     }
     if "TSN" in models:
         numbers["TRN - TSN"] = differences(models["TRN"], models["TSN"], settings)
-    return Outcome(
-        numbers,
-        _table(numbers),
-        findings(numbers),
-        {
-            "supporting": plot_supporting(models, numbers, subject.title),
-            "positions": plot_positions(numbers, subject.title),
-        },
-        _store(models, elements, subject),
-    )
+    pictures = {
+        "supporting": plot_supporting(models, numbers, subject.title),
+        "positions": plot_positions(numbers, subject.title),
+    }
+    dims = ("model", "video", "element")
+    arrays = {
+        field: (dims[: 2 + field.startswith("esv")], [getattr(m, field) for m in models.values()])
+        for field in ("esv", "esv_predicted", "predicted")
+    }
+    store = stored(elements, arrays, model=list(models))
+    return Outcome(numbers, _table(numbers), findings(numbers), pictures, store)
 
 
 def explained(game: Any, prior: np.ndarray, elements: Elements) -> Explained:
@@ -111,20 +115,18 @@ def explained(game: Any, prior: np.ndarray, elements: Elements) -> Explained:
 
 def statistics_of(model: Explained, settings: Settings) -> dict[str, Any]:
     """Shares of supporting elements by group, and shares of sequences by position."""
-    true, predicted = (support_statistics(esv) for esv in (model.esv, model.esv_predicted))
     found: dict[str, Any] = {"accuracy": mean_of(model.right, settings), "groups": {}}
-    members = np.ones(len(model.right), bool), model.right, ~model.right, ~model.right
-    for group, member in zip(GROUPS, members, strict=True):
-        statistics = predicted if group.endswith("class") else true
-        found["groups"][group] = {
-            name: mean_of(np.where(member, getattr(statistics, name), np.nan), settings)
+    supporting = {}
+    for group in GROUPS:
+        esv, member = model.group(group)
+        statistics = ej.metrics.support_statistics(esv)
+        values = {
+            name: np.where(member, getattr(statistics, name), np.nan)
             for name in ("supporting", "support", "distraction")
         }
-    shares = (
-        np.where(model.right, true.supporting, np.nan),
-        np.where(model.right, np.nan, true.supporting),
-    )
-    means = resampled_means(np.stack(shares, axis=1), settings)
+        supporting[group] = values["supporting"]
+        found["groups"][group] = {name: mean_of(x, settings) for name, x in values.items()}
+    means = resampled_means(np.stack([supporting[g] for g in ("right", "wrong")], 1), settings)
     gap = [found["groups"][group]["supporting"]["mean"] for group in ("right", "wrong")]
     gap_mean = np.nan if None in gap else gap[0] - gap[1]
     found["right - wrong"] = with_interval(gap_mean, means[:, 0] - means[:, 1])
@@ -148,9 +150,9 @@ def differences(trn: Explained, tsn: Explained, settings: Settings) -> dict[str,
 
 def extremes(esv: np.ndarray) -> np.ndarray:
     """Indicators of the highest and the lowest value, (V, 2, n); ties share 1."""
-    high = esv == esv.max(1, keepdims=True)
-    low = esv == esv.min(1, keepdims=True)
-    return np.stack([high / high.sum(1, keepdims=True), low / low.sum(1, keepdims=True)], axis=1)
+    highest_lowest = (esv.max(1, keepdims=True), esv.min(1, keepdims=True))
+    found = np.stack([esv == end for end in highest_lowest], axis=1)
+    return found / found.sum(2, keepdims=True)
 
 
 def preference(shares: np.ndarray) -> np.ndarray:
@@ -159,73 +161,42 @@ def preference(shares: np.ndarray) -> np.ndarray:
 
 
 def _positions(esv: np.ndarray, settings: Settings) -> dict[str, Any]:
+    """Shares of sequences with an extreme at each position and at either end, and preference."""
     v, n = esv.shape
     overall = ej.metrics.position_statistics(esv).overall
-    found: dict[str, Any] = {"positions": {}, "ends": {}}
-    ends = sorted({0, n - 1})
-    for name in EXTREMES:
-        counts = getattr(overall, f"most_{name}")
-        low, high = wilson(counts, v)
-        found["positions"][name] = plain({"mean": counts / v, "low": low, "high": high})
-        at_ends = counts[ends].sum()
-        low, high = wilson(at_ends, v)
-        found["ends"][name] = plain({"mean": at_ends / v, "low": low, "high": high})
+    counts = {name: getattr(overall, f"most_{name}") for name in EXTREMES}
     where = extremes(esv)
     draws = preference(resampled_means(where, settings))
-    found["preference"] = with_interval(preference(where.mean(0)), draws)
-    found["preference"]["of none"] = _preference_of_none(v, n, settings)
-    return found
-
-
-def _preference_of_none(v: int, n: int, settings: Settings) -> float:
-    """Mean of `preference` where all positions are equally likely."""
+    # Of sequences whose extremes are equally likely everywhere.
     rng = np.random.default_rng(settings.seed)
-    counts = rng.multinomial(v, np.full(n, 1 / n), size=(settings.n_resamples, 2))
-    return float(preference(counts / v).mean())
+    none = rng.multinomial(v, np.full(n, 1 / n), size=(settings.n_resamples, 2)) / v
+    return {
+        "positions": {name: wilson(count, v) for name, count in counts.items()},
+        "ends": {
+            name: wilson(count[sorted({0, n - 1})].sum(), v) for name, count in counts.items()
+        },
+        "preference": with_interval(preference(where.mean(0)), draws)
+        | {"of none": float(preference(none).mean())},
+    }
 
 
 def _table(numbers: dict[str, Any]) -> str:
+    n, models = numbers["n_elements"], numbers["models"]
     rows = [
-        (
-            name,
-            group,
-            found["supporting"]["n_sequences"],
-            written(found["supporting"]),
-            written(found["support"], 1, 3),
-            written(found["distraction"], 1, 3),
-        )
-        for name, model in numbers["models"].items()
+        (name, group, found["supporting"]["n_sequences"], written(found["supporting"]))
+        + tuple(written(found[part], 1, 3) for part in ("support", "distraction"))
+        for name, model in models.items()
         for group, found in model["groups"].items()
     ]
     head = "model", "predictions", "sequences", "supporting (%)", "sum of ESV > 0", "of the others"
-    parts = [markdown(head, rows)]
-    rows = [
+    places = [
         (name, meaning, *(f"{100 * share:.1f}" for share in model["positions"][extreme]["mean"]))
-        for name, model in numbers["models"].items()
+        for name, model in models.items()
         for extreme, meaning in EXTREMES.items()
     ]
-    n = numbers["n_elements"]
-    head = ("model", "share of sequences (%) by position", *map(str, range(1, n + 1)))
-    parts.append(markdown(head, rows))
-    parts.append(f"{numbers['n_sequences']} sequences of {n} elements; chance {100 / n:.1f} %.")
-    return "\n\n".join(parts)
-
-
-def _store(models: dict[str, Explained], elements: Elements, subject: Subject) -> xarray.Dataset:
-    def stacked(field: str) -> np.ndarray:
-        return np.stack([getattr(model, field) for model in models.values()])
-
-    each = ("model", "video", "element")
-    return xarray.Dataset(
-        {
-            "esv": (each, stacked("esv")),
-            "esv_predicted": (each, stacked("esv_predicted")),
-            "predicted": (each[:2], stacked("predicted")),
-            "label": (("video",), elements.labels),
-            "index": (each[1:], elements.index),
-        },
-        coords={"model": list(models), "video": [subject.uids[i] for i in elements.rows]},
-    )
+    numbered = ("model", "share of sequences (%) by position", *map(str, range(1, n + 1)))
+    count = f"{numbers['n_sequences']} sequences of {n} elements; chance {100 / n:.1f} %."
+    return "\n\n".join([markdown(head, rows), markdown(numbered, places), count])
 
 
 def findings(numbers: dict[str, Any]) -> list[Finding]:
@@ -233,18 +204,20 @@ def findings(numbers: dict[str, Any]) -> list[Finding]:
     models, between, n = numbers["models"], numbers.get("TRN - TSN"), numbers["n_elements"]
     rows = []
     for name, model in models.items():
-        share = _not_supporting(model)
+        found = model["groups"]["all"]["supporting"]
+        turned = {"mean": "mean", "low": "high", "high": "low"}
+        share = {k: None if found[e] is None else 1 - found[e] for k, e in turned.items()}
         agrees = abs(share["mean"] - 0.5) <= 0.1 if name == "TRN" else None
         text = f"elements that do not support the true class, {name} (%)"
         rows.append(finding(text, share, agrees, "about 50"))
     for name, model in models.items():
         text = f"supporting elements, right - wrong predictions, {name} (points)"
-        counts = {group: model[f"n_{group}"] for group in ("right", "wrong")}
-        gap, few = model["right - wrong"], [g for g, count in counts.items() if count < LEAST]
+        gap = model["right - wrong"]
+        few = [group for group in ("right", "wrong") if model[f"n_{group}"] < LEAST]
         if few:
             rows.append(Finding(text, "> 0", note=f"fewer than {LEAST} {few[0]} predictions"))
         else:
-            note = f"{counts['right']} right, {counts['wrong']} wrong"
+            note = f"{model['n_right']} right, {model['n_wrong']} wrong"
             rows.append(finding(text, gap, above(gap), "> 0", note=note))
     text = "supporting elements, TRN - TSN, both right (points)"
     if between is None:
@@ -275,120 +248,67 @@ def models_differ(gap: Mean) -> bool:
     return bool((low > 0 or high < 0) and not (low >= -ALIKE and high <= ALIKE))
 
 
-def _not_supporting(model: dict[str, Any]) -> Mean:
-    found = model["groups"]["all"]["supporting"]
-    ends = {"mean": "mean", "low": "high", "high": "low"}
-    return {name: None if found[end] is None else 1 - found[end] for name, end in ends.items()}
-
-
 def plot_supporting(models: Mapping[str, Explained], numbers: Mapping[str, Any], title: str) -> Any:
     """Histograms of the number of supporting elements by group, with the means above.
 
     Groups of fewer than 5 sequences are left out.
     """
     n = numbers["n_elements"]
-    figure = new_figure(4.6 * len(models) + (1.4 if len(models) == 1 else 0), 4.2)
+    figure = style.new_figure(4.6 * len(models) + 1.4 * (len(models) == 1), 4.2)
     axes = figure.subplots(2, len(models), height_ratios=(1, 4), sharex=True, squeeze=False)
+    width = 0.8 / len(_LOOK)
     for (top, ax), (name, explained) in zip(axes.T, models.items(), strict=True):
         model = numbers["models"][name]
-        members = explained.right, ~explained.right, ~explained.right
-        values = explained.esv, explained.esv, explained.esv_predicted
-        width = 0.8 / len(_LOOK)
-        for k, (group, (_, colour, marker)) in enumerate(_LOOK.items()):
-            count = (values[k][members[k]] > 0).sum(1)
-            if len(count) < LEAST:
-                continue
-            share = np.bincount(count, minlength=n + 1) / len(count)
-            ax.bar(np.arange(n + 1) + (k - 1) * width, 100 * share, width, color=colour)
-            mean = model["groups"][group]["supporting"]
-            _point(top, n, mean, 2 - k, colour, marker)
+        for k, (group, (label, colour, marker)) in enumerate(_LOOK.items()):
+            if name == "TRN":  # for the legend
+                ax.plot([], [], color=colour, marker=marker, lw=0, ms=6, label=label)
+            esv, member = explained.group(group)
+            count = (esv[member] > 0).sum(1)
+            if len(count) >= LEAST:
+                share = 100 * np.bincount(count, minlength=n + 1) / len(count)
+                ax.bar(np.arange(n + 1) + (k - 1) * width, share, width, color=colour)
+                middle, low, high = ends(model["groups"][group]["supporting"], n)
+                error = [[middle - low], [high - middle]]
+                top.errorbar(middle, 2 - k, xerr=error, color=colour, marker=marker, capsize=2.5)
         counts = ", ".join(
             f"{model[f'n_{kind}']} {kind}" + (" (not drawn)" if model[f"n_{kind}"] < LEAST else "")
             for kind in ("right", "wrong")
         )
         top.set_title(f"{name}: {counts}", loc="left", fontsize=style.TITLE_SIZE, color=style.INK)
-        top.set_ylim(-0.8, 2.8)
-        top.set_yticks([])
-        top.axvline(n / 2, color=style.QUIET, lw=0.8, ls=(0, (4, 3)))
-        ax.set_xlabel(f"elements of {n} with an ESV > 0", **style.TEXT)
-        ax.set_xticks(range(0, n + 1, 1 if n <= 12 else 2))
-        style.strip_down(ax)
-        style.strip_down(top)
+        top.set(ylim=(-0.8, 2.8), yticks=[])
+        top.axvline(n / 2, **_DASHED)
+        name_axes(ax, f"elements of {n} with an ESV > 0")
+        name_axes(top)
         top.tick_params(length=0)
+        ax.set_xticks(range(0, n + 1, 1 if n <= 12 else 2))
     axes[0, 0].set_ylabel("mean", **style.TEXT)
     axes[1, 0].set_ylabel("share of the predictions (%)", **style.TEXT)
     highest = max(ax.get_ylim()[1] for ax in axes[1])
     for ax in axes[1]:
         ax.set_ylim(0, highest)
-    handles = [
-        axes[0, 0].plot([], [], color=colour, marker=marker, lw=0, ms=6, label=label)[0]
-        for label, colour, marker in _LOOK.values()
-    ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=3,
-        **style.LEGEND,
-        handletextpad=0.2,
-        columnspacing=1.5,
-    )
+    legend_below(figure, axes[1, 0], handletextpad=0.2, columnspacing=1.5)
     style.head(figure, f"{title}: elements that support a class, and their mean with 95 % interval")
     return figure
 
 
 def plot_positions(numbers: Mapping[str, Any], title: str) -> Any:
     """Share of sequences with an extreme at each position, with intervals and chance."""
-    n = numbers["n_elements"]
-    figure = new_figure(9.2, 3.6)
+    n, models = numbers["n_elements"], numbers["models"]
+    figure = style.new_figure(9.2, 3.6)
     axes = figure.subplots(1, 2, sharey=True)
-    models = numbers["models"]
     for ax, (extreme, label) in zip(axes, EXTREMES.items(), strict=True):
-        ax.axhline(100 / n, color=style.QUIET, lw=1, ls=(0, (4, 3)), label=f"chance, 1/{n}")
+        ax.axhline(100 / n, label=f"chance, 1/{n}", **_DASHED)
         for k, (name, model) in enumerate(models.items()):
-            colour, marker = _MODELS[name]
-            found = {key: 100 * np.array(v) for key, v in model["positions"][extreme].items()}
-            shift = 0 if len(models) == 1 else 0.2 * k - 0.1
-            ax.errorbar(
-                np.arange(1, n + 1) + shift,
-                found["mean"],
-                np.maximum([found["mean"] - found["low"], found["high"] - found["mean"]], 0),
-                color=colour,
-                marker=marker,
-                ms=5.5,
-                lw=1.2,
-                elinewidth=1.4,
-                capsize=2.5,
-                label=name,
-            )
-        ax.set_xlabel(f"position of the {label} element, of {n}", **style.TEXT)
+            x = np.arange(1, n + 1) + (0 if len(models) == 1 else 0.2 * k - 0.1)
+            points(ax, x, model["positions"][extreme], *_MODELS[name], label=name)
+        name_axes(ax, f"position of the {label} element, of {n}")
         ax.set_xticks(range(1, n + 1))
-        style.strip_down(ax)
     axes[0].set_ylabel("share of the sequences (%)", **style.TEXT)
     axes[0].set_ylim(bottom=0)
-    figure.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=3,
-        **style.LEGEND,
-    )
+    legend_below(figure, axes[0])
     count = numbers["n_sequences"]
     style.head(figure, f"{title}: positions of the extremes in {count} sequences, 95 % intervals")
     return figure
-
-
-def _point(ax: Any, n: int, mean: dict[str, Any], y: int, colour: str, marker: str) -> None:
-    """A mean share with its interval, on the axis of counts."""
-    low, middle, high = (n * mean[key] for key in ("low", "mean", "high"))
-    ax.errorbar(
-        middle,
-        y,
-        xerr=[[middle - low], [high - middle]],
-        color=colour,
-        marker=marker,
-        ms=6,
-        capsize=2.5,
-        elinewidth=1.4,
-    )
 
 
 if __name__ == "__main__":

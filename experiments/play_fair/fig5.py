@@ -30,13 +30,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import xarray
 
 import esv_jax as ej
 from esv_jax.plots import style
-from esv_jax.plots.style import new_figure
+from experiments.drawing import bare
 from experiments.harness import Finding, markdown
-from experiments.play_fair.figure import Outcome, Settings, main
+from experiments.play_fair.figure import Outcome, Settings, main, stored
 from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
 from experiments.statistics import plain, wilson
 
@@ -74,40 +73,45 @@ def measure(subject: Subject, settings: Settings) -> Outcome:
         raise ValueError("n_elements: expected at least 2, got 1.")
     elements = subject.at_centres(n)
     esv = _of_true_class(subject.game, subject.trn.prior, elements)
-    pairs = pairs_above(esv)
+    pairs, labels, names = pairs_above(esv), elements.labels, subject.class_names
     matrices = {"TRN": matrix(esv)}
     if subject.tsn_game is not None:
-        tsn = _of_true_class(subject.tsn_game, subject.tsn.prior, elements)
-        matrices["TSN"] = matrix(tsn)
-    distances = class_distances(pairs, elements.labels)
+        matrices["TSN"] = matrix(_of_true_class(subject.tsn_game, subject.tsn.prior, elements))
+    distances = class_distances(pairs, labels)
     for c in list(distances)[:SHOWN]:
-        matrices[subject.class_names[c]] = matrix(esv[elements.labels == c])
+        matrices[names[c]] = matrix(esv[labels == c])
     n_shuffles = _FULL_SHUFFLES if settings.full else _SHUFFLES
     rng = np.random.default_rng(settings.seed)
+    overall = against_shuffles(overall_distance(pairs), shuffled_elements(esv, n_shuffles, rng))
     numbers = {
         "n_elements": n,
         "n_sequences": len(esv),
         "n_pairs": n * (n - 1) // 2,
-        "matrices": {name: _plain(found) for name, found in matrices.items()},
+        "matrices": {
+            name: plain(found._asdict() | {"n_differ": int(_upper(found.differs).sum())})
+            for name, found in matrices.items()
+        },
         "classes": {
-            subject.class_names[c]: {
-                "n_sequences": int((elements.labels == c).sum()),
-                "squared distance": distance,
-            }
+            names[c]: {"n_sequences": int((labels == c).sum()), "squared distance": distance}
             for c, distance in distances.items()
         },
-        "overall": against_shuffles(
-            overall_distance(pairs), shuffled_elements(esv, n_shuffles, rng)
-        ),
-        "between classes": between_classes(pairs, elements.labels, n_shuffles, rng),
+        "overall": overall,
+        "between classes": between_classes(pairs, labels, n_shuffles, rng),
     }
-    return Outcome(
-        numbers,
-        _table(numbers),
-        findings(numbers),
-        {"pairs": plot_matrices(matrices, subject.title)},
-        _store(matrices, esv, elements, subject),
-    )
+    dims = ("set", "element", "other")
+    fields = {
+        name: np.stack([getattr(m, name) for m in matrices.values()]) for name in Matrix._fields
+    }
+    arrays = {name: (dims[: array.ndim], array) for name, array in fields.items()}
+    arrays["esv"] = (("video", "element"), esv)
+    store = stored(elements, arrays, set=list(matrices))
+    pictures = {"pairs": plot_matrices(matrices, subject.title)}
+    return Outcome(numbers, _table(numbers), findings(numbers), pictures, store)
+
+
+def _of_true_class(game: Any, prior: np.ndarray, elements: Elements) -> np.ndarray:
+    esv, _ = explain_exactly(game, prior, elements)
+    return of_class(esv, elements.labels)
 
 
 def pairs_above(esv: np.ndarray) -> np.ndarray:
@@ -119,7 +123,8 @@ def pairs_above(esv: np.ndarray) -> np.ndarray:
 def matrix(esv: np.ndarray) -> Matrix:
     """Shares with intervals, from values (V, n)."""
     share = ej.metrics.position_statistics(esv).overall.above
-    return Matrix(share, *wilson(share * len(esv), len(esv)), len(esv))
+    found = wilson(share * len(esv), len(esv))
+    return Matrix(share, np.array(found["low"]), np.array(found["high"]), len(esv))
 
 
 def overall_distance(pairs: np.ndarray) -> float:
@@ -144,13 +149,8 @@ def class_distances(pairs: np.ndarray, labels: np.ndarray) -> dict[int, float]:
 
 def shuffled_elements(esv: np.ndarray, n_shuffles: int, rng: np.random.Generator) -> np.ndarray:
     """`overall_distance` after shuffling the elements of every sequence, (n_shuffles,)."""
-    i, j = np.triu_indices(esv.shape[1], 1)
-    found = np.empty(n_shuffles)
-    for k in range(n_shuffles):
-        mixed = rng.permuted(esv, axis=1)
-        share = ((mixed[:, i] > mixed[:, j]) + 0.5 * (mixed[:, i] == mixed[:, j])).mean(0)
-        found[k] = ((share - 0.5) ** 2).mean()
-    return found
+    found = [overall_distance(pairs_above(rng.permuted(esv, axis=1))) for _ in range(n_shuffles)]
+    return np.array(found)
 
 
 def between_classes(
@@ -188,27 +188,13 @@ def _upper(pairs: np.ndarray) -> np.ndarray:
     return pairs[..., i, j]
 
 
-def _of_true_class(game: Any, prior: np.ndarray, elements: Elements) -> np.ndarray:
-    esv, _ = explain_exactly(game, prior, elements)
-    return of_class(esv, elements.labels)
-
-
-def _plain(found: Matrix) -> dict[str, Any]:
-    ends = {name: getattr(found, name) for name in ("share", "low", "high")}
-    differs = int(_upper(found.differs).sum())
-    return plain(ends) | {"n_sequences": found.n_sequences, "n_differ": differs}
-
-
 def findings(numbers: dict[str, Any]) -> list[Finding]:
     """Distances from 1/2 and between classes, and the number of pairs that differ."""
     differ, n_pairs = numbers["matrices"]["TRN"]["n_differ"], numbers["n_pairs"]
+    text = f"pairs that differ from 1/2, of {n_pairs}"
     return [
         _distance("root mean square of P - 1/2, TRN, all classes (%)", numbers["overall"]),
-        Finding(
-            f"pairs that differ from 1/2, of {n_pairs}",
-            value=float(differ),
-            agrees=2 * differ >= n_pairs,
-        ),
+        Finding(text, value=float(differ), agrees=2 * differ >= n_pairs),
         _distance("root mean square of P(class) - P(all), TRN (%)", numbers["between classes"]),
     ]
 
@@ -217,51 +203,31 @@ def _distance(quantity: str, found: dict[str, float] | None) -> Finding:
     """Root of a squared distance in per cent; the bound is the 95 % quantile of shuffles."""
     if found is None:
         return Finding(quantity, note="one class")
-    root, chance, bound = (
-        100 * found[name] ** 0.5 for name in ("squared distance", "by chance", "by chance, 95 %")
-    )
-    agrees = found["squared distance"] > found["by chance, 95 %"]
+    squares = (found[name] for name in ("squared distance", "by chance", "by chance, 95 %"))
+    root, chance, bound = (100 * square**0.5 for square in squares)
     note = f"shuffled: {chance:.1f}, p = {found['p']:.2g}"
-    return Finding(quantity, f"> {bound:.1f} (shuffled, 95 %)", root, agrees=agrees, note=note)
+    expected = f"> {bound:.1f} (shuffled, 95 %)"
+    return Finding(quantity, expected, root, agrees=root > bound, note=note)
 
 
 def _table(numbers: dict[str, Any]) -> str:
     rows = []
     for name, found in numbers["matrices"].items():
-        share, differ = np.array(found["share"]), found["n_differ"]
+        share = np.array(found["share"])
         i, j = np.unravel_index(share.argmax(), share.shape)
         apart = 100 * np.abs(_upper(share) - 0.5).mean()
         ends = f"[{100 * found['low'][i][j]:.0f}, {100 * found['high'][i][j]:.0f}]"
         highest = f"{i + 1} above {j + 1}: {100 * share[i, j]:.0f} {ends}"
-        rows.append((name, found["n_sequences"], f"{apart:.1f}", differ, highest))
+        rows.append((name, found["n_sequences"], f"{apart:.1f}", found["n_differ"], highest))
     head = "set", "sequences", "mean of abs(P - 50 %)", "pairs that differ", "clearest pair (%)"
     pairs = f"{numbers['n_pairs']} pairs of {numbers['n_elements']} positions"
     return f"{markdown(head, rows)}\n\n{pairs}; by chance one in twenty differs from 50 %."
 
 
-def _store(
-    matrices: dict[str, Matrix], esv: np.ndarray, elements: Elements, subject: Subject
-) -> xarray.Dataset:
-    dims = ("set", "element", "other")
-    fields = {
-        name: np.stack([getattr(m, name) for m in matrices.values()]) for name in Matrix._fields
-    }
-    return xarray.Dataset(
-        {name: (dims[: array.ndim], array) for name, array in fields.items()}
-        | {
-            "esv": (("video", "element"), esv),
-            "label": (("video",), elements.labels),
-            "index": (("video", "element"), elements.index),
-        },
-        coords={"set": list(matrices), "video": [subject.uids[i] for i in elements.rows]},
-    )
-
-
 def plot_matrices(matrices: Mapping[str, Matrix], title: str) -> Any:
     """A panel per set; 50 % is white, bold numbers have an interval that excludes it."""
-    n_rows = -(-len(matrices) // _COLUMNS)
-    columns = min(len(matrices), _COLUMNS)
-    figure = new_figure(_INCHES * columns + 1.2, (_INCHES + 0.45) * n_rows + 0.5)
+    n_rows, columns = -(-len(matrices) // _COLUMNS), min(len(matrices), _COLUMNS)
+    figure = style.new_figure(_INCHES * columns + 1.2, (_INCHES + 0.45) * n_rows + 0.5)
     axes = figure.subplots(n_rows, columns, squeeze=False)
     widest = max(np.abs(found.share - 0.5).max() for found in matrices.values())
     half = 5 * np.ceil(20 * max(widest, 0.05))  # per cent
@@ -283,29 +249,19 @@ def plot_matrices(matrices: Mapping[str, Matrix], title: str) -> Any:
 
 def _panel(ax: Any, name: str, found: Matrix, half: float) -> Any:
     n = len(found.share)
-    shown = np.where(np.eye(n, dtype=bool), np.nan, 100 * found.share)
+    apart = ~np.eye(n, dtype=bool)
+    shown = np.where(apart, 100 * found.share, np.nan)
     image = ax.imshow(shown, cmap="PuOr_r", vmin=50 - half, vmax=50 + half)
-    if n <= _MOST_NUMBERS:
-        for i, j in zip(*np.nonzero(~np.eye(n, dtype=bool)), strict=True):
-            differs = bool(found.differs[i, j])
-            depth = abs(shown[i, j] - 50) / half
-            on_pale = style.INK if differs or depth > 0.25 else style.QUIET
-            ax.text(
-                j,
-                i,
-                f"{shown[i, j]:.0f}",
-                ha="center",
-                va="center",
-                fontsize=7.5,
-                fontweight="bold" if differs else "normal",
-                color="white" if depth > 0.65 else on_pale,
-            )
+    for i, j in np.argwhere(apart & (n <= _MOST_NUMBERS)):
+        depth, differs = abs(shown[i, j] - 50) / half, found.differs[i, j]
+        on_pale = style.INK if differs or depth > 0.25 else style.QUIET
+        look = {"color": "white" if depth > 0.65 else on_pale, "fontsize": 7.5}
+        look["fontweight"] = "bold" if differs else "normal"
+        ax.text(j, i, f"{shown[i, j]:.0f}", ha="center", va="center", **look)
     ticks = np.arange(0, n, 1 if n <= _MOST_NUMBERS else 2)
     ax.set_xticks(ticks, ticks + 1)
     ax.set_yticks(ticks, ticks + 1)
-    ax.tick_params(length=0, labelsize=style.TEXT_SIZE, labelcolor=style.INK)
-    for side in ax.spines.values():
-        side.set_visible(False)
+    bare(ax)
     kind = f"{name}, all classes" if name in ("TRN", "TSN") else f"TRN, class {name}"
     text = f"{style.wrap(kind, _INCHES, style.TITLE_SIZE)}\n{found.n_sequences} sequences"
     ax.set_title(text, loc="left", **style.TEXT, parse_math=False)

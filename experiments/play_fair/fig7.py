@@ -31,26 +31,25 @@ import sys
 from typing import Any, NamedTuple
 
 import numpy as np
-import xarray
 
 import esv_jax as ej
 from esv_jax.plots import style
-from esv_jax.plots.style import new_figure
+from experiments.drawing import band, name_axes
 from experiments.harness import Finding, above, finding, markdown
 from experiments.play_fair.examples import (
+    Panel,
     Row,
     Standing,
     called,
     common_limits,
     contested,
     draw_panels,
-    panel_of,
     standing,
 )
-from experiments.play_fair.figure import Outcome, Settings, main
+from experiments.play_fair.figure import Outcome, Settings, main, stored
 from experiments.play_fair.methods import values
 from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
-from experiments.statistics import mean_of, written
+from experiments.statistics import PARTS, mean_of, written
 
 FEWEST = 5  # wrong predictions that are compared
 EXACT = 1e-5  # gap of a sum
@@ -82,65 +81,77 @@ class Contrasts(NamedTuple):
 def measure(subject: Subject, settings: Settings) -> Outcome:
     """Contrasts of all sequences, margins with half of the elements, and examples."""
     elements = subject.at_centres(settings.n_elements)
-    found, contrasts, gap = contrast(subject, elements)
-    groups = {"right": found.right, "wrong": ~found.right}
+    found, contrasts = contrast(subject, elements)
+    of_contrast, right = contrasts.contrast, found.right
+    v, n = of_contrast.shape
+    groups = {"right": right, "wrong": ~right}
     partner = reverse_of(subject.class_names)
-    reverse = np.zeros(len(found.right), bool)
-    if partner is not None:
-        reverse = found.rivals == partner[elements.labels]
-    alone = first_scale(subject, elements, found, settings)
-    numbers = {
-        "n_sequences": len(found.right),
-        "n_left_out": len(subject.sequences) - len(found.right),  # fewer elements
-        "n_elements": elements.index.shape[1],
-        "n_wrong": int((~found.right).sum()),
-        "sum_gap": gap,
-        "for_true": {
-            name: mean_of((contrasts.contrast[rows] > 0).mean(1), settings)
-            for name, rows in groups.items()
-        },
-        "divided": {
-            name: mean_of(divided(contrasts.contrast[rows]), settings)
-            for name, rows in groups.items()
-        },
-        "margins": margins_after_half(subject, elements, found, contrasts, settings),
-        "reverse": None if partner is None else mean_of(reverse.astype(float), settings),
-        "single": parts(contrasts.contrast, alone, np.ones_like(reverse), settings),
-        "single_reverse": parts(contrasts.contrast, alone, reverse, settings),
-        "positions": by_position(contrasts, alone, settings),
-        "confused": _confused(subject, elements, found),
+    reverse = np.zeros(v, bool) if partner is None else found.rivals == partner[elements.labels]
+    # The part of the contrast from single elements.
+    of_rival = dataclasses.replace(elements, labels=found.rivals)
+    single = [values("leave-one-in", subject, e, settings.seed) for e in (elements, of_rival)]
+    alone = (single[0] - single[1]) / n
+    lines = {
+        "contrast": of_contrast,
+        "true": contrasts.of_true,
+        "rival": contrasts.of_rival,
+        "alone": alone,
     }
+    positions = {name: mean_of(x, settings) for name, x in lines.items()}
     rows = contested(found, elements.labels, 8 if settings.full else 4)
-    numbers["shown"] = [
-        {"uid": subject.uids[int(elements.rows[row])], "right": bool(found.right[row])}
-        for row in rows
-    ]
+    numbers = {
+        "n_sequences": v,
+        "n_left_out": len(subject.sequences) - v,  # fewer elements
+        "n_elements": n,
+        "n_wrong": int((~right).sum()),
+        "sum_gap": sum_gap(contrasts),
+        "for_true": {k: mean_of((of_contrast[g] > 0).mean(1), settings) for k, g in groups.items()},
+        "divided": {k: mean_of(divided(of_contrast[g]), settings) for k, g in groups.items()},
+        "margins": margins_after_half(subject, elements, found, contrasts, settings),
+        "reverse": None if partner is None else mean_of(reverse, settings),
+        "single": parts(of_contrast, alone, settings),
+        "single_reverse": parts(of_contrast[reverse], alone[reverse], settings),
+        "positions": {name: {part: x[part] for part in PARTS} for name, x in positions.items()},
+        "confused": _confused(subject, elements, found),
+        "shown": [{"uid": elements.uids[row], "right": bool(right[row])} for row in rows],
+    }
     pictures = {
         "examples": plot_examples(subject, elements, contrasts, found, rows),
         "positions": plot_positions(subject.title, numbers["positions"]),
     }
-    store = _store(subject, elements, contrasts, found, alone)
+    each, per_video = ("video", "element"), ("video",)
+    arrays = {
+        "contrast": (each, of_contrast),
+        "esv_true": (each, contrasts.of_true),
+        "esv_rival": (each, contrasts.of_rival),
+        "alone": (each, alone),
+        "rival": (per_video, found.rivals),
+        "margin": (per_video, found.margins),
+    }
+    store = stored(elements, arrays).assign_attrs(class_names=list(subject.class_names))
     return Outcome(numbers, _table(numbers), findings(numbers), pictures, store)
 
 
-def contrast(subject: Subject, elements: Elements) -> tuple[Standing, Contrasts, float]:
-    """Standings, contrasts, and the largest gap between sums and differences of evidence."""
-    prior = np.asarray(subject.trn.prior, float)
+def contrast(subject: Subject, elements: Elements) -> tuple[Standing, Contrasts]:
+    """Standings and contrasts."""
     esv, scores = explain_exactly(subject.game, subject.trn.prior, elements)
     found = standing(scores, elements.labels)
     rows, a, b = np.arange(len(scores)), elements.labels, found.rivals
     of_true, of_rival = of_class(esv, a), of_class(esv, b)
-    evidence = scores - prior[None]
-    gap = (of_true - of_rival).sum(1) - (evidence[rows, a] - evidence[rows, b])
-    contrasts = Contrasts(
-        of_true, of_rival, of_true - of_rival, evidence[rows, a], evidence[rows, b]
-    )
-    return found, contrasts, float(np.abs(gap).max())
+    evidence = scores - np.asarray(subject.trn.prior, float)[None]
+    contrasts = (of_true, of_rival, of_true - of_rival, evidence[rows, a], evidence[rows, b])
+    return found, Contrasts(*contrasts)
+
+
+def sum_gap(contrasts: Contrasts) -> float:
+    """Largest difference of a contrast's sum from that of the evidential scores."""
+    evidence = contrasts.evidence_true - contrasts.evidence_rival
+    return float(np.abs(contrasts.contrast.sum(1) - evidence).max())
 
 
 def divided(contrast: np.ndarray) -> np.ndarray:
-    """1 where some elements of (V, n) support the true class and others its rival."""
-    return ((contrast > 0).any(1) & (contrast < 0).any(1)).astype(float)
+    """True where some elements of (V, n) support the true class and others its rival."""
+    return (contrast > 0).any(1) & (contrast < 0).any(1)
 
 
 def reverse_of(class_names: tuple[str, ...]) -> np.ndarray | None:
@@ -150,24 +161,12 @@ def reverse_of(class_names: tuple[str, ...]) -> np.ndarray | None:
     return np.arange(len(class_names)) ^ 1  # the second of a pair is the first run backwards
 
 
-def first_scale(
-    subject: Subject, elements: Elements, found: Standing, settings: Settings
-) -> np.ndarray:
-    """The part of the contrast (V, n) from single elements."""
-    of_rival = dataclasses.replace(elements, labels=found.rivals)
-    alone = [values("leave-one-in", subject, e, settings.seed) for e in (elements, of_rival)]
-    return (alone[0] - alone[1]) / elements.index.shape[1]
-
-
-def parts(
-    contrast: np.ndarray, alone: np.ndarray, rows: np.ndarray, settings: Settings
-) -> dict[str, Any]:
-    """Means over some sequences of the contrast and of its part from single elements."""
-    rows = rows.astype(bool)
+def parts(contrast: np.ndarray, alone: np.ndarray, settings: Settings) -> dict[str, Any]:
+    """Means over sequences of the contrast and of its part from single elements."""
     return {
-        "n_sequences": int(rows.sum()),
-        "contrast": mean_of(contrast[rows].sum(1), settings),
-        "alone": mean_of(alone[rows].sum(1), settings),
+        "n_sequences": len(contrast),
+        "contrast": mean_of(contrast.sum(1), settings),
+        "alone": mean_of(alone.sum(1), settings),
     }
 
 
@@ -187,7 +186,20 @@ def margins_after_half(
         "ESV of the true class": contrasts.of_true,
         "random": np.random.default_rng(settings.seed).random((v, n)),
     }
-    left = {name: _margins(subject, elements, found, x)[:, n // 2] for name, x in orders.items()}
+    left = {}
+    for name, order in orders.items():
+        true, rival = (
+            ej.metrics.discard_curve(
+                subject.game,
+                elements.xs,
+                order,
+                labels,
+                prior=subject.trn.prior,
+                order="descending",
+            ).scores[:, n // 2]
+            for labels in (elements.labels, found.rivals)
+        )
+        left[name] = true - rival
     return {
         "n_dropped": n // 2,
         "all": mean_of(found.margins, settings),
@@ -195,39 +207,6 @@ def margins_after_half(
         "gain": mean_of(left["random"] - left["contrast"], settings),
         "gain_of_esv": mean_of(left["random"] - left["ESV of the true class"], settings),
     }
-
-
-def _margins(
-    subject: Subject, elements: Elements, found: Standing, order: np.ndarray
-) -> np.ndarray:
-    """Score of the true class - that of the rival (V, n), the highest of an order dropped first."""
-    scores = [
-        ej.metrics.discard_curve(
-            subject.game,
-            elements.xs,
-            order,
-            labels,
-            prior=subject.trn.prior,
-            order="descending",
-        ).scores
-        for labels in (elements.labels, found.rivals)
-    ]
-    return scores[0] - scores[1]
-
-
-def by_position(contrasts: Contrasts, alone: np.ndarray, settings: Settings) -> dict[str, Any]:
-    """Means with intervals at each of n positions: lists."""
-    every = {
-        "contrast": contrasts.contrast,
-        "true": contrasts.of_true,
-        "rival": contrasts.of_rival,
-        "alone": alone,
-    }
-    found = {}
-    for name, x in every.items():
-        columns = [mean_of(column, settings) for column in x.T]
-        found[name] = {key: [c[key] for c in columns] for key in ("mean", "low", "high")}
-    return found
 
 
 def _confused(subject: Subject, elements: Elements, found: Standing) -> list[dict[str, Any]]:
@@ -241,48 +220,24 @@ def _confused(subject: Subject, elements: Elements, found: Standing) -> list[dic
     ]
 
 
-def _store(
-    subject: Subject,
-    elements: Elements,
-    contrasts: Contrasts,
-    found: Standing,
-    alone: np.ndarray,
-) -> xarray.Dataset:
-    each, per_video = ("video", "element"), ("video",)
-    return xarray.Dataset(
-        {
-            "contrast": (each, contrasts.contrast),
-            "esv_true": (each, contrasts.of_true),
-            "esv_rival": (each, contrasts.of_rival),
-            "alone": (each, alone),
-            "index": (each, elements.index),
-            "label": (per_video, elements.labels),
-            "rival": (per_video, found.rivals),
-            "margin": (per_video, found.margins),
-        },
-        coords={"video": [subject.uids[int(row)] for row in elements.rows]},
-        attrs={"class_names": list(subject.class_names)},
-    )
-
-
 def findings(numbers: dict[str, Any]) -> list[Finding]:
     """Gap of the sums, sequences with elements for both classes, margins, and direction."""
     gap, n_wrong, margins = numbers["sum_gap"], numbers["n_wrong"], numbers["margins"]
     rows = [Finding("largest gap of the contrast's sum", "0", gap, agrees=gap <= EXACT)]
-    text = "wrong predictions with elements for both classes (%)"
+    text, note = (
+        "wrong predictions with elements for both classes (%)",
+        f"{n_wrong} wrong predictions",
+    )
     if n_wrong < FEWEST:
-        note = f"{n_wrong} wrong predictions, expected at least {FEWEST}"
-        rows.append(Finding(text, "examples", note=note))
+        rows.append(Finding(text, "examples", note=f"{note}, expected at least {FEWEST}"))
     else:
         both = numbers["divided"]["wrong"]
-        note = f"{n_wrong} wrong predictions"
         rows.append(finding(text, both, above(both, HALF), "examples", note=note))
     text = "further fall of the margin than at random, half dropped by contrast"
     if margins is None:
         rows.append(Finding(text, "> 0", note="sequences of one element"))
     else:
-        note = f"margin {margins['all']['mean']:.2f} with all elements"
-        gain = margins["gain"]
+        note, gain = f"margin {margins['all']['mean']:.2f} with all elements", margins["gain"]
         rows.append(finding(text, gain, above(gain), "> 0", scale=1, note=note))
     text = "contrast with the reversed class from single elements"
     single = numbers["single_reverse"]
@@ -303,20 +258,19 @@ def is_little(single: dict[str, Any]) -> bool | None:
 
 
 def _table(numbers: dict[str, Any]) -> str:
-    n, wrong = numbers["n_sequences"], numbers["n_wrong"]
+    n, wrong, margins = (numbers[name] for name in ("n_sequences", "n_wrong", "margins"))
     rows = [("sequences (wrongly predicted)", f"{n} ({wrong})")]
     for name in ("right", "wrong"):
         share, both = numbers["for_true"][name], numbers["divided"][name]
         rows.append((f"elements for the true class, {name} predictions (%)", written(share)))
         rows.append((f"{name} predictions with elements for both classes (%)", written(both)))
     rows.append(("largest gap of the sums", f"{numbers['sum_gap']:.1e}"))
-    if numbers["margins"] is not None:
-        for name in ("all", "contrast", "ESV of the true class", "random"):
-            text = "margin, all elements" if name == "all" else f"margin, half dropped by {name}"
-            rows.append((text, written(numbers["margins"][name], 1, 3)))
-    single = numbers["single"]
-    rows.append(("sum of the contrast", written(single["contrast"], 1, 3)))
-    rows.append(("part from single elements", written(single["alone"], 1, 3)))
+    if margins is not None:
+        rows.append(("margin, all elements", written(margins["all"], 1, 3)))
+        for name in ("contrast", "ESV of the true class", "random"):
+            rows.append((f"margin, half dropped by {name}", written(margins[name], 1, 3)))
+    rows.append(("sum of the contrast", written(numbers["single"]["contrast"], 1, 3)))
+    rows.append(("part from single elements", written(numbers["single"]["alone"], 1, 3)))
     if numbers["reverse"] is not None:
         text = "sequences with the reversed class as rival (%)"
         rows.append((text, written(numbers["reverse"])))
@@ -331,17 +285,15 @@ def plot_examples(
     """Frames of each sequence above ESVs of both classes and the contrast, on one axis."""
     names, panels = subject.class_names, []
     for row in rows:
-        right = bool(found.right[row])
-        true = called(names[elements.labels[row]])
-        rival = called(names[found.rivals[row]])
-        other = "runner-up" if right else "predicted"
-        kind = "Right" if right else "Wrong"
-        evidence = float(contrasts.evidence_true[row]), float(contrasts.evidence_rival[row])
-        minus = f"{evidence[1]:.3f}" if evidence[1] >= 0 else f"({evidence[1]:.3f})"
+        right = found.right[row]
+        true, rival = (called(names[c[row]]) for c in (elements.labels, found.rivals))
+        kind, other = ("Right", "runner-up") if right else ("Wrong", "predicted")
+        of_true, of_rival = contrasts.evidence_true[row], contrasts.evidence_rival[row]
+        minus = f"{of_rival:.3f}" if of_rival >= 0 else f"({of_rival:.3f})"
         share = (contrasts.contrast[row] > 0).sum()
         lines = [
-            f"{other} {rival}; {subject.uids[int(elements.rows[row])]}",
-            f"evidential scores {evidence[0]:.3f} - {minus} = {evidence[0] - evidence[1]:.3f};"
+            f"{other} {rival}; {elements.uids[row]}",
+            f"evidential scores {of_true:.3f} - {minus} = {of_true - of_rival:.3f};"
             f" {share} of {len(elements.index[row])} for the true class",
         ]
         values = {
@@ -351,42 +303,28 @@ def plot_examples(
         }
         limits = common_limits(list(values.values()))
         bars = [Row(name, x, limits) for name, x in values.items()]
-        panels.append(panel_of(subject, elements, row, f"{kind}: {true}", lines, bars))
-    title = f"{subject.title}: {_shown_text(found, rows)}; values are probabilities"
-    meanings = ("supporting; in the contrast, for the true class", "distracting; for the rival")
-    return draw_panels(panels, title, meanings)
-
-
-def _shown_text(found: Standing, rows: list[int]) -> str:
-    """Description of the sequences shown."""
+        panels.append(Panel(row, f"{kind}: {true}", lines, bars))
     n_right, n_wrong = int(found.right[rows].sum()), int((~found.right).sum())
     shown = len(rows) - n_right
     parts = [f"most confident wrong predictions ({shown} of {n_wrong})"] if shown else []
     parts += [f"least confident right ones ({n_right})"] if n_right else []
-    return ", ".join(parts)
+    title = f"{subject.title}: {', '.join(parts)}; values are probabilities"
+    meanings = ("supporting; in the contrast, for the true class", "distracting; for the rival")
+    return draw_panels(subject, elements, panels, title, meanings)
 
 
 def plot_positions(title: str, positions: dict[str, dict[str, list[float]]]) -> Any:
     """Means over all sequences at each position, with intervals."""
-    figure = new_figure(6.4, 3.4)
+    figure = style.new_figure(6.4, 3.4)
     ax = figure.subplots()
     n = len(positions["contrast"]["mean"])
-    x = np.arange(n)
     for name, (label, colour, marker, line) in _LINES.items():
-        at = {part: np.array(v, float) for part, v in positions[name].items()}
-        ax.fill_between(x, at["low"], at["high"], color=colour, alpha=0.15, lw=0)
-        ax.plot(x, at["mean"], line, color=colour, marker=marker, markersize=4, label=label)
-    style.strip_down(ax)
+        band(ax, positions[name], colour, marker, 1, label=label, ls=line)
     ax.axhline(0, color=style.INK, linewidth=0.8)
-    ax.set_xticks(x if n <= 20 else x[:: -(-n // 20)])
-    ax.set_xlabel(f"element at a segment centre, of {n}", **style.TEXT)
-    ax.set_ylabel("mean over sequences (probability)", **style.TEXT)
-    ax.set_title(
-        f"{title}: one class against its rival; shaded: 95 % intervals",
-        loc="left",
-        fontsize=style.TITLE_SIZE,
-        color=style.INK,
-    )
+    ax.set_xticks(range(0, n, -(-n // 20)))
+    name_axes(ax, f"element at a segment centre, of {n}", "mean over sequences (probability)")
+    text = f"{title}: one class against its rival; shaded: 95 % intervals"
+    ax.set_title(text, loc="left", fontsize=style.TITLE_SIZE, color=style.INK)
     figure.legend(loc="outside right center", **style.LEGEND)
     return figure
 

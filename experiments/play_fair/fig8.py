@@ -35,7 +35,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray
 from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 from tqdm import tqdm
@@ -43,13 +42,14 @@ from tqdm import tqdm
 import esv_jax as ej
 from esv_jax.batches import video_key
 from esv_jax.plots import style
-from esv_jax.plots.style import new_figure
 from esv_jax.subsequences.growth import grow_samples
 from esv_jax.subsequences.samples import Samples
-from experiments.harness import Finding, finding, markdown
-from experiments.play_fair.figure import Outcome, Settings, main
+from experiments.drawing import HEADING, bare
+from experiments.harness import Finding, as_number, finding, markdown
+from experiments.play_fair.figure import Outcome, Settings, main, stored
 from experiments.play_fair.subjects import Elements, Subject
-from experiments.statistics import Mean, mean_of, plain, written
+from experiments.sequences import evenly
+from experiments.statistics import Mean, at, mean_of, plain, written
 
 METRICS = ("relative_error", "lad_slope", "pearson")
 TITLES = {
@@ -62,6 +62,11 @@ _CORRELATION, _SLOPE = 0.99, 0.02
 _MOST = 0.9  # share of steps that fall
 _ALIKE = 1e-6  # relative range of values that differ by rounding alone
 _MIN_SURROGATE = 3  # elements
+_SETS = {
+    "true": "true class, mean over sequences",
+    "pooled": "true class, elements of all sequences together",
+    "all_classes": "all classes together, mean over sequences",
+}
 
 _FAR, _MANY = "Blues", "Greys"  # one hue each, independent of colour vision
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue (BT.709)
@@ -110,51 +115,49 @@ def measure(subject: Subject, settings: Settings) -> Outcome:
 def measure_grid(subject: Subject, settings: Settings, grid: Grid) -> Outcome:
     """Tables of a given size; where all sequences are shorter than n, of the longest ones."""
     n = min(grid.n, int(subject.lengths.max()))
-    every = subject.at_centres(n)
-    count = min(grid.n_sequences, len(every.rows))
-    chosen = ej.data.segment_centres(len(every.rows), count)
-    elements = subject.take(every.rows[chosen], every.index[chosen])
+    long = np.flatnonzero(subject.lengths >= n)
+    elements = subject.at_centres(n, evenly(long, grid.n_sequences))
     key = jax.random.key(settings.seed)
     cells = measured_cells(subject, elements, grid.ms, grid.ks, key)
-    by_sequence = _measures(cells, elements.labels)
+    true, exact = (of_true_class(v, elements.labels) for v in (cells.values, cells.exact))
+    found = {
+        "true": agreement(true, exact),
+        "all_classes": agreement(of_all_classes(cells.values), of_all_classes(cells.exact)),
+        "pooled": agreement(of_all_sequences(true), of_all_sequences(exact)),
+    }
     numbers = {
         "n": n,
         "wanted_n": grid.n,
-        "n_sequences": count,
-        "n_sequences_long_enough": len(every.rows),
+        "n_sequences": len(elements.rows),
+        "n_sequences_long_enough": len(long),
         "max_subsequences": list(grid.ms),
         "iterations": list(grid.ks),
         "share_of_subsequences": cells.share.tolist(),
         "heads": plain(cells.heads),
         "all_heads": cells.all_heads,
         **{
-            over: {name: _mean(rows, settings) for name, rows in found.items()}
-            for over, found in by_sequence.items()
+            over: {name: _mean(rows, settings) for name, rows in measures.items()}
+            for over, measures in found.items()
         },
-        "steps": _steps(by_sequence["true"]["relative_error"][..., :-1, :], grid, settings),
+        "steps": _steps(found["true"]["relative_error"][..., :-1, :], grid, settings),
+        "logits": None,
     }
-    numbers["logits"] = None
     if slope_is_off(numbers):
         slopes = slopes_of_logits(subject, elements, *AT, jax.random.fold_in(key, AT[0]))
         numbers["logits"] = mean_of(slopes, settings)
-    return Outcome(
-        numbers,
-        table(numbers),
-        findings(numbers),
-        {"approximation": draw_tables(numbers, subject.title)},
-        _store(subject, elements, cells, by_sequence["true"], grid),
-    )
-
-
-def _measures(cells: Cells, labels: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """Each measure (M, K + 1, V), over three sets of values; V = 1 where pooled."""
-    exact, values = cells.exact, cells.values
-    true, exact_true = of_true_class(values, labels), of_true_class(exact, labels)
-    return {
-        "true": agreement(true, exact_true),
-        "all_classes": agreement(of_all_classes(values), of_all_classes(exact)),
-        "pooled": agreement(of_all_sequences(true), of_all_sequences(exact_true)),
+    cell, row = ("max_subsequences", "iterations", "video"), ("max_subsequences", "video")
+    arrays: dict[str, Any] = {
+        "exact": (("video", "element"), exact),
+        "algorithm_1": ((*cell, "element"), true[:, :-1]),
+        "surrogate": ((*row, "element"), true[:, -1]),
+        "share_of_subsequences": (cell[:2], cells.share),
     }
+    for name in METRICS:
+        arrays[f"{name}_algorithm_1"] = (cell, found["true"][name][:, :-1])
+        arrays[f"{name}_surrogate"] = (row, found["true"][name][:, -1])
+    store = stored(elements, arrays, max_subsequences=list(grid.ms), iterations=list(grid.ks))
+    pictures = {"approximation": draw_tables(numbers, subject.title)}
+    return Outcome(numbers, table(numbers), findings(numbers), pictures, store)
 
 
 def _mean(rows: np.ndarray, settings: Settings) -> Mean:
@@ -167,51 +170,21 @@ def _steps(errors: np.ndarray, grid: Grid, settings: Settings) -> list[dict[str,
 
     Steps: every doubling of m at every k; from the fewest to the most iterations at every m.
     """
-    names, change = [], []
-    for i in range(len(grid.ms) - 1):
-        for j, k in enumerate(grid.ks):
-            names.append(f"m {grid.ms[i]} to {grid.ms[i + 1]}, k = {k}")
-            change.append(errors[i + 1, j] - errors[i, j])
-    if len(grid.ks) > 1:
-        for i, m in enumerate(grid.ms):
-            names.append(f"k {grid.ks[0]} to {grid.ks[-1]}, m = {m}")
-            change.append(errors[i, -1] - errors[i, 0])
-    if not change:
-        return []
-    found = _mean(np.array(change), settings)
-    parts = (found[part] for part in ("mean", "low", "high"))
-    return [
-        {"step": name, "change": mean, "low": low, "high": high}
-        for name, mean, low, high in zip(names, *parts, strict=True)
-        if mean is not None
-    ]
-
-
-def _store(
-    subject: Subject, elements: Any, cells: Cells, found: dict[str, np.ndarray], grid: Grid
-) -> xarray.Dataset:
-    """ESVs of the true class behind the tables, and the measures of each sequence."""
-    cell, row = ("max_subsequences", "iterations", "video"), ("max_subsequences", "video")
-    true = of_true_class(cells.values, elements.labels)
-    arrays: dict[str, Any] = {
-        "exact": (("video", "element"), of_true_class(cells.exact, elements.labels)),
-        "algorithm_1": ((*cell, "element"), true[:, :-1]),
-        "surrogate": ((*row, "element"), true[:, -1]),
-        "share_of_subsequences": (cell[:2], cells.share),
-        "index": (("video", "element"), elements.index),
-        "label": (("video",), elements.labels),
+    ms, ks = grid.ms, grid.ks
+    changes = {
+        f"m {ms[i]} to {ms[i + 1]}, k = {k}": errors[i + 1, j] - errors[i, j]
+        for i in range(len(ms) - 1)
+        for j, k in enumerate(ks)
     }
-    for name in METRICS:
-        arrays[f"{name}_algorithm_1"] = (cell, found[name][:, :-1])
-        arrays[f"{name}_surrogate"] = (row, found[name][:, -1])
-    return xarray.Dataset(
-        arrays,
-        coords={
-            "video": [subject.uids[i] for i in elements.rows],
-            "max_subsequences": list(grid.ms),
-            "iterations": list(grid.ks),
-        },
-    )
+    if len(ks) > 1:
+        for i, m in enumerate(ms):
+            changes[f"k {ks[0]} to {ks[-1]}, m = {m}"] = errors[i, -1] - errors[i, 0]
+    means = {name: mean_of(change, settings) for name, change in changes.items()}
+    return [
+        {"step": name, "change": found["mean"], "low": found["low"], "high": found["high"]}
+        for name, found in means.items()
+        if found["mean"] is not None
+    ]
 
 
 def measured_cells(
@@ -222,8 +195,7 @@ def measured_cells(
     Algorithm 1 has a key per sequence, and the iterations of a cell are the first of those drawn
     for the largest k; all sequences share the surrogate's pool.
     """
-    uids = [subject.uids[i] for i in elements.rows]
-    game, prior, xs = subject.game, subject.trn.prior, elements.xs
+    game, prior, xs, uids = subject.game, subject.trn.prior, elements.xs, elements.uids
     explained = functools.partial(ej.explain_batch, game, xs, prior=prior, uids=uids)
     exact = explained(estimator=ej.Exact())
     shape = (len(ms), len(ks) + 1)
@@ -280,15 +252,13 @@ def slopes_of_logits(
     """LAD slope of each sequence, (V,), of ESVs of logits; the prior is the log prior."""
     game = ej.MultiScale(subject.trn.heads, link="identity")
     prior = np.log(np.maximum(subject.trn.prior, 1e-6))
-    names = [subject.uids[i] for i in elements.rows]
-    explained = functools.partial(
-        ej.explain_batch, game, elements.xs, prior=prior, uids=names, key=key
-    )
+    known = {"prior": prior, "uids": elements.uids, "key": key}
     exact, approx = (
-        of_true_class(np.asarray(explained(estimator=estimator).values), elements.labels)
+        np.asarray(ej.explain_batch(game, elements.xs, estimator=estimator, **known).values)
         for estimator in (ej.Exact(), ej.Constructive(m, k))
     )
-    return agreement(approx, exact)["lad_slope"]
+    labels = elements.labels
+    return agreement(of_true_class(approx, labels), of_true_class(exact, labels))["lad_slope"]
 
 
 def shares_drawn(samples: Samples, ks: Sequence[int]) -> list[float]:
@@ -332,104 +302,74 @@ def of_all_sequences(values: np.ndarray) -> np.ndarray:
 
 def cell_text(name: str, value: float | None) -> str:
     """A number of one measure as text."""
-    if value is None:
-        return "-"
-    if name == "pearson":
-        return f"{value:.4f}"
-    if name == "lad_slope":
-        return f"{value:.3f}"
-    return per_cent(value)
+    if name == "relative_error":
+        return "-" if value is None else per_cent(value)
+    return as_number(value, ".4f" if name == "pearson" else ".3f")
 
 
 def per_cent(share: float) -> str:
     """About three significant digits."""
-    share *= 100
-    digits = 1 if share >= 10 else 2 if share >= 1 else 3
-    return f"{share:.{digits}f}"
+    digits = 1 if share >= 0.1 else 2 if share >= 0.01 else 3
+    return f"{100 * share:.{digits}f}"
 
 
 def table(numbers: dict[str, Any]) -> str:
     """All tables."""
-    ms, ks = numbers["max_subsequences"], numbers["iterations"]
-    head = ("m", *(f"k = {k}" for k in ks), "Surrogate(m)")
+    ms, n = numbers["max_subsequences"], numbers["n"]
+    head = ("m", *(f"k = {k}" for k in numbers["iterations"]), "Surrogate(m)")
     parts = [
         f"{numbers['n_sequences']} of {numbers['n_sequences_long_enough']} sequences,"
-        f" {numbers['n']} elements, true class, mean over sequences."
+        f" {n} elements, true class, mean over sequences."
     ]
-    for name, title in TITLES.items():
-        rows = [
-            (m, *(cell_text(name, value) for value in row))
-            for m, row in zip(ms, numbers["true"][name]["mean"], strict=True)
-        ]
-        parts.append(f"**{title}**\n\n{markdown(head, rows)}")
-    shares = zip(ms, numbers["share_of_subsequences"], strict=True)
-    rows = [(m, *map(per_cent, row)) for m, row in shares]
-    title = f"**Distinct subsequences drawn (% of 2^{numbers['n']} - 1)**"
-    parts.append(f"{title}\n\n{markdown(head[:-1], rows)}")
-    heads = zip(ms, numbers["heads"], strict=True)
-    rows = [(m, *(_count(count) for count in row)) for m, row in heads]
-    title = f"**Head evaluations (exact: {numbers['all_heads']:,})**"
-    parts.append(f"{title}\n\n{markdown(head, rows)}")
+    texts = {
+        title: [[cell_text(name, v) for v in row] for row in numbers["true"][name]["mean"]]
+        for name, title in TITLES.items()
+    }
+    shares, heads = numbers["share_of_subsequences"], numbers["heads"]
+    drawn = f"Distinct subsequences drawn (% of 2^{n} - 1)"
+    texts[drawn] = [list(map(per_cent, row)) for row in shares]
+    evaluated = f"Head evaluations (exact: {numbers['all_heads']:,})"
+    texts[evaluated] = [[as_number(count, ",.0f") for count in row] for row in heads]
+    for title, cells in texts.items():
+        rows = [(m, *row) for m, row in zip(ms, cells, strict=True)]
+        parts.append(f"**{title}**\n\n{markdown(head[: len(rows[0])], rows)}")
     if _has_budget(numbers):
-        parts.append(_other_sets(numbers))
+        rows = [
+            (text, *(cell_text(name, cell_of(numbers, name, over)["mean"]) for name in TITLES))
+            for over, text in _SETS.items()
+        ]
+        parts.append(markdown((f"at {AT[0]} x {AT[1]}, taken over", *TITLES.values()), rows))
     if numbers["logits"] is not None:
         slope = written(numbers["logits"], 1, 3)
         parts.append(f"Slope at {AT[0]} x {AT[1]} of ESVs of logits: {slope}.")
     return "\n\n".join(parts)
 
 
-def _count(count: float | None) -> str:
-    return "-" if count is None else f"{count:,.0f}"
-
-
-def _other_sets(numbers: dict[str, Any]) -> str:
-    """The three measures at 256 x 4, over three sets of values."""
-    i, j = _index(numbers)
-    names = {
-        "true": "true class, mean over sequences",
-        "pooled": "true class, elements of all sequences together",
-        "all_classes": "all classes together, mean over sequences",
-    }
-    rows = [
-        (title, *(cell_text(name, numbers[over][name]["mean"][i][j]) for name in TITLES))
-        for over, title in names.items()
-    ]
-    head = (f"at {AT[0]} x {AT[1]}, taken over", *TITLES.values())
-    return markdown(head, rows)
-
-
 def findings(numbers: dict[str, Any]) -> list[Finding]:
     """Steps that lower the error, and r and slope at 256 x 4."""
-    rows = [_falling(numbers)]
-    short = _too_short(numbers) or ("" if _has_budget(numbers) else "budget not measured")
+    n, wanted, steps = numbers["n"], numbers["wanted_n"], numbers["steps"]
+    short = f"expected sequences of {wanted} elements, got at most {n}" if n < wanted else ""
+    text, expected = "steps that lower the error of Algorithm 1 (%)", "all"
+    if short or not steps:
+        rows = [Finding(text, expected, note=short or "no steps")]
+    else:
+        falls = sum(step["change"] < 0 for step in steps)
+        rises = sum(step["low"] is not None and step["low"] > 0 for step in steps)
+        agrees = not rises and falls >= _MOST * len(steps)
+        note = f"{falls} of {len(steps)} steps; {rises} rise beyond their interval"
+        rows = [Finding(text, expected, 100 * falls / len(steps), agrees=agrees, note=note)]
     for measure, expected in (("pearson", ">= 0.99"), ("lad_slope", "1 +- 0.02")):
         text = f"{TITLES[measure]} of Algorithm 1 at {AT[0]} x {AT[1]}"
-        if short:
-            rows.append(Finding(text, expected, note=short))
+        if short or not _has_budget(numbers):
+            rows.append(Finding(text, expected, note=short or "budget not measured"))
             continue
         found = cell_of(numbers, measure)
         mean = found["mean"]
-        if mean is None:
-            agrees = None
-        elif measure == "pearson":
-            agrees = mean >= _CORRELATION
-        else:
-            agrees = abs(mean - 1) <= _SLOPE
+        near = mean is not None and abs(mean - 1) <= _SLOPE
+        high = mean is not None and mean >= _CORRELATION
+        agrees = None if mean is None else high if measure == "pearson" else near
         rows.append(finding(text, found, agrees, expected, scale=1))
     return rows
-
-
-def _falling(numbers: dict[str, Any]) -> Finding:
-    steps = numbers["steps"]
-    text, expected = "steps that lower the error of Algorithm 1 (%)", "all"
-    short = _too_short(numbers) or ("" if steps else "no steps")
-    if short:
-        return Finding(text, expected, note=short)
-    falls = sum(step["change"] < 0 for step in steps)
-    rises = sum(step["low"] is not None and step["low"] > 0 for step in steps)
-    agrees = not rises and falls >= _MOST * len(steps)
-    note = f"{falls} of {len(steps)} steps; {rises} rise beyond their interval"
-    return Finding(text, expected, 100 * falls / len(steps), agrees=agrees, note=note)
 
 
 def slope_is_off(numbers: dict[str, Any]) -> bool:
@@ -440,60 +380,40 @@ def slope_is_off(numbers: dict[str, Any]) -> bool:
     return slope is not None and abs(slope - 1) > _SLOPE
 
 
-def cell_of(numbers: dict[str, Any], measure: str) -> Mean:
-    """A measure of the true class at 256 x 4."""
-    i, j = _index(numbers)
-    found = numbers["true"][measure]
-    return {part: found[part][i][j] for part in ("mean", "low", "high")}
-
-
-def _too_short(numbers: dict[str, Any]) -> str:
-    n, wanted = numbers["n"], numbers["wanted_n"]
-    return f"expected sequences of {wanted} elements, got at most {n}" if n < wanted else ""
+def cell_of(numbers: dict[str, Any], measure: str, over: str = "true") -> Mean:
+    """A measure at 256 x 4 over one set of values."""
+    i, j = numbers["max_subsequences"].index(AT[0]), numbers["iterations"].index(AT[1])
+    return at(numbers[over][measure], i, j)
 
 
 def _has_budget(numbers: dict[str, Any]) -> bool:
     return AT[0] in numbers["max_subsequences"] and AT[1] in numbers["iterations"]
 
 
-def _index(numbers: dict[str, Any]) -> tuple[int, int]:
-    return numbers["max_subsequences"].index(AT[0]), numbers["iterations"].index(AT[1])
-
-
 def draw_tables(numbers: dict[str, Any], title: str) -> Any:
     """Heat maps of error, slope and r, darker far from exact; share of subsequences in grey."""
-    ks = numbers["iterations"]
-    figure = new_figure(2 * (1.5 + 0.72 * (len(ks) + 1)), 7.4)
+    n = numbers["n"]
+    figure = style.new_figure(2 * (1.5 + 0.72 * (len(numbers["iterations"]) + 1)), 7.4)
     axes = figure.subplots(2, 2).ravel()
-    look = {"fontsize": style.TITLE_SIZE, "fontweight": "bold", "color": style.INK}
     for ax, (name, heading) in zip(axes, TITLES.items(), strict=False):
         means = numbers["true"][name]["mean"]
         values = np.array(means, dtype=float)  # None becomes NaN
+        # Distance from exact, at least the resolution of the text.
+        far = values if name == "relative_error" else np.abs(1 - values)
         texts = [[cell_text(name, value) for value in row] for row in means]
-        _draw(ax, _distance(name, values), texts, numbers, _FAR, surrogate=True)
-        ax.set_title(heading, loc="left", **look)
+        _draw(ax, np.maximum(far, _FLOORS[name]), texts, numbers, _FAR)
+        ax.set_title(heading, **HEADING)
     shares = np.array(numbers["share_of_subsequences"])
-    texts = [list(map(per_cent, row)) for row in shares]
-    _draw(axes[3], shares, texts, numbers, _MANY, surrogate=False)
-    axes[3].set_title(
-        f"Distinct subsequences drawn (% of 2$^{{{numbers['n']}}}$ - 1)", loc="left", **look
-    )
-    text = (
-        f"{title}: sampled and exact ESVs of {numbers['n']} elements, means of"
-        f" {numbers['n_sequences']} sequences. Pale blue: close to exact."
-    )
-    style.head(figure, text)
+    _draw(axes[3], shares, [list(map(per_cent, row)) for row in shares], numbers, _MANY)
+    drawn = f"Distinct subsequences drawn (% of 2$^{{{n}}}$ - 1)"
+    axes[3].set_title(drawn, **HEADING | {"parse_math": True})
+    of = f"sampled and exact ESVs of {n} elements, means of {numbers['n_sequences']} sequences"
+    style.head(figure, f"{title}: {of}. Pale blue: close to exact.")
     return figure
 
 
 def _draw(
-    ax: Any,
-    shade: np.ndarray,
-    texts: list[list[str]],
-    numbers: dict[str, Any],
-    colours: str,
-    *,
-    surrogate: bool,
+    ax: Any, shade: np.ndarray, texts: list[list[str]], numbers: dict[str, Any], colours: str
 ) -> None:
     """A table of coloured cells with numbers, by m and k, and a column of the surrogate."""
     ms, ks = numbers["max_subsequences"], numbers["iterations"]
@@ -501,34 +421,21 @@ def _draw(
     low, high = (known.min(), known.max()) if len(known) else (1.0, 1.0)
     norm, scale = LogNorm(low, max(high, 1.5 * low)), colormaps[colours]
     every = [*range(len(ks)), len(ks) + _GAP]
-    columns = every[: shade.shape[1]]
-    edge = len(ms) - 0.5
+    columns, edge = every[: shade.shape[1]], len(ms) - 0.5
     for j, column in enumerate(columns):
         extent = (column - 0.5, column + 0.5, edge, -0.5)
         ax.imshow(shade[:, j : j + 1], extent=extent, norm=norm, cmap=scale, aspect="auto")
         for i in range(len(ms)):
-            shown = (
-                np.array(scale(norm(shade[i, j]))[:3]) if np.isfinite(shade[i, j]) else np.ones(3)
-            )
-            colour = "white" if shown @ _LUMINANCE < _DARK else style.INK
-            where = {"ha": "center", "va": "center", "fontsize": style.TEXT_SIZE}
-            ax.text(column, i, texts[i][j], color=colour, **where)
-    labels = [str(k) for k in ks] + ["Surrogate"] * surrogate
-    ax.set_xticks(columns, labels)
-    ax.set_yticks(range(len(ms)), [str(m) for m in ms])
-    ax.set_xlim(-0.5, every[-1] + 0.5)
-    ax.set_ylim(edge, -0.5)
-    ax.tick_params(length=0, labelsize=style.TEXT_SIZE, labelcolor=style.INK)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+            x = shade[i, j]
+            dark = np.isfinite(x) and np.array(scale(norm(x))[:3]) @ _LUMINANCE < _DARK
+            look = {"color": "white" if dark else style.INK, "fontsize": style.TEXT_SIZE}
+            ax.text(column, i, texts[i][j], ha="center", va="center", **look)
+    ax.set_xticks(columns, [*map(str, ks), "Surrogate"][: len(columns)])
+    ax.set_yticks(range(len(ms)), map(str, ms))
+    ax.set(xlim=(-0.5, every[-1] + 0.5), ylim=(edge, -0.5))
+    bare(ax)
     ax.set_xlabel("iterations k of Algorithm 1", x=len(ks) / 2 / (every[-1] + 1), **style.TEXT)
     ax.set_ylabel("subsequences per scale m", **style.TEXT)
-
-
-def _distance(name: str, values: np.ndarray) -> np.ndarray:
-    """Distance from exact: the error, |slope - 1| or 1 - r; at least the text's resolution."""
-    far = values if name == "relative_error" else np.abs(1 - values)
-    return np.maximum(far, _FLOORS[name])
 
 
 if __name__ == "__main__":

@@ -30,25 +30,23 @@ Settings that matter: --full, --seed (of both keys, and of the other elements).
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import xarray
 from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 import esv_jax as ej
 from esv_jax.plots import style
-from esv_jax.plots.style import new_figure
-from experiments.harness import Finding, finding, markdown
-from experiments.play_fair.figure import Outcome, Settings, main
-from experiments.play_fair.subjects import Subject, explain_exactly, of_class
-from experiments.statistics import mean_of, written
+from experiments.drawing import HEADING, bare, legend_below, name_axes
+from experiments.harness import Finding, as_number, finding, markdown
+from experiments.play_fair.figure import Outcome, Settings, main, stored
+from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
+from experiments.sequences import evenly
+from experiments.statistics import mean_of, plain, written
 
 ESTIMATORS = {
     "Surrogate(1024)": ej.Surrogate(pool=1024),  # the default
@@ -123,60 +121,48 @@ def measure_with(
     if not len(rows):
         return _only_exact(subject, n)
     curves = measured_curves(subject, rows, n, estimators, settings.seed)
-    by_sequence = _by_sequence(curves, list(estimators))
+    r = {"other": np.array([correlation(curve.other, curve.exact) for curve in curves])}
+    for name in estimators:
+        r[f"{name} sums"] = np.array([correlation(c.sums(name), c.exact) for c in curves])
+        at_centres = [correlation(c.lines[name].values[c.centres], c.exact) for c in curves]
+        r[f"{name} centres"] = np.array(at_centres)
     numbers = {
         "n": n,
         "n_sequences": len(curves),
         "lengths": sorted({curve.size for curve in curves}),
         "uids": [subject.uids[curve.row] for curve in curves],
-        "other_elements": mean_of(by_sequence["other"], settings),
-        "estimators": {name: _summary(curves, by_sequence, name, settings) for name in estimators},
+        "other_elements": mean_of(r["other"], settings),
+        "estimators": {name: _summary(curves, r, name, settings) for name in estimators},
     }
-    leading = by_sequence[f"{next(iter(estimators))} sums"]
+    leading = r[f"{next(iter(estimators))} sums"]
     shown = _shown(leading)
     notes = [f"{text} r of sums, {leading[i]:.2f}" for text, i in shown]
-    picture = draw_curves(subject, [curves[i] for _, i in shown], notes)
-    return Outcome(
-        numbers,
-        table(numbers),
-        findings(numbers),
-        {"all_elements": picture},
-        _store(subject, curves, by_sequence),
-    )
-
-
-def _by_sequence(curves: list[Curve], names: list[str]) -> dict[str, np.ndarray]:
-    """Correlations of each sequence with the exact values, (V,) each."""
-    found = {"other": np.array([correlation(curve.other, curve.exact) for curve in curves])}
-    for name in names:
-        found[f"{name} sums"] = np.array([correlation(c.sums(name), c.exact) for c in curves])
-        found[f"{name} centres"] = np.array(
-            [correlation(c.lines[name].values[c.centres], c.exact) for c in curves]
-        )
-    return found
+    pictures = {"all_elements": draw_curves(subject, [curves[i] for _, i in shown], notes)}
+    store = _store(subject, curves, r)
+    return Outcome(numbers, table(numbers), findings(numbers), pictures, store)
 
 
 def _summary(
-    curves: list[Curve], by_sequence: dict[str, np.ndarray], name: str, settings: Settings
+    curves: list[Curve], r: dict[str, np.ndarray], name: str, settings: Settings
 ) -> dict[str, Any]:
     """Numbers of one estimator."""
     sums = np.concatenate([curve.sums(name) for curve in curves])
     exact = np.concatenate([curve.exact for curve in curves])
     lines = [curve.lines[name] for curve in curves]
+    gaps = np.abs([line.gap for line in lines])
     return {
-        "correlation": mean_of(by_sequence[f"{name} sums"], settings),
-        "correlation_by_sequence": [_plain(r) for r in by_sequence[f"{name} sums"]],
-        "correlation_pooled": _plain(correlation(sums, exact)),
-        "correlation_at_centres": mean_of(by_sequence[f"{name} centres"], settings),
-        "width": _plain(np.median([width(line) for line in lines])),
-        "spread": _plain(np.median([spread(line) for line in lines])),
-        "gap": _plain(np.median([abs(line.gap) for line in lines])),
-        "largest_gap": _plain(max(abs(line.gap) for line in lines)),
-    }
-
-
-def _plain(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
+        "correlation": mean_of(r[f"{name} sums"], settings),
+        "correlation_at_centres": mean_of(r[f"{name} centres"], settings),
+    } | plain(
+        {
+            "correlation_by_sequence": r[f"{name} sums"],
+            "correlation_pooled": correlation(sums, exact),
+            "width": np.median([width(line) for line in lines]),
+            "spread": np.median([spread(line) for line in lines]),
+            "gap": np.median(gaps),
+            "largest_gap": gaps.max(),
+        }
+    )
 
 
 def _shown(correlations: np.ndarray) -> list[tuple[str, int]]:
@@ -191,49 +177,45 @@ def _shown(correlations: np.ndarray) -> list[tuple[str, int]]:
 def _only_exact(subject: Subject, n: int) -> Outcome:
     """Three of the longest sequences, explained exactly."""
     longest = int(subject.lengths.max())
-    rows = np.flatnonzero(subject.lengths == longest)
-    rows = rows[ej.data.segment_centres(len(rows), min(3, len(rows)))]
-    curves = whole_curves(subject, rows)
+    curves = whole_curves(subject, evenly(np.flatnonzero(subject.lengths == longest), 3))
     reason = f"no sequence has more than {n} elements"
     numbers = {
         "n": n,
         "n_sequences": 0,
         "lengths": [longest],
-        "uids": [subject.uids[i] for i in rows],
+        "uids": [subject.uids[curve.row] for curve in curves],
         "largest_gap": max(abs(curve.lines["exact"].gap) for curve in curves),
     }
     text = f"{reason}: all ESVs are exact. Largest efficiency gap {numbers['largest_gap']:.1e}."
-    picture = draw_curves(subject, curves, ["exact"] * len(curves))
-    store = _store(subject, curves, {})
-    return Outcome(numbers, text, not_measured(reason), {"all_elements": picture}, store)
+    pictures = {"all_elements": draw_curves(subject, curves, ["exact"] * len(curves))}
+    rows = [Finding(quantity, f">= {FOLLOWS}", note=reason) for quantity in _FINDINGS.values()]
+    return Outcome(numbers, text, rows, pictures, _store(subject, curves, {}))
 
 
-def _store(
-    subject: Subject, curves: list[Curve], by_sequence: dict[str, np.ndarray]
-) -> xarray.Dataset:
+def _store(subject: Subject, curves: list[Curve], r: dict[str, np.ndarray]) -> Any:
     """Values of the true class, NaN beyond a sequence's length."""
     names = list(curves[0].lines)
     shape = (len(curves), len(names), max(curve.size for curve in curves))
-    arrays = {field: np.full(shape, np.nan) for field in ("values", "half", "again")}
+    fields = {"values": "values", "half": "half_width", "again": "values_of_another_key"}
+    arrays = {field: np.full(shape, np.nan) for field in fields}
     for v, curve in enumerate(curves):
         for e, name in enumerate(names):
             for field, rows in arrays.items():
                 rows[v, e, : curve.size] = getattr(curve.lines[name], field)
-    dims = ("video", "estimator", "element")
-    centre = ("video", "centre")
-    return xarray.Dataset(
-        {
-            "values": (dims, arrays["values"]),
-            "half_width": (dims, arrays["half"]),
-            "values_of_another_key": (dims, arrays["again"]),
+    dims, centre = ("video", "estimator", "element"), ("video", "centre")
+    elements = subject.take(
+        np.array([c.row for c in curves]), np.array([c.centres for c in curves])
+    )
+    found = stored(elements, {}, estimator=names).drop_vars("index")
+    return found.assign(
+        {fields[field]: (dims, rows) for field, rows in arrays.items()}
+        | {
             "efficiency_gap": (dims[:2], [[c.lines[e].gap for e in names] for c in curves]),
-            "centre_index": (centre, [c.centres for c in curves]),
+            "centre_index": (centre, elements.index),
             "exact": (centre, [c.exact for c in curves]),
             "exact_of_other_elements": (centre, [c.other for c in curves]),
-            "label": (("video",), [int(subject.labels[c.row]) for c in curves]),
-            **{f"r {name}": (("video",), rows) for name, rows in by_sequence.items()},
-        },
-        coords={"video": [subject.uids[c.row] for c in curves], "estimator": names},
+        }
+        | {f"r {name}": (("video",), rows) for name, rows in r.items()}
     )
 
 
@@ -245,10 +227,7 @@ def select_rows(lengths: np.ndarray, n: int, count: int) -> np.ndarray:
     """
     times = Counter(length for length in lengths.tolist() if length > n)
     kept = sorted(times, key=lambda length: (-times[length], -length))[:_MOST_LENGTHS]
-    rows = np.flatnonzero(np.isin(lengths, kept))
-    if not len(rows):
-        return rows
-    return rows[ej.data.segment_centres(len(rows), min(count, len(rows)))]
+    return evenly(np.flatnonzero(np.isin(lengths, kept)), count)
 
 
 def overlaps(length: int, n: int) -> np.ndarray:
@@ -282,15 +261,16 @@ def measured_curves(
 ) -> list[Curve]:
     """A curve per sequence, in the order of `rows`; every estimator runs with two keys."""
     rng = np.random.default_rng(seed)
-    centres = [ej.data.segment_centres(subject.lengths[i], n) for i in rows]
-    others = [other_elements(subject.lengths[i], n, rng) for i in rows]
-    exact, scores = _exact(subject, rows, np.array(centres))
-    exact_others, _ = _exact(subject, rows, np.array(others))
-    lines: dict[int, dict[str, Line]] = {int(i): {} for i in rows}
+    elements = subject.at_centres(n, rows)
+    others = np.array([other_elements(subject.lengths[i], n, rng) for i in rows])
+    exact, scores = _exact(subject, elements)
+    exact_others, _ = _exact(subject, subject.take(rows, others))
+    lines: dict[int, dict[str, Line]] = {i: {} for i in rows.tolist()}
     for name, estimator in estimators.items():
-        for i, line in _lines(subject, rows, estimator, name, seed):
+        found = _lines(subject, rows, estimator, name, seed)
+        for i, line in found.items():
             lines[i][name] = line
-    each = zip(rows.tolist(), centres, exact, exact_others, scores, strict=True)
+    each = zip(rows.tolist(), elements.index, exact, exact_others, scores, strict=True)
     return [Curve(i, at, own, other, float(p), lines[i]) for i, at, own, other, p in each]
 
 
@@ -307,41 +287,41 @@ def whole_curves(subject: Subject, rows: np.ndarray) -> list[Curve]:
     return curves
 
 
-def _exact(subject: Subject, rows: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _exact(subject: Subject, elements: Elements) -> tuple[np.ndarray, np.ndarray]:
     """Exact ESVs (V, n) and scores (V,) of the true class."""
-    elements = subject.take(rows, index)
     values, scores = explain_exactly(subject.game, subject.trn.prior, elements)
-    own = scores[np.arange(len(rows)), elements.labels]
+    own = scores[np.arange(len(scores)), elements.labels]
     return of_class(values, elements.labels), own
 
 
 def _lines(
     subject: Subject, rows: np.ndarray, estimator: Any, name: str, seed: int
-) -> Iterator[tuple[int, Line]]:
+) -> dict[int, Line]:
     """All elements of every sequence by one estimator, batched by length."""
-    key = jax.random.key(seed)
-    lengths = subject.lengths[rows]
+    key, lengths = jax.random.key(seed), subject.lengths[rows]
+    lines = {}
     for length in tqdm(np.unique(lengths).tolist(), desc=f"all elements, {name}", unit="length"):
         here = rows[lengths == length]
-        labels = subject.labels[here]
+        elements = subject.at_centres(length, here)
         first, second = (
             ej.explain_batch(
                 subject.game,
-                np.stack([subject.sequences[i] for i in here]),
+                elements.xs,
                 prior=subject.trn.prior,
                 estimator=estimator,
                 key=jax.random.fold_in(key, run),
-                uids=[subject.uids[i] for i in here],
+                uids=elements.uids,
             )
             for run in range(2)
         )
-        values, again, half = (
-            of_class(np.asarray(a, float), labels)
-            for a in (first.values, second.values, first.half_width(0.95))
+        values, half, again = (
+            of_class(np.asarray(a, float), elements.labels)
+            for a in (first.values, first.half_width(0.95), second.values)
         )
-        gaps = np.asarray(first.efficiency_gap(), float)[np.arange(len(here)), labels]
+        gaps = np.asarray(first.efficiency_gap(), float)[np.arange(len(here)), elements.labels]
         for i, *parts, gap in zip(here.tolist(), values, half, again, gaps, strict=True):
-            yield i, Line(*parts, float(gap))
+            lines[i] = Line(*parts, float(gap))
+    return lines
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -365,20 +345,13 @@ def spread(line: Line) -> float:
     return float(np.sqrt(variance) / np.abs(line.values).mean())
 
 
-def not_measured(reason: str) -> list[Finding]:
-    """Both findings without numbers."""
-    return [Finding(text, f">= {FOLLOWS}", note=reason) for text in _FINDINGS.values()]
-
-
 def findings(numbers: dict[str, Any]) -> list[Finding]:
     """Mean correlations of the leading estimator with the exact values."""
     name = next(iter(numbers["estimators"]))
     rows = []
     for kind, text in _FINDINGS.items():
-        found = numbers["estimators"][name][kind]
-        mean = found["mean"]
-        agrees = None if mean is None else bool(mean >= FOLLOWS)
-        note = name
+        found, note = numbers["estimators"][name][kind], name
+        agrees = None if found["mean"] is None else bool(found["mean"] >= FOLLOWS)
         if kind == "correlation":
             note += f"; {numbers['n']} other elements: r {written(numbers['other_elements'], 1, 3)}"
         rows.append(finding(text, found, agrees, f">= {FOLLOWS}", scale=1, note=note))
@@ -389,130 +362,83 @@ def table(numbers: dict[str, Any]) -> str:
     """A row per estimator."""
     rows = []
     for name, found in numbers["estimators"].items():
-        pooled = found["correlation_pooled"]
-        rows.append(
-            (
-                name,
-                written(found["correlation"], 1, 3),
-                "-" if pooled is None else f"{pooled:.3f}",
-                written(found["correlation_at_centres"], 1, 3),
-                *(_per_cent(found[part]) for part in ("width", "spread")),
-                f"{found['gap']:.1e} ({found['largest_gap']:.1e})",
-            )
-        )
+        sums, centres = found["correlation"], found["correlation_at_centres"]
+        shares = (None if found[k] is None else 100 * found[k] for k in ("width", "spread"))
+        cells = written(sums, 1, 3), as_number(found["correlation_pooled"]), written(centres, 1, 3)
+        gap = f"{found['gap']:.1e} ({found['largest_gap']:.1e})"
+        rows.append((name, *cells, *(as_number(share, ".3g") for share in shares), gap))
     other = written(numbers["other_elements"], 1, 3)
     rows.append(("exact, other elements", other, *["-"] * 5))
     lengths = ", ".join(map(str, numbers["lengths"]))
-    head = ("all elements by", "r of sums", "r pooled", "r at centres", "width", "spread")
     text = (
         f"{numbers['n_sequences']} sequences of {lengths} elements; r with exact ESVs of"
         f" {numbers['n']}; width of 95 % intervals and spread between two keys relative to"
         " mean |ESV|, medians."
     )
+    head = ("all elements by", "r of sums", "r pooled", "r at centres", "width (%)", "spread (%)")
     return f"{text}\n\n{markdown((*head, 'gap, median (largest)'), rows)}"
-
-
-def _per_cent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.3g} %"
 
 
 def draw_curves(subject: Subject, curves: list[Curve], notes: list[str]) -> Any:
     """A panel per sequence; `notes` are the rules of selection."""
-    frames = subject.draw is not None
-    strip = (_INCHES - _LEFT) / len(curves[0].centres)  # square frames
-    heights = [_PANEL, strip] if frames else [_PANEL]
-    figure = new_figure(_INCHES, len(curves) * (sum(heights) + 0.75) + 0.7)
+    n = len(curves[0].centres)
+    heights = [_PANEL]
+    if subject.draw is not None:
+        heights.append((_INCHES - _LEFT) / n)  # square frames
+    figure = style.new_figure(_INCHES, len(curves) * (sum(heights) + 0.75) + 0.7)
     shape = (len(curves) * len(heights), 1)
-    axes = figure.subplots(*shape, squeeze=False, height_ratios=heights * len(curves))[:, 0]
-    for k, (curve, note) in enumerate(zip(curves, notes, strict=True)):
-        ax = axes[k * len(heights)]
-        _draw_panel(ax, subject, curve, note, has_frames=frames)
-        if frames:
-            _draw_frames(axes[2 * k + 1], subject, curve)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=len(handles),
-        **style.LEGEND,
-    )
-    style.head(figure, _heading(subject, curves))
+    axes = figure.subplots(*shape, squeeze=False, height_ratios=heights * len(curves))
+    for curve, note, own in zip(curves, notes, np.split(axes[:, 0], len(curves)), strict=True):
+        _draw_lines(own[0], curve)
+        if subject.draw is not None:
+            _draw_frames(own[1], subject.draw(curve.row, curve.centres), curve)
+            own[0].tick_params(axis="x", labelbottom=False)
+            own[0].set_xlabel("")
+        name = subject.class_names[subject.labels[curve.row]]
+        text = f"{subject.uids[curve.row]}, class {name}, score {curve.score:.2f}: {note}"
+        own[0].set_title(text, **HEADING)
+        for ax in own:
+            ax.set_xlim(-0.5, curve.size - 0.5)
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
+    legend_below(figure, axes[0, 0], 4)
+    all_of = f"ESVs of all N elements (times N / {n}) and exact ones of {n}"
+    if "exact" in curves[0].lines:
+        all_of = f"exact ESVs of all {n} elements for the true class"
+    style.head(figure, f"{subject.title}: {all_of}")
     return figure
 
 
-def _heading(subject: Subject, curves: list[Curve]) -> str:
-    n = len(curves[0].centres)
-    if "exact" in curves[0].lines:
-        return f"{subject.title}: exact ESVs of all {n} elements for the true class"
-    return f"{subject.title}: ESVs of all N elements (times N / {n}) and exact ones of {n}"
-
-
-def _draw_panel(ax: Any, subject: Subject, curve: Curve, note: str, *, has_frames: bool) -> None:
+def _draw_lines(ax: Any, curve: Curve) -> None:
     """Line and band over all elements, a thin line of the other estimator, exact markers."""
     x, n = np.arange(curve.size), len(curve.centres)
     factor = curve.size / n
     ax.axhline(0, color=style.QUIET, linewidth=0.8)
-    for order, (name, line) in enumerate(curve.lines.items()):
+    looks = ({"color": _LEADING, "lw": 1.6}, {"color": _SECOND, "lw": 1.0, "ls": "--"})
+    for order, (look, (name, line)) in enumerate(zip(looks, curve.lines.items(), strict=False)):
         values, half = factor * line.values, factor * line.half
-        leading = order == 0
-        if leading and half.any():
-            low, high = values - half, values + half
-            label = f"{name}, 95 % band"
-            ax.fill_between(x, low, high, color=_LEADING, alpha=0.25, lw=0, label=label)
-        ax.plot(
-            x,
-            values,
-            color=_LEADING if leading else _SECOND,
-            linewidth=1.6 if leading else 1.0,
-            linestyle="-" if leading else "--",
-            marker="o" if name == "exact" else None,
-            markersize=4,
-            label=f"{name}, all elements",
-            zorder=3 - order,
-        )
+        if order == 0 and half.any():
+            band = {"color": _LEADING, "alpha": 0.25, "lw": 0, "label": f"{name}, 95 % band"}
+            ax.fill_between(x, values - half, values + half, **band)
+        marker = "o" if name == "exact" else None
+        look |= {"marker": marker, "markersize": 4, "zorder": 3 - order}
+        ax.plot(x, values, label=f"{name}, all elements", **look)
     if "exact" not in curve.lines:
-        ax.plot(
-            curve.centres,
-            curve.exact,
-            "o",
-            color=_EXACT,
-            markersize=5,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-            label=f"exact, {n} elements",
-            zorder=4,
-        )
-    style.strip_down(ax)
-    ax.set_xlim(-0.5, curve.size - 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    if has_frames:
-        ax.tick_params(axis="x", labelbottom=False)
-    else:
-        ax.set_xlabel("element", **style.TEXT)
+        look = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 4}
+        label = f"exact, {n} elements"
+        ax.plot(curve.centres, curve.exact, "o", color=_EXACT, label=label, **look)
     per = "ESV (probability)" if factor == 1 else f"ESV per 1/{n}\n(probability)"
-    ax.set_ylabel(per, **style.TEXT)
-    name = subject.class_names[subject.labels[curve.row]]
-    text = f"{subject.uids[curve.row]}, class {name}, score {curve.score:.2f}: {note}"
-    heading = {"fontsize": style.TITLE_SIZE, "fontweight": "bold", "color": style.INK}
-    ax.set_title(text, loc="left", parse_math=False, **heading)
+    name_axes(ax, "element", per)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
 
 
-def _draw_frames(ax: Any, subject: Subject, curve: Curve) -> None:
+def _draw_frames(ax: Any, frames: np.ndarray, curve: Curve) -> None:
     """The frames at segment centres, each as wide as its segment."""
-    assert subject.draw is not None
     segment = curve.size / len(curve.centres)
-    for i, image in enumerate(subject.draw(curve.row, curve.centres)):
+    for i, image in enumerate(frames):
         left = i * segment - 0.5
         ax.imshow(image, extent=(left + 0.03 * segment, left + 0.97 * segment, 0, 1), aspect="auto")
-    ax.set_xlim(-0.5, curve.size - 0.5)
-    ax.set_ylim(0, 1)
-    ax.set_yticks([])
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
-    ax.tick_params(length=0, labelsize=style.TEXT_SIZE, labelcolor=style.INK)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.set(ylim=(0, 1), yticks=[])
+    bare(ax)
     ax.set_xlabel("element (frames: at segment centres)", **style.TEXT)
 
 

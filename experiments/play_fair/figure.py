@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import xarray
+
 import esv_jax as ej
 from esv_jax.checks import expect_int
 from esv_jax.files import atomic_path, make_folder
@@ -15,13 +17,14 @@ from experiments.harness import (
     Finding,
     as_json,
     as_rows,
+    check_counts,
     command,
     findings_table,
     surroundings,
     write_json,
     write_text,
 )
-from experiments.play_fair.subjects import Choice, Subject, load_subject
+from experiments.play_fair.subjects import Choice, Elements, Subject, load_subject
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +44,7 @@ class Settings(Choice):
 
     def __post_init__(self) -> None:
         """Checks the counts; the library checks the rest."""
-        for name in ("n_elements", "n_resamples", "limit", "train_clips"):
-            if getattr(self, name) is not None:
-                expect_int(name, getattr(self, name), minimum=1)
+        check_counts(self, "n_elements", "n_resamples", "limit", "train_clips")
         expect_int("seed", self.seed, minimum=0)
 
 
@@ -65,6 +66,15 @@ class Outcome(NamedTuple):
 
 
 Measure = Callable[[Subject, Settings], Outcome]
+
+
+def stored(elements: Elements, arrays: dict[str, Any], **coords: Any) -> xarray.Dataset:
+    """Arrays with their dimensions, and labels, indices and names of the elements explained."""
+    about = {
+        "label": (("video",), elements.labels),
+        "index": (("video", "element"), elements.index),
+    }
+    return xarray.Dataset(arrays | about, coords={"video": elements.uids, **coords})
 
 
 def main(name: str, about: str | None, measure: Measure, args: Sequence[str] | None = None) -> int:

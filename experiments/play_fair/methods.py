@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import esv_jax as ej
-from esv_jax.checks import Link
 from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
 
 METHODS = (
@@ -24,7 +23,6 @@ METHODS = (
     "random",
 )
 _STEPS = 50  # of Integrated Gradients
-_LINKS: dict[str, Link] = {"Integrated Gradients": "softmax"}  # the others: logits
 _BATCH = 32  # sequences in a compiled call
 
 Method = Callable[[jax.Array, jax.Array], jax.Array]
@@ -50,43 +48,32 @@ def values(name: str, subject: Subject, elements: Elements, seed: int) -> np.nda
     if name == "ESV":
         esv, _ = explain_exactly(subject.game, subject.trn.prior, elements)
         return of_class(esv, elements.labels)
-    if name == "centre-out":
-        return np.tile(np.asarray(ej.baselines.centre_out(n), float), (v, 1))
-    if name == "edges-in":
-        return np.tile(np.asarray(ej.baselines.edges_in(n), float), (v, 1))
+    if name in ("centre-out", "edges-in"):
+        order = ej.baselines.centre_out if name == "centre-out" else ej.baselines.edges_in
+        return np.tile(np.asarray(order(n), float), (v, 1))
     if name == "random":
         return np.random.default_rng(seed).random((v, n))
-    return _batched(_method(name, subject), elements)
+    method = _method(name, subject)
+    run = jax.jit(lambda xs, labels: jax.lax.map(lambda pair: method(*pair), (xs, labels)))
+    # Blocks of one shape; the last one is padded.
+    rows = np.resize(np.arange(v), -(-v // _BATCH) * _BATCH).reshape(-1, _BATCH)
+    found = [np.asarray(run(elements.xs[r], jnp.asarray(elements.labels[r]))) for r in rows]
+    return np.concatenate(found)[:v].astype(float)
 
 
 def _method(name: str, subject: Subject) -> Method:
     game, prior = subject.game, jnp.asarray(subject.trn.prior, jnp.float32)
-    fn = ej.gradients.score_function(game, _LINKS.get(name, "identity"))
-    baseline = jnp.asarray(subject.baseline)
-    per_element = ej.gradients.per_element
-
-    def attribute(x: jax.Array, c: jax.Array) -> jax.Array:
-        if name == "Integrated Gradients":
-            return per_element(
-                ej.gradients.integrated_gradients(fn, x, c, baseline=baseline, steps=_STEPS)
-            )
-        if name == "Grad-CAM":
-            return ej.gradients.grad_cam(fn, x, c)
-        if name == "gradient x input":
-            return per_element(ej.gradients.gradient_x_input(fn, x, c))
-        method = {
-            "leave-one-out": ej.baselines.leave_one_out,
-            "leave-one-in": ej.baselines.leave_one_in,
-        }[name]
-        return method(game, x, prior=prior)[:, c]
-
-    return attribute
-
-
-def _batched(method: Method, elements: Elements) -> np.ndarray:
-    """Values of all sequences, in blocks of one shape; the last block is padded."""
-    run = jax.jit(lambda xs, labels: jax.lax.map(lambda pair: method(*pair), (xs, labels)))
-    v = len(elements.rows)
-    rows = np.resize(np.arange(v), -(-v // _BATCH) * _BATCH).reshape(-1, _BATCH)
-    found = [np.asarray(run(elements.xs[r], jnp.asarray(elements.labels[r]))) for r in rows]
-    return np.concatenate(found)[:v].astype(float)
+    gradients, per_element = ej.gradients, ej.gradients.per_element
+    probability = gradients.score_function(game, "softmax")
+    logit = gradients.score_function(game, "identity")
+    known = {"baseline": jnp.asarray(subject.baseline), "steps": _STEPS}
+    methods: dict[str, Method] = {
+        "Integrated Gradients": lambda x, c: per_element(
+            gradients.integrated_gradients(probability, x, c, **known)
+        ),
+        "Grad-CAM": lambda x, c: gradients.grad_cam(logit, x, c),
+        "gradient x input": lambda x, c: per_element(gradients.gradient_x_input(logit, x, c)),
+        "leave-one-out": lambda x, c: ej.baselines.leave_one_out(game, x, prior=prior)[:, c],
+        "leave-one-in": lambda x, c: ej.baselines.leave_one_in(game, x, prior=prior)[:, c],
+    }
+    return methods[name]

@@ -103,49 +103,43 @@ def run(settings: AllSettings) -> tuple[int, list[str], list[str]]:
       Number of finished figures, messages of failed figures, messages of missing subjects.
     """
     done, failed, missing = 0, [], []
-    fields = [field.name for field in dataclasses.fields(Settings)]
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Settings)}
     for name in settings.subjects:
-        values = {field: getattr(settings, field) for field in fields}
         own = Settings(**values | {"subject": name})
         try:
             subject = load_subject(own, own.out / name, own.seed)
         except (MissingDataError, ValueError, TypeError) as error:
             missing.append(f"{name} skipped: {error}")
             continue
+        wanted = {"settings": as_json(own), **subject.about}
         for figure in settings.figures:
-            if not settings.again and _is_finished(own, figure, subject.about):
-                done += 1
-                continue
-            print(f"{name}: {figure}", file=sys.stderr)
-            measure = importlib.import_module(f"experiments.play_fair.{figure}").measure
-            try:
-                draw(figure, measure, subject, own)
-                done += 1
-            except (ValueError, TypeError) as error:
-                failed.append(f"{name}: {figure} failed: {error}")
-            jax.clear_caches()  # the next figure's programs have other shapes
+            # Keep those of an earlier run with the same settings, data and weights.
+            found = {} if settings.again else _summary(own.out, name, figure)
+            if not all(found.get(key) == value for key, value in wanted.items()):
+                print(f"{name}: {figure}", file=sys.stderr)
+                measure = importlib.import_module(f"experiments.play_fair.{figure}").measure
+                try:
+                    draw(figure, measure, subject, own)
+                except (ValueError, TypeError) as error:
+                    failed.append(f"{name}: {figure} failed: {error}")
+                    continue
+                finally:
+                    jax.clear_caches()  # the next figure's programs have other shapes
+            done += 1
     return done, failed, missing
 
 
-def _is_finished(settings: Settings, figure: str, about: dict[str, Any]) -> bool:
-    """True where an earlier run with the same settings, data and weights drew this figure."""
-    path = settings.out / settings.subject / figure / "summary.json"
-    if not path.is_file():
-        return False
-    found = json.loads(path.read_text())
-    wanted = {"settings": as_json(settings), **about}
-    return all(found.get(key) == value for key, value in wanted.items())
+def _summary(out: Path, subject: str, figure: str) -> dict[str, Any]:
+    """The stored summary; empty where there is none."""
+    path = out / subject / figure / "summary.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def summaries(out: Path, subjects: Sequence[str]) -> Summaries:
     """All stored summaries."""
-    found: Summaries = {}
-    for subject in subjects:
-        for figure in TITLES:
-            path = out / subject / figure / "summary.json"
-            if path.is_file():
-                found.setdefault(subject, {})[figure] = json.loads(path.read_text())
-    return found
+    every = {name: {figure: _summary(out, name, figure) for figure in TITLES} for name in subjects}
+    found = {name: {f: one for f, one in figures.items() if one} for name, figures in every.items()}
+    return {name: figures for name, figures in found.items() if figures}
 
 
 def page(found: Summaries) -> str:
@@ -154,19 +148,18 @@ def page(found: Summaries) -> str:
     names = {True: "agree", False: "do not agree", None: "not compared"}
     counts = ", ".join(f"{every.count(key)} {name}" for key, name in names.items())
     parts = [f"{len(every)} numbers, each on one subject: {counts}."]
+    head = ("quantity", "paper", "subject", "measured", "agrees", "note")
     for figure, title in TITLES.items():
-        rows = [
-            (row["quantity"], row["expected"] or "-", subject, measured(row), agreement(row))
-            + (row["note"],)
-            for subject, figures in found.items()
-            if figure in figures
-            for row in figures[figure]["findings"]
-        ]
-        if rows:
-            order = list(dict.fromkeys(row[0] for row in rows))
-            rows.sort(key=lambda row: order.index(row[0]))
-            head = ("quantity", "paper", "subject", "measured", "agrees", "note")
-            parts += [f"### {title}", markdown(head, _without_repeats(rows))]
+        by_quantity: dict[str, list[tuple[str, ...]]] = {}
+        for subject, figures in found.items():
+            for row in figures.get(figure, {"findings": ()})["findings"]:
+                cells = (subject, measured(row), agreement(row), row["note"])
+                rows = by_quantity.setdefault(row["quantity"], [])
+                first = (row["quantity"], row["expected"] or "-") if not rows else ("", "")
+                rows.append((*first, *cells))
+        if by_quantity:
+            rows = [row for rows in by_quantity.values() for row in rows]
+            parts += [f"### {title}", markdown(head, rows)]
     return "\n\n".join([*parts, _about(found)])
 
 
@@ -183,11 +176,10 @@ def install(text: str, out: Path, readme: Path) -> None:
     make_folder(folder)
     shown = []
     for subject, figure in _INSTALLED:
-        path = out / subject / figure / "summary.json"
-        if path.is_file():
-            name = json.loads(path.read_text())["pictures"][0]
+        found = _summary(out, subject, figure)
+        if found:
             copy = f"{subject}-{figure}.png"
-            shutil.copyfile(path.parent / name, folder / copy)
+            shutil.copyfile(out / subject / figure / found["pictures"][0], folder / copy)
             shown.append(f"![{TITLES[figure]}, {subject}](play_fair/pictures/{copy})")
     before, rest = old.split(BEGIN)
     after = rest.split(END)[1]
@@ -196,32 +188,23 @@ def install(text: str, out: Path, readme: Path) -> None:
 
 
 def _about(found: Summaries) -> str:
+    """Table of the subjects, and versions."""
     rows = []
     for subject, figures in found.items():
         one = next(iter(figures.values()))
         size = "full" if one["settings"]["full"] else "reduced"
         seconds = sum(figure["wall_seconds"] for figure in figures.values())
-        digests = ", ".join(
+        digests = [
             f"{name} `{one[f'{name}_digest'][:12]}`"
             for name in ("trn", "tsn")
             if f"{name}_digest" in one
-        )
-        row = subject, one["n_sequences"], one["settings"]["seed"], size, digests, f"{seconds:.0f}"
-        rows.append(row)
+        ]
+        row = (subject, one["n_sequences"], one["settings"]["seed"], size, ", ".join(digests))
+        rows.append((*row, f"{seconds:.0f}"))
     head = ("subject", "sequences", "seed", "size", "weights", "seconds")
-    one = next(iter(next(iter(found.values())).values()))
-    versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
-    return f"{markdown(head, rows)}\n\n{one['cpu_cores']} CPU cores; {versions}."
-
-
-def _without_repeats(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The same rows with each quantity on its first row only."""
-    seen: set[str] = set()
-    short = []
-    for row in rows:
-        short.append(row if row[0] not in seen else ("", "", *row[2:]))
-        seen.add(row[0])
-    return short
+    first = next(iter(next(iter(found.values())).values()))
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    return f"{markdown(head, rows)}\n\n{first['cpu_cores']} CPU cores; {versions}."
 
 
 if __name__ == "__main__":

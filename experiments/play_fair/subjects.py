@@ -25,9 +25,11 @@ import numpy as np
 
 import esv_jax as ej
 from esv_jax.checks import message
+from esv_jax.data.ts import Sequences
 from esv_jax.models.trained import model_digest
 from esv_jax.models.video_model import holds_encoder, video_model_digest
-from experiments.harness import MissingDataError, as_json, require, sha256
+from experiments.harness import MissingDataError, as_json, sha256
+from experiments.sequences import Labelled, evenly, read_problem, train_on
 
 SubjectName = Literal["synthetic", "japanese-vowels", "basic-motions", "features"]
 _PROBLEMS = {"japanese-vowels": "JapaneseVowels", "basic-motions": "BasicMotions"}
@@ -56,15 +58,13 @@ class Choice:
     """Synthetic clips to train the average consensus on."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Subject(Labelled):
     """Labelled sequences and the models that classify them.
 
     Attributes:
       name: as on the command line. title: for pictures.
-      trn: multi-scale heads with prior and class names. tsn: average consensus, or None.
-      sequences: all elements of each, (n_i, D) float32.
-      labels: (V,) true classes. uids: V names.
+      tsn: average consensus, or None.
       baseline: (D,) mean feature of the training sequences, or of these where there are none.
       about: digests of data and weights, for the summary.
       draw: frames of sequence i at given indices, uint8 (n, h, w, 3); None for features.
@@ -72,19 +72,10 @@ class Subject:
 
     name: str
     title: str
-    trn: ej.models.TrainedModel
     tsn: ej.models.TrainedModel | None
-    sequences: list[np.ndarray]
-    labels: np.ndarray
-    uids: list[str]
     baseline: np.ndarray
     about: dict[str, Any]
     draw: Callable[[int, np.ndarray], np.ndarray] | None = None
-
-    @cached_property
-    def game(self) -> ej.MultiScale:
-        """f^ms under the softmax link."""
-        return ej.MultiScale(self.trn.heads)
 
     @cached_property
     def tsn_game(self) -> ej.AverageConsensus | None:
@@ -94,23 +85,14 @@ class Subject:
         head = self.tsn.heads
         return ej.AverageConsensus(head.w, head.b, input_relu=head.input_relu)
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """C names."""
-        return self.trn.class_names
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Number of elements of each sequence, (V,)."""
-        return np.array([len(x) for x in self.sequences])
-
-    def at_centres(self, n: int) -> Elements:
-        """The n elements at segment centres of every sequence that has at least n.
+    def at_centres(self, n: int, rows: np.ndarray | None = None) -> Elements:
+        """The n elements at segment centres of some sequences, by default all of at least n.
 
         Raises:
           ValueError: no sequence has n elements.
         """
-        rows = np.flatnonzero(self.lengths >= n)
+        if rows is None:
+            rows = np.flatnonzero(self.lengths >= n)
         if not len(rows):
             got = f"at most {self.lengths.max()}"
             raise ValueError(message("n", f"sequences of at least {n} elements", got))
@@ -120,7 +102,7 @@ class Subject:
     def take(self, rows: np.ndarray, index: np.ndarray) -> Elements:
         """Elements at indices (V', n) of some sequences."""
         xs = np.stack([self.sequences[i][at] for i, at in zip(rows, index, strict=True)])
-        return Elements(rows, index, xs, self.labels[rows])
+        return Elements(rows, index, xs, self.labels[rows], [self.uids[i] for i in rows])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,13 +111,14 @@ class Elements:
 
     Attributes:
       rows: (V',) indices of the sequences. index: (V', n) indices of their elements.
-      xs: (V', n, D) features. labels: (V',) true classes.
+      xs: (V', n, D) features. labels: (V',) true classes. uids: V' names.
     """
 
     rows: np.ndarray
     index: np.ndarray
     xs: np.ndarray
     labels: np.ndarray
+    uids: list[str]
 
 
 def explain_exactly(
@@ -170,39 +153,29 @@ def _synthetic(choice: Choice, out: Path, seed: int) -> Subject:
     model = ej.models.load_synthetic_world()
     n = 1000 if choice.limit is None else choice.limit
     clips = ej.data.synthetic_videos(n, key=jax.random.key(30_000 + seed), n_frames=_CLIP_FRAMES)
-    sequences = [np.asarray(model.encoder(clip)) for clip in clips.clips]
-    train_key = jax.random.key(40_000 + seed)
-    centres = ej.data.segment_centres(_CLIP_FRAMES, 8)
     videos = ej.data.synthetic_videos(
-        choice.train_clips, key=train_key, n_frames=_CLIP_FRAMES, frames=centres
+        choice.train_clips,
+        key=jax.random.key(40_000 + seed),
+        n_frames=_CLIP_FRAMES,
+        frames=ej.data.segment_centres(_CLIP_FRAMES, 8),
     )
-    train = [np.asarray(model.encoder(clip)) for clip in videos.clips]
-    names = model.trained.class_names
+    encoded = [np.asarray(model.encoder(clip)) for clip in videos.clips]
+    names, uids = model.trained.class_names, tuple(f"clip-{i}" for i in range(len(encoded)))
+    train = Sequences(encoded, videos.labels, names, uids, "synthetic")
     digest = video_model_digest(model)
     stem = ("tsn", digest, choice.train_clips, seed)
     config = ej.models.TrainConfig(seed=seed, max_epochs=60)
-    tsn = _stored(
-        out / "models",
-        stem,
-        config,
-        lambda: ej.models.train_tsn(
-            train, videos.labels, len(names), config, class_names=names, progress=True
-        ),
-    )
+    tsn = _stored(out, stem, config, ej.models.train_tsn, train)
     return Subject(
         name=choice.subject,
         title="synthetic videos",
         trn=model.trained,
         tsn=tsn,
-        sequences=sequences,
+        sequences=[np.asarray(model.encoder(clip)) for clip in clips.clips],
         labels=np.asarray(clips.labels),
         uids=[f"clip-{i}" for i in range(n)],
-        baseline=np.concatenate(train).mean(0),
-        about={
-            "trn_digest": digest,
-            "tsn_digest": model_digest(tsn),
-            "n_sequences": n,
-        },
+        baseline=np.concatenate(encoded).mean(0),
+        about={"trn_digest": digest, "tsn_digest": model_digest(tsn), "n_sequences": n},
         draw=lambda i, index: clips.clips[i][index],
     )
 
@@ -210,78 +183,57 @@ def _synthetic(choice: Choice, out: Path, seed: int) -> Subject:
 def _series(choice: Choice, out: Path, seed: int) -> Subject:
     """Labelled series, with both models trained on the training part."""
     problem = _PROBLEMS[choice.subject]
-    paths = [choice.data / f"{problem}_{part}.ts" for part in ("TRAIN", "TEST")]
-    archive = f"They are the problem {problem} of the UEA archive, in .ts format."
-    require(choice.data, [path.name for path in paths], "--data", archive)
-    train, test = map(ej.data.read_ts, paths)
-    rows = np.arange(len(test))
-    if choice.limit is not None and choice.limit < len(test):
-        rows = ej.data.segment_centres(len(test), choice.limit)
-    digests = [sha256(path) for path in paths]
-    config = ej.models.TrainConfig(seed=seed)
-    models = {
-        name: _stored(
-            out / "models",
-            (name, digests[0], seed),
-            config,
-            lambda learn=learn: learn(
-                train.sequences,
-                train.labels,
-                len(train.class_names),
-                config,
-                class_names=train.class_names,
-                progress=True,
-            ),
-        )
-        for name, learn in [("trn", ej.models.train_heads), ("tsn", ej.models.train_tsn)]
-    }
+    train, test, data = read_problem(choice.data, problem, choice.limit)
+    config, digest = ej.models.TrainConfig(seed=seed), data[f"{problem}_TRAIN.ts"]
+    trn, tsn = (
+        _stored(out, (name, digest, seed), config, learn, train)
+        for name, learn in (("trn", ej.models.train_heads), ("tsn", ej.models.train_tsn))
+    )
     return Subject(
         name=choice.subject,
         title=problem,
-        trn=models["trn"],
-        tsn=models["tsn"],
-        sequences=[np.asarray(test.sequences[i], np.float32) for i in rows],
-        labels=np.asarray(test.labels)[rows],
-        uids=[test.uids[i] for i in rows],
+        trn=trn,
+        tsn=tsn,
+        sequences=[np.asarray(x, np.float32) for x in test.sequences],
+        labels=np.asarray(test.labels),
+        uids=test.uids,
         baseline=np.concatenate(train.sequences).mean(0).astype(np.float32),
         about={
-            "data": {path.name: digest for path, digest in zip(paths, digests, strict=True)},
-            **{f"{name}_digest": model_digest(m) for name, m in models.items()},
-            "n_sequences": len(rows),
+            "data": data,
+            "trn_digest": model_digest(trn),
+            "tsn_digest": model_digest(tsn),
+            "n_sequences": len(test),
         },
     )
 
 
 def _features(choice: Choice) -> Subject:
     """Features and models from files."""
-    for option, path, kind in [
+    models = "a .safetensors model (esv-jax import-play-fair, or train)"
+    for option, path, kind in (
         ("--features", choice.features, "an HDF5 file of features (esv-jax extract, or play-fair)"),
-        ("--model", choice.model, "a .safetensors model (esv-jax import-play-fair, or train)"),
-    ]:
-        if path is None or not path.is_file():
+        ("--model", choice.model, models),
+        ("--tsn", choice.tsn, models),
+    ):
+        if (path is None and option != "--tsn") or (path is not None and not path.is_file()):
             got = "none" if path is None else f"{path}, which does not exist"
             raise MissingDataError(f"{option}: expected {kind}, got {got}.")
-    if choice.tsn is not None and not choice.tsn.is_file():
-        raise MissingDataError(f"--tsn: {choice.tsn} does not exist.")
     trn = _model(choice.model)
     tsn = None if choice.tsn is None else _model(choice.tsn)
     with ej.data.FeatureStore(choice.features) as store:
-        uids = list(store.uids)
-        if choice.limit is not None and choice.limit < len(uids):
-            uids = [uids[i] for i in ej.data.segment_centres(len(uids), choice.limit)]
-        found = [store[uid] for uid in uids]
-    known = sorted(found[0][1])
+        uids = evenly(np.array(store.uids, object), choice.limit).tolist()
+        sequences, found = zip(*(store[uid] for uid in uids), strict=True)
+    known = sorted(found[0])
     label = choice.label or ("action" if "action" in known else known[0] if known else None)
     if label not in known:
         raise ValueError(message("label", f"one of {known} of {choice.features}", repr(label)))
-    sequences = [x for x, _ in found]
     return Subject(
         name=choice.subject,
         title=choice.features.stem,
         trn=trn,
         tsn=tsn,
-        sequences=sequences,
-        labels=np.array([labels[label] for _, labels in found]),
+        sequences=list(sequences),
+        labels=np.array([labels[label] for labels in found]),
         uids=uids,
         baseline=np.asarray(jax.numpy.concatenate(sequences).mean(0)),
         about={
@@ -301,13 +253,13 @@ def _model(path: Path) -> ej.models.TrainedModel:
 
 
 def _stored(
-    folder: Path, stem: tuple[Any, ...], config: Any, train: Callable[[], ej.models.TrainedModel]
+    out: Path, stem: tuple[Any, ...], config: Any, learn: Any, train: Sequences
 ) -> ej.models.TrainedModel:
     """The stored model of these settings and data; trained and stored where absent."""
-    text = json.dumps([*stem, as_json(config)])
-    path = folder / f"{stem[0]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
+    name = hashlib.sha256(json.dumps([*stem, as_json(config)]).encode()).hexdigest()[:12]
+    path = out / "models" / f"{stem[0]}-{name}.safetensors"
     if path.is_file():
         return ej.models.load_model(path)
-    model = train()
+    model = train_on(learn, train, config)
     ej.models.save_model(path, model)
     return model

@@ -10,40 +10,18 @@ import pytest
 import esv_jax as ej
 from experiments.play_fair import fig8, fig9
 from experiments.play_fair.figure import Settings, draw
-from experiments.play_fair.subjects import Subject
+from tests.experiments.subjects_for_tests import C, random_subject
 
-C, D, H, N = 4, 5, 6, 8
+N = 8
 LENGTHS = [8, 11, 11, 5, 11, 8, 11, 11, 9, 11, 4, 8]
 SETTINGS = Settings(n_resamples=200, seed=3)
 GRID = fig8.Grid(n_sequences=4, n=N, ms=(16,), ks=(1, 3))
 SAMPLED = ej.Constructive(16, 2)
 
 
-def subject_of(lengths, draw=None):
-    rng = np.random.default_rng(1)
-    heads = []
-    for s in range(1, 5):
-        layers = {"w1": (s * D, H), "b1": (H,), "w2": (H, C), "b2": (C,)}
-        heads.append({k: rng.normal(size=v).astype(np.float32) for k, v in layers.items()})
-    sequences = [rng.normal(size=(n, D)).astype(np.float32) for n in lengths]
-    model = ej.models.TrainedModel(ej.models.stack_heads(heads), np.full(C, 0.25), tuple("abcd"))
-    return Subject(
-        name="features",
-        title="random",
-        trn=model,
-        tsn=None,
-        sequences=sequences,
-        labels=rng.integers(C, size=len(lengths)),
-        uids=[f"s{i}" for i in range(len(lengths))],
-        baseline=np.zeros(D, np.float32),
-        about={"n_sequences": len(lengths)},
-        draw=draw,
-    )
-
-
 @pytest.fixture(scope="module")
 def subject():
-    return subject_of(LENGTHS)
+    return random_subject(LENGTHS, n_heads=4)
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +348,7 @@ def test_curves_follow_from_a_correlation_of_nine_tenths(lines, sums, centres, a
 
 @pytest.mark.slow
 def test_short_sequences_are_exact_and_say_so(tmp_path):
-    subject = subject_of([5, 5, 4])
+    subject = random_subject([5, 5, 4], n_heads=4)
     settings = Settings(subject="features", out=tmp_path)
     summary = draw("fig9", fig9.measure, subject, settings)
     assert [row["value"] for row in summary["findings"]] == [None] * 2
@@ -397,7 +375,7 @@ def test_frames_are_those_at_the_centres():
         asked.append((i, index.tolist()))
         return np.zeros((len(index), 4, 4, 3), np.uint8)
 
-    subject = subject_of([6, 6], draw=frames)
+    subject = random_subject([6, 6], draw=frames)
     line = fig9.Line(np.linspace(0, 1, 6), np.full(6, 0.1), np.zeros(6), 0.0)
     centres, exact = np.array([1, 4]), np.array([0.2, 0.7])
     curve = fig9.Curve(1, centres, exact, exact, 0.5, {"one": line})

@@ -14,45 +14,18 @@ from esv_jax.models.heads import unstack_heads
 from experiments.play_fair import fig3
 from experiments.play_fair.figure import Settings, draw
 from experiments.play_fair.methods import METHODS
-from experiments.play_fair.subjects import Subject, explain_exactly
+from experiments.play_fair.subjects import explain_exactly
+from tests.experiments.subjects_for_tests import random_subject
 
-C, D, H, N = 4, 5, 6, 4
+N = 4
 LENGTHS = [4, 6, 5, 3, 7, 4, 5, 6, 4, 5, 7, 4]
 SETTINGS = Settings(n_elements=N, n_resamples=300)
 ORDERS = fig3.ORDERS
 
 
-def subject_of(lengths):
-    rng = np.random.default_rng(1)
-    heads = ej.models.stack_heads(
-        [
-            {
-                "w1": rng.normal(size=(s * D, H)).astype(np.float32),
-                "b1": rng.normal(size=H).astype(np.float32),
-                "w2": rng.normal(size=(H, C)).astype(np.float32),
-                "b2": rng.normal(size=C).astype(np.float32),
-            }
-            for s in range(1, 4)
-        ]
-    )
-    names = tuple("abcd")
-    sequences = [rng.normal(size=(n, D)).astype(np.float32) for n in lengths]
-    return Subject(
-        name="features",
-        title="random",
-        trn=ej.models.TrainedModel(heads, np.full(C, 1 / C), names),
-        tsn=None,
-        sequences=sequences,
-        labels=rng.integers(C, size=len(lengths)),
-        uids=[f"s{i}" for i in range(len(lengths))],
-        baseline=np.concatenate(sequences).mean(0),
-        about={"n_sequences": len(lengths)},
-    )
-
-
 @pytest.fixture(scope="module")
 def subject():
-    return subject_of(LENGTHS)
+    return random_subject(LENGTHS)
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +115,11 @@ def test_what_is_written(subject, outcome, tmp_path):
     assert set(outcome.pictures) == {"discard", "lead"}
     assert all(row.value is not None and row.agrees is not None for row in outcome.findings)
     assert outcome.table.count("\n| ") == 2 * (len(METHODS) + 2)
+    elements = subject.at_centres(N)
     everything = np.mean(
         [
             probabilities(unstack_heads(subject.trn.heads), x.astype(float)).argmax() == c
-            for x, c in zip(*dataclasses.astuple(subject.at_centres(N))[2:], strict=True)
+            for x, c in zip(elements.xs, elements.labels, strict=True)
         ]
     )
     np.testing.assert_allclose(outcome.numbers["all_elements"]["accuracy"]["mean"], everything)
@@ -158,11 +132,12 @@ def test_what_is_written(subject, outcome, tmp_path):
 def test_the_reduced_size_takes_sequences_evenly(subject, monkeypatch):
     monkeypatch.setattr(fig3, "_MOST", 3)
     elements = subject.at_centres(N)
-    few = fig3._limited(subject, elements, full=False)
+    few = fig3.limited(subject, N, full=False)
     np.testing.assert_array_equal(few.rows, elements.rows[[1, 5, 9]])
     np.testing.assert_array_equal(few.xs, elements.xs[[1, 5, 9]])
     np.testing.assert_array_equal(few.labels, elements.labels[[1, 5, 9]])
-    assert fig3._limited(subject, elements, full=True) is elements
+    every = fig3.limited(subject, N, full=True)
+    np.testing.assert_array_equal(every.rows, elements.rows)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +149,7 @@ def test_the_reduced_size_takes_sequences_evenly(subject, monkeypatch):
 )
 def test_sequences_that_are_too_short(lengths, n, why):
     settings = dataclasses.replace(SETTINGS, n_elements=n, n_resamples=20)
-    found = fig3.measure(subject_of(lengths), settings)
+    found = fig3.measure(random_subject(lengths), settings)
     assert len(found.findings) == 10
     for row in found.findings:
         assert row.value is None and row.agrees is None

@@ -12,45 +12,27 @@ import esv_jax as ej
 from esv_jax.models.heads import TsnHead
 from experiments.play_fair import fig4, fig5, fig6
 from experiments.play_fair.figure import Settings
-from experiments.play_fair.subjects import Subject
-from experiments.statistics import mean_of, plain, resampled_means, wilson, with_interval
+from experiments.statistics import (
+    mean_of,
+    plain,
+    rank_correlation,
+    resampled_means,
+    wilson,
+    with_interval,
+)
+from tests.experiments.subjects_for_tests import C, D, random_subject
 
-C, D, N = 4, 5, 4
+N = 4
 LENGTHS = (3, 4, 4, 5, 6, 6, 7, 8, 9, 9, 9, 9, 9, 9)
 SETTINGS = Settings(n_elements=N, n_resamples=200)
 
 
-def make_subject(lengths=LENGTHS):
-    rng = np.random.default_rng(0)
-    heads = [
-        {
-            "w1": rng.normal(size=(s * D, 6)),
-            "b1": rng.normal(size=6),
-            "w2": 2 * rng.normal(size=(6, C)),
-            "b2": rng.normal(size=C),
-        }
-        for s in (1, 2, 3)
-    ]
-    heads = [{name: array.astype(np.float32) for name, array in head.items()} for head in heads]
-    names, prior = tuple("abcd"), np.full(C, 1 / C)
-    tsn = TsnHead(rng.normal(size=(D, C)).astype(np.float32), np.zeros(C, np.float32))
-    sequences = [rng.normal(size=(n, D)).astype(np.float32) for n in lengths]
-    return Subject(
-        name="features",
-        title="random",
-        trn=ej.models.TrainedModel(ej.models.stack_heads(heads), prior, names),
-        tsn=ej.models.TrainedModel(tsn, prior, names),
-        sequences=sequences,
-        labels=rng.integers(C, size=len(lengths)),
-        uids=[f"s{i}" for i in range(len(lengths))],
-        baseline=np.concatenate(sequences).mean(0),
-        about={},
-    )
-
-
 @pytest.fixture(scope="module")
 def subject():
-    return make_subject()
+    w = np.random.default_rng(2).normal(size=(D, C)).astype(np.float32)
+    prior = np.full(C, 1 / C)
+    tsn = ej.models.TrainedModel(TsnHead(w, np.zeros(C, np.float32)), prior, tuple("abcd"))
+    return random_subject(LENGTHS, tsn=tsn)
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +120,11 @@ def test_means_leave_out_what_is_not_there():
 
 
 def test_wilson_against_scipy():
-    low, high = wilson(np.array([0, 3, 10]), 10)
+    found = wilson(np.array([0, 3, 10]), 10)
+    assert found["mean"] == [0, 0.3, 1]
     for k, count in enumerate((0, 3, 10)):
         wanted = scipy.stats.binomtest(count, 10).proportion_ci(method="wilson")
-        np.testing.assert_allclose((low[k], high[k]), wanted, atol=1e-9)
+        np.testing.assert_allclose((found["low"][k], found["high"][k]), wanted, atol=1e-9)
 
 
 # Figure 4
@@ -427,8 +410,8 @@ def test_spearman_against_scipy(rng):
     values = np.round(rng.normal(size=(20, 6)), 1)
     values[0, :2] = values[0, 2]
     wanted = [scipy.stats.spearmanr(row, np.arange(6)).statistic for row in values]
-    np.testing.assert_allclose(fig6.spearman(values), wanted)
-    assert np.isnan(fig6.spearman(np.zeros(4)))
+    np.testing.assert_allclose(rank_correlation(values, np.arange(6)), wanted)
+    assert np.isnan(rank_correlation(np.zeros(4), np.arange(4)))
 
 
 def test_trends():
@@ -440,7 +423,7 @@ def test_trends():
         (falling[:, ::-1], (False, False)),
         (0 * falling + rng.normal(size=(30, 4)), (False, False)),
     ):
-        found = mean_of(values, SETTINGS) | {"trend": fig6.trend(values, SETTINGS)}
+        found = fig6.with_trend(values, SETTINGS)
         drop, rho = fig6.falls("f", "g", found, 1)
         assert (drop.agrees, rho.agrees) == agrees
         assert drop.value == pytest.approx((values[:, -1] - values[:, 0]).mean())

@@ -45,7 +45,7 @@ def test_the_packaged_model_is_accurate(shipped):
     assert shipped.about["held_out_accuracy"] >= 0.95
     assert measured["n_clips"] == 72 and measured["accuracy"] >= 0.9
     assert shipped.class_names == ej.data.SYNTHETIC_VIDEO_CLASSES and shipped.n_frames == 16
-    assert synthetic_clips.KIND.packaged.stat().st_size < 3e6
+    assert synthetic_clips.STUDY.packaged.stat().st_size < 3e6
 
 
 def test_clips_are_prepared_within_bounds(shipped, rng):
