@@ -26,6 +26,7 @@ from esv_jax.checks import expect_int
 from esv_jax.files import atomic_path
 
 VERSIONS = ("esv-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+NOTHING: dict[str, Any] = {"mean": None, "low": None, "high": None}  # not measured
 Settings = TypeVar("Settings")
 
 

@@ -30,16 +30,7 @@ import numpy as np
 
 import esv_jax as ej
 from experiments.harness import Finding, above, finding, markdown
-from experiments.play_fair.examples import (
-    Panel,
-    Row,
-    Standing,
-    called,
-    common_limits,
-    draw_panels,
-    standing,
-    typical,
-)
+from experiments.play_fair import examples
 from experiments.play_fair.figure import Outcome, Settings, main, stored
 from experiments.play_fair.methods import all_values
 from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
@@ -70,13 +61,13 @@ def measure(subject: Subject, settings: Settings) -> Outcome:
     logits = ej.MultiScale(subject.trn.heads, link="identity")
     esv, _ = explain_exactly(logits, np.zeros(len(subject.class_names), np.float32), elements)
     values[OF_LOGIT] = of_class(esv, elements.labels)
-    found = standing(scores, elements.labels)
+    found = examples.standing(scores, elements.labels)
     r = {f"{a}, {b}": correlations(values[a], values[b]) for a, b in combinations(values, 2)}
     pairs = {
         f"{a}, {b}": compare(values[a], values[b], r[f"{a}, {b}"], settings)
         for a, b in combinations(values, 2)
     }
-    shown = typical(found, elements.labels)
+    shown = examples.typical(found, elements.labels)
     numbers = {
         "n_sequences": v,
         "n_left_out": len(subject.sequences) - v,  # fewer elements
@@ -151,7 +142,7 @@ def _picture(
     elements: Elements,
     values: dict[str, np.ndarray],
     scores: np.ndarray,
-    found: Standing,
+    found: examples.Standing,
     shown: list[tuple[str, int]],
 ) -> Any:
     """Frames of each sequence above a row of bars per method, each in its own range."""
@@ -161,13 +152,13 @@ def _picture(
         c = int(elements.labels[row])
         largest = {name: np.abs(values[name][row]).max() or 1.0 for name in SHOWN}
         scaled = {name: values[name][row] / largest[name] for name in SHOWN}
-        limits = common_limits(list(scaled.values()))
+        limits = examples.common_limits(list(scaled.values()))
         bars = []
         for name, x in scaled.items():
             end = 1 if x.max() >= -x.min() else -1
             ticks = ([0, end], ["0", f"{end * largest[name]:.2g}"])
-            bars.append(Row(_NAMES[name], x, limits, ticks))
-        rival = f" {called(names[found.rivals[row]])}"
+            bars.append(examples.Row(_NAMES[name], x, limits, ticks))
+        rival = f" {examples.called(names[found.rivals[row]])}"
         esv = values["ESV"][row : row + 1]
         ig, cam = (correlations(esv, values[name][row : row + 1])[0] for name in SHOWN[1:])
         score = scores[row, c]
@@ -176,10 +167,10 @@ def _picture(
             f" score {score:.3f} - prior {prior[c]:.3f} = {score - prior[c]:.3f}",
             f"{elements.uids[row]}; r with ESV: IG {ig:.2f}, Grad-CAM {cam:.2f}",
         ]
-        panels.append(Panel(row, f"{rule}: {called(names[c])}", lines, bars))
+        panels.append(examples.Panel(row, f"{rule}: {examples.called(names[c])}", lines, bars))
     scaling = "each row scaled to its largest absolute value"
     title = f"{subject.title}: attributions of the true class, {scaling}"
-    return draw_panels(subject, elements, panels, title, ("supporting", "distracting"))
+    return examples.draw_panels(subject, elements, panels, title, ("supporting", "distracting"))
 
 
 if __name__ == "__main__":

@@ -33,13 +33,13 @@ import numpy as np
 import esv_jax as ej
 from esv_jax.plots import style
 from experiments.drawing import BLUE, PURPLE, VERMILLION, legend_below, name_axes, points
-from experiments.harness import Finding, above, finding, markdown
+from experiments.harness import NOTHING, Finding, above, below, finding, markdown, within
 from experiments.play_fair.figure import Outcome, Settings, main, stored
 from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
 from experiments.statistics import (
-    Mean,
     ends,
     mean_of,
+    plain,
     resampled_means,
     wilson,
     with_interval,
@@ -204,48 +204,35 @@ def findings(numbers: dict[str, Any]) -> list[Finding]:
     models, between, n = numbers["models"], numbers.get("TRN - TSN"), numbers["n_elements"]
     rows = []
     for name, model in models.items():
-        found = model["groups"]["all"]["supporting"]
-        turned = {"mean": "mean", "low": "high", "high": "low"}
-        share = {k: None if found[e] is None else 1 - found[e] for k, e in turned.items()}
-        agrees = abs(share["mean"] - 0.5) <= 0.1 if name == "TRN" else None
+        mean, low, high = 1 - ends(model["groups"]["all"]["supporting"], 1)
+        share = plain({"mean": mean, "low": high, "high": low})
+        agrees = bool(abs(mean - 0.5) <= 0.1) if name == "TRN" else None
         text = f"elements that do not support the true class, {name} (%)"
         rows.append(finding(text, share, agrees, "about 50"))
     for name, model in models.items():
         text = f"supporting elements, right - wrong predictions, {name} (points)"
-        gap = model["right - wrong"]
-        few = [group for group in ("right", "wrong") if model[f"n_{group}"] < LEAST]
-        if few:
-            rows.append(Finding(text, "> 0", note=f"fewer than {LEAST} {few[0]} predictions"))
-        else:
-            note = f"{model['n_right']} right, {model['n_wrong']} wrong"
-            rows.append(finding(text, gap, above(gap), "> 0", note=note))
+        gap, note = model["right - wrong"], f"{model['n_right']} right, {model['n_wrong']} wrong"
+        for group in ("wrong", "right"):
+            if model[f"n_{group}"] < LEAST:
+                gap, note = NOTHING, f"fewer than {LEAST} {group} predictions"
+        rows.append(finding(text, gap, above(gap), "> 0", note=note))
+    gap, note = NOTHING, "no TSN"
+    if between is not None:
+        gap, note = between["supporting, both right"], f"{between['n_both_right']} sequences"
+        if between["n_both_right"] < LEAST:
+            gap, note = NOTHING, f"fewer than {LEAST} sequences both right"
+    differ = (above(gap) or below(gap)) and not within(gap, -ALIKE, ALIKE)
     text = "supporting elements, TRN - TSN, both right (points)"
-    if between is None:
-        rows.append(Finding(text, "differ", note="no TSN"))
-    elif between["n_both_right"] < LEAST:
-        rows.append(Finding(text, "differ", note=f"fewer than {LEAST} sequences both right"))
-    else:
-        gap = between["supporting, both right"]
-        note = f"{between['n_both_right']} sequences"
-        rows.append(finding(text, gap, models_differ(gap), "differ", note=note))
+    rows.append(finding(text, gap, differ, "differ", note=note))
     for extreme, meaning in EXTREMES.items():
         text = f"sequences with the {meaning} element at either end, TRN (%)"
+        share, expected, note = models["TRN"]["ends"][extreme], f"> {200 / n:.0f} (chance)", ""
         if n <= 2:
-            rows.append(Finding(text, note="expected at least 3 elements"))
-        else:
-            share = models["TRN"]["ends"][extreme]
-            rows.append(finding(text, share, above(share, 2 / n), f"> {200 / n:.0f} (chance)"))
+            share, expected, note = NOTHING, "", "expected at least 3 elements"
+        rows.append(finding(text, share, above(share, 2 / n), expected, note=note))
+    gap, note = (NOTHING, "no TSN") if between is None else (between["preference"], "")
     text = "preference of positions, TRN - TSN (points)"
-    if between is None:
-        return [*rows, Finding(text, "> 0", note="no TSN")]
-    gap = between["preference"]
-    return [*rows, finding(text, gap, above(gap), "> 0")]
-
-
-def models_differ(gap: Mean) -> bool:
-    """True where the interval excludes 0 and is not within 2 points of it."""
-    low, high = gap["low"], gap["high"]
-    return bool((low > 0 or high < 0) and not (low >= -ALIKE and high <= ALIKE))
+    return [*rows, finding(text, gap, above(gap), "> 0", note=note)]
 
 
 def plot_supporting(models: Mapping[str, Explained], numbers: Mapping[str, Any], title: str) -> Any:

@@ -39,7 +39,7 @@ from esv_jax.metrics.accuracy import smoothness
 from esv_jax.metrics.statistics import support_statistics
 from esv_jax.plots import style
 from experiments.drawing import BLUE, GREEN, GREY, VERMILLION, name_axes, points
-from experiments.harness import Finding, below, finding, markdown
+from experiments.harness import NOTHING, Finding, above, below, finding, markdown
 from experiments.play_fair.figure import Outcome, Settings, main
 from experiments.play_fair.methods import all_values
 from experiments.play_fair.subjects import Subject, explain_exactly, of_class
@@ -219,21 +219,19 @@ def findings(numbers: dict[str, Any]) -> list[Finding]:
 
 def falls(quantity: str, span: str, found: dict[str, Any], scale: float) -> list[Finding]:
     """Last - first mean, and Spearman's rho of the means."""
-    names = f"{quantity}, last - first", f"{quantity}, Spearman's rho"
-    bounds = "< 0", f"<= {STEADY}"
-    trend = found["trend"]
-    if trend is None:
-        note = "fewer than 3 points"
-        return [Finding(*pair, note=note) for pair in zip(names, bounds, strict=True)]
-    drop, rho = trend["last - first"], trend["spearman"]
-    first, last = (scale * found["mean"][k] for k in (0, -1))
-    note = f"{span}: {first:.4g} to {last:.4g}"
-    steps = sum(step < 0 for step in trend["steps"]["high"] if step is not None)
-    fallen = f"{steps} of {len(found['mean']) - 1} steps fall beyond their interval"
+    drop = rho = NOTHING
+    note = fallen = "fewer than 3 points"
+    if found["trend"] is not None:
+        drop, rho, steps = (found["trend"][k] for k in ("last - first", "spearman", "steps"))
+        first, last = (scale * found["mean"][k] for k in (0, -1))
+        note = f"{span}: {first:.4g} to {last:.4g}"
+        count = sum(high < 0 for high in steps["high"] if high is not None)
+        fallen = f"{count} of {len(steps['high'])} steps fall beyond their interval"
     steady = None if rho["high"] is None else bool(rho["high"] <= STEADY)
+    names = f"{quantity}, last - first", f"{quantity}, Spearman's rho"
     return [
-        finding(names[0], drop, below(drop), bounds[0], scale=scale, note=note),
-        finding(names[1], rho, steady, bounds[1], scale=1, note=fallen),
+        finding(names[0], drop, below(drop), "< 0", scale=scale, note=note),
+        finding(names[1], rho, steady, f"<= {STEADY}", scale=1, note=fallen),
     ]
 
 
@@ -244,13 +242,13 @@ def smooth(found: dict[str, Any] | None) -> list[Finding]:
         for measure, label in _MEASURES.items():
             text = f"moved by one element: {label}, ESV - {name}"
             expected = "> 0" if measure == "pearson" else "<= 0"
-            if found is None:
-                rows.append(Finding(text, expected, note="no sequence is long enough"))
-                continue
-            gap = found["ESV - other"][name][measure]
-            low = gap["low"]
-            agrees = None if low is None else bool((low > 0) == (measure == "pearson"))
-            note = f"one element is {100 * found['median shift']:.0f} % of a segment"
+            gap, note = NOTHING, "no sequence is long enough"
+            if found is not None:
+                gap = found["ESV - other"][name][measure]
+                note = f"one element is {100 * found['median shift']:.0f} % of a segment"
+            agrees = above(gap)
+            if agrees is not None and measure == "change":
+                agrees = not agrees
             rows.append(finding(text, gap, agrees, expected, scale=1, note=note))
     return rows
 
@@ -258,7 +256,7 @@ def smooth(found: dict[str, Any] | None) -> list[Finding]:
 def _table(numbers: dict[str, Any]) -> str:
     marginals, lengths, smooth = (numbers[k] for k in ("marginals", "lengths", "smoothness"))
     rows = [
-        (s + 1, *(written(at(marginals[name], s), 1, 4) for name in ("signed", "absolute")))
+        (s + 1, *(written(at(found, s), 1, 4) for found in marginals.values()))
         for s in range(numbers["n_elements"])
     ]
     parts = [markdown(("scale", "marginal contribution", "absolute value"), rows)]

@@ -35,7 +35,7 @@ import numpy as np
 import esv_jax as ej
 from esv_jax.plots import style
 from experiments.drawing import band, name_axes
-from experiments.harness import Finding, above, finding, markdown
+from experiments.harness import NOTHING, Finding, above, finding, markdown
 from experiments.play_fair.examples import (
     Panel,
     Row,
@@ -224,21 +224,16 @@ def findings(numbers: dict[str, Any]) -> list[Finding]:
     """Gap of the sums, sequences with elements for both classes, margins, and direction."""
     gap, n_wrong, margins = numbers["sum_gap"], numbers["n_wrong"], numbers["margins"]
     rows = [Finding("largest gap of the contrast's sum", "0", gap, agrees=gap <= EXACT)]
-    text, note = (
-        "wrong predictions with elements for both classes (%)",
-        f"{n_wrong} wrong predictions",
-    )
+    both, note = numbers["divided"]["wrong"], f"{n_wrong} wrong predictions"
     if n_wrong < FEWEST:
-        rows.append(Finding(text, "examples", note=f"{note}, expected at least {FEWEST}"))
-    else:
-        both = numbers["divided"]["wrong"]
-        rows.append(finding(text, both, above(both, HALF), "examples", note=note))
+        both, note = NOTHING, f"{note}, expected at least {FEWEST}"
+    text = "wrong predictions with elements for both classes (%)"
+    rows.append(finding(text, both, above(both, HALF), "examples", note=note))
+    gain, note = NOTHING, "sequences of one element"
+    if margins is not None:
+        gain, note = margins["gain"], f"margin {margins['all']['mean']:.2f} with all elements"
     text = "further fall of the margin than at random, half dropped by contrast"
-    if margins is None:
-        rows.append(Finding(text, "> 0", note="sequences of one element"))
-    else:
-        note, gain = f"margin {margins['all']['mean']:.2f} with all elements", margins["gain"]
-        rows.append(finding(text, gain, above(gain), "> 0", scale=1, note=note))
+    rows.append(finding(text, gain, above(gain), "> 0", scale=1, note=note))
     text = "contrast with the reversed class from single elements"
     single = numbers["single_reverse"]
     if numbers["reverse"] is None:
