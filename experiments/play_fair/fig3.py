@@ -34,6 +34,7 @@ import numpy as np
 import xarray
 
 import esv_jax as ej
+from esv_jax.metrics.discard import DiscardCurve
 from esv_jax.plots import style
 from experiments.drawing import (
     BLUE,
@@ -57,7 +58,7 @@ from experiments.statistics import PARTS, Mean, at, mean_of, written
 
 Order = Literal["descending", "ascending"]
 Measure = Literal["accuracy", "class_score"]
-Curves: TypeAlias = "dict[str, dict[Order, ej.metrics.DiscardCurve]]"
+Curves: TypeAlias = "dict[str, dict[Order, DiscardCurve]]"
 
 ORDERS: tuple[Order, ...] = ("descending", "ascending")
 MEASURES: tuple[Measure, ...] = ("accuracy", "class_score")

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import esv_jax as ej
+from esv_jax.metrics.statistics import support_statistics
 from esv_jax.plots import style
 from experiments.drawing import BLUE, PURPLE, VERMILLION, legend_below, name_axes, points
 from experiments.harness import NOTHING, Finding, above, below, finding, markdown, within
@@ -119,7 +120,7 @@ def statistics_of(model: Explained, settings: Settings) -> dict[str, Any]:
     supporting = {}
     for group in GROUPS:
         esv, member = model.group(group)
-        statistics = ej.metrics.support_statistics(esv)
+        statistics = support_statistics(esv)
         values = {
             name: np.where(member, getattr(statistics, name), np.nan)
             for name in ("supporting", "support", "distraction")
