@@ -16,7 +16,6 @@ agreement on synthetic videos, disagreement where all elements carry some eviden
 Settings that matter: n_elements (8); full adds gradient x input, leave-one-out and leave-one-in.
 
     python -m experiments.play_fair.fig2
-    python -m experiments.play_fair.fig2 --subject japanese-vowels
     python -m experiments.play_fair.fig2 --subject features --features F.hdf --model M.safetensors
 """
 

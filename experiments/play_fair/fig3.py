@@ -21,7 +21,6 @@ Settings that matter: n_elements (8), of which half are dropped; at most 1,000 s
 spaced; full takes all.
 
     python -m experiments.play_fair.fig3
-    python -m experiments.play_fair.fig3 --subject japanese-vowels
     python -m experiments.play_fair.fig3 --subject features --features F.hdf --model M.safetensors
 """
 

@@ -17,7 +17,6 @@ lies above 2/n. Groups of fewer than 5 sequences are not compared. In clips of t
 the event lies anywhere, most often in the middle. `--full` changes nothing.
 
     python -m experiments.play_fair.fig4
-    python -m experiments.play_fair.fig4 --subject japanese-vowels
     python -m experiments.play_fair.fig4 --subject features --features F.hdf \\
         --model M.safetensors --tsn T.safetensors
 """

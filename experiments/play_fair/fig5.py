@@ -19,7 +19,6 @@ Agrees: the distance is beyond 95 % of the shuffles; at least half of the pairs 
 draws 2000 shuffles instead of 400.
 
     python -m experiments.play_fair.fig5
-    python -m experiments.play_fair.fig5 --subject japanese-vowels
     python -m experiments.play_fair.fig5 --subject features --features F.hdf --model M.safetensors
 """
 

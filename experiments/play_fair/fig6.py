@@ -19,7 +19,6 @@ lies above that of another method, their change not above it. (b) takes 400 sequ
 evenly spaced; both take all with `--full`, as (a) always does.
 
     python -m experiments.play_fair.fig6
-    python -m experiments.play_fair.fig6 --subject japanese-vowels
     python -m experiments.play_fair.fig6 --subject features --features F.hdf --model M.safetensors
 """
 

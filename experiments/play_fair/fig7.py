@@ -20,7 +20,6 @@ time, single elements contribute at most 10 % of the contrast with the reversed 
 Settings that matter: n_elements (8); full shows eight sequences instead of four.
 
     python -m experiments.play_fair.fig7
-    python -m experiments.play_fair.fig7 --subject japanese-vowels
     python -m experiments.play_fair.fig7 --subject features --features F.hdf --model M.safetensors
 """
 

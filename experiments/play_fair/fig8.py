@@ -21,7 +21,6 @@ Settings that matter: --full, --seed (a key for each m, from it one for each seq
 iterations of a larger k are those of a smaller one).
 
     python -m experiments.play_fair.fig8
-    python -m experiments.play_fair.fig8 --subject japanese-vowels
     python -m experiments.play_fair.fig8 --subject features --features F.hdf --model M.safetensors
 """
 
@@ -107,23 +106,20 @@ class Cells(NamedTuple):
     share: np.ndarray
 
 
-def measure(subject: Subject, settings: Settings) -> Outcome:
-    """The tables of one subject."""
-    return measure_grid(subject, settings, FULL if settings.full else REDUCED)
-
-
-def measure_grid(subject: Subject, settings: Settings, grid: Grid) -> Outcome:
-    """Tables of a given size; where all sequences are shorter than n, of the longest ones."""
+def measure(subject: Subject, settings: Settings, grid: Grid | None = None) -> Outcome:
+    """The tables of one subject; where all sequences are shorter than n, of the longest ones."""
+    grid = grid or (FULL if settings.full else REDUCED)
     n = min(grid.n, int(subject.lengths.max()))
     long = np.flatnonzero(subject.lengths >= n)
     elements = subject.at_centres(n, evenly(long, grid.n_sequences))
     key = jax.random.key(settings.seed)
     cells = measured_cells(subject, elements, grid.ms, grid.ks, key)
-    true, exact = (of_true_class(v, elements.labels) for v in (cells.values, cells.exact))
+    both = cells.values, cells.exact
+    true, exact = (of_true_class(x, elements.labels) for x in both)
     found = {
         "true": agreement(true, exact),
-        "all_classes": agreement(of_all_classes(cells.values), of_all_classes(cells.exact)),
-        "pooled": agreement(of_all_sequences(true), of_all_sequences(exact)),
+        "all_classes": agreement(*(x.reshape(*x.shape[:-2], -1) for x in both)),
+        "pooled": agreement(*(x.reshape(*x.shape[:-2], 1, -1) for x in (true, exact))),
     }
     numbers = {
         "n": n,
@@ -224,13 +220,8 @@ def measured_cells(
 
 def _grower(n: int, m: int, iterations: int) -> Any:
     """Compiled function of a key that draws the samples of `Constructive(m, iterations)`."""
-
-    @jax.jit
-    def grow(key: jax.Array) -> Samples:
-        keys = jax.random.split(key, iterations)
-        return jax.lax.map(lambda key: grow_samples(key, n, m), keys)
-
-    return grow
+    split = functools.partial(jax.random.split, num=iterations)
+    return jax.jit(lambda key: jax.lax.map(lambda one: grow_samples(one, n, m), split(key)))
 
 
 def _replayed(subject: Subject, x: np.ndarray, samples: Samples, m: int, k: int) -> ej.Attribution:
@@ -290,16 +281,6 @@ def of_true_class(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, index, axis=-1)[..., 0]
 
 
-def of_all_classes(values: np.ndarray) -> np.ndarray:
-    """(..., V, n, C) -> (..., V, n C): the values of all classes side by side."""
-    return values.reshape(*values.shape[:-2], -1)
-
-
-def of_all_sequences(values: np.ndarray) -> np.ndarray:
-    """(..., V, n) -> (..., 1, V n): the elements of all sequences in one row."""
-    return values.reshape(*values.shape[:-2], 1, -1)
-
-
 def cell_text(name: str, value: float | None) -> str:
     """A number of one measure as text."""
     if name == "relative_error":
@@ -333,7 +314,7 @@ def table(numbers: dict[str, Any]) -> str:
     for title, cells in texts.items():
         rows = [(m, *row) for m, row in zip(ms, cells, strict=True)]
         parts.append(f"**{title}**\n\n{markdown(head[: len(rows[0])], rows)}")
-    if _has_budget(numbers):
+    if cell_of(numbers, "pearson") is not NOTHING:
         rows = [
             (text, *(cell_text(name, cell_of(numbers, name, over)["mean"]) for name in TITLES))
             for over, text in _SETS.items()
@@ -361,14 +342,11 @@ def findings(numbers: dict[str, Any]) -> list[Finding]:
     for measure, expected in (("pearson", ">= 0.99"), ("lad_slope", "1 +- 0.02")):
         text = f"{TITLES[measure]} of Algorithm 1 at {AT[0]} x {AT[1]}"
         found = NOTHING if short else cell_of(numbers, measure)
-        note = short or ("" if _has_budget(numbers) else "budget not measured")
-        mean = found["mean"]
-        if mean is None:
-            agrees = None
-        elif measure == "pearson":
-            agrees = mean >= _CORRELATION
-        else:
-            agrees = abs(mean - 1) <= _SLOPE
+        note = short or "budget not measured" * (found is NOTHING)
+        agrees = None
+        if found["mean"] is not None:
+            high, near = found["mean"] >= _CORRELATION, abs(found["mean"] - 1) <= _SLOPE
+            agrees = high if measure == "pearson" else near
         rows.append(finding(text, found, agrees, expected, scale=1, note=note))
     return rows
 
@@ -381,14 +359,10 @@ def slope_is_off(numbers: dict[str, Any]) -> bool:
 
 def cell_of(numbers: dict[str, Any], measure: str, over: str = "true") -> Mean:
     """A measure at 256 x 4 over one set of values; without numbers where it is not measured."""
-    if not _has_budget(numbers):
+    if AT[0] not in numbers["max_subsequences"] or AT[1] not in numbers["iterations"]:
         return NOTHING
     i, j = numbers["max_subsequences"].index(AT[0]), numbers["iterations"].index(AT[1])
     return at(numbers[over][measure], i, j)
-
-
-def _has_budget(numbers: dict[str, Any]) -> bool:
-    return AT[0] in numbers["max_subsequences"] and AT[1] in numbers["iterations"]
 
 
 def draw_tables(numbers: dict[str, Any], title: str) -> Any:

@@ -24,7 +24,6 @@ shows exact ESVs of three and compares nothing.
 Settings that matter: --full, --seed (of both keys, and of the other elements).
 
     python -m experiments.play_fair.fig9
-    python -m experiments.play_fair.fig9 --subject japanese-vowels
     python -m experiments.play_fair.fig9 --subject features --features F.hdf --model M.safetensors
 """
 
@@ -108,13 +107,8 @@ class Curve(NamedTuple):
         return overlaps(self.size, len(self.centres)) @ self.lines[name].values
 
 
-def measure(subject: Subject, settings: Settings) -> Outcome:
-    """The curves of one subject."""
-    return measure_with(subject, settings, ESTIMATORS, _N)
-
-
-def measure_with(
-    subject: Subject, settings: Settings, estimators: dict[str, Any], n: int
+def measure(
+    subject: Subject, settings: Settings, estimators: dict[str, Any] = ESTIMATORS, n: int = _N
 ) -> Outcome:
     """Curves by given estimators (the first leads) beside n elements at segment centres."""
     rows = select_rows(subject.lengths, n, _FULL if settings.full else _REDUCED)
@@ -149,6 +143,13 @@ def _summary(
     sums = np.concatenate([curve.sums(name) for curve in curves])
     exact = np.concatenate([curve.exact for curve in curves])
     lines = [curve.lines[name] for curve in curves]
+
+    def size(line: Line) -> float:
+        return np.abs(line.values).mean()
+
+    def variance(line: Line) -> float:  # of two numbers: half their squared difference
+        return ((line.values - line.again) ** 2).mean() / 2
+
     gaps = np.abs([line.gap for line in lines])
     return {
         "correlation": mean_of(r[f"{name} sums"], settings),
@@ -157,8 +158,8 @@ def _summary(
         {
             "correlation_by_sequence": r[f"{name} sums"],
             "correlation_pooled": correlation(sums, exact),
-            "width": np.median([width(line) for line in lines]),
-            "spread": np.median([spread(line) for line in lines]),
+            "width": np.median([2 * np.median(line.half) / size(line) for line in lines]),
+            "spread": np.median([np.sqrt(variance(line)) / size(line) for line in lines]),
             "gap": np.median(gaps),
             "largest_gap": gaps.max(),
         }
@@ -177,7 +178,13 @@ def _shown(correlations: np.ndarray) -> list[tuple[str, int]]:
 def _only_exact(subject: Subject, n: int) -> Outcome:
     """Three of the longest sequences, explained exactly."""
     longest = int(subject.lengths.max())
-    curves = whole_curves(subject, evenly(np.flatnonzero(subject.lengths == longest), 3))
+    curves = []
+    for i in evenly(np.flatnonzero(subject.lengths == longest), 3).tolist():
+        x, c = subject.sequences[i], int(subject.labels[i])
+        found = ej.explain(subject.game, x, prior=subject.trn.prior, estimator=ej.Exact())
+        values, gap = np.asarray(found.values[:, c], float), float(found.efficiency_gap()[c])
+        lines = {"exact": Line(values, np.zeros_like(values), values, gap)}
+        curves.append(Curve(i, np.arange(longest), values, values, float(found.scores[c]), lines))
     reason = f"no sequence has more than {n} elements"
     numbers = {
         "n": n,
@@ -274,19 +281,6 @@ def measured_curves(
     return [Curve(i, at, own, other, float(p), lines[i]) for i, at, own, other, p in each]
 
 
-def whole_curves(subject: Subject, rows: np.ndarray) -> list[Curve]:
-    """Exact ESVs of all elements of short sequences; the elements are the centres."""
-    curves = []
-    for i in rows.tolist():
-        x, c = subject.sequences[i], int(subject.labels[i])
-        found = ej.explain(subject.game, x, prior=subject.trn.prior, estimator=ej.Exact())
-        values = np.asarray(found.values[:, c], float)
-        line = Line(values, np.zeros_like(values), values, float(found.efficiency_gap()[c]))
-        index = np.arange(len(x))
-        curves.append(Curve(i, index, values, values, float(found.scores[c]), {"exact": line}))
-    return curves
-
-
 def _exact(subject: Subject, elements: Elements) -> tuple[np.ndarray, np.ndarray]:
     """Exact ESVs (V, n) and scores (V,) of the true class."""
     values, scores = explain_exactly(subject.game, subject.trn.prior, elements)
@@ -329,20 +323,6 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     if min(np.ptp(v) - _ALIKE * np.abs(v).max() for v in (a, b)) <= 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
-
-
-def width(line: Line) -> float:
-    """Median width of the 95 % intervals, relative to mean |value|."""
-    return float(np.median(2 * line.half) / np.abs(line.values).mean())
-
-
-def spread(line: Line) -> float:
-    """Standard deviation between the two runs, relative to mean |value|.
-
-    The variance of two numbers is half their squared difference; it is averaged over elements.
-    """
-    variance = ((line.values - line.again) ** 2).mean() / 2
-    return float(np.sqrt(variance) / np.abs(line.values).mean())
 
 
 def findings(numbers: dict[str, Any]) -> list[Finding]:

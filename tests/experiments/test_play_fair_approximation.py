@@ -26,12 +26,12 @@ def subject():
 
 @pytest.fixture(scope="module")
 def tables(subject):
-    return fig8.measure_grid(subject, SETTINGS, GRID)
+    return fig8.measure(subject, SETTINGS, GRID)
 
 
 @pytest.fixture(scope="module")
 def lines(subject):
-    return fig9.measure_with(subject, SETTINGS, {"one": SAMPLED, "two": SAMPLED}, N)
+    return fig9.measure(subject, SETTINGS, {"one": SAMPLED, "two": SAMPLED}, N)
 
 
 def assert_plain(numbers):
@@ -74,12 +74,17 @@ def test_cells_are_algorithm_1_and_the_surrogate(subject, tables):
     np.testing.assert_allclose(stored[0, 1], three, atol=1e-6)
     assert np.abs(stored[0, 0] - three).max() > 1e-4  # one iteration is another estimate
     assert tables.numbers["heads"][0][1] == pytest.approx(np.mean(found.n_evaluations))
+    sampled = np.asarray(found.values)
     surrogate, found = of(ej.Surrogate(pool=16))
     np.testing.assert_allclose(tables.store["surrogate"].values[0], surrogate, atol=1e-6)
     assert tables.numbers["heads"][0][-1] == 8 + 3 * 16
     exact, found = of(ej.Exact(), None)
     np.testing.assert_allclose(tables.store["exact"].values, exact, atol=1e-6)
     assert tables.numbers["all_heads"] == 8 + 28 + 56 + 70 == found.n_evaluations[0]
+    every = np.asarray(found.values)
+    errors = np.abs(sampled - every).sum((1, 2)) / np.abs(every).sum((1, 2))
+    of_all = tables.numbers["all_classes"]["relative_error"]["mean"]
+    assert of_all[0][1] == pytest.approx(errors.mean(), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -108,17 +113,13 @@ def test_means_and_intervals_beside_loops(tables):
     assert step["low"] < step["change"] < step["high"]
 
 
-def test_all_classes_are_taken_side_by_side():
+def test_the_values_of_the_true_class():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(2, 3, 5, C)).astype(np.float32)  # (M, V, n, C)
     labels = np.array([2, 0, 3])
     chosen = fig8.of_true_class(values, labels)
     for v, c in enumerate(labels):
         np.testing.assert_array_equal(chosen[:, v], values[:, v, :, c])
-    flat = fig8.of_all_classes(values)
-    assert flat.shape == (2, 3, 5 * C) and flat[1, 2, C + 1] == values[1, 2, 1, 1]
-    together = fig8.of_all_sequences(chosen)
-    np.testing.assert_array_equal(together[1, 0], np.concatenate(list(chosen[1])))
 
 
 def test_shares_count_each_subsequence_once():
