@@ -84,7 +84,6 @@ class Settings:
     """Number of test sequences, evenly spaced in the file; default all."""
 
     def __post_init__(self) -> None:
-        """Checks the counts; the library checks the rest."""
         check_counts(self, "n_elements", "n_random", "n_resamples", "limit")
 
 

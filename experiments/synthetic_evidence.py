@@ -70,7 +70,6 @@ class Settings:
     """Bootstrap resamples of the clips."""
 
     def __post_init__(self) -> None:
-        """Checks the counts; the library checks the rest."""
         check_counts(self, "n_clips", "n_resamples")
 
 

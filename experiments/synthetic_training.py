@@ -58,7 +58,6 @@ class TrainSettings:
     """Replace the model in the package by this one."""
 
     def __post_init__(self) -> None:
-        """Checks the counts; the library checks the rest."""
         check_counts(self, "n_steps", "batch_size", "n_test")
 
 

@@ -64,7 +64,6 @@ class Settings(TrainSettings):
     """Chance that a hidden activation of a head is dropped in training."""
 
     def __post_init__(self) -> None:
-        """Checks the counts; the library checks the rest."""
         super().__post_init__()
         check_counts(self, "feature_dim", "hidden_dim")
 

@@ -35,7 +35,7 @@ from esv_jax.plots import style
 from experiments.drawing import bare
 from experiments.harness import Finding, markdown
 from experiments.play_fair.figure import Outcome, Settings, main, stored
-from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
+from experiments.play_fair.subjects import Subject, true_class_esv
 from experiments.statistics import plain, wilson
 
 LEAST = 10  # sequences of a class that is compared
@@ -71,11 +71,11 @@ def measure(subject: Subject, settings: Settings) -> Outcome:
     if n < 2:
         raise ValueError("n_elements: expected at least 2, got 1.")
     elements = subject.at_centres(n)
-    esv = _of_true_class(subject.game, subject.trn.prior, elements)
+    esv = true_class_esv(subject.game, subject.trn.prior, elements)
     pairs, labels, names = pairs_above(esv), elements.labels, subject.class_names
     matrices = {"TRN": matrix(esv)}
     if subject.tsn_game is not None:
-        matrices["TSN"] = matrix(_of_true_class(subject.tsn_game, subject.tsn.prior, elements))
+        matrices["TSN"] = matrix(true_class_esv(subject.tsn_game, subject.tsn.prior, elements))
     distances = class_distances(pairs, labels)
     for c in list(distances)[:SHOWN]:
         matrices[names[c]] = matrix(esv[labels == c])
@@ -106,11 +106,6 @@ def measure(subject: Subject, settings: Settings) -> Outcome:
     store = stored(elements, arrays, set=list(matrices))
     pictures = {"pairs": plot_matrices(matrices, subject.title)}
     return Outcome(numbers, _table(numbers), findings(numbers), pictures, store)
-
-
-def _of_true_class(game: Any, prior: np.ndarray, elements: Elements) -> np.ndarray:
-    esv, _ = explain_exactly(game, prior, elements)
-    return of_class(esv, elements.labels)
 
 
 def pairs_above(esv: np.ndarray) -> np.ndarray:

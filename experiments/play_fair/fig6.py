@@ -41,7 +41,7 @@ from experiments.drawing import BLUE, GREEN, GREY, VERMILLION, name_axes, points
 from experiments.harness import NOTHING, Finding, above, below, finding, markdown
 from experiments.play_fair.figure import Outcome, Settings, main
 from experiments.play_fair.methods import all_values
-from experiments.play_fair.subjects import Subject, explain_exactly, of_class
+from experiments.play_fair.subjects import Subject, true_class_esv
 from experiments.sequences import evenly
 from experiments.statistics import (
     PARTS,
@@ -116,8 +116,7 @@ def supporting_shares(subject: Subject, most: int | None) -> np.ndarray:
         if not len(rows):
             break
         elements = subject.at_centres(n, rows)
-        esv, _ = explain_exactly(subject.game, subject.trn.prior, elements)
-        own = of_class(esv, elements.labels)
+        own = true_class_esv(subject.game, subject.trn.prior, elements)
         found[rows, k] = support_statistics(own).supporting
     return found
 

@@ -43,7 +43,6 @@ class Settings(Choice):
     """Full size: more sequences, keys and budgets. The default is a reduced size."""
 
     def __post_init__(self) -> None:
-        """Checks the counts; the library checks the rest."""
         check_counts(self, "n_elements", "n_resamples", "limit", "train_clips")
         expect_int("seed", self.seed, minimum=0)
 

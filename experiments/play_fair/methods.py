@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import esv_jax as ej
-from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
+from experiments.play_fair.subjects import Elements, Subject, true_class_esv
 
 METHODS = (
     "ESV",
@@ -46,8 +46,7 @@ def values(name: str, subject: Subject, elements: Elements, seed: int) -> np.nda
     """Attributions of the true class by one method, (V', n) float64."""
     v, n = elements.index.shape
     if name == "ESV":
-        esv, _ = explain_exactly(subject.game, subject.trn.prior, elements)
-        return of_class(esv, elements.labels)
+        return true_class_esv(subject.game, subject.trn.prior, elements)
     if name in ("centre-out", "edges-in"):
         order = ej.baselines.centre_out if name == "centre-out" else ej.baselines.edges_in
         return np.tile(np.asarray(order(n), float), (v, 1))

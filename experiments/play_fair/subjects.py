@@ -129,6 +129,11 @@ def explain_exactly(
     return np.asarray(batch.values, float), np.asarray(batch.scores, float)
 
 
+def true_class_esv(game: Any, prior: np.ndarray, elements: Elements) -> np.ndarray:
+    """Exact ESVs (V', n) of the true class."""
+    return of_class(explain_exactly(game, prior, elements)[0], elements.labels)
+
+
 def of_class(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Values (V, n) of one class per sequence, from (V, n, C)."""
     return values[np.arange(len(values)), :, classes]

@@ -269,27 +269,34 @@ def mean(low, at, high):
     return {"mean": at, "low": low, "high": high}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("gap", "agrees"), [(1e-6, True), (1e-4, False)])
-def test_sums_agree_to_rounding(seventh, gap, agrees):
-    found = fig7.findings(seventh.numbers | {"sum_gap": gap})[0]
-    assert (found.value, found.agrees) == (gap, agrees)
+GIVEN = {
+    "sum_gap": 0.0,
+    "n_wrong": 5,
+    "divided": {"wrong": mean(0.6, 0.7, 0.8)},
+    "margins": {"all": mean(0.5, 0.6, 0.7), "gain": mean(0.01, 0.1, 0.2)},
+    "reverse": None,
+    "single_reverse": None,
+}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("low", "agrees"), [(0.6, True), (0.4, False)])
-def test_confusions_are_divided_in_more_than_half(seventh, low, agrees):
-    numbers = seventh.numbers | {"n_wrong": 5, "divided": {"wrong": mean(low, 0.7, 0.8)}}
-    found = fig7.findings(numbers)[1]
-    assert (found.value, found.low, found.agrees) == (70, 100 * low, agrees)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("low", "agrees"), [(0.01, True), (-0.1, False)])
-def test_margins_fall_further_than_at_random(seventh, low, agrees):
-    margins = seventh.numbers["margins"] | {"gain": mean(low, 0.1, 0.2)}
-    found = fig7.findings(seventh.numbers | {"margins": margins})[2]
-    assert (found.value, found.low, found.high, found.agrees) == (0.1, low, 0.2, agrees)
+@pytest.mark.parametrize(
+    ("which", "changed", "value", "agrees"),
+    [
+        (0, {"sum_gap": 1e-6}, 1e-6, True),
+        (0, {"sum_gap": 1e-4}, 1e-4, False),
+        (1, {}, 70, True),  # more than half are divided
+        (1, {"divided": {"wrong": mean(0.4, 0.7, 0.8)}}, 70, False),
+        (1, {"n_wrong": 2}, None, None),
+        (2, {}, 0.1, True),  # margins fall further than at random
+        (2, {"margins": GIVEN["margins"] | {"gain": mean(-0.1, 0.1, 0.2)}}, 0.1, False),
+        (3, {}, None, None),  # without reversals
+    ],
+)
+def test_findings_of_figure_7(which, changed, value, agrees):
+    found = fig7.findings(GIVEN | changed)[which]
+    assert (found.value, found.agrees) == (value, agrees)
+    if "n_wrong" in changed:
+        assert found.note.startswith("2 wrong")
 
 
 @pytest.mark.parametrize(
@@ -307,9 +314,6 @@ def test_findings_without_data_have_no_number(subject, seventh):
     one = fig7.measure(subject, dataclasses.replace(SETTINGS, n_elements=1))
     assert one.findings[2].agrees is None and "one element" in one.findings[2].note
     is_json(one)
-    numbers = seventh.numbers | {"n_wrong": 2}
-    found = fig7.findings(numbers)[1]
-    assert found.agrees is None and found.note.startswith("2 wrong")
 
 
 @pytest.mark.slow
