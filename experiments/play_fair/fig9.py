@@ -43,7 +43,7 @@ from esv_jax.plots import style
 from experiments.drawing import HEADING, bare, legend_below, name_axes
 from experiments.harness import Finding, as_number, finding, markdown
 from experiments.play_fair.figure import Outcome, Settings, main, stored
-from experiments.play_fair.subjects import Elements, Subject, explain_exactly, of_class
+from experiments.play_fair.subjects import Subject, explain_exactly, of_class, true_class_esv
 from experiments.sequences import evenly
 from experiments.statistics import mean_of, plain, written
 
@@ -270,22 +270,14 @@ def measured_curves(
     rng = np.random.default_rng(seed)
     elements = subject.at_centres(n, rows)
     others = np.array([other_elements(subject.lengths[i], n, rng) for i in rows])
-    exact, scores = _exact(subject, elements)
-    exact_others, _ = _exact(subject, subject.take(rows, others))
-    lines: dict[int, dict[str, Line]] = {i: {} for i in rows.tolist()}
-    for name, estimator in estimators.items():
-        found = _lines(subject, rows, estimator, name, seed)
-        for i, line in found.items():
-            lines[i][name] = line
-    each = zip(rows.tolist(), elements.index, exact, exact_others, scores, strict=True)
-    return [Curve(i, at, own, other, float(p), lines[i]) for i, at, own, other, p in each]
-
-
-def _exact(subject: Subject, elements: Elements) -> tuple[np.ndarray, np.ndarray]:
-    """Exact ESVs (V, n) and scores (V,) of the true class."""
-    values, scores = explain_exactly(subject.game, subject.trn.prior, elements)
-    own = scores[np.arange(len(scores)), elements.labels]
-    return of_class(values, elements.labels), own
+    game, prior, labels = subject.game, subject.trn.prior, elements.labels
+    exact, scores = explain_exactly(game, prior, elements)
+    exact_others = true_class_esv(game, prior, subject.take(rows, others))
+    found = {name: _lines(subject, rows, e, name, seed) for name, e in estimators.items()}
+    lines = [{name: every[i] for name, every in found.items()} for i in rows.tolist()]
+    own = scores[np.arange(len(rows)), labels].tolist()
+    parts = elements.index, of_class(exact, labels), exact_others, own, lines
+    return [Curve(*row) for row in zip(rows.tolist(), *parts, strict=True)]
 
 
 def _lines(

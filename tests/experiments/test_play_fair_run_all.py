@@ -8,8 +8,9 @@ import pytest
 import esv_jax as ej
 from experiments.harness import Finding, measured
 from experiments.play_fair import fig4, figure, run_all, subjects
+from tests.experiments.subjects_for_tests import D, random_heads
 
-N, D, C = 8, 5, 3
+N, C = 8, 3
 
 
 @pytest.fixture(scope="module")
@@ -17,17 +18,7 @@ def files(tmp_path_factory):
     """Features of 12 sequences and a multi-scale model of them."""
     folder = tmp_path_factory.mktemp("own")
     rng = np.random.default_rng(0)
-    heads = ej.models.stack_heads(
-        [
-            {
-                "w1": rng.normal(size=(s * D, 6)).astype(np.float32),
-                "b1": np.zeros(6, np.float32),
-                "w2": rng.normal(size=(6, C)).astype(np.float32),
-                "b2": np.zeros(C, np.float32),
-            }
-            for s in (1, 2)
-        ]
-    )
+    heads = random_heads(rng, 2, C)
     model = ej.models.TrainedModel(heads, np.full(C, 1 / C), ("a", "b", "c"))
     ej.models.save_model(folder / "m.safetensors", model)
     videos = [
