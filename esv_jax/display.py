@@ -59,7 +59,7 @@ def count_text(n: int, one: str, many: str = "") -> str:
 
 
 def evaluations_text(exact: bool, n: int) -> str:
-    """`exact, 255 evaluations`."""
+    """`exact, 255 evaluations`, of the model."""
     return f"{'exact' if exact else 'sampled'}, {count_text(n, 'evaluation')}"
 
 

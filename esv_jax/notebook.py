@@ -41,22 +41,17 @@ def record_html(record: Record) -> str:
     """
     known = (np.ndarray, np.generic, jax.Array, int, float)
     leaves = jax.tree.leaves(record)
-    if not all(isinstance(leaf, known) and is_concrete(leaf) for leaf in leaves):
-        return _plain(record)
     batch = record.lengths is not None
     shapes = [np.ndim(leaf) for leaf in (record.values, record.scores, record.prior)]
-    if shapes != ([3, 2, 1] if batch else [2, 1, 1]) or np.size(record.values) == 0:
-        return _plain(record)
+    fits = shapes == ([3, 2, 1] if batch else [2, 1, 1]) and np.size(record.values) > 0
+    if not (fits and all(isinstance(leaf, known) and is_concrete(leaf) for leaf in leaves)):
+        return f"<pre>{escape(repr(record))}</pre>"
     body = _batch(record) if batch else _one(record)
     notes = [*record.warnings]
     if record.removal is not None:
         notes.insert(0, f"elements removed by: {record.removal}")
     listed = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
     return f"<div>{body}{f'<ul>{listed}</ul>' if notes else ''}</div>"
-
-
-def _plain(record: Record) -> str:
-    return f"<pre>{escape(repr(record))}</pre>"
 
 
 def _one(record: Record) -> str:
@@ -130,10 +125,14 @@ def _bars(values: np.ndarray, half: np.ndarray | None, c: int) -> str:
         "</text>"
         for i in label_steps(n, _MOST_LABELS)
     ]
+    # Words beside a coloured square keep the colour of the page, light or dark.
+    meanings = ", ".join(
+        f'<span style="color:{colour}">&#9632;</span> {meaning}'
+        for colour, meaning in zip((SUPPORTING, DISTRACTING), MEANINGS, strict=True)
+    )
     intervals = "" if half is None else "; 95 % intervals"
     return (
-        f'<p style="margin:0.3em 0">ESVs of the elements for class {c}: {_square(SUPPORTING)} '
-        f"{MEANINGS[0]}, {_square(DISTRACTING)} {MEANINGS[1]}{intervals}</p>"
+        f'<p style="margin:0.3em 0">ESVs of the elements for class {c}: {meanings}{intervals}</p>'
         f'<svg width="{_LEFT + _WIDTH + _TOP}" height="{below + _TOP}" font-size="11" '
         f'fill="currentColor">{"".join(axis)}{bars}{"".join(indices)}</svg>'
     )
@@ -151,8 +150,3 @@ def _values(values: np.ndarray, half: np.ndarray | None) -> str:
     few = f"; the {MOST_BARS} strongest of {len(values):,}" if len(shown) < len(values) else ""
     summary = f'<summary style="cursor:pointer">Table of values{few}</summary>'
     return f"<details>{summary}{_table(names, rows)}</details>"
-
-
-def _square(colour: str) -> str:
-    """A coloured square; the words beside it keep the colour of the page, light or dark."""
-    return f'<span style="color:{colour}">&#9632;</span>'

@@ -29,14 +29,12 @@ _LOOK = {  # from back to front
 
 
 class BarPaths(NamedTuple):
-    """Paths of a bar chart, n wide and 100 high.
+    """Paths of a bar chart, n wide and 100 high; "" where there is nothing to draw.
 
     Attributes:
       supporting, distracting: bars above and below zero.
       whiskers: intervals of bars. band, step: intervals and values of a line of steps.
-        All "" where there is nothing to draw.
-      zero: the zero line.
-      zero_height: its distance from the top, 0..100.
+      zero: the zero line. zero_height: its distance from the top, 0..100.
       top, bottom: labels of the ends of the axis, "" if too near to zero.
     """
 
@@ -56,10 +54,10 @@ def bar_paths(values: np.ndarray, half: np.ndarray | None = None) -> BarPaths:
 
     NaN is drawn as zero.
     """
-    errors = np.zeros(len(values)) if half is None else half
-    low, high = axis_limits(values.astype(np.float64), errors.astype(np.float64))
+    esv = np.nan_to_num(values.astype(np.float64))
+    errors = np.zeros(len(esv)) if half is None else np.nan_to_num(half).astype(np.float64)
+    low, high = axis_limits(esv, errors)
     high = high if high > low else low + 1
-    esv, errors = np.nan_to_num(values.astype(np.float64)), np.nan_to_num(errors, nan=0.0)
 
     def y(value: float) -> float:
         return 100 * (high - value) / (high - low)
@@ -70,7 +68,7 @@ def bar_paths(values: np.ndarray, half: np.ndarray | None = None) -> BarPaths:
     boxes = [
         f"M{_n(i + gap)} {_n(zero)}V{_n(tops[i])}H{_n(i + 1 - gap)}V{_n(zero)}Z" for i in range(n)
     ]
-    ends = [(y(v - h), y(v + h)) for v, h in zip(esv, errors.astype(np.float64), strict=True)]
+    ends = [(y(v - h), y(v + h)) for v, h in zip(esv, errors, strict=True)]
     return BarPaths(
         supporting="".join(box for box, v in zip(boxes, esv, strict=True) if v > 0),
         distracting="".join(box for box, v in zip(boxes, esv, strict=True) if v <= 0),
@@ -97,17 +95,12 @@ def bars_svg(
       focus: whether elements take the focus, for a page whose script shows their descriptions;
         without, a description is shown where a pointer rests.
     """
-    names = [escape(text) for text in texts]
-    if focus:
-        hits = [
-            f'role="img" tabindex="{-1 if i else 0}" aria-label="{name}"/>'
-            for i, name in enumerate(names)
-        ]
-    else:
-        hits = [f'fill="transparent"><title>{name}</title></rect>' for name in names]
-    rects = [
-        f'<rect class="hit" x="{i}" width="1" height="100" {hit}' for i, hit in enumerate(hits)
-    ]
+    rects = []
+    for i, name in enumerate(map(escape, texts)):
+        hit = f'fill="transparent"><title>{name}</title></rect>'
+        if focus:
+            hit = f'role="img" tabindex="{-1 if i else 0}" aria-label="{name}"/>'
+        rects.append(f'<rect class="hit" x="{i}" width="1" height="100" {hit}')
     drawn = [
         f'<path class="{name}" {look} vector-effect="non-scaling-stroke" '
         f'd="{getattr(paths, name)}"/>'
@@ -128,7 +121,6 @@ def _whisker(i: int, ends: tuple[float, float]) -> str:
 
 
 def _steps(heights: Sequence[float]) -> str:
-    """A line of steps from left to right."""
     parts = [f"V{_n(height)}H{i + 1}" for i, height in enumerate(heights)]
     return "".join([f"M0 {_n(heights[0])}", *parts])
 

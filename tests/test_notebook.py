@@ -18,19 +18,7 @@ from esv_jax.display import (
     number,
 )
 from esv_jax.svg import bar_paths
-
-
-def _record(rng, n, *, exact=True) -> Attribution:
-    values = (rng.normal(size=(n, 3)) / n).astype(np.float32)
-    prior = np.array([0.11, 0.2, 0.3], np.float32)
-    return Attribution(
-        values=jnp.asarray(values),
-        scores=jnp.asarray(prior + values.sum(0)),
-        prior=jnp.asarray(prior),
-        std_error=None if exact else jnp.asarray(rng.random((n, 3)).astype(np.float32) / n),
-        n_evaluations=4096,
-        exact=exact,
-    )
+from tests.plots.records_for_tests import make_record
 
 
 def _rows(page: str) -> list[list[str]]:
@@ -39,7 +27,7 @@ def _rows(page: str) -> list[list[str]]:
 
 
 def test_numbers_of_a_record(rng):
-    record = _record(rng, 8)
+    record = make_record(rng, 8)
     c = int(record.scores.argmax())
     page = record._repr_html_()
     assert "8 elements, 3 classes; exact, 4,096 evaluations" in page
@@ -66,7 +54,7 @@ def _chart(page: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_bars_encode_signs_by_side_and_colour(rng, exact):
-    record = _record(rng, 12, exact=exact)
+    record = make_record(rng, 12, exact=exact)
     c = int(record.scores.argmax())
     values = np.asarray(record.for_class(c))
     half = None if exact else np.asarray(record.half_width())[:, c]
@@ -93,7 +81,7 @@ def test_bars_encode_signs_by_side_and_colour(rng, exact):
 
 
 def test_text_has_the_colour_of_its_surroundings(rng):
-    page = _record(rng, 5)._repr_html_()
+    page = make_record(rng, 5)._repr_html_()
     coloured = re.findall(r'style="color:(#\w+)">(.*?)<', page)
     assert coloured == [(SUPPORTING, "&#9632;"), (DISTRACTING, "&#9632;")]
     texts = re.findall(r"<text[^>]*>", page)
@@ -102,7 +90,7 @@ def test_text_has_the_colour_of_its_surroundings(rng):
 
 
 def test_many_elements_are_a_line_and_a_table_of_the_strongest(rng):
-    record = _record(rng, 100)
+    record = make_record(rng, 100)
     page = record._repr_html_()
     assert _chart(page)["step"].endswith("H100") and page.count("<title>") == 100
     values = np.abs(record.for_class(int(record.scores.argmax())))
@@ -113,7 +101,7 @@ def test_many_elements_are_a_line_and_a_table_of_the_strongest(rng):
 
 def test_all_text_is_escaped(rng):
     evil = "<script>alert('1')</script>"
-    record = dataclasses.replace(_record(rng, 2), warnings=(evil,), removal=evil)
+    record = dataclasses.replace(make_record(rng, 2), warnings=(evil,), removal=evil)
     page = record._repr_html_()
     assert "<script" not in page and page.count("&lt;script&gt;") == 2
     batch = dataclasses.replace(record, values=jnp.zeros((1, 2, 2, 3)))  # of no known shape
@@ -139,7 +127,7 @@ def test_a_batch_is_a_table():
 
 
 def test_tracers_nan_infinities_and_zeros(rng):
-    record, pages = _record(rng, 3), []
+    record, pages = make_record(rng, 3), []
 
     @jax.jit
     def look(given):

@@ -214,7 +214,7 @@ class Perturb(VideoOptions):
         position = "without" if r.mode == "delete" else "under"
         clean = f"{found.name}: probability {float(r.clean_probability):.3f}"
         each = dict(zip(masks, (f"{p:.3f}" for p in np.asarray(r.probability)), strict=True))
-        strip = plots.plot_perturbation_strip(
+        strip = plots.perturbation.plot_perturbation_strip(
             video.pictures,
             masks,
             frame_labels=[str(i) for i in video.index],

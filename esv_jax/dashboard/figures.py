@@ -22,8 +22,9 @@ from esv_jax.display import (
 Figure: TypeAlias = dict[str, Any]  # or a part of one
 
 _CLEAR = "rgba(0,0,0,0)"
-_SYMBOLS = ("diamond", "square", "circle", "triangle-up", "star")  # of other methods, in Plotly
-_SIGNS = ("◆", "■", "●", "▲", "★")  # the same in text
+# Of other methods: symbols in Plotly, the same in text, colours
+_SYMBOLS = ("diamond", "square", "circle", "triangle-up", "star")
+_SIGNS = ("◆", "■", "●", "▲", "★")
 _MARK_COLOURS = (*OTHER_COLOURS, INK)
 _ROW = 150  # pixels of height for one class
 _TOP, _BOTTOM, _HEADING, _GAP = 6, 46, 24, 6
@@ -64,44 +65,39 @@ def timeline(
     half = None if errors is None else np.asarray(attribution.half_width())
     rows = [np.asarray(attribution.for_class(c)) for c in columns]
     spreads = [None if half is None else half[:, c] for c in columns]
+    others = [{name: own[:, c] for name, own in (methods or {}).items()} for c in columns]
     if contrast is not None:
-        rows.append(np.asarray(attribution.contrast(*contrast)))
+        a, b = contrast
+        rows.append(np.asarray(attribution.contrast(a, b)))
         spreads.append(None)  # errors of two classes are not independent
-    width = _bar_width(frames)
+        others.append({name: own[:, a] - own[:, b] for name, own in (methods or {}).items()})
+    gaps = np.diff(np.unique(frames))
+    width = 0.8 * float(gaps.min()) if len(gaps) else 0.8
     limit = _limit(rows, spreads)
-    traces: list[Figure] = []
-    axes: Figure = {}
-    notes = []
     count = max(len(rows), 1)
+    above, under = _HEADING / _ROW / count, _GAP / _ROW / count
+    traces, axes, headings = [], {}, []
     for k, (values, spread) in enumerate(zip(rows, spreads, strict=True)):
-        axis = "y" if k == 0 else f"y{k + 1}"
+        number = "" if k == 0 else str(k + 1)
         low, high = 1 - (k + 1) / count, 1 - k / count
-        above, under = _HEADING / _ROW / count, _GAP / _ROW / count
-        axes[axis.replace("y", "yaxis")] = {
-            **_axis(),
-            "domain": [low + under, high - above],
-            "range": [-limit, limit],
-            "zeroline": True,
-            "zerolinecolor": QUIET,
-            "nticks": 5,
-            "title": {"text": "ESV", "font": {"size": 11, "color": QUIET}, "standoff": 4},
-        }
-        notes.append(_heading(names[k], high))
-        traces.append(_bars(frames, values, spread, width))
-        traces[-1] |= {"yaxis": axis, "name": plain(names[k])}
-        for j, (name, other) in enumerate((methods or {}).items()):
-            if contrast is not None and k == len(columns):
-                own = other[:, contrast[0]] - other[:, contrast[1]]
-            else:
-                own = other[:, columns[k]]
-            marks = _marks(frames, own, np.abs(values).max(initial=0), j)
-            traces.append(marks | {"yaxis": axis, "name": plain(spaced(name))})
-    below = "y" if len(rows) < 2 else f"y{len(rows)}"
-    x = {**_axis(), "title": {"text": "frame"}, "anchor": below, "showgrid": False}
+        axes[f"yaxis{number}"] = _axis(
+            {"text": "ESV", "font": {"size": 11, "color": QUIET}, "standoff": 4},
+            domain=[low + under, high - above],
+            range=[-limit, limit],
+            zeroline=True,
+            zerolinecolor=QUIET,
+            nticks=5,
+        )
+        headings.append(_heading(names[k], high))
+        own = {"yaxis": f"y{number}"}
+        traces.append(_bars(frames, values, spread, width) | own | {"name": plain(names[k])})
+        for j, (name, marked) in enumerate(others[k].items()):
+            marks = _marks(frames, marked, np.abs(values).max(initial=0), j)
+            traces.append(marks | own | {"name": plain(spaced(name))})
+    x = _axis("frame", anchor="y" if len(rows) < 2 else f"y{len(rows)}", showgrid=False)
     x["range"] = [float(min(frames, default=0)) - width, float(max(frames, default=0)) + width]
-    layout = _layout(_TOP + _BOTTOM + _ROW * count) | axes
-    layout |= {"xaxis": x, "annotations": notes, "hovermode": "x", "hoverdistance": -1}
-    return {"data": traces, "layout": layout}
+    more = {"annotations": headings, "hovermode": "x", "hoverdistance": -1}
+    return _figure(traces, _TOP + _BOTTOM + _ROW * count, xaxis=x, **axes, **more)
 
 
 def scores(
@@ -140,31 +136,30 @@ def scores(
         "name": "prior",
         "hovertemplate": "prior %{x:.4f}<extra></extra>",
     }
-    layout = _layout(60 + 34 * len(order)) | {
-        "xaxis": {**_axis(), "title": {"text": "score"}, "rangemode": "tozero"},
-        "yaxis": {**_axis(), "tickvals": places, "ticktext": ticks, "showgrid": False}
-        | {"automargin": True},
-        "margin": {"l": 10, "r": 10, "t": 8, "b": 44},
-    }
-    return {"data": [bars, before], "layout": layout}
+    return _figure(
+        [bars, before],
+        60 + 34 * len(order),
+        xaxis=_axis("score", rangemode="tozero"),
+        yaxis=_axis(tickvals=places, ticktext=ticks, showgrid=False, automargin=True),
+        margin={"l": 10, "r": 10, "t": 8, "b": 44},
+    )
 
 
 def histogram(groups: Mapping[str, np.ndarray], title: str, bins: int = 40) -> Figure:
     """Counts of numbers in common bins, one series per group that has any."""
     finite = {name: values[np.isfinite(values)] for name, values in groups.items()}
     together = np.concatenate([*finite.values(), np.zeros(0)])
-    x = {**_axis(), "title": {"text": title}, "showgrid": False}
+    x = _axis(title, showgrid=False)
     if len(together) and np.all(together == np.round(together)) and np.ptp(together) < bins:
         edges = np.arange(together.min() - 0.5, together.max() + 1.5)
         middle, half = (edges[0] + edges[-1]) / 2, max(3.5, np.ptp(edges) / 2 + 0.5)
         x |= {"range": [float(middle - half), float(middle + half)], "tickformat": "d"}
     else:
         edges = np.histogram_bin_edges(together, bins)
-    centres = (edges[:-1] + edges[1:]) / 2
     traces = [
         {
             "type": "bar",
-            "x": centres.tolist(),
+            "x": ((edges[:-1] + edges[1:]) / 2).tolist(),
             "y": np.histogram(values, edges)[0].tolist(),
             "name": name,
             "marker": {"color": DISTRACTING if name == "wrong" else SUPPORTING},
@@ -173,26 +168,15 @@ def histogram(groups: Mapping[str, np.ndarray], title: str, bins: int = 40) -> F
         for name, values in finite.items()
         if len(values)
     ]
-    layout = _layout(260) | {
-        "xaxis": x,
-        "yaxis": {**_axis(), "title": {"text": "videos"}},
-        "barmode": "overlay",
-        "bargap": 0.05,
-        "showlegend": len(traces) > 1,
-        "margin": _PANEL_MARGIN,
-    }
-    return {"data": traces, "layout": layout}
+    more = {"barmode": "overlay", "bargap": 0.05, "showlegend": len(traces) > 1}
+    return _figure(traces, 260, xaxis=x, yaxis=_axis("videos"), margin=_PANEL_MARGIN, **more)
 
 
 def positions(means: np.ndarray, errors: np.ndarray, title: str) -> Figure:
     """Bars of mean ESVs at positions in a video, with their standard errors."""
-    layout = _layout(260) | {
-        "xaxis": {**_axis(), "title": {"text": title}, "showgrid": False},
-        "yaxis": {**_axis(), "title": {"text": "mean ESV"}, "zeroline": True}
-        | {"zerolinecolor": QUIET},
-        "margin": _PANEL_MARGIN,
-    }
-    return {"data": [_bars(np.arange(1, len(means) + 1), means, errors, 0.8)], "layout": layout}
+    bars = _bars(np.arange(1, len(means) + 1), means, errors, 0.8)
+    x, y = _axis(title, showgrid=False), _axis("mean ESV", zeroline=True, zerolinecolor=QUIET)
+    return _figure([bars], 260, xaxis=x, yaxis=y, margin=_PANEL_MARGIN)
 
 
 def pairs(shares: np.ndarray, title: str) -> Figure:
@@ -213,12 +197,8 @@ def pairs(shares: np.ndarray, title: str) -> Figure:
         "hovertemplate": "%{y} above %{x}: %{z:.1%}<extra></extra>",
         "colorbar": {"thickness": 12, "tickformat": ".0%"},
     }
-    layout = _layout(320) | {
-        "xaxis": {**_axis(), "title": {"text": f"{title} j"}, "showgrid": False},
-        "yaxis": {**_axis(), "title": {"text": f"{title} i"}, "autorange": "reversed"},
-        "margin": _PANEL_MARGIN,
-    }
-    return {"data": [heat], "layout": layout}
+    x, y = _axis(f"{title} j", showgrid=False), _axis(f"{title} i", autorange="reversed")
+    return _figure([heat], 320, xaxis=x, yaxis=y, margin=_PANEL_MARGIN)
 
 
 def mark_of(j: int) -> tuple[str, str]:
@@ -256,7 +236,7 @@ def _marks(frames: np.ndarray, values: np.ndarray, reach: float, j: int) -> Figu
         "marker": {
             "symbol": _SYMBOLS[j % len(_SYMBOLS)],
             "size": 9,
-            "color": _MARK_COLOURS[j % len(_SYMBOLS)],
+            "color": mark_of(j)[1],
             "line": {"color": "white", "width": 1},
         },
     }
@@ -265,12 +245,6 @@ def _marks(frames: np.ndarray, values: np.ndarray, reach: float, j: int) -> Figu
 def _numbers(values: np.ndarray) -> list[float | None]:
     """Numbers for JSON: None for NaN."""
     return [None if np.isnan(value) else float(value) for value in values]
-
-
-def _bar_width(frames: np.ndarray) -> float:
-    """0.8 of the smallest distance between elements."""
-    gaps = np.diff(np.unique(frames))
-    return 0.8 * float(gaps.min()) if len(gaps) else 0.8
 
 
 def _limit(rows: Sequence[np.ndarray], spreads: Sequence[np.ndarray | None]) -> float:
@@ -288,25 +262,19 @@ def _shorten(text: str, letters: int) -> str:
 
 
 def _heading(name: str, y: float) -> Figure:
-    return {
-        "text": f"<b>{plain(_shorten(name, 60))}</b>",
-        "x": 0,
-        "xref": "paper",
-        "xanchor": "left",
-        "y": y,
-        "yref": "paper",
-        "yanchor": "top",
-        "showarrow": False,
-        "font": {"size": 12, "color": INK},
-    }
+    place = {"x": 0, "xref": "paper", "xanchor": "left", "y": y, "yref": "paper", "yanchor": "top"}
+    look = {"showarrow": False, "font": {"size": 12, "color": INK}}
+    return {"text": f"<b>{plain(_shorten(name, 60))}</b>"} | place | look
 
 
-def _axis() -> Figure:
-    return {"gridcolor": GRID, "tickcolor": QUIET, "fixedrange": True, "zeroline": False}
+def _axis(title: str | Figure = "", **more: Any) -> Figure:
+    look = {"gridcolor": GRID, "tickcolor": QUIET, "fixedrange": True, "zeroline": False}
+    titled = {"title": {"text": title} if isinstance(title, str) else title} if title else {}
+    return look | titled | more
 
 
-def _layout(height: int) -> Figure:
-    return {
+def _figure(traces: Sequence[Figure], height: int, **layout: Any) -> Figure:
+    common = {
         "height": height,
         "margin": {"l": 62, "r": 10, "t": _TOP, "b": _BOTTOM},
         "paper_bgcolor": _CLEAR,
@@ -316,3 +284,4 @@ def _layout(height: int) -> Figure:
         "dragmode": False,
         "hovermode": "closest",
     }
+    return {"data": list(traces), "layout": common | layout}

@@ -9,7 +9,7 @@ import numpy as np
 
 from esv_jax.dashboard import figures
 from esv_jax.dashboard.sources import Source, State, format_query
-from esv_jax.dashboard.views import Component, components, note, panel
+from esv_jax.dashboard.views import Component, dcc, html, note, panel
 
 MAX_SAMPLE = 1024  # videos whose values are read
 _BLOCK = 32  # videos that are read together
@@ -18,14 +18,6 @@ _FAILURES = 50  # that are listed
 
 
 # Numbers
-
-
-class Confusion(NamedTuple):
-    """Number of videos of one class that were predicted as another."""
-
-    true: int
-    predicted: int
-    videos: int
 
 
 class Overview(NamedTuple):
@@ -41,7 +33,8 @@ class Overview(NamedTuple):
       above: (n, n) probability that the ESV at position i is above the one at j, see
         `metrics.position_statistics`.
       n_sampled: videos behind the four above.
-      confusions: pairs of classes, most videos first. failures: (uid, reason).
+      confusions: (true class, predicted class, number of videos), most videos first.
+      failures: (uid, reason).
     """
 
     evidence: dict[str, np.ndarray]
@@ -52,7 +45,7 @@ class Overview(NamedTuple):
     relative: bool
     above: np.ndarray
     n_sampled: int
-    confusions: list[Confusion]
+    confusions: list[tuple[int, int, int]]
     failures: list[tuple[str, str]]
 
 
@@ -62,32 +55,36 @@ def summarise(source: Source) -> Overview:
     Cost: a pass over the list, and the values of at most `MAX_SAMPLE` videos, spread over the file
       in blocks; about a second for 25,000 videos of 174 classes.
     """
+    from esv_jax.metrics import position_statistics  # imports models; the first page needs none
+
     browser = source.browser
     rows = [browser.row(uid) for uid in browser.find()]
     explained = [row for row in rows if not row.failed]
     known = [row for row in explained if row.correct is not None]
-    evidence = {
-        "correct": np.array([row.evidence for row in known if row.correct], float),
-        "wrong": np.array([row.evidence for row in known if not row.correct], float),
-    }
-    if not known:
-        evidence = {"all": np.array([row.evidence for row in explained], float)}
-    wrong = Counter((row.label, row.prediction) for row in known if not row.correct)
+    right, wrong = ([row for row in known if row.correct == kind] for kind in (True, False))
+    groups = {"correct": right, "wrong": wrong} if known else {"all": explained}
+    confused = Counter((row.label, row.prediction) for row in wrong)
     values = sample(source)
     same = len({len(own) for own in values}) == 1
     placed = np.stack(values) if same else np.array([relative(own) for own in values])
     placed = placed.reshape(len(values), placed.shape[-1] if values else 0)
-    means, errors = _mean_and_error(placed)
+    counts = (~np.isnan(placed)).sum(0)
+    means = np.where(counts > 0, np.nansum(placed, 0) / np.maximum(counts, 1), np.nan)
+    squares = np.nansum((placed - means) ** 2, 0)
+    errors = np.sqrt(squares / np.maximum(counts - 1, 1) / np.maximum(counts, 1))
+    above = np.zeros((0, 0))
+    if values:
+        above = position_statistics(values, bins=None if same else _RELATIVE).overall.above
     return Overview(
-        evidence=evidence,
+        evidence={k: np.array([row.evidence for row in own], float) for k, own in groups.items()},
         lengths=np.array([row.n for row in explained], float),
-        accuracy=sum(bool(row.correct) for row in known) / len(known) if known else None,
+        accuracy=len(right) / len(known) if known else None,
         means=means,
-        errors=errors,
+        errors=errors * (counts > 1),
         relative=not same,
-        above=_above(values, None if same else _RELATIVE),
+        above=above,
         n_sampled=len(values),
-        confusions=[Confusion(*pair, count) for pair, count in wrong.most_common(15)],
+        confusions=[(*pair, count) for pair, count in confused.most_common(15)],
         failures=list(browser.failures.items()),
     )
 
@@ -120,27 +117,11 @@ def relative(own: np.ndarray, places: int = _RELATIVE) -> np.ndarray:
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _above(values: list[np.ndarray], bins: int | None) -> np.ndarray:
-    from esv_jax.metrics import position_statistics  # imports models; the first page needs none
-
-    return position_statistics(values, bins=bins).overall.above if values else np.zeros((0, 0))
-
-
-def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of columns without NaN, and their standard errors, 0 for fewer than two values."""
-    counts = (~np.isnan(values)).sum(0)
-    means = np.where(counts > 0, np.nansum(values, 0) / np.maximum(counts, 1), np.nan)
-    squares = np.nansum((values - means) ** 2, 0)
-    errors = np.sqrt(squares / np.maximum(counts - 1, 1) / np.maximum(counts, 1))
-    return means, errors * (counts > 1)
-
-
 # Content
 
 
 def overview(source: Source, state: State, numbers: Overview) -> Component:
     """Figures and tables of all videos."""
-    html, _ = components()
     browser = source.browser
     if not len(browser):
         return note("These results hold no videos.")
@@ -161,22 +142,18 @@ def overview(source: Source, state: State, numbers: Overview) -> Component:
     if len(numbers.above) > 1:
         text = "How often, in these videos, an element at i has a larger ESV than one at j."
         panels.append(panel("Position against position", figures.pairs(numbers.above, where), text))
-    tables = [_confusions(source, state, numbers), _failures(state, numbers)]
-    return html.Div(
-        [
-            html.H2(source.title),
-            html.P(" · ".join(facts), className="facts"),
-            html.Div([*panels, *tables], className="panels"),
-        ]
-    )
+    tables = {
+        "Most confused classes": _confusions(source, state, numbers),
+        "Failures": _failures(state, numbers),
+    }
+    panels += [html.Div([html.H3(t), *content], className="panel") for t, content in tables.items()]
+    head = [html.H2(source.title), html.P(" · ".join(facts), className="facts")]
+    return html.Div([*head, html.Div(panels, className="panels")])
 
 
-def _confusions(source: Source, state: State, numbers: Overview) -> Component:
-    html, dcc = components()
-    title = html.H3("Most confused classes")
+def _confusions(source: Source, state: State, numbers: Overview) -> list[Component]:
     if not numbers.confusions:
-        text = "No labels, or no video taken for another class."
-        return html.Div([title, html.P(text)], className="panel")
+        return [html.P("No labels, or no video taken for another class.")]
     rows = []
     for true, predicted, count in numbers.confusions:
         there = State(frames=state.frames, true=true, predicted=predicted)
@@ -184,21 +161,20 @@ def _confusions(source: Source, state: State, numbers: Overview) -> Component:
         names = [html.Td(source.class_name(c)) for c in (true, predicted)]
         rows.append(html.Tr([*names, html.Td(link)]))
     head = html.Thead(html.Tr([html.Th("true"), html.Th("predicted"), html.Th("videos")]))
-    return html.Div([title, html.Table([head, html.Tbody(rows)])], className="panel")
+    return [html.Table([head, html.Tbody(rows)])]
 
 
-def _failures(state: State, numbers: Overview) -> Component:
-    html, dcc = components()
-    title, failures = html.H3("Failures"), numbers.failures
-    if not failures:
-        return html.Div([title, html.P("Every video was explained.")], className="panel")
+def _failures(state: State, numbers: Overview) -> list[Component]:
+    if not numbers.failures:
+        return [html.P("Every video was explained.")]
 
-    def failed(uid: str = "") -> str:
-        return format_query(State(frames=state.frames, outcome="failed", uid=uid))
+    def link(text: str, uid: str = "") -> Component:
+        there = State(frames=state.frames, outcome="failed", uid=uid)
+        return dcc.Link(text, href=format_query(there))
 
     rows = [
-        html.Tr([html.Td(dcc.Link(uid, href=failed(uid))), html.Td(reason)])
-        for uid, reason in failures[:_FAILURES]
+        html.Tr([html.Td(link(uid, uid)), html.Td(reason)])
+        for uid, reason in numbers.failures[:_FAILURES]
     ]
-    more = dcc.Link(f"List all {len(failures):,}", href=failed())
-    return html.Div([title, html.Table(html.Tbody(rows)), html.P(more)], className="panel")
+    more = link(f"List all {len(numbers.failures):,}")
+    return [html.Table(html.Tbody(rows)), html.P(more)]

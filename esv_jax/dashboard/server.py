@@ -23,7 +23,8 @@ from esv_jax import data
 from esv_jax.checks import message
 from esv_jax.extras import require
 
-Flask: TypeAlias = Any  # types of libraries that are imported when they are needed
+Dash: TypeAlias = Any  # types of libraries that are imported when they are needed
+Flask: TypeAlias = Any
 Request: TypeAlias = Any
 Response: TypeAlias = Any
 
@@ -42,31 +43,35 @@ _WAITING = 1024  # connections in the queue; the system may allow fewer
 _TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm", ".gif": "image/gif"}
 _CODECS = ("h264", "vp8", "vp9", "av1", "libdav1d", "gif")  # that browsers decode
 _STILL_SIZE = 160  # short side of a frame, in pixels
+_POLICY = (  # own scripts and given inline ones, inline styles of Plotly
+    "default-src 'none'; script-src {scripts}; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self'; font-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+)
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 # Requests
 
 
-def protect(
-    server: Flask,
-    hosts: Sequence[str],
-    script_hashes: Callable[[], list[str]],
-    callbacks: Callable[[], Mapping[str, Any]],
-    token: str = "",
-) -> None:
+def protect(app: Dash, hosts: Sequence[str], token: str = "") -> None:
     """Refuse foreign hosts, unknown paths and methods; set the headers of every response.
 
     Args:
-      server: the Flask application.
+      app: the Dash application.
       hosts: host names beside `LOCAL`; one of `ANY_HOST` allows all.
-      script_hashes: returns the hashes of the inline scripts of the page.
-      callbacks: returns the callbacks of the page by their output, as Dash keeps them.
       token: secret that the first address has to hold (`?token=...`) and a cookie holds from then
         on. "" for none.
     """
     flask = require("flask", "dashboard")
     exceptions = require("werkzeug.exceptions", "dashboard")
-    server.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST
+    app.server.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST
     allowed = {*LOCAL, *(name.lower() for name in hosts)}
     open_to_all = bool(allowed & set(ANY_HOST))
     policy: list[str] = []
@@ -89,7 +94,11 @@ def protect(
             return answer
         if is_update and not request.is_json:
             flask.abort(415)
-        if is_update and not is_callback(_json(request), callbacks()):
+        try:
+            body = request.get_json() if is_update else None
+        except RecursionError:
+            flask.abort(400)
+        if is_update and not is_callback(body, app.callback_map):
             flask.abort(400)
         if request.url_rule is None or request.url_rule.rule == _EVERYTHING_ELSE:
             flask.abort(404)
@@ -106,18 +115,14 @@ def protect(
 
     def guard(response: Response) -> Response:
         if not policy:
-            policy.append(content_policy(script_hashes()))
+            policy.append(_POLICY.format(scripts=" ".join(["'self'", *app.csp_hashes()])))
         response.headers["Content-Security-Policy"] = policy[0]
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["X-Frame-Options"] = "DENY"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
-        response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        response.headers.update(_HEADERS)
         return response
 
-    server.before_request(check)
-    server.after_request(guard)
-    server.register_error_handler(Exception, failed)
+    app.server.before_request(check)
+    app.server.after_request(guard)
+    app.server.register_error_handler(Exception, failed)
 
 
 def host_name(header: str) -> str:
@@ -134,12 +139,11 @@ def is_callback(body: object, callbacks: Mapping[str, Any]) -> bool:
     """
     if not (isinstance(body, dict) and isinstance(body.get("output"), str)):
         return False
-    callback = callbacks.get(body["output"])
-    if callback is None or "callback" not in callback:  # those without run in the browser
+    callback = callbacks.get(body["output"], {})
+    if "callback" not in callback:  # those without run in the browser
         return False
-    outputs = body.get("outputs")
+    outputs, changed = body.get("outputs"), body.get("changedPropIds")
     outputs = [outputs] if isinstance(outputs, dict) else outputs
-    changed = body.get("changedPropIds")
     inputs, states = (_property_names(callback[part]) for part in ("inputs", "state"))
     return (
         _property_names(outputs) == body["output"].strip(".").split("...")
@@ -151,50 +155,19 @@ def is_callback(body: object, callbacks: Mapping[str, Any]) -> bool:
     )
 
 
-def content_policy(script_hashes: Sequence[str]) -> str:
-    """The Content-Security-Policy: own scripts and these inline ones, inline styles of Plotly."""
-    rules = {
-        "default-src": "'none'",
-        "script-src": " ".join(["'self'", *script_hashes]),
-        "style-src": "'self' 'unsafe-inline'",
-        "img-src": "'self' data: blob:",
-        "media-src": "'self'",
-        "font-src": "'self' data:",
-        "connect-src": "'self'",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-        "frame-ancestors": "'none'",
-        "object-src": "'none'",
-    }
-    return "; ".join(f"{name} {value}" for name, value in rules.items())
-
-
 def _equal(given: str, token: str) -> bool:
     """Compare two secrets in constant time."""
     return hmac.compare_digest(given.encode(), token.encode())
 
 
-def _json(request: Request) -> object:
-    """The body of a request; None if it is not JSON, or nested too deeply."""
-    try:
-        return request.get_json(silent=True)
-    except RecursionError:
-        return None
-
-
 def _property_names(properties: object) -> list[str] | None:
     """Properties of components as "id.property"; None for anything malformed."""
-    if not isinstance(properties, list):
+    if not (isinstance(properties, list) and all(isinstance(each, dict) for each in properties)):
         return None
-    names = []
-    for each in properties:
-        if not isinstance(each, dict):
-            return None
-        name, prop = each.get("id"), each.get("property")
-        if not (isinstance(name, str) and isinstance(prop, str)):
-            return None
-        names.append(f"{name}.{prop}")
-    return names
+    pairs = [(each.get("id"), each.get("property")) for each in properties]
+    if not all(isinstance(word, str) for pair in pairs for word in pair):
+        return None
+    return [f"{name}.{prop}" for name, prop in pairs]
 
 
 def _has_value(each: Mapping[str, object]) -> bool:
@@ -235,17 +208,13 @@ class Clip(NamedTuple):
 
 
 class Media:
-    """The videos that the server sends, by their number in a list made at the start.
-
-    Attributes:
-      paths: files, or folders of images, by uid.
-    """
+    """The videos that the server sends: `paths` of files, or of folders of images, by uid."""
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
         """Number the files; addresses hold these numbers, never a path."""
         self.paths = dict(paths)
-        self._tokens = {uid: str(k) for k, uid in enumerate(self.paths)}
-        self._by_token = {token: self.paths[uid] for uid, token in self._tokens.items()}
+        self._numbers = {uid: k for k, uid in enumerate(self.paths)}
+        self._files = dict(enumerate(self.paths.values()))
         self.clip = functools.lru_cache(maxsize=512)(self._clip)
         self._still = functools.lru_cache(maxsize=512)(_still)
 
@@ -253,8 +222,8 @@ class Media:
         if uid not in self.paths:
             note = "No video of this name was given with --videos." if self.paths else ""
             return Clip(note=note or "Give the videos with --videos to see them here.")
-        path, token = self.paths[uid], self._tokens[uid]
-        stills = f"/frame/{token}/"
+        path, number = self.paths[uid], self._numbers[uid]
+        stills = f"/frame/{number}/"
         try:
             info = data.probe_video(path)
         except (OSError, ValueError, ImportError) as error:
@@ -267,35 +236,28 @@ class Media:
         if kind == "image/gif":
             note = "An animated image plays by itself: bars cannot follow it."
         shown = "image" if kind.startswith("image") else "video"
-        return Clip(f"/video/{token}", stills, shown, info.fps, info.frames, note)
+        return Clip(f"/video/{number}", stills, shown, info.fps, info.frames, note)
 
     def add_routes(self, server: Flask) -> None:
         """Serve `/video/<number>`, with ranges, and `/frame/<number>/<frame>`; others are 404."""
         flask = require("flask", "dashboard")
 
-        def video(token: str) -> Response:
-            path = self._by_token.get(token)
-            kind = None if path is None else _TYPES.get(path.suffix.lower())
-            if path is None or kind is None or not path.is_file():
+        def video(number: int) -> Response:
+            path = self._files.get(number, Path())
+            kind = _TYPES.get(path.suffix.lower())
+            if kind is None or not path.is_file():
                 return flask.abort(404)
             return flask.send_file(path.absolute(), mimetype=kind, conditional=True, max_age=60)
 
-        def frame(token: str, index: int) -> Response:
-            path = self._by_token.get(token)
+        def frame(number: int, index: int) -> Response:
             try:
-                image = None if path is None else self._still(path, index)
-            except (OSError, ValueError, ImportError):
-                image = None
-            if image is None:
+                image = self._still(self._files[number], index)
+            except (KeyError, OSError, ValueError, ImportError):
                 return flask.abort(404)
             return flask.send_file(io.BytesIO(image), mimetype="image/jpeg", max_age=60)
 
-        def missing(token: str) -> Response:
-            flask.abort(404)
-
-        server.add_url_rule("/video/<path:token>", "video", video)
-        server.add_url_rule("/frame/<token>/<int:index>", "frame", frame)
-        server.add_url_rule("/frame/<path:token>", "no_frame", missing)
+        server.add_url_rule("/video/<int:number>", "video", video)
+        server.add_url_rule("/frame/<int:number>/<int:index>", "frame", frame)
 
 
 def _still(path: Path, index: int) -> bytes:
@@ -318,7 +280,7 @@ def inside_folders(files: Mapping[str, Path], given: Iterable[str | Path]) -> di
 
 
 def serve(
-    app: Any,
+    app: Dash,
     *,
     host: str = "127.0.0.1",
     port: int = 8050,

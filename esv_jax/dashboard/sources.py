@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
@@ -29,7 +29,6 @@ _MAX_QUERY, _MAX_TEXT, _MAX_CLASS = 8000, 500, 10**7
 _KEPT_VIDEOS, _KEPT_LISTS = 256, 32
 
 Results: TypeAlias = str | os.PathLike[str] | Browser
-Filters: TypeAlias = tuple[tuple[str, str | int | bool | None], ...]
 
 
 # State
@@ -71,21 +70,27 @@ def parse(query: str | None) -> State:
       query: any text or None; `parse(format_query(state)) == state`, with or without "?".
     """
     text = (query or "").encode("utf-8", "replace").decode("utf-8").removeprefix("?")
-    given = dict(parse_qsl(text if len(text) <= _MAX_QUERY else ""))
-    a, b = _number(given.get("a", "")), _number(given.get("b", ""))
+    parts = dict(parse_qsl(text if len(text) <= _MAX_QUERY else ""))
+
+    def given(name: str) -> str:
+        return parts.get(name, "")
+
+    a, b = _number(given("a")), _number(given("b"))
+    numbers = [_number(part) for part in given("classes").split(",")[:MAX_CLASSES]]
+    names = _text(given("methods")).split(",")[:MAX_METHODS]
     return State(
-        page=_one_of(PAGES, given.get("page", "")),
-        uid=_text(given.get("uid", "")),
-        frames=_text(given.get("frames", "")),
-        classes=_numbers(given.get("classes", "")),
-        methods=_names(given.get("methods", "")),
+        page=_one_of(PAGES, given("page")),
+        uid=_text(given("uid")),
+        frames=_text(given("frames")),
+        classes=tuple(dict.fromkeys(number for number in numbers if number is not None)),
+        methods=tuple(dict.fromkeys(name for name in names if name.isidentifier())),
         contrast=None if a is None or b is None or a == b else (a, b),
-        search=_text(given.get("search", "")),
-        true=_number(given.get("true", "")),
-        predicted=_number(given.get("predicted", "")),
-        outcome=_one_of(OUTCOMES, given.get("outcome", "")),
-        sort=_one_of(SORTS, given.get("sort", "")),
-        descending=given.get("order") == "descending",
+        search=_text(given("search")),
+        true=_number(given("true")),
+        predicted=_number(given("predicted")),
+        outcome=_one_of(OUTCOMES, given("outcome")),
+        sort=_one_of(SORTS, given("sort")),
+        descending=given("order") == "descending",
     )
 
 
@@ -111,20 +116,6 @@ def format_query(state: State) -> str:
     return f"?{urlencode(given, safe=',')}" if given else ""
 
 
-def filters_of(state: State) -> Filters:
-    """Arguments of `Browser.find` for the list of videos."""
-    filters = {
-        "search": state.search,
-        "true_class": state.true,
-        "predicted_class": state.predicted,
-        "correct": {"correct": True, "wrong": False}.get(state.outcome),
-        "failed": True if state.outcome == "failed" else None,
-        "sort": state.sort,
-        "descending": state.descending,
-    }
-    return tuple(filters.items())
-
-
 def _one_of(choices: tuple[str, ...], text: str) -> str:
     return text if text in choices else choices[0]
 
@@ -138,17 +129,6 @@ def _number(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 9):
         return None
     return int(text) if int(text) < _MAX_CLASS else None
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    numbers = [_number(part) for part in text.split(",")[:MAX_CLASSES]]
-    return tuple(dict.fromkeys(number for number in numbers if number is not None))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """Identifiers, as the names of methods in results are."""
-    names = _text(text).split(",")[:MAX_METHODS]
-    return tuple(dict.fromkeys(name for name in names if name.isidentifier()))
 
 
 # Results
@@ -171,10 +151,6 @@ class Explained(NamedTuple):
     prior: np.ndarray
     methods: dict[str, np.ndarray]
 
-    def column(self, c: int) -> int | None:
-        """Return the index of a class among the stored values, or None if it is not stored."""
-        return self.classes.index(c) if c in self.classes else None
-
 
 class Source:
     """One file or folder of results.
@@ -188,12 +164,20 @@ class Source:
         """Wrap open results; reads nothing."""
         self.browser, self.label, self.title, self.is_first = browser, label, title, is_first
         self._reading = threading.Lock()  # one dataset, many threads of the server
-        self._lists = functools.lru_cache(maxsize=_KEPT_LISTS)(self._find)
+        self._lists = functools.lru_cache(maxsize=_KEPT_LISTS)(browser.find)
         self._videos = functools.lru_cache(maxsize=_KEPT_VIDEOS)(self._explained)
 
     def matches(self, state: State) -> list[str]:
         """Uids of the list of a state, sorted."""
-        return self._lists(filters_of(state))
+        return self._lists(
+            search=state.search,
+            true_class=state.true,
+            predicted_class=state.predicted,
+            correct={"correct": True, "wrong": False}.get(state.outcome),
+            failed=True if state.outcome == "failed" else None,
+            sort=state.sort,
+            descending=state.descending,
+        )
 
     def explained(self, uid: str) -> Explained:
         """The values of one video.
@@ -214,10 +198,6 @@ class Source:
         """The name of a class; "unknown" for -1."""
         names = self.browser.class_names
         return names[c] if 0 <= c < len(names) else "unknown"
-
-    def _find(self, filters: Filters) -> list[str]:
-        arguments: dict[str, Any] = dict(filters)
-        return self.browser.find(**arguments)
 
     def _explained(self, uid: str) -> Explained:
         browser, dataset = self.browser, self.browser.dataset
@@ -243,23 +223,22 @@ def open_sources(given: Results | Iterable[Results]) -> tuple[Source, ...]:
     """
     several = [given] if isinstance(given, str | os.PathLike | Browser) else list(given)
     expect(len(several) > 0, "results", "at least one file or folder", "none")
-    opened: list[tuple[Browser, str]] = []
-    for item in (inner for outer in several for inner in _within(outer)):
-        if isinstance(item, Browser):
-            opened.append((item, "results"))
-        else:
-            opened.append((Browser(results.open(item)), str(Path(item))))
+    opened = [
+        (item, "results")
+        if isinstance(item, Browser)
+        else (Browser(results.open(item)), str(Path(item)))
+        for outer in several
+        for item in _within(outer)
+    ]
     first = opened[0][0]
     opened.sort(key=lambda pair: pair[0].dataset.sizes["element"])
-    labels: list[str] = []
-    for browser, _ in opened:
+    sources: list[Source] = []
+    for browser, title in opened:
         label = _label(browser)
-        again = sum(other.split(" ")[0] == label for other in labels)
-        labels.append(f"{label} ({again + 1})" if again else label)
-    pairs = zip(opened, labels, strict=True)
-    return tuple(
-        Source(browser, label, title, browser is first) for (browser, title), label in pairs
-    )
+        again = sum(source.label.split(" ")[0] == label for source in sources)
+        label = f"{label} ({again + 1})" if again else label
+        sources.append(Source(browser, label, title, browser is first))
+    return tuple(sources)
 
 
 def pick(sources: Sequence[Source], state: State) -> Source:

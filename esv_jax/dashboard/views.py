@@ -16,7 +16,9 @@ from esv_jax.dashboard.sources import MAX_CLASSES, Explained, Source, State, for
 from esv_jax.extras import require
 from esv_jax.results.tables import VideoRow
 
-Component: TypeAlias = Any  # of Dash, which is imported when it is needed
+Component: TypeAlias = Any  # of Dash
+
+html, dcc = (require(f"dash.{part}", "dashboard") for part in ("html", "dcc"))
 
 CONFIG = {"displayModeBar": False, "responsive": True}
 OUTCOME_NAMES = {"all": "all", "correct": "right", "wrong": "wrong", "failed": "failed"}
@@ -32,20 +34,13 @@ SHOWN = 50  # videos in the list; the cost of an update grows with the content o
 _STRIP = 32  # frames in a strip
 
 
-def components() -> tuple[Any, Any]:
-    """Dash's components: html and dcc."""
-    dash = require("dash", "dashboard")
-    return dash.html, dash.dcc
-
-
 def note(text: str | Sequence[Component]) -> Component:
     """A paragraph in place of content."""
-    return components()[0].P(text, className="note")
+    return html.P(text, className="note")
 
 
 def panel(title: str, figure: figures.Figure, text: str = "") -> Component:
     """A figure with a heading, and small text below it."""
-    html, dcc = components()
     parts = [html.H3(title), dcc.Graph(figure=figure, config=CONFIG, style=height_of(figure))]
     return html.Div(parts + ([html.P(text, className="small")] if text else []), className="panel")
 
@@ -60,7 +55,6 @@ def height_of(figure: figures.Figure) -> dict[str, str]:
 
 def make_layout(sources: Sequence[Source]) -> Component:
     """All components that never change; callbacks fill them."""
-    html, dcc = components()
     links = [
         dcc.Link("Videos", id="to-video", href="?"),
         dcc.Link("Overview", id="to-overview", href="?page=overview"),
@@ -81,17 +75,12 @@ def make_layout(sources: Sequence[Source]) -> Component:
 
 def _video() -> list[Component]:
     """Components of one video. Graphs stay and only their figures change, which is faster."""
-    html, dcc = components()
-    scores = html.Div(
-        [
-            html.H3("Highest scores"),
-            dcc.Graph(id="scores", config=CONFIG),
-            html.P("| is the prior; ✓ the true class.", className="small"),
-        ],
-        id="scores-panel",
-        className="panel",
-        hidden=True,
-    )
+    scores = [
+        html.H3("Highest scores"),
+        dcc.Graph(id="scores", config=CONFIG),
+        html.P("| is the prior; ✓ the true class.", className="small"),
+    ]
+    highest = html.Div(scores, id="scores-panel", className="panel", hidden=True)
     key = [
         html.Span("supports the class", className="supporting"),
         html.Span("speaks against it", className="distracting"),
@@ -102,76 +91,57 @@ def _video() -> list[Component]:
     under = [html.Div(bars, id="bars", hidden=True), html.P(id="notes", className="small")]
     return [
         html.Div(id="head"),
-        html.Div([html.Div(id="stage-video"), scores], className="top"),
+        html.Div([html.Div(id="stage-video"), highest], className="top"),
         html.Div(under, id="timeline-panel", className="panel", hidden=True),
     ]
 
 
 def _filters() -> Component:
     """Controls of the list of videos."""
-    html, dcc = components()
-    text = dcc.Input(
-        id="search", type="text", placeholder="part of the name", debounce=0.4, maxLength=500
-    )
     largest_first = [{"label": "largest first", "value": "descending"}]
-    return html.Div(
-        [
-            _labelled("Name", text, "search"),
-            _labelled("True class", dcc.Dropdown(id="true"), "true"),
-            _labelled("Predicted class", dcc.Dropdown(id="predicted"), "predicted"),
-            _labelled("Prediction", _fixed("outcome", OUTCOME_NAMES), "outcome"),
-            _labelled("Order", _fixed("sort", SORT_NAMES), "sort"),
-            dcc.Checklist(id="order", options=largest_first, value=[]),
-        ],
-        className="filters",
-    )
+    search = {"placeholder": "part of the name", "debounce": 0.4, "maxLength": 500}
+    fields = [
+        _labelled("Name", dcc.Input(id="search", type="text", **search)),
+        _labelled("True class", dcc.Dropdown(id="true")),
+        _labelled("Predicted class", dcc.Dropdown(id="predicted")),
+        _labelled("Prediction", _fixed("outcome", OUTCOME_NAMES)),
+        _labelled("Order", _fixed("sort", SORT_NAMES)),
+        dcc.Checklist(id="order", options=largest_first, value=[]),
+    ]
+    return html.Div(fields, className="filters")
 
 
 def _choices(sources: Sequence[Source]) -> Component:
     """Controls of the values shown."""
-    html, dcc = components()
     last = len(sources) - 1
-    slider = dcc.Slider(
-        id="frames",
-        min=0,
-        max=max(last, 1),
-        step=1,
-        allow_direct_input=False,
-        value=0,
-        marks={k: source.label for k, source in enumerate(sources)},
-    )
-    several = html.Div(_labelled("Number of frames", slider, "frames"), hidden=last == 0)
+    marks = {k: source.label for k, source in enumerate(sources)}
+    ends = {"min": 0, "max": max(last, 1), "step": 1, "value": 0}
+    slider = dcc.Slider(id="frames", allow_direct_input=False, marks=marks, **ends)
     classes = dcc.Dropdown(id="classes", multi=True, placeholder=f"at most {MAX_CLASSES}")
     stored = dict.fromkeys(name for source in sources for name in source.browser.methods)
     named = [{"label": figures.spaced(name), "value": name} for name in stored]
     methods = dcc.Dropdown(named, id="methods", multi=True, placeholder="none")
-    contrast = html.Div(
-        [
-            dcc.Dropdown(id="contrast-a", placeholder="class a"),
-            html.Span("minus"),
-            dcc.Dropdown(id="contrast-b", placeholder="class b"),
-        ],
-        className="contrast",
-    )
-    return html.Div(
-        [
-            several,
-            _labelled("Classes", classes, "classes"),
-            _labelled("Contrast", contrast, "contrast-a"),
-            html.Div(_labelled("Other methods beside ESVs", methods, "methods"), hidden=not stored),
-        ],
-        className="choices",
-    )
+    first = dcc.Dropdown(id="contrast-a", placeholder="class a")
+    second = dcc.Dropdown(id="contrast-b", placeholder="class b")
+    pair = html.Div([first, html.Span("minus"), second], className="contrast")
+    fields = [
+        html.Div(_labelled("Number of frames", slider), hidden=last == 0),
+        _labelled("Classes", classes),
+        _labelled("Contrast", pair, "contrast-a"),
+        html.Div(_labelled("Other methods beside ESVs", methods), hidden=not stored),
+    ]
+    return html.Div(fields, className="choices")
 
 
 def _fixed(name: str, options: Mapping[str, str]) -> Component:
     pairs = [{"label": text, "value": value} for value, text in options.items()]
-    return components()[1].Dropdown(id=name, options=pairs, clearable=False, searchable=False)
+    return dcc.Dropdown(id=name, options=pairs, clearable=False, searchable=False)
 
 
-def _labelled(text: str, component: Component, name: str) -> Component:
-    html, _ = components()
-    return html.Div([html.Label(text, htmlFor=name), component], className="field")
+def _labelled(text: str, component: Component, name: str = "") -> Component:
+    """A component below its label; `name` is the id of the control, by default its own."""
+    label = html.Label(text, htmlFor=name or component.id)
+    return html.Div([label, component], className="field")
 
 
 # The list of videos
@@ -193,41 +163,31 @@ def list_start(source: Source, state: State) -> int:
 
 def matches(source: Source, state: State) -> Component:
     """The part of the list that holds the shown video, and the number of videos."""
-    html, dcc = components()
-    uids = source.matches(state)
-    total = len(source.browser)
+    uids, total = source.matches(state), len(source.browser)
     if not total:
         return html.Div([note("These results hold no videos.")])
     if not uids:
-        cleared = State(page=state.page, frames=state.frames)
-        link = dcc.Link("Show all videos", href=format_query(cleared) or "?")
+        cleared = format_query(State(page=state.page, frames=state.frames)) or "?"
+        link = dcc.Link("Show all videos", href=cleared)
         return html.Div([note("No video meets these filters."), link])
     start = list_start(source, state)
     shown = uids[start : start + SHOWN]
-    count = [html.P(f"{len(uids):,} of {total:,} videos", className="count")]
+    parts = [html.P(f"{len(uids):,} of {total:,} videos", className="count")]
     if len(shown) < len(uids):
-        count.append(_parts_of_list(state, uids, start, len(shown)))
+        last = (len(uids) - 1) // SHOWN * SHOWN
+        steps = {"first": 0, "earlier": start - SHOWN, "later": start + SHOWN, "last": last}
+        links = [
+            _step(state, "", text, uids[at] if 0 <= at <= last and at != start else "")
+            for text, at in steps.items()
+        ]
+        here = html.Span(f"{start + 1:,} to {start + len(shown):,}", className="part")
+        parts.append(html.Div([*links[:2], here, *links[2:]], className="around"))
     items = [_item(source, state, uid) for uid in shown]
-    return html.Div([*count, html.Ol(items, className="uids")])
-
-
-def _parts_of_list(state: State, uids: Sequence[str], start: int, n: int) -> Component:
-    """The range of the list that is shown, with links to other parts."""
-    html, _ = components()
-    last = (len(uids) - 1) // SHOWN * SHOWN
-
-    def link(text: str, at: int) -> Component:
-        return _step(state, "", text, uids[at] if 0 <= at <= last and at != start else "")
-
-    here = html.Span(f"{start + 1:,} to {start + n:,}", className="part")
-    before = [link("first", 0), link("earlier", start - SHOWN)]
-    after = [link("later", start + SHOWN), link("last", last)]
-    return html.Div([*before, here, *after], className="around")
+    return html.Div([*parts, html.Ol(items, className="uids")])
 
 
 def _step(state: State, name: str, text: str, uid: str) -> Component:
     """A link to another video, with an id if it has a name; plain text without a video."""
-    html, dcc = components()
     if not uid:
         return html.Span(text)
     named = {"id": name} if name else {}
@@ -235,7 +195,6 @@ def _step(state: State, name: str, text: str, uid: str) -> Component:
 
 
 def _item(source: Source, state: State, uid: str) -> Component:
-    html, dcc = components()
     row = source.browser.row(uid)
     mark = "!" if row.failed else {True: "✓", False: "✗", None: "·"}[row.correct]
     result = "failed" if row.failed else source.class_name(row.prediction)
@@ -265,14 +224,18 @@ class VideoView(NamedTuple):
 
 def video(source: Source, media: Media, state: State) -> VideoView:
     """One video: its facts, the video itself, its bars and scores; or the reason for none."""
-    html, _ = components()
-    uid = uid_of(source, state)
-    browser = source.browser
+    uid, browser = uid_of(source, state), source.browser
     if not uid:
         return VideoView(note("Nothing to show."))
-    around = _around(source, state, uid)
+    uids = source.matches(state)
+    place = uids.index(uid) if uid in uids else -1
+    before = uids[place - 1] if place > 0 else ""
+    after = uids[place + 1] if place + 1 < len(uids) else ""
+    previous = _step(state, "previous-video", "← previous", before)
+    following = _step(state, "next-video", "next →", after)
+    around = html.Div([previous, following], className="around")  # for keys as well
     if uid not in browser:
-        near = nearest(uid, source.matches(state)[:2000])
+        near = nearest(uid, uids[:2000])
         text = f"There is no video called {uid!r} in these results. {near}"
         return VideoView(html.Div([around, note(text)]))
     row = browser.row(uid)
@@ -297,34 +260,21 @@ def shown_classes(source: Source, state: State, row: VideoRow) -> tuple[int, ...
     return tuple(c for c in chosen if c in kept and c >= 0)[:MAX_CLASSES]
 
 
-def _around(source: Source, state: State, uid: str) -> Component:
-    """Links to the neighbours in the list, for keys as well."""
-    uids = source.matches(state)
-    place = uids.index(uid) if uid in uids else -1
-    before = uids[place - 1] if place > 0 else ""
-    after = uids[place + 1] if place + 1 < len(uids) else ""
-    previous = _step(state, "previous-video", "← previous", before)
-    following = _step(state, "next-video", "next →", after)
-    return components()[0].Div([previous, following], className="around")
-
-
 def _facts(source: Source, row: VideoRow) -> Component:
     facts = [f"true: {source.class_name(row.label)}"]
     if not row.failed:
+        prior = row.score - row.evidence
         facts += [
             f"predicted: {source.class_name(row.prediction)}",
-            f"score {row.score:.3f} = prior {row.score - row.evidence:.3f} "
-            f"+ evidence {row.evidence:+.3f}",
+            f"score {row.score:.3f} = prior {prior:.3f} + evidence {row.evidence:+.3f}",
             f"{row.n} elements",
             "exact values" if row.exact else "sampled values",
         ]
-    return components()[0].P(" · ".join(facts), className="facts")
+    return html.P(" · ".join(facts), className="facts")
 
 
 def _player(clip: Clip, frames: np.ndarray) -> Component:
     """The video, an animated image or a strip of frames; and its note."""
-    html, _ = components()
-    marks = {"data-fps": str(clip.fps or ""), "data-frames": json.dumps(frames.tolist())}
     parts: list[Component] = []
     if clip.kind == "video":
         look = {"controls": True, "muted": True, "loop": True, "preload": "auto"}
@@ -333,13 +283,19 @@ def _player(clip: Clip, frames: np.ndarray) -> Component:
         parts.append(html.Img(src=clip.address, alt="the video", className="moving"))
     elif clip.kind == "frames":
         within = [int(k) for k in frames if 0 <= k < clip.frames]
-        stills = []
-        for k in within[:: -(-len(within) // _STRIP) or 1]:
-            image = html.Img(src=f"{clip.frame_address}{k}", alt=f"frame {k}")
-            stills.append(html.Figure([image, html.Figcaption(str(k))]))
+        stills = [
+            html.Figure(
+                [
+                    html.Img(src=f"{clip.frame_address}{k}", alt=f"frame {k}"),
+                    html.Figcaption(f"{k}"),
+                ]
+            )
+            for k in within[:: -(-len(within) // _STRIP) or 1]
+        ]
         parts.append(html.Div(stills, className="strip"))
     if clip.note:
         parts.append(note(clip.note))
+    marks = {"data-fps": str(clip.fps or ""), "data-frames": json.dumps(frames.tolist())}
     return html.Div(parts, id="player-box", className="player", **marks)
 
 
@@ -347,24 +303,22 @@ def _timeline(
     source: Source, state: State, row: VideoRow, explained: Explained
 ) -> tuple[figures.Figure | None, list[Component]]:
     """The bars, or None if no class is chosen; and notes about them."""
-    html, _ = components()
     shown = shown_classes(source, state, row)
     roles = {row.label: "true", row.prediction: "predicted"}
     if row.label == row.prediction:
         roles = {row.label: "true and predicted"}
     names = [source.class_name(c) + (f" ({roles[c]})" if c in roles else "") for c in shown]
     notes: list[Component] = []
-    pair = None
     missing = [source.class_name(c) for c in state.classes if c not in shown]
     if missing:
         notes.append(f"No values are kept of {', '.join(missing)}.")
-    if state.contrast is not None:
-        a, b = (explained.column(c) for c in state.contrast)
-        if a is None or b is None:
-            notes.append("The contrast is of a class whose values are not kept.")
-        else:
-            pair = (a, b)
-            names.append(" minus ".join(source.class_name(c) for c in state.contrast))
+    pair = None
+    if state.contrast is not None and not {*state.contrast} <= {*explained.classes}:
+        notes.append("The contrast is of a class whose values are not kept.")
+    elif state.contrast is not None:
+        a, b = state.contrast
+        pair = (explained.classes.index(a), explained.classes.index(b))
+        names.append(f"{source.class_name(a)} minus {source.class_name(b)}")
     if not names:
         return None, [*notes, "Choose a class to see its values."]
     methods = {name: explained.methods[name] for name in state.methods if name in explained.methods}

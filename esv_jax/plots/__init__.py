@@ -1,9 +1,11 @@
-"""Figures of Element Shapley Values, of relevance and of masks.
+"""Figures of Element Shapley Values and of relevance.
 
-They need the `plots` extra. No display is opened and no global setting changed. Figures of single
-methods (`plots.relevance`, `plots.perturbation`, ...) are in their modules.
+They need the `plots` extra. Figures have no window and change no global setting; `save_figure`
+writes them, of axes `ax.figure`. Other figures of single methods (`plots.perturbation`,
+`plots.curves`, ...) are in their modules.
 """
 
+from esv_jax.plots import perturbation as perturbation
 from esv_jax.plots.curves import plot_discard_curves
 from esv_jax.plots.elements import (
     plot,
@@ -12,13 +14,13 @@ from esv_jax.plots.elements import (
     plot_sequence,
     plot_timeline,
 )
-from esv_jax.plots.heat_maps import plot_method_grid, plot_scale_profile
-from esv_jax.plots.interactions import plot_interaction_arcs, plot_interactions
-from esv_jax.plots.perturbation import plot_perturbation_strip
+from esv_jax.plots.heat_maps import plot_interactions, plot_scale_profile
+from esv_jax.plots.interactions import plot_interaction_arcs
 from esv_jax.plots.positions import plot_positions
 from esv_jax.plots.relevance import plot_relevance_strip
+from esv_jax.plots.strips import plot_frame_strip
 from esv_jax.plots.style import save_figure
-from esv_jax.plots.video import plot_frame_strip, render_overlay
+from esv_jax.plots.video import render_overlay
 
 __all__ = [
     "plot",
@@ -28,8 +30,6 @@ __all__ = [
     "plot_frame_strip",
     "plot_interaction_arcs",
     "plot_interactions",
-    "plot_method_grid",
-    "plot_perturbation_strip",
     "plot_positions",
     "plot_relevance_strip",
     "plot_scale_profile",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,16 +16,11 @@ from esv_jax.plots import style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 What = Literal["accuracy", "class_score"]
 Curve: TypeAlias = DiscardCurve | Sequence[ArrayLike]
 _Y_LABELS: dict[What, str] = {"accuracy": "accuracy (share)", "class_score": "score of the class"}
-WANTED = {
-    "preserve": "p kept",
-    "delete": "1 - p left",
-    "dual": "p kept x (1 - p left)",
-}
+WANTED = {"preserve": "p kept", "delete": "1 - p left", "dual": "p kept x (1 - p left)"}
 """Meaning of exp(-reward), by mode."""
 
 # Colours, lines and markers repeat at different lengths: 7, 4 and 9.
@@ -35,15 +30,6 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _MOST_MARKERS = 16  # along one curve
 _PANEL_INCHES = 2.6
 _PALEST = 0.65  # share of white in the last of several shades
-
-
-class _Points(NamedTuple):
-    """Steps and values of a curve, and the ends of its interval or None."""
-
-    steps: np.ndarray
-    values: np.ndarray
-    low: np.ndarray | None
-    high: np.ndarray | None
 
 
 def plot_discard_curves(
@@ -61,13 +47,10 @@ def plot_discard_curves(
 
     Args:
       curves: names -> (steps, values) or (steps, values, low, high), each (k,) and finite; or a
-        `DiscardCurve` of `metrics.discard_curve`, which has no interval: for one, pass four arrays
-        with the ends from its `interval`.
+        `DiscardCurve` of `metrics.discard_curve`, which has no interval.
       what: "accuracy" or "class_score", read from a `DiscardCurve`.
-      x_label: label of the x axis.
-      y_label: label of the y axis; default by `what`.
-      title: heading.
-      ax: axes to draw into; default those of a new figure, `ax.figure`, without a window.
+      x_label, y_label: labels of the axes; y by default by `what`. title: heading.
+      ax: see `plot_elements`.
     Returns:
       The axes, with one line per method in the order of `curves`.
     Raises:
@@ -76,21 +59,25 @@ def plot_discard_curves(
     """
     expect(len(curves) > 0, "curves", "at least one", "none")
     expect_choice("what", what, _Y_LABELS)
-    points = {name: _points_of(name, curve, what) for name, curve in curves.items()}
-    ax, is_new = style.given_or_new(ax, 7.6)
+    parts = {name: _parts_of(name, curve, what) for name, curve in curves.items()}
+    ax, height = style.given_or_new(ax, 7.6, _PANEL_INCHES)
     style.strip_down(ax)
-    lines = [_draw(ax, k, name, curve) for k, (name, curve) in enumerate(points.items())]
+    lines = []
+    for k, (name, (steps, values, *ends)) in enumerate(parts.items()):
+        colour = _COLOURS[k % len(_COLOURS)]
+        if ends:
+            ax.fill_between(steps, *ends, color=colour, alpha=0.15, linewidth=0)
+        look = {"color": colour, "linestyle": _LINES[k % len(_LINES)], "linewidth": 1.4}
+        look |= {"marker": _MARKERS[k % len(_MARKERS)], "markersize": 4}
+        every = -(-len(steps) // _MOST_MARKERS)
+        lines += ax.plot(steps, values, markevery=every, label=str(name), **look)
     ax.margins(x=0.03)
-    steps = np.unique(np.concatenate([curve.steps for curve in points.values()]))
-    style.count_ticks(ax, steps, 10)
+    style.count_ticks(ax, np.unique(np.concatenate([steps for steps, *_ in parts.values()])), 10)
     style.name_lines(ax, sorted(lines, key=lambda line: -line.get_ydata()[-1]))
-    shaded = any(curve.low is not None for curve in points.values())
-    style.annotate(ax, title or "As elements are dropped", ["shaded: intervals"] if shaded else [])
-    ax.set_xlabel(x_label, **style.TEXT)
-    ax.set_ylabel(_Y_LABELS[what] if y_label is None else y_label, **style.TEXT)
-    if is_new:
-        style.fit_height(ax.figure, [ax], _PANEL_INCHES)
-    return ax
+    shaded = ["shaded: intervals"] if any(len(each) > 2 for each in parts.values()) else []
+    labels = (x_label, _Y_LABELS[what] if y_label is None else y_label)
+    heading = title or "As elements are dropped"
+    return style.finish(ax, heading, shaded, labels=labels, height=height)
 
 
 def plot_descent(
@@ -101,19 +88,14 @@ def plot_descent(
     mode: str = "preserve",
     title: str | None = None,
 ) -> Figure:
-    """Energy of masks and the probability in it by iteration, one line per mask.
-
-    It makes a figure of two panels, with the names of the masks between them.
+    """Energy of masks and the probability in it by iteration, one line per mask, in a new figure.
 
     Args:
       energy: the objective, (A, iterations).
       reward: its term for the prediction, (A, iterations), drawn as exp(-reward), a probability.
         NaN are gaps in both.
-      names: A names of masks.
+      names: A names of masks. title: heading.
       mode: "preserve", "delete" or "dual".
-      title: heading.
-    Returns:
-      A new figure without a window; `save_figure` writes it.
     Raises:
       ValueError: shapes that do not fit, another number of names, an unknown mode.
     """
@@ -125,12 +107,11 @@ def plot_descent(
     expect_choice("mode", mode, WANTED)
     figure = style.new_figure(9, 3)
     left, right = figure.subplots(1, 2)
-    marker = "." if iterations == 1 else None
+    look = {"linewidth": 1.5, "marker": "." if iterations == 1 else None}
     for ax, rows in ((left, energy), (right, np.exp(-reward))):
         style.strip_down(ax)
-        for k, (row, name) in enumerate(zip(rows, names, strict=True)):
-            look = {"color": shades(count)[k], "linewidth": 1.5, "marker": marker}
-            ax.plot(row, label=str(name), zorder=3 - k / count, **look)
+        for k, (row, name, shade) in enumerate(zip(rows, names, shades(count), strict=True)):
+            ax.plot(row, label=str(name), zorder=3 - k / count, color=shade, **look)
         style.count_ticks(ax, np.arange(iterations), 6)
         ax.set_xlabel("iteration", **style.TEXT)
     finite = energy[np.isfinite(energy)]
@@ -151,37 +132,19 @@ def shades(n: int) -> list[tuple[float, ...]]:
     return [tuple(full + (1 - full) * _PALEST * k / max(n - 1, 1)) for k in range(n)]
 
 
-def _points_of(name: str, curve: Curve, what: What) -> _Points:
+def _parts_of(name: str, curve: Curve, what: What) -> list[np.ndarray]:
+    """Steps and values, and the ends of the interval if there is one, each (k,)."""
     if isinstance(curve, DiscardCurve):
         values = np.asarray(getattr(curve, what), np.float64)
-        return _Points(np.arange(len(values)), values, None, None)
+        return [np.arange(len(values)), values]
     label = f"curves[{name!r}]"
-    fits = isinstance(curve, tuple | list) and len(curve) in (2, 4)
-    got = f"{len(curve)} parts" if isinstance(curve, tuple | list) else type(curve).__name__
+    is_sequence = isinstance(curve, tuple | list)
+    got = f"{len(curve)} parts" if is_sequence else type(curve).__name__
+    fits = is_sequence and len(curve) in (2, 4)
     expect(fits, label, "(steps, values) or (steps, values, low, high)", got)
     parts = [np.asarray(part, np.float64) for part in curve]
     shapes = [part.shape for part in parts]
     one = len(set(shapes)) == 1 and parts[0].ndim == 1 and parts[0].size > 0
     expect(one, label, "arrays of one shape (k,)", shapes)
-    for part in parts:
-        expect_finite(label, part)
-    low, high = (parts[2], parts[3]) if len(parts) == 4 else (None, None)
-    return _Points(parts[0], parts[1], low, high)
-
-
-def _draw(ax: Axes, k: int, name: str, curve: _Points) -> Line2D:
-    colour = _COLOURS[k % len(_COLOURS)]
-    if curve.low is not None:
-        ax.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
-    (line,) = ax.plot(
-        curve.steps,
-        curve.values,
-        color=colour,
-        linestyle=_LINES[k % len(_LINES)],
-        marker=_MARKERS[k % len(_MARKERS)],
-        markevery=-(-len(curve.steps) // _MOST_MARKERS),
-        markersize=4,
-        linewidth=1.4,
-        label=str(name),
-    )
-    return line
+    expect_finite(label, np.stack(parts))
+    return parts

@@ -11,13 +11,7 @@ from numpy.typing import ArrayLike
 
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, expect_finite
-from esv_jax.display import (
-    MEANINGS,
-    axis_limits,
-    difference_text,
-    evaluations_text,
-    sign_colours,
-)
+from esv_jax.display import MEANINGS, axis_limits, difference_text, evaluations_text, sign_colours
 from esv_jax.plots import style
 
 if TYPE_CHECKING:
@@ -38,12 +32,10 @@ def plot(attribution: Attribution, target: int | None = None, **options: Any) ->
       attribution: the record of one sequence, (n, C).
       target: the class, 0..C-1; default that of the highest score.
       options: of `plot_elements`, or of `plot_timeline` for more than 16 elements.
-    Returns:
-      The axes.
     Raises:
       ValueError, TypeError: see there.
     """
-    expect_one(attribution)
+    _expect_one(attribution)
     target = int(np.argmax(np.asarray(attribution.scores))) if target is None else target
     draw = plot_elements if attribution.n <= _MOST_BARS else plot_timeline
     return draw(attribution, target, **options)
@@ -77,16 +69,10 @@ def plot_elements(
     Raises:
       ValueError: a batch, a class out of range, another number of labels than elements.
     """
-    expect_one(attribution)
     heading, lines = class_text(attribution, target, class_name, title)
     values, half = bar_values(attribution, target)
-    ax, is_new = style.given_or_new(ax, _width(attribution.n))
-    _bars(ax, values, half, element_labels)
-    style.annotate(ax, heading, lines, MEANINGS)
-    ax.set_ylabel(esv_label(units), **style.TEXT)
-    if is_new:
-        style.fit_height(ax.figure, [ax], _PANEL_INCHES)
-    return ax
+    labels = MEANINGS, esv_label(units)
+    return _plot_bars(ax, values, half, element_labels, heading, lines, *labels)
 
 
 def plot_contrast(
@@ -109,30 +95,20 @@ def plot_contrast(
 
     Args:
       attribution: the record of one sequence, (n, C).
-      a: a class, 0..C-1, commonly the true one.
-      b: another, commonly the predicted one.
+      a, b: classes, 0..C-1, commonly the true and the predicted one.
       class_names: C names; default numbers.
       ax, element_labels, units, title: see `plot_elements`.
-    Returns:
-      The axes.
     Raises:
       ValueError: a batch, a class out of range, names or labels of the wrong number.
     """
-    expect_one(attribution)
+    pair = " - ".join(_names(attribution, (a, b), class_names))
     values = np.asarray(attribution.contrast(a, b), np.float64)
-    first, second = _names(attribution, (a, b), class_names)
-    pair = f"{first} - {second}"
-    evidence = [float(attribution.evidential_score(c)) for c in (a, b)]
-    numbers = f"evidential scores {difference_text('', evidence[0], '', evidence[1])}"
-    lines = [] if title is None else [pair]
-    lines += [numbers, _evaluations(attribution)]
-    ax, is_new = style.given_or_new(ax, _width(attribution.n))
-    _bars(ax, values, np.full(len(values), np.nan), element_labels)
-    style.annotate(ax, pair if title is None else title, lines, ("for the first", "for the second"))
-    ax.set_ylabel(esv_label(units, "ESV difference"), **style.TEXT)
-    if is_new:
-        style.fit_height(ax.figure, [ax], _PANEL_INCHES)
-    return ax
+    of_a, of_b = (float(attribution.evidential_score(c)) for c in (a, b))
+    numbers = f"evidential scores {difference_text('', of_a, '', of_b)}"
+    lines = [*([] if title is None else [pair]), numbers, _evaluations(attribution)]
+    heading, unknown = pair if title is None else title, np.full(len(values), np.nan)
+    labels = ("for the first", "for the second"), esv_label(units, "ESV difference")
+    return _plot_bars(ax, values, unknown, element_labels, heading, lines, *labels)
 
 
 def plot_sequence(
@@ -156,27 +132,22 @@ def plot_sequence(
       title: heading of the figure.
       share_y: gives all classes the same y axis.
       element_labels, units: see `plot_elements`.
-    Returns:
-      A new figure without a window; `save_figure` writes it.
     Raises:
       ValueError: a batch, no classes, a class out of range, shapes or names that do not fit.
     """
-    expect_one(attribution)
-    expect(len(classes) > 0, "classes", "at least one class", "none")
     names = _names(attribution, classes, class_names)
-    top = [] if features is None else [_FEATURES]
-    heights = [*top, *[1.0] * len(classes)]
+    expect(len(classes) > 0, "classes", "at least one class", "none")
+    heights = [*([] if features is None else [_FEATURES]), *[1.0] * len(classes)]
     figure = style.new_figure(_width(attribution.n), _PANEL_INCHES * sum(heights))
     figure.get_layout_engine().set(h_pad=_APART_INCHES)
     look = {"height_ratios": heights, **style.margins(figure.get_figwidth())}
     panels = figure.subplots(len(heights), sharex=True, squeeze=False, gridspec_kw=look)[:, 0]
     if features is not None:
         _heat_map(panels[0], np.asarray(features, np.float64), attribution.n)
-    bars = panels[len(top) :]
+    bars = panels[-len(classes) :]
+    own: dict[str, Any] = {"element_labels": element_labels, "units": units}
     for ax, c, name in zip(bars, classes, names, strict=True):
-        plot_elements(
-            attribution, c, ax=ax, class_name=name, element_labels=element_labels, units=units
-        )
+        plot_elements(attribution, c, ax=ax, class_name=name, **own)
         if ax is not bars[-1]:
             ax.set_xlabel("")
         if ax is not bars[0] and ax.get_legend() is not None:
@@ -215,53 +186,45 @@ def plot_timeline(
       exact: an exact record of the same elements and classes, for the dots.
       confidence: probability that an interval covers the exact value, in (0, 1).
       class_name, units, title, ax: see `plot_elements`.
-    Returns:
-      The axes. Axes narrower than 4.5 inches have no legend.
     Raises:
       ValueError: a batch, a class or confidence out of range, frame numbers that are not n or do
         not increase, exact values of other elements or that are sampled.
     """
-    expect_one(attribution)
-    expect(0 < confidence < 1, "confidence", "a share in (0, 1)", confidence)
     bare = dataclasses.replace(attribution, std_error=None)
     heading, lines = class_text(bare, target, class_name, title)
-    places = _frame_numbers(element_index, attribution.n)
+    expect(0 < confidence < 1, "confidence", "a share in (0, 1)", confidence)
+    n = attribution.n
+    places = np.asarray(range(n) if element_index is None else element_index, np.float64)
+    expect(places.shape == (n,), "element_index", f"{n} frame numbers", places.shape)
+    expect_finite("element_index", places)
+    expect(bool((np.diff(places) > 0).all()), "element_index", "increasing numbers", "others")
     values, half = bar_values(attribution, target, confidence)
     if attribution.std_error is not None:
         lines[-1] += f"; band: {100 * confidence:g} % interval"
-    dots = None if exact is None else _exact_values(exact, attribution, target)
-    if dots is not None:
+    dots = None
+    if exact is not None:
+        shape, way_out = attribution.values.shape, "Explain with Exact()."
+        expect(exact.values.shape == shape, "exact", f"values {shape}", exact.values.shape)
+        expect(exact.exact, "exact", "an exact record", "a sampled one", way_out)
+        dots = np.asarray(exact.for_class(target), np.float64)
         lines[-1] += "; dots: exact values"
 
-    ax, is_new = style.given_or_new(ax, float(np.clip(6 + 0.01 * len(values), 6.4, 12)))
+    ax, height = style.given_or_new(ax, float(np.clip(6 + 0.01 * n, 6.4, 12)), _PANEL_INCHES)
     _draw_line(ax, places, values, half, dots)
-    style.annotate(ax, heading, lines, MEANINGS)
-    ax.set_xlabel("element" if element_index is None else "frame number", **style.TEXT)
-    ax.set_ylabel(esv_label(units), **style.TEXT)
-    if is_new:
-        style.fit_height(ax.figure, [ax], _PANEL_INCHES)
-    return ax
-
-
-# Parts that figures of ESVs share
-
-
-def expect_one(attribution: Attribution) -> None:
-    """Raise ValueError for a batch."""
-    one = attribution.lengths is None and attribution.values.ndim == 2
-    expect(one, "attribution", "one sequence", "a batch", "Index it first.")
+    labels = "element" if element_index is None else "frame number", esv_label(units)
+    return style.finish(ax, heading, lines, MEANINGS, labels=labels, height=height)
 
 
 def class_text(
     attribution: Attribution, target: int, class_name: str | None, title: str | None
 ) -> tuple[str, list[str]]:
-    """Heading and lines above the values of a class."""
-    attribution.for_class(target)  # refuses a class out of range
+    """Heading and lines above the values of a class; refuses a batch and a class out of range."""
+    _expect_one(attribution)
+    attribution.for_class(target)
     name = f"class {target}" if class_name is None else class_name
     errors = "" if attribution.std_error is None else "; whiskers: 95 % interval"
-    numbers = difference_text(
-        "score", float(attribution.scores[target]), "prior", float(attribution.prior[target])
-    )
+    score, prior = float(attribution.scores[target]), float(attribution.prior[target])
+    numbers = difference_text("score", score, "prior", prior)
     lines = [numbers, _evaluations(attribution) + errors]
     return (name, lines) if title is None else (title, [name, *lines])
 
@@ -292,13 +255,7 @@ def bar_limits(values: np.ndarray, half: np.ndarray | None = None) -> tuple[floa
 def draw_bars(
     ax: Axes, places: np.ndarray, values: np.ndarray, half: np.ndarray, width: float
 ) -> None:
-    """Draw bars coloured by sign, with whiskers where `half` is finite, and the zero line.
-
-    Args:
-      ax: the axes, whose y axis is set to hold the bars.
-      places, values, half: positions, heights and half-widths of intervals, (n,).
-      width: of a bar.
-    """
+    """Draw n bars coloured by sign, with whiskers where `half` is finite, and the zero line."""
     style.strip_down(ax)
     ax.bar(places, values, width=width, color=sign_colours(values))
     if np.isfinite(half).any():
@@ -314,6 +271,11 @@ def zero_line(ax: Axes) -> None:
     ax.axhline(0, color=style.INK, linewidth=0.8)
 
 
+def _expect_one(attribution: Attribution) -> None:
+    one = attribution.lengths is None and attribution.values.ndim == 2
+    expect(one, "attribution", "one sequence", "a batch", "Index it first.")
+
+
 def _evaluations(attribution: Attribution) -> str:
     return evaluations_text(bool(attribution.exact), int(attribution.n_evaluations))
 
@@ -321,6 +283,7 @@ def _evaluations(attribution: Attribution) -> str:
 def _names(
     attribution: Attribution, classes: Sequence[int], class_names: Sequence[str] | None
 ) -> list[str]:
+    _expect_one(attribution)
     n = attribution.n_classes
     for c in classes:
         expect(0 <= c < n, "class", f"an index in 0..{n - 1}", c)
@@ -335,11 +298,22 @@ def _width(n: int) -> float:
     return float(np.clip(3 + 0.09 * n, 6.4, 12))
 
 
-def _bars(ax: Axes, values: np.ndarray, half: np.ndarray, labels: Sequence[str] | None) -> None:
-    texts = style.expect_labels("element_labels", labels, len(values))
+def _plot_bars(
+    ax: Axes | None,
+    values: np.ndarray,
+    half: np.ndarray,
+    element_labels: Sequence[str] | None,
+    heading: str,
+    lines: Sequence[str],
+    meanings: tuple[str, str],
+    y_label: str,
+) -> Axes:
+    ax, height = style.given_or_new(ax, _width(len(values)), _PANEL_INCHES)
+    texts = style.expect_labels("element_labels", element_labels, len(values))
     draw_bars(ax, np.arange(len(values)), values, half, 0.8)
     style.label_elements(ax, texts)
-    ax.set_xlabel("element", **style.TEXT)
+    labels = "element", y_label
+    return style.finish(ax, heading, lines, meanings, labels=labels, height=height)
 
 
 def _heat_map(ax: Axes, features: np.ndarray, n: int) -> None:
@@ -368,32 +342,14 @@ def _draw_line(
     ax.fill_between(places, values, where=values <= 0, color=style.DISTRACTING, **fill)
     marker = "." if len(values) == 1 else None
     ax.plot(places, values, color=style.INK, linewidth=1, marker=marker, label="value")
-    low, high = bar_limits(values, half)
+    limits = [bar_limits(values, half)]
     if dots is not None:
         size = float(np.clip(600 / len(dots), 2.2, 4.5))
         look = {"color": "white", "mec": style.INK, "mew": 0.7, "clip_on": False}
         ax.plot(places, dots, "o", markersize=size, zorder=3, label="exact", **look)
-        below, above = bar_limits(dots)
-        low, high = min(low, below), max(high, above)
+        limits.append(bar_limits(dots))
     zero_line(ax)
-    ax.set_ylim(low, high)
+    ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     if len(places) > 1:
         ax.set_xlim(places[0], places[-1])
     style.count_ticks(ax, places, 9)
-
-
-def _frame_numbers(index: Sequence[int] | None, n: int) -> np.ndarray:
-    if index is None:
-        return np.arange(n, dtype=np.float64)
-    numbers = np.asarray(index, np.float64)
-    expect(numbers.shape == (n,), "element_index", f"{n} frame numbers", numbers.shape)
-    expect_finite("element_index", numbers)
-    expect(bool((np.diff(numbers) > 0).all()), "element_index", "increasing numbers", "others")
-    return numbers
-
-
-def _exact_values(exact: Attribution, attribution: Attribution, target: int) -> np.ndarray:
-    shape = attribution.values.shape
-    expect(exact.values.shape == shape, "exact", f"values {shape}", exact.values.shape)
-    expect(exact.exact, "exact", "an exact record", "a sampled one", "Explain with Exact().")
-    return np.asarray(exact.for_class(target), np.float64)

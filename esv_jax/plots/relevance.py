@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,25 +12,18 @@ from numpy.typing import ArrayLike
 from esv_jax.checks import expect, expect_finite
 from esv_jax.plots import style
 from esv_jax.plots.elements import bar_limits, draw_bars
-from esv_jax.plots.video import (
-    Drawing,
-    Panel,
-    beside,
-    expect_index,
-    expect_pictures,
-    faded,
-    overlay_bars,
-    plot_strip,
-)
+from esv_jax.plots.strips import Panel, expect_pictures, frames_shown, plot_panels
+from esv_jax.plots.video import render_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MEANINGS = ("for the class", "against it")
+_MEANINGS = ("for the class", "against it")
 _BARS_INCHES = 0.8
 _PALE = 0.55  # share of white in the frames under relevance
 _FULL = 99.5  # percentile of |relevance| that has the full colour
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue (BT.601)
 
 
 def overlay_relevance(
@@ -48,20 +42,20 @@ def overlay_relevance(
       ValueError: shapes that do not fit, relevance that is not finite, a limit that is not > 0.
       TypeError: frames that are not uint8.
     """
-    frames, volume = _expect_pair(frames, relevance)
+    pictures = expect_pictures(frames, "(t, h, w, 3)")
+    volume = expect_volume("relevance", relevance, pictures, (3, 4))
     limit = full_colour(volume) if limit is None else float(limit)
     expect(limit > 0, "limit", "a number > 0", limit)
-    pale = faded(frames, _PALE)
+    pale = faded(pictures, _PALE)
     strength = np.sqrt(np.minimum(np.abs(volume) / limit, 1))[..., None]
     ends = np.array([style.rgb(style.SUPPORTING), style.rgb(style.DISTRACTING)], np.float32)
     colour = ends[(volume < 0).astype(int)]
     return np.rint(pale + (colour - pale) * strength).astype(np.uint8)
 
 
-def full_colour(relevance: ArrayLike) -> float:
-    """The default |relevance| of the full colour; 1 if all are zero."""
-    volume = np.asarray(relevance, np.float32)
-    size = np.abs(volume if volume.ndim == 3 else volume.sum(-1))
+def full_colour(relevance: np.ndarray) -> float:
+    """The default |relevance| (t, h, w) of the full colour; 1 if all are zero."""
+    size = np.abs(relevance)
     some = size[size > 0]
     return float(np.percentile(some, _FULL)) if some.size else 1.0
 
@@ -77,8 +71,8 @@ def plot_relevance_strip(
 ) -> Figure:
     """Frames in temporal order; below them each part of relevance, with its sums over frames.
 
-    All parts have one colour scale and their bars one axis. It makes a figure of its own, as high
-    as the frames need to keep their proportions.
+    All parts have one colour scale and their bars one axis. The figure is as high as the frames
+    need to keep their proportions.
 
     Args:
       frames: input of the network, (t, h, w, 3) uint8 RGB.
@@ -86,38 +80,26 @@ def plot_relevance_strip(
       frame_labels: t labels, e.g. frame numbers; default 0..t-1.
       title, lines: heading and text above the frames.
       max_columns: largest number of frames shown, evenly thinned out; all frames have bars.
-    Returns:
-      A new figure without a window; `save_figure` writes it.
     Raises:
       ValueError, TypeError: no parts, another number of labels; see `overlay_relevance`.
     """
     pictures, volumes, limit = _expect_parts(frames, parts)
-    t, h, w = pictures.shape[:3]
-    sums = {name: volume.sum((1, 2), dtype=np.float64) for name, volume in volumes.items()}
-    limits = bar_limits(np.concatenate(list(sums.values())))
-    panels: list[Panel] = [("frame", lambda shown: pictures[shown])]
-    for name, volume in volumes.items():
-
-        def overlaid(shown: np.ndarray, volume: np.ndarray = volume) -> np.ndarray:
-            return overlay_relevance(pictures[shown], volume[shown], limit)
-
-        def bars(ax: Axes, values: np.ndarray = sums[name]) -> None:
-            draw_bars(ax, np.arange(t), values, np.full(t, np.nan), 0.7)
-            ax.set_ylim(*limits)
-            ax.locator_params(axis="y", nbins=3)
-            ax.set_ylabel("sum", **style.TEXT)
-
-        panels += [(name, overlaid), bars]
-    return plot_strip(
-        t,
+    sums = [volume.sum((1, 2), dtype=np.float64) for volume in volumes.values()]
+    limits = bar_limits(np.concatenate(sums))
+    shown = frames_shown(len(pictures), max_columns)
+    panels: list[Panel] = [("frame", pictures[shown])]
+    for (name, volume), values in zip(volumes.items(), sums, strict=True):
+        panels.append((name, overlay_relevance(pictures[shown], volume[shown], limit)))
+        panels.append(functools.partial(_draw_sums, values=values, limits=limits))
+    return plot_panels(
+        len(pictures),
+        shown,
         panels,
-        aspect=h / w,
         bars_inches=_BARS_INCHES,
         frame_labels=frame_labels,
-        max_columns=max_columns,
         heading=title or "Relevance",
         lines=[*lines, "sum: relevance of a frame, of one scale in all rows"],
-        meanings=MEANINGS,
+        meanings=_MEANINGS,
     )
 
 
@@ -142,19 +124,34 @@ def render_relevance(
       ValueError, TypeError: frame numbers that are not t; see `plot_relevance_strip`.
     """
     pictures, volumes, limit = _expect_parts(frames, parts)
-    numbers = expect_index(index, len(pictures))
     name, last = list(volumes.items())[-1]
-    panels = [pictures, *(overlay_relevance(pictures, v, limit) for v in volumes.values())]
-    drawing = Drawing(
+    return render_beside(
+        [pictures, *(overlay_relevance(pictures, v, limit) for v in volumes.values())],
+        last.sum((1, 2), dtype=np.float64),
+        index,
         heading=title or "Relevance",
         lines=[*lines, f"from left: {', '.join(['frame', *volumes])}; bars: {name}"],
-        places=numbers,
-        values=last.sum((1, 2), dtype=np.float64),
-        half=np.full(len(pictures), np.nan),
         label="sum",
-        meanings=MEANINGS,
+        meanings=_MEANINGS,
+        min_width=min_width,
     )
-    return overlay_bars(beside(panels), numbers, drawing, min_width)
+
+
+def faded(frames: np.ndarray, share: float) -> np.ndarray:
+    """Grey frames (t, h, w, 1) float32 with a share of white in 0..1."""
+    grey = frames.astype(np.float32) @ _LUMA
+    return (grey + (255 - grey) * share)[..., None]
+
+
+def expect_volume(
+    name: str, volume: ArrayLike, frames: np.ndarray, n_axes: tuple[int, ...]
+) -> np.ndarray:
+    """Numbers over frames as float32 (t, h, w), of 4 axes summed over the last; refuse others."""
+    numbers = np.asarray(volume, np.float32)
+    fits = numbers.ndim in n_axes and numbers.shape[:3] == frames.shape[:3]
+    expect(fits, name, f"shape {frames.shape[:3]}, as the frames", numbers.shape)
+    expect_finite(name, numbers)
+    return numbers if numbers.ndim == 3 else numbers.sum(-1)
 
 
 def _expect_parts(
@@ -162,18 +159,14 @@ def _expect_parts(
 ) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
     """Frames, volumes (t, h, w), and the limit of their common colour scale."""
     expect(len(parts) > 0, "parts", "at least one volume of relevance", "none")
-    volumes = {}
-    for name, relevance in parts.items():
-        pictures, volumes[name] = _expect_pair(frames, relevance, name)
-    return pictures, volumes, max(full_colour(volume) for volume in volumes.values())
-
-
-def _expect_pair(
-    frames: ArrayLike, relevance: ArrayLike, name: str = "relevance"
-) -> tuple[np.ndarray, np.ndarray]:
     pictures = expect_pictures(frames, "(t, h, w, 3)")
-    volume = np.asarray(relevance, np.float32)
-    fits = volume.ndim in (3, 4) and volume.shape[:3] == pictures.shape[:3]
-    expect(fits, name, f"shape {pictures.shape[:3]}, as the frames", volume.shape)
-    expect_finite(name, volume)
-    return pictures, volume if volume.ndim == 3 else volume.sum(-1)
+    volumes = {name: expect_volume(name, part, pictures, (3, 4)) for name, part in parts.items()}
+    return pictures, volumes, max(map(full_colour, volumes.values()))
+
+
+def _draw_sums(ax: Axes, values: np.ndarray, limits: tuple[float, float]) -> None:
+    t = len(values)
+    draw_bars(ax, np.arange(t), values, np.full(t, np.nan), 0.7)
+    ax.set_ylim(*limits)
+    ax.locator_params(axis="y", nbins=3)
+    ax.set_ylabel("sum", **style.TEXT)

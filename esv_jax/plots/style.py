@@ -47,9 +47,6 @@ _FONTS = {  # a vector file looks alike everywhere; a PDF's text can be searched
 }
 
 
-# Figures
-
-
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, unknown to pyplot."""
     figure = require("matplotlib.figure", "plots").Figure(
@@ -60,23 +57,38 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def given_or_new(
-    ax: Axes | None, width: float, height: float = 3.4, *, left: float = _LEFT_INCHES
-) -> tuple[Axes, bool]:
-    """The caller's axes, or those of a new figure in inches; and whether they are new.
+    ax: Axes | None, width: float, height: float, *, left: float = _LEFT_INCHES
+) -> tuple[Axes, float | None]:
+    """The caller's axes and None; or those of a new figure and the height for `finish`.
 
-    Only new figures may be resized. About `left` inches are for the labels.
+    About `left` inches of the width are for the labels.
     """
     if ax is not None:
-        return ax, False
-    return new_figure(width, height).subplots(gridspec_kw=margins(width, left)), True
+        return ax, None
+    return new_figure(width, 3.4).subplots(gridspec_kw=margins(width, left)), height
 
 
 def margins(width: float, left: float = _LEFT_INCHES) -> dict[str, float]:
-    """Approximate ends of the axes in a figure, by which the text above them is wrapped.
-
-    The layout, which comes last, moves them.
-    """
+    """Ends of the axes before the layout moves them, by which the text above them is wrapped."""
     return {"left": left / width, "right": 1 - _RIGHT_INCHES / width}
+
+
+def finish(
+    ax: Axes,
+    heading: str,
+    lines: Sequence[str],
+    meanings: tuple[str, str] | None = None,
+    *,
+    labels: tuple[str, str],
+    height: float | None = None,
+) -> Axes:
+    """Write the text above axes and the labels of x and y; then make them `height` inches high."""
+    annotate(ax, heading, lines, meanings)
+    ax.set_xlabel(labels[0], **TEXT)
+    ax.set_ylabel(labels[1], **TEXT)
+    if height is not None:
+        fit_height(ax.figure, [ax], height)
+    return ax
 
 
 def fit_height(figure: Figure, axes: Sequence[Axes], inches: float) -> None:
@@ -96,8 +108,6 @@ def save_figure(fig: Figure, path: str | os.PathLike[str], *, dpi: float = 150) 
       fig: the figure; of axes from `plot_elements`, `ax.figure`.
       path: the file, in a folder that exists; its suffix (.png, .svg, .pdf) is the format.
       dpi: pixels per inch of a PNG.
-    Returns:
-      The path.
     Raises:
       ValueError: another suffix, a path that is a folder.
       FileNotFoundError, OSError: no such folder, a file that cannot be written.
@@ -110,14 +120,8 @@ def save_figure(fig: Figure, path: str | os.PathLike[str], *, dpi: float = 150) 
     return path
 
 
-# Colours and sizes
-
-
 def diverging() -> Colormap:
-    """The colour map of signed values: vermillion, white, blue; grey for NaN.
-
-    Draw it between limits -a and a, so that white is zero.
-    """
+    """The colour map of signed values: vermillion, white, blue; grey for NaN."""
     colours = require("matplotlib.colors", "plots")
     ends = [DISTRACTING, "#FFFFFF", SUPPORTING]
     scale = colours.LinearSegmentedColormap.from_list("esv_diverging", ends)
@@ -126,7 +130,7 @@ def diverging() -> Colormap:
 
 def rgb(colour: str) -> tuple[int, ...]:
     """Red, green and blue, 0..255, of "#0072b2" and the like."""
-    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return tuple(bytes.fromhex(colour[1:]))
 
 
 def n_letters(inches: float, size: float, weight: str = "normal") -> int:
@@ -147,9 +151,6 @@ def wrap(text: str, inches: float, size: float, weight: str = "normal") -> str:
 def width_of(ax: Axes) -> float:
     """Width of axes in inches."""
     return ax.get_window_extent().width / ax.figure.dpi
-
-
-# Ticks
 
 
 def strip_down(ax: Axes) -> None:
@@ -175,10 +176,10 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_major_formatter(text)
 
 
-def log_ticks(axis: Axis, digits: Sequence[int] = (1, 2, 5)) -> None:
-    """Ticks of a logarithmic axis at these digits of each power of ten, as plain numbers."""
+def log_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 times each power of ten, as plain numbers."""
     ticker = require("matplotlib.ticker", "plots")
-    axis.set_major_locator(ticker.LogLocator(subs=digits))
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axis.set_minor_locator(ticker.NullLocator())
     axis.set_major_formatter(lambda value, _: _tick(value, value))
 
@@ -204,9 +205,6 @@ def count_ticks(ax: Axes, places: np.ndarray, most: int) -> None:
     ax.xaxis.set_major_locator(ticker.MaxNLocator(most, integer=True, steps=(1, 2, 5, 10)))
 
 
-# Labels of elements
-
-
 def expect_labels(name: str, labels: Sequence[object] | None, n: int) -> list[str]:
     """Return n labels as text, 0..n-1 by default; refuse another number of them."""
     texts = [str(label) for label in (range(n) if labels is None else labels)]
@@ -226,24 +224,19 @@ def label_elements(ax: Axes, labels: Sequence[str]) -> None:
     ax.set_xlim((n - 1) / 2 - half, (n - 1) / 2 + half)
 
 
-def label_columns(ax: Axes, labels: Sequence[str]) -> None:
-    """Label the columns of cells, which reach to the ends of the axis."""
-    label_elements(ax, labels)
-    ax.set_xlim(-0.5, len(labels) - 0.5)
-
-
-def label_rows(ax: Axes, labels: Sequence[str]) -> None:
-    """Label every k-th row, at most 20."""
-    step = _round_step(len(labels) / _MOST_ROWS)
-    ax.set_yticks(range(0, len(labels), step), labels[::step], parse_math=False)
+def label_cells(ax: Axes, columns: Sequence[str], rows: Sequence[str]) -> None:
+    """Label the columns and at most 20 rows of cells, which reach to the ends of the axes."""
+    label_elements(ax, columns)
+    ax.set_xlim(-0.5, len(columns) - 0.5)
+    step = _round_step(len(rows) / _MOST_ROWS)
+    ax.set_yticks(range(0, len(rows), step), rows[::step], parse_math=False)
 
 
 def label_pictures(ax: Axes, places: np.ndarray, labels: Sequence[str], inches: float) -> None:
     """Label pictures that are `inches` apart; longer labels are cut."""
     fitting = n_letters(0.85 * inches, TEXT_SIZE)  # digits are wider than most letters
-    texts = [
-        label if len(label) <= fitting else label[: max(1, fitting - 3)] + "..." for label in labels
-    ]
+    cut = max(1, fitting - 3)
+    texts = [label if len(label) <= fitting else f"{label[:cut]}..." for label in labels]
     ax.set_xticks(places, texts, parse_math=False)
     ax.tick_params(axis="x", length=0, pad=4, labelcolor=INK, labelsize=TEXT_SIZE)
 
@@ -253,20 +246,10 @@ def _round_step(least: float) -> int:
     return next(s for k in range(9) for s in (10**k, 2 * 10**k, 5 * 10**k) if s >= least)
 
 
-# Text above the axes, legends
-
-
 def annotate(
     ax: Axes, heading: str, lines: Sequence[str], meanings: tuple[str, str] | None = None
 ) -> None:
-    """Write a heading and lines of text above the axes, and the legend to their right.
-
-    Args:
-      ax: the axes.
-      heading: in bold.
-      lines: smaller text below it.
-      meanings: of the two colours; None for no legend.
-    """
+    """Write a bold heading and lines above the axes, the meanings of the colours on the right."""
     inches = beside = width_of(ax)
     if meanings is not None and inches >= _LEGEND_INCHES:
         legend(ax, meanings, loc="lower right", bbox_to_anchor=(1, 1))
@@ -275,30 +258,16 @@ def annotate(
     if text:
         write_above(ax, text)
     rows = len(text.splitlines())
-    ax.set_title(
-        wrap(heading, inches if rows > 1 else beside, TITLE_SIZE, "bold"),
-        loc="left",
-        pad=8 + _LINE_POINTS * rows,
-        color=INK,
-        fontsize=TITLE_SIZE,
-        fontweight="bold",
-        parse_math=False,
-    )
+    title = wrap(heading, inches if rows > 1 else beside, TITLE_SIZE, "bold")
+    look = {"color": INK, "fontsize": TITLE_SIZE, "fontweight": "bold", "parse_math": False}
+    ax.set_title(title, loc="left", pad=8 + _LINE_POINTS * rows, **look)
 
 
 def write_above(ax: Axes, text: str) -> None:
     """Write small text above the axes, on the left."""
-    ax.annotate(
-        text,
-        (0, 1),
-        xytext=(0, 5),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        color=QUIET,
-        fontsize=TEXT_SIZE,
-        linespacing=1.25,
-        parse_math=False,
-    )
+    place = {"xytext": (0, 5), "xycoords": "axes fraction", "textcoords": "offset points"}
+    look = {"color": QUIET, "fontsize": TEXT_SIZE, "linespacing": 1.25, "parse_math": False}
+    ax.annotate(text, (0, 1), **place, **look)
 
 
 def head(figure: Figure, title: str) -> None:
@@ -312,38 +281,19 @@ def head(figure: Figure, title: str) -> None:
 def legend(ax: Axes, meanings: tuple[str, str], **where: Any) -> None:
     """Draw the legend of the two colours; `where` as in `Axes.legend`."""
     patch = require("matplotlib.patches", "plots").Patch
-    ax.legend(
-        handles=[patch(color=SUPPORTING), patch(color=DISTRACTING)],
-        labels=meanings,
-        labelspacing=0.3,
-        handlelength=0.9,
-        handleheight=0.9,
-        borderaxespad=0.2,
-        **LEGEND,
-        **where,
-    )
+    handles = [patch(color=SUPPORTING), patch(color=DISTRACTING)]
+    look = {"handlelength": 0.9, "handleheight": 0.9, "labelspacing": 0.3, "borderaxespad": 0.2}
+    ax.legend(handles, meanings, **look, **LEGEND, **where)
 
 
 def name_lines(ax: Axes, lines: Sequence[Line2D]) -> None:
     """Write the names of lines to the right of the axes."""
-    drawn = ax.legend(
-        lines,
-        [wrap(line.get_label(), 1.8, TEXT_SIZE) for line in lines],
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        handlelength=3.2,
-        borderaxespad=0,
-        **LEGEND,
-    )
-    plain_text(drawn)
+    names = [wrap(line.get_label(), 1.8, TEXT_SIZE) for line in lines]
+    where = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "borderaxespad": 0}
+    plain_text(ax.legend(lines, names, handlelength=3.2, **where, **LEGEND))
 
 
 def plain_text(drawn: Legend) -> None:
     """Show names as they are: a dollar does not begin a formula."""
     for text in drawn.get_texts():
         text.set_parse_math(False)
-
-
-def in_units(units: str | None) -> str:
-    """`(probability)`; without units `(units of the score)`."""
-    return f"({units or 'units of the score'})"

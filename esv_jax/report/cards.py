@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -12,11 +11,9 @@ from urllib.parse import quote
 import numpy as np
 
 from esv_jax import data
-from esv_jax.checks import expect, expect_int, message, nearest
-from esv_jax.data.video_files import find_videos
+from esv_jax.checks import message, nearest
 from esv_jax.display import MOST_BARS, element_text, label_steps
-from esv_jax.extras import require
-from esv_jax.results.tables import Browser
+from esv_jax.results.tables import Browser, VideoRow
 from esv_jax.svg import BarPaths, bar_paths, bars_svg
 
 TOP = 5  # classes with the highest scores that can be chosen on a card
@@ -51,24 +48,17 @@ class Card(NamedTuple):
     """One video of the gallery.
 
     Attributes:
-      uid: its name. elements: (n,) indices of its elements in the original sequence.
-      true, predicted: class names, "" if unknown. correct: None if unknown.
-      score, evidence: of the predicted class. gap: largest efficiency gap.
-      exact: of the values. n_evaluations: of the model.
+      row: its numbers. elements: (n,) indices of its elements in the original sequence.
+      true, predicted: class names, "" if unknown. n_evaluations: of the model.
       classes: by falling score. shown: index among them of the class shown first.
       labelled: elements with a label below the bars. pictures: of these, `data:` addresses.
       notes: sentences about what is missing.
     """
 
-    uid: str
+    row: VideoRow
     elements: np.ndarray
     true: str
     predicted: str
-    correct: bool | None
-    score: float
-    evidence: float
-    gap: float
-    exact: bool
     n_evaluations: int
     classes: tuple[ClassValues, ...]
     shown: int
@@ -82,32 +72,30 @@ class Card(NamedTuple):
 
         Percent-encoding keeps it distinct from all other uids and ids of the page.
         """
-        return "video=" + quote(self.uid, safe="", errors="replace")
+        return "video=" + quote(self.row.uid, safe="", errors="replace")
 
     @property
-    def paths(self) -> BarPaths | None:
-        """Bars of the class shown first; None without stored values."""
-        if not self.classes:
-            return None
+    def paths(self) -> BarPaths:
+        """Bars of the class shown first."""
         return bar_paths(self.classes[self.shown].esv, self.classes[self.shown].half)
 
     def svg(self) -> str:
         """The SVG of the bars."""
-        assert self.paths is not None
         texts = element_texts(self.elements, self.classes[self.shown])
         label = f"ESVs of {len(texts)} frames; arrow keys go from frame to frame"
         return bars_svg(self.paths, texts, label, focus=True)
 
     def json(self) -> Json:
         """The card for the page's script; float32 in the shortest form that reads back equal."""
+        row = self.row
         return {
-            "uid": self.uid,
+            "uid": row.uid,
             "true": self.true,
             "predicted": self.predicted,
-            "correct": self.correct,
-            "score": _shortest(self.score, np.float64),
-            "evidence": _shortest(self.evidence, np.float64),
-            "gap": _shortest(self.gap, np.float64),
+            "correct": row.correct,
+            "score": _shortest(row.score, np.float64),
+            "evidence": _shortest(row.evidence, np.float64),
+            "gap": _shortest(row.gap, np.float64),
             "elements": self.elements.tolist(),
             "shown": self.shown,
             "place": {
@@ -120,10 +108,8 @@ class Card(NamedTuple):
                     "name": c.name,
                     "score": _shortest(c.score),
                     "prior": _shortest(c.prior),
-                    "esv": [_shortest(v) for v in c.esv],
-                    "std_error": (
-                        None if c.std_error is None else [_shortest(v) for v in c.std_error]
-                    ),
+                    "esv": [*map(_shortest, c.esv)],
+                    "std_error": None if c.std_error is None else [*map(_shortest, c.std_error)],
                 }
                 for c in self.classes
             ],
@@ -138,33 +124,7 @@ def _shortest(value: float | np.float32, dtype: type[np.floating] = np.float32) 
 def element_texts(elements: np.ndarray, values: ClassValues) -> list[str]:
     """Descriptions of the elements (n,) with their values for one class."""
     halves = [None] * len(elements) if values.half is None else values.half.tolist()
-    rows = zip(elements.tolist(), values.esv.tolist(), halves, strict=True)
-    return [element_text(index, value, half) for index, value, half in rows]
-
-
-def select(
-    browser: Browser,
-    *,
-    limit: int,
-    sort: str,
-    descending: bool,
-    correct: bool | None,
-    uids: Sequence[str],
-) -> tuple[list[str], int]:
-    """Uids of the explained videos that match, at most `limit`, and the number that match.
-
-    Raises:
-      ValueError: an unknown uid or sort, a negative limit.
-    """
-    limit = expect_int("limit", limit, minimum=0)
-    names = [str(uid) for uid in browser.dataset["video"].values] if uids else []
-    for uid in uids:
-        way_out = "" if uid in browser else nearest(uid, names)
-        expect(uid in browser, "uids", f"names of the {len(browser)} videos", repr(uid), way_out)
-    found = browser.find(correct=correct, failed=False, sort=sort, descending=descending)
-    if uids:
-        found = [uid for uid in found if uid in {*uids}]
-    return found[:limit], len(found)
+    return [*map(element_text, elements.tolist(), values.esv.tolist(), halves)]
 
 
 def class_number(browser: Browser, shown: str) -> int | None:
@@ -206,9 +166,9 @@ def make_card(
     kept = {*ranked[:TOP], row.prediction, row.label, wanted}
     numbers = [c for c in ranked if c in kept]
     values = np.asarray(attribution.values)
-    sampled = attribution.std_error is not None
-    errors = np.asarray(attribution.std_error) if sampled else None
-    half = np.asarray(attribution.half_width(0.95)) if sampled else None
+    errors = half = None
+    if attribution.std_error is not None:
+        errors, half = np.asarray(attribution.std_error), np.asarray(attribution.half_width(0.95))
     classes = tuple(
         ClassValues(
             c,
@@ -229,18 +189,13 @@ def make_card(
         if "element_index" not in browser.dataset:
             note = "No thumbnails: the results do not say which frames these are."
         else:
-            pictures, note = thumbnails(videos, uid, elements[labelled(elements, True)])
+            pictures, note = _thumbnails(videos, uid, elements[labelled(elements, True)])
         notes += [note] if note else []
     return Card(
-        uid=uid,
-        elements=elements,
+        row,
+        elements,
         true=browser.class_names[row.label] if row.label >= 0 else "",
         predicted=browser.class_names[row.prediction] if row.prediction >= 0 else "",
-        correct=row.correct,
-        score=row.score,
-        evidence=row.evidence,
-        gap=row.gap,
-        exact=row.exact,
         n_evaluations=int(attribution.n_evaluations),
         classes=classes,
         shown=next((numbers.index(c) for c in (wanted, row.prediction) if c in numbers), 0),
@@ -263,25 +218,10 @@ def labelled(elements: np.ndarray, pictures: bool) -> np.ndarray:
     return np.array(label_steps(n, _FEW_LABELS if long else _LABELS))
 
 
-def videos_by_uid(source: str | os.PathLike[str]) -> dict[str, Path]:
-    """Video files by uid.
-
-    Raises:
-      ImportError: the `video` extra is not installed. OSError, ValueError: see `find_videos`.
-    """
-    require("PIL.Image", "video")
-    require("av", "video")
-    return find_videos([Path(source)])
-
-
-def thumbnails(
+def _thumbnails(
     videos: Mapping[str, Path], uid: str, indices: np.ndarray
 ) -> tuple[tuple[str, ...], str]:
-    """Frames (k,) of one video as k `data:image/jpeg` addresses, at most 96 pixels high.
-
-    Returns:
-      The addresses and ""; or none and the reason.
-    """
+    """Frames (k,) of one video as k `data:image/jpeg` addresses, and ""; or none and the reason."""
     if uid not in videos:
         return (), "No thumbnails: no video of this name was found."
     try:

@@ -16,15 +16,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from esv_jax import results as stored
+from esv_jax.checks import expect, expect_int, nearest
+from esv_jax.data.video_files import find_videos
 from esv_jax.display import number
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
-from esv_jax.report.cards import Json, class_number, make_card, select, videos_by_uid
+from esv_jax.report.cards import Json, class_number, make_card
 from esv_jax.results.tables import Browser, summary
 
-LIMIT = 50
 _SHOWN_ELSEWHERE = ("settings", "failures", "warnings", "title")  # attributes
 _FAILURES = 200  # that are listed
+_POLICY = (  # no address but data:, no script but that of this digest
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'sha256-{}'; base-uri 'none'; form-action 'none'"
+)
 
 
 class Report(NamedTuple):
@@ -47,7 +52,7 @@ def write_report(
     results: str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
-    limit: int = LIMIT,
+    limit: int = 50,
     sort: str = "file",
     descending: bool = False,
     correct: bool | None = None,
@@ -89,16 +94,19 @@ def write_report(
         with stored.open(results) as dataset:
             browser = Browser(dataset)
             class_number(browser, shown)  # refuses an unknown class
-            chosen, n_matching = select(
-                browser,
-                limit=limit,
-                sort=sort,
-                descending=descending,
-                correct=correct,
-                uids=uids,
-            )
-            files = None if videos is None else videos_by_uid(videos)
-            cards = [make_card(browser, uid, shown, files) for uid in chosen]
+            limit = expect_int("limit", limit, minimum=0)
+            for uid in uids:
+                way_out = "" if uid in browser else nearest(uid, map(str, dataset["video"].values))
+                expected = f"names of the {len(browser)} videos"
+                expect(uid in browser, "uids", expected, repr(uid), way_out)
+            found = browser.find(correct=correct, failed=False, sort=sort, descending=descending)
+            found = [uid for uid in found if uid in uids] if uids else found
+            files = None
+            if videos is not None:
+                require("PIL.Image", "video")
+                require("av", "video")
+                files = find_videos([Path(videos)])
+            cards = [make_card(browser, uid, shown, files) for uid in found[:limit]]
             failures, attributes = browser.failures, dataset.attrs
             head = summary(dataset)
         environment = jinja2.Environment(
@@ -110,9 +118,10 @@ def write_report(
         )
         environment.filters |= {"number": number}
         script = _file("script.js")
+        digest = hashlib.sha256(script.encode()).digest()
         page = environment.get_template("page.html").render(
             title=title or f"Element Shapley Values: {_name(Path(results))}",
-            policy=policy(script),
+            policy=_POLICY.format(base64.b64encode(digest).decode("ascii")),
             style=_file("style.css"),
             script=script,
             values=json_block({"videos": [card.json() for card in cards]}),
@@ -129,22 +138,13 @@ def write_report(
             failures=list(failures.items())[:_FAILURES],
             n_failures=len(failures),
             n_videos=len(browser),
-            n_matching=n_matching,
+            n_matching=len(found),
             conditions=_conditions(correct, len(uids), sort, descending),
             cards=cards,
         )
         temporary.write_text(page, encoding="utf-8", errors="replace")
-    notes = {card.uid: card.notes for card in cards if card.notes}
-    return Report(Path(path), len(cards), n_matching, len(failures), notes)
-
-
-def policy(script: str) -> str:
-    """The Content-Security-Policy: no address but data:, no script but this one."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
+    notes = {card.row.uid: card.notes for card in cards if card.notes}
+    return Report(Path(path), len(cards), len(found), len(failures), notes)
 
 
 def json_block(content: Json) -> str:

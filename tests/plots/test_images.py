@@ -83,10 +83,6 @@ def _pairs(n: int) -> np.ndarray:
     return half + half.T
 
 
-def _wins(n: int) -> np.ndarray:
-    return np.triu(_pairs(n)) - np.tril(_pairs(n))
-
-
 def _clip(t: int = 6, h: int = 24, w: int = 32) -> np.ndarray:
     """A square that moves to the right over a slope of colours, (t, h, w, 3) uint8."""
     y, x = np.mgrid[:h, :w]
@@ -138,12 +134,6 @@ def _descent():
     return plots.curves.plot_descent(cost, worth, ["area 0.05", "area 0.1"], title="a clip")
 
 
-def _errors() -> np.ndarray:
-    errors = np.array([[0.5, 0.25, 0.125, 0.0625], [0.25, 0.0625, 0.03125, 0.015625]])
-    errors[0, 3] = np.nan
-    return errors
-
-
 CASES = {
     "plot": lambda: plots.plot(_record(exact=True), units="probability"),
     "elements": lambda: plots.plot_elements(_record(), 0, class_name="Holding something"),
@@ -159,7 +149,6 @@ CASES = {
     "positions": lambda: plots.plot_positions(_wave(20, 7) / 4, units="probability"),
     "positions_many": lambda: plots.plot_positions(_wave(20, 30) / 4, units="probability"),
     "positions_extremes": lambda: plots.plot_positions(metrics.position_statistics(_wave(20, 7))),
-    "pairwise_matrix": lambda: plots.positions.plot_pairwise_matrix((1 + _wins(7)) / 2),
     "discard_curves": lambda: plots.plot_discard_curves(
         {
             "ESV": (np.arange(6), 1 - np.arange(6) / 8),
@@ -167,22 +156,14 @@ CASES = {
             "random": (np.arange(6), np.full(6, 0.5), np.full(6, 0.375), np.full(6, 0.625)),
         }
     ),
-    "method_grid": lambda: plots.plot_method_grid(
-        {"ESV": _wave(8), "Integrated Gradients": _wave(8, seed=1) / 512, "Grad-CAM": np.zeros(8)},
-        class_name="Holding something",
-    ),
     "interactions": lambda: plots.plot_interactions(_pairs(7), units="probability"),
     "interaction_arcs": lambda: plots.plot_interaction_arcs(
         _pairs(9), _wave(9) / 8, strongest=12, units="probability"
     ),
-    "approximation": lambda: plots.heat_maps.plot_approximation(_errors(), [32, 64], [1, 2, 4, 8]),
-    "approximation_log": lambda: plots.heat_maps.plot_approximation(
-        _errors(), [32, 64], [1, 2, 4, 8], log=True
-    ),
     "relevance_strip": lambda: plots.plot_relevance_strip(
         _clip(), {"spatial": _relevance(), "temporal": -_relevance()[::-1] / 2}
     ),
-    "perturbation_strip": lambda: plots.plot_perturbation_strip(_clip(), _masks()),
+    "perturbation_strip": lambda: plots.perturbation.plot_perturbation_strip(_clip(), _masks()),
     "descent": _descent,
     "overlay_mask": lambda: _column(
         plots.perturbation.overlay_mask(_clip(), _masks()["area 0.25"])
@@ -396,13 +377,12 @@ LOSSES = [
     *(("positions", change) for change in (*WORDS, _without_zero_line, _without_y_label)),
     *(
         (name, change)
-        for name in ("scale_profile", "pairwise_matrix", "method_grid", "interactions")
+        for name in ("scale_profile", "interactions")
         for change in (_with_the_palette_turned, _without_title)
     ),
     ("discard_curves", _without_legend),
     ("interaction_arcs", _without_legend),
     ("interaction_arcs", _without_text_above),
-    ("approximation", _without_text_above),
 ]
 
 

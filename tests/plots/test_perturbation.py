@@ -7,10 +7,15 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs the plots extra")
 
-from esv_jax.plots import plot_perturbation_strip, save_figure
+from esv_jax.plots import save_figure
 from esv_jax.plots.curves import plot_descent
-from esv_jax.plots.perturbation import overlay_mask, render_perturbation
+from esv_jax.plots.perturbation import (
+    overlay_mask,
+    plot_perturbation_strip,
+    render_perturbation,
+)
 from esv_jax.plots.video import render_clips
+from tests.plots.records_for_tests import is_inside
 
 OUTLINE = (0xD5, 0x5E, 0x00)
 
@@ -69,9 +74,7 @@ def test_many_masks_with_long_names_fit(rng, t):
     masks = {f"a mask of area 0.{k} for $5": rng.uniform(size=(t, 24, 32)) for k in range(1, 8)}
     labels = [f"00:00:0{i}.040 of a clip" for i in range(t)]
     figure = plot_perturbation_strip(frames, masks, frame_labels=labels, title=40 * "long ")
-    figure.draw_without_rendering()
-    box, page = figure.get_tightbbox(), figure.bbox_inches
-    assert box.x1 < page.x1 + 0.02 and box.y1 < page.y1 + 0.02 and box.y0 > -0.02
+    assert is_inside(figure)
     image = figure.axes[0].images[0].get_window_extent()
     assert image.width / image.height == pytest.approx(32 / 24, rel=0.03)
     assert image.width / figure.dpi < 2

@@ -1,4 +1,4 @@
-"""Figures of long videos, scales, sets of sequences, methods and pairs."""
+"""Figures of long videos, scales, sets of sequences, curves and pairs."""
 
 import dataclasses
 import re
@@ -11,28 +11,18 @@ from matplotlib.figure import Figure
 
 from esv_jax import metrics, plots
 from esv_jax.attribution import Attribution
-from esv_jax.display import number, sign_colours
+from esv_jax.display import sign_colours
 from esv_jax.metrics.discard import DiscardCurve
 from esv_jax.plots import style
-
-LONG = "Pretending to put something behind something but missing, which costs $5 and then $6"
+from tests.plots.records_for_tests import LONG, is_inside, make_record, texts_of
 
 
 def _record(rng, n, *, exact=True) -> Attribution:
-    values = (rng.normal(size=(n, 3)) / n).astype(np.float32)
-    prior = np.array([0.11, 0.2, 0.3], np.float32)
     coverage = rng.integers(1, 4, (n, n))
     coverage[0, n - 1] = 0
-    return Attribution(
-        values=jnp.asarray(values),
-        scores=jnp.asarray(prior + values.sum(0)),
-        prior=jnp.asarray(prior),
-        marginals=jnp.asarray(rng.normal(size=(n, n, 3)).astype(np.float32)),
-        std_error=None if exact else jnp.asarray(rng.random((n, 3)).astype(np.float32) / n),
-        coverage=None if exact else jnp.asarray(coverage),
-        n_evaluations=4096,
-        exact=exact,
-    )
+    marginals = jnp.asarray(rng.normal(size=(n, n, 3)).astype(np.float32))
+    fields = {} if exact else {"coverage": jnp.asarray(coverage)}
+    return make_record(rng, n, exact=exact, marginals=marginals, **fields)
 
 
 def _symmetric(rng, n) -> np.ndarray:
@@ -40,10 +30,6 @@ def _symmetric(rng, n) -> np.ndarray:
     matrix = matrix + matrix.T
     np.fill_diagonal(matrix, 0)
     return matrix
-
-
-def _texts(ax) -> str:
-    return " ".join([ax.get_title(loc="left"), *(text.get_text() for text in ax.texts)])
 
 
 def _cells(ax) -> np.ndarray:
@@ -64,12 +50,6 @@ def _legend(ax) -> list[str]:
 
 def _bar_label(ax) -> str:
     return ax.images[0].colorbar.ax.get_ylabel()
-
-
-def _inside(fig: Figure) -> bool:
-    fig.draw_without_rendering()
-    box, page, near = fig.get_tightbbox(), fig.bbox_inches, 0.02
-    return box.x0 > -near and box.y0 > -near and box.x1 < page.x1 + near and box.y1 < page.y1 + near
 
 
 def test_signed_colours_are_those_of_the_bars():
@@ -103,9 +83,9 @@ def test_a_timeline_holds_values_band_and_exact_dots(rng):
     bottom, top = ax.get_ylim()
     assert bottom < low.min() and top > max(high.max(), exact.for_class(1).max())
     assert ax.get_xlabel() == "frame number" and "score - prior" in ax.get_ylabel()
-    assert "band: 90 % interval; dots: exact values" in _texts(ax)
+    assert "band: 90 % interval; dots: exact values" in texts_of(ax)
     assert _legend(ax) == ["supporting", "distracting"]
-    assert _inside(ax.figure)
+    assert is_inside(ax.figure)
 
 
 def test_signs_are_filled_with_their_colours(rng):
@@ -116,9 +96,9 @@ def test_signs_are_filled_with_their_colours(rng):
     assert min(path.vertices[:, 1].min() for path in above.get_paths()) >= -1e-9
     assert max(path.vertices[:, 1].max() for path in below.get_paths()) <= 1e-9
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("element", "ESV (probability)")
-    assert "band" not in _texts(ax)
+    assert "band" not in texts_of(ax)
     one = plots.plot_timeline(_record(rng, 1), 0)
-    assert one.lines[0].get_marker() == "." and _inside(one.figure)
+    assert one.lines[0].get_marker() == "." and is_inside(one.figure)
 
 
 def test_bad_input_of_timelines_is_refused(rng):
@@ -145,7 +125,7 @@ def test_plot_draws_bars_or_a_line_by_length(rng):
     np.testing.assert_allclose(heights, record.for_class(top), rtol=1e-6)
     longer = _record(rng, 17)
     ax = plots.plot(longer, 2, class_name="Holding something")
-    assert not ax.patches and "Holding something" in _texts(ax)
+    assert not ax.patches and "Holding something" in texts_of(ax)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), longer.for_class(2), rtol=1e-6)
     with pytest.raises(ValueError, match="attribution: expected one sequence, got a batch"):
         plots.plot(dataclasses.replace(record, lengths=jnp.array([16])))
@@ -154,7 +134,7 @@ def test_plot_draws_bars_or_a_line_by_length(rng):
 def test_the_plot_method_of_a_record_calls_plot(rng):
     record = _record(rng, 6)
     ax = record.plot(1, title="mine")
-    assert _texts(ax) == _texts(plots.plot(record, 1, title="mine"))
+    assert texts_of(ax) == texts_of(plots.plot(record, 1, title="mine"))
     heights = [bar.get_height() for bar in ax.patches]
     np.testing.assert_allclose(heights, record.for_class(1), rtol=1e-6)
     assert record.plot(ax=ax) is ax
@@ -173,17 +153,17 @@ def test_a_scale_profile_is_the_marginals(rng):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("element", "scale (elements)")
     assert [tick.get_text() for tick in ax.get_yticklabels()] == [str(s) for s in range(1, 9)]
     assert _bar_label(ax) == "mean marginal contribution\n(probability)"
-    assert "Up" in _texts(ax) and "the mean of a column is its ESV" in _texts(ax)
-    assert _inside(ax.figure)
+    assert "Up" in texts_of(ax) and "the mean of a column is its ESV" in texts_of(ax)
+    assert is_inside(ax.figure)
 
 
 def test_scales_that_no_subsequence_reached_are_grey(rng):
     ax = plots.plot_scale_profile(_record(rng, 40, exact=False), 0, class_name=LONG)
     unknown = np.isnan(_cells(ax))
     assert unknown[0, 39] and unknown.sum() == 1
-    assert "grey: no subsequence there" in _texts(ax) and "whiskers" not in _texts(ax)
-    assert "mean of a column" not in _texts(ax)
-    assert len(ax.get_yticklabels()) == 20 and _inside(ax.figure)
+    assert "grey: no subsequence there" in texts_of(ax) and "whiskers" not in texts_of(ax)
+    assert "mean of a column" not in texts_of(ax)
+    assert len(ax.get_yticklabels()) == 20 and is_inside(ax.figure)
 
 
 def test_bad_input_of_scale_profiles_is_refused(rng):
@@ -211,9 +191,9 @@ def test_boxes_are_percentiles(rng):
     assert [to_hex(box.get_facecolor()).upper() for box in ax.patches] == expected
     ends = np.array([line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 2])
     assert np.isin(np.nanpercentile(values, 5, axis=0), ends).all()
-    assert "50 sequences" in _texts(ax) and "5th to 95th percentile" in _texts(ax)
+    assert "50 sequences" in texts_of(ax) and "5th to 95th percentile" in texts_of(ax)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("position", "ESV (probability)")
-    assert _inside(ax.figure)
+    assert is_inside(ax.figure)
 
 
 def test_many_positions_are_bands(rng):
@@ -223,7 +203,7 @@ def test_many_positions_are_bands(rng):
     wide = ax.collections[0].get_paths()[0].vertices
     at = wide[wide[:, 0] == 7, 1]
     np.testing.assert_allclose([at.min(), at.max()], np.percentile(values[:, 7], (5, 95)))
-    assert ax.get_legend() is None and _inside(ax.figure)
+    assert ax.get_legend() is None and is_inside(ax.figure)
 
 
 @pytest.mark.parametrize("part", ["all", "overall"])
@@ -239,31 +219,6 @@ def test_statistics_are_shares_of_sequences(rng, part):
     assert _legend(ax) == ["most supporting", "most distracting"]
 
 
-@pytest.mark.parametrize("n", [8, 12, 13])
-def test_a_pairwise_matrix_is_centred_at_one_half(rng, n):
-    found = metrics.position_statistics(rng.normal(size=(30, n)) + np.linspace(0, 1, n))
-    above = found.overall.above
-    ax = plots.positions.plot_pairwise_matrix(found)
-    off = ~np.eye(n, dtype=bool)
-    np.testing.assert_allclose(_cells(ax)[off], 100 * above[off] - 50)
-    assert np.isnan(np.diag(_cells(ax))).all() and _is_centred(ax)
-    assert _bar_label(ax) == "sequences with ESV of i > ESV of j (%)"
-    ticks = [text.get_text() for text in ax.images[0].colorbar.ax.get_yticklabels()]
-    assert ticks[2] == "50" and float(ticks[0]) + float(ticks[-1]) == 100
-    numbers = [text for text in ax.texts if re.fullmatch(r"\d+", text.get_text())]
-    assert len(numbers) == (n * (n - 1) if n <= 12 else 0)
-    for text in numbers[:20]:
-        j, i = text.get_position()
-        assert text.get_text() == f"{100 * above[i, j]:.0f}"
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("position j", "position i")
-    same = plots.positions.plot_pairwise_matrix(
-        above, position_labels=[f"frame {i}" for i in range(n)]
-    )
-    np.testing.assert_array_equal(_cells(same), _cells(ax))
-    assert same.get_yticklabels()[0].get_text() == "frame 0"
-    assert _inside(ax.figure) and _inside(same.figure)
-
-
 def test_bad_input_of_positions_is_refused(rng):
     grouped = metrics.position_statistics(np.eye(4), [0, 1, 0, 1]).by_class
     with pytest.raises(ValueError, match=r"statistics: expected those of one set, \(K,\)"):
@@ -274,13 +229,9 @@ def test_bad_input_of_positions_is_refused(rng):
         plots.plot_positions(np.ones((2, 3, 4)))
     with pytest.raises(ValueError, match=r"values: expected a value at every position, .*\[1\]"):
         plots.plot_positions([[0.1, np.nan], [0.3, np.nan]])
-    with pytest.raises(ValueError, match=r"matrix: expected probabilities in 0\.\.1, got 0\.\.2"):
-        plots.positions.plot_pairwise_matrix([[0, 2], [1, 0]])
-    with pytest.raises(ValueError, match=r"matrix: expected shape \(n, n\), got \(2, 3\)"):
-        plots.positions.plot_pairwise_matrix(np.ones((2, 3)))
 
 
-# Methods
+# Curves
 
 
 def _discard(rng) -> DiscardCurve:
@@ -308,7 +259,7 @@ def test_each_discard_curve_has_its_own_look(rng):
     np.testing.assert_allclose([at.min(), at.max()], [ends[0] - 0.1, ends[0] + 0.1])
     assert _legend(ax) == [f"method {k} $x_1$" for k in np.argsort(-ends)]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("elements dropped", "accuracy (%)")
-    assert _inside(ax.figure)
+    assert is_inside(ax.figure)
     assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
 
 
@@ -336,34 +287,6 @@ def test_bad_input_of_discard_curves_is_refused():
         plots.plot_discard_curves({"a": ([0], [1])}, what="acuracy")
 
 
-def test_each_method_has_its_own_scale(rng):
-    values = {
-        "ESV": rng.normal(size=12),
-        "Grad-CAM": 1e-4 * rng.normal(size=12),
-        LONG: np.zeros(12),
-    }
-    ax = plots.plot_method_grid(values, class_name="Holding something")
-    cells = _cells(ax)
-    for row, name in enumerate(("ESV", "Grad-CAM")):
-        greatest = np.abs(values[name]).max()
-        np.testing.assert_allclose(cells[row] * greatest, values[name])
-        label = ax.get_yticklabels()[row].get_text()
-        assert label == f"{name}\n(max {number(greatest)})"
-    assert not cells[2].any() and _is_centred(ax) and ax.images[0].get_clim() == (-1, 1)
-    assert ax.get_xlabel() == "element" and "greatest |value|" in _bar_label(ax)
-    assert "Holding something" in _texts(ax) and "each row has its own scale" in _texts(ax)
-    assert _inside(ax.figure)
-
-
-def test_bad_input_of_method_grids_is_refused():
-    with pytest.raises(ValueError, match="values: expected at least one method, got none"):
-        plots.plot_method_grid({})
-    with pytest.raises(ValueError, match=r"values\['b'\]: expected shape \(n,\) with n = 2"):
-        plots.plot_method_grid({"a": [1, 2], "b": [1, 2, 3]})
-    with pytest.raises(ValueError, match=r"values\['a'\]: expected finite values"):
-        plots.plot_method_grid({"a": [1, np.inf]})
-
-
 # Pairs
 
 
@@ -382,7 +305,7 @@ def test_interactions_are_the_matrix(rng, n):
         assert float(text.get_text()) == pytest.approx(matrix[i, j], abs=0.051)
         assert text.get_text() not in ("-0.0", "-0.00")
     assert _bar_label(ax) == "interaction (probability)"
-    assert "Holding something" in _texts(ax) and _inside(ax.figure)
+    assert "Holding something" in texts_of(ax) and is_inside(ax.figure)
     ax.figure.draw_without_rendering()
     box = ax.get_window_extent()
     assert abs(box.width - box.height) < 2
@@ -410,18 +333,18 @@ def test_arcs_are_the_strongest_pairs(rng):
     )
     colours = [to_hex(colour).upper() for colour in marks.get_facecolor()]
     assert colours == sign_colours(esv)
-    text = _texts(ax)
+    text = texts_of(ax)
     assert "Up" in text and f"7 strongest of 36 pairs; widest: {widest:.3f} (probability)" in text
     assert f"areas: |ESV|, at most {abs(esv).max():.3f} (probability)" in text
     assert _legend(ax) == ["worth more together", "dispensable beside each other"]
-    assert ax.get_xlabel() == "element" and _inside(ax.figure)
+    assert ax.get_xlabel() == "element" and is_inside(ax.figure)
 
 
 def test_arcs_without_interactions_and_of_one_element(rng):
-    assert "no interaction among 3 pairs" in _texts(plots.plot_interaction_arcs(np.zeros((3, 3))))
+    assert "no interaction among 3 pairs" in texts_of(plots.plot_interaction_arcs(np.zeros((3, 3))))
     one = plots.plot_interaction_arcs(np.zeros((1, 1)))
-    assert not one.lines and _inside(one.figure)
-    assert _inside(plots.plot_interactions(np.zeros((1, 1))).figure)
+    assert not one.lines and is_inside(one.figure)
+    assert is_inside(plots.plot_interactions(np.zeros((1, 1))).figure)
 
 
 @pytest.mark.parametrize("draw", [plots.plot_interactions, plots.plot_interaction_arcs])
@@ -443,39 +366,6 @@ def test_bad_input_of_arcs_is_refused():
         plots.plot_interaction_arcs(np.zeros((2, 2)), strongest=0)
 
 
-# Approximation
-
-
-@pytest.mark.parametrize("log", [False, True])
-def test_approximation_errors_are_written_in_their_cells(rng, log):
-    errors = 10.0 ** -rng.uniform(0.5, 2.5, (3, 4))
-    errors[1, 2] = np.nan
-    ax = plots.heat_maps.plot_approximation(errors, [32, 64, 128], [1, 2, 4, 8], log=log)
-    np.testing.assert_array_equal(_cells(ax), errors)
-    assert ax.images[0].cmap.name == "cividis"
-    drawn = {text.get_position(): text.get_text() for text in ax.texts}
-    for (i, j), error in np.ndenumerate(errors):
-        assert drawn[j, i] == ("" if np.isnan(error) else number(error))
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("iterations", "subsequences per scale")
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2", "4", "8"]
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["32", "64", "128"]
-    assert _bar_label(ax) == "relative error" and "grey: not measured" in _texts(ax)
-    assert _inside(ax.figure)
-
-
-def test_bad_input_of_approximation_is_refused():
-    with pytest.raises(ValueError, match="row_labels: expected 2 labels, got 1"):
-        plots.heat_maps.plot_approximation(np.ones((2, 2)), [1], [1, 2])
-    with pytest.raises(ValueError, match=r"errors: expected finite numbers >= 0, got -1\.\.1"):
-        plots.heat_maps.plot_approximation([[1, -1]], [1], [1, 2])
-    with pytest.raises(ValueError, match="errors: expected finite numbers > 0 with log=True"):
-        plots.heat_maps.plot_approximation([[1, 0]], [1], [1, 2], log=True)
-    with pytest.raises(ValueError, match="errors: expected at least one number, got only NaN"):
-        plots.heat_maps.plot_approximation([[np.nan]], [1], [1])
-    with pytest.raises(ValueError, match=r"errors: expected shape \(rows, columns\), got \(2,\)"):
-        plots.heat_maps.plot_approximation([1, 2], [1], [1])
-
-
 # All of them
 
 
@@ -486,12 +376,9 @@ def _draw_all(rng, **ax):
         plots.plot_timeline(record, 0, **ax),
         plots.plot_scale_profile(record, 0, **ax),
         plots.plot_positions(rng.normal(size=(9, 6)), **ax),
-        plots.positions.plot_pairwise_matrix(np.full((6, 6), 0.5), **ax),
         plots.plot_discard_curves({"ESV": ([0, 1], [1, 0.5])}, **ax),
-        plots.plot_method_grid({"ESV": rng.normal(size=6)}, **ax),
         plots.plot_interactions(_symmetric(rng, 6), **ax),
         plots.plot_interaction_arcs(_symmetric(rng, 6), **ax),
-        plots.heat_maps.plot_approximation([[0.1, 0.2]], [1], [1, 2], **ax),
     ]
 
 

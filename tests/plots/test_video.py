@@ -15,28 +15,12 @@ from matplotlib.colors import to_hex, to_rgb
 from esv_jax import plots
 from esv_jax.attribution import Attribution
 from esv_jax.plots import style
+from tests.plots.records_for_tests import LONG, is_inside, make_record
 
-LONG = (
-    "Pretending to put something behind something but missing so that it falls off the table, "
-    "which costs $5 and then $6"
-)
 BLUE, VERMILLION, INK = (
     np.rint(255 * np.array(to_rgb(colour))).astype(np.uint8)
     for colour in (style.SUPPORTING, style.DISTRACTING, style.INK)
 )
-
-
-def _record(rng, n, *, exact=True) -> Attribution:
-    values = (rng.normal(size=(n, 3)) / n).astype(np.float32)
-    prior = np.array([0.11, 0.2, 0.3], np.float32)
-    return Attribution(
-        values=jnp.asarray(values),
-        scores=jnp.asarray(prior + values.sum(0)),
-        prior=jnp.asarray(prior),
-        std_error=None if exact else jnp.asarray(rng.random((n, 3)).astype(np.float32) / n),
-        n_evaluations=255,
-        exact=exact,
-    )
 
 
 def _of(values) -> Attribution:
@@ -52,20 +36,13 @@ def _bars(figure) -> list:
     return [bar for ax in figure.axes[1::2] for bar in ax.patches]
 
 
-def _inside(figure) -> bool:
-    """Whether everything drawn lies on the canvas."""
-    figure.draw_without_rendering()
-    box, page, near = figure.get_tightbbox(), figure.bbox_inches, 0.02
-    return box.x0 > -near and box.y0 > -near and box.x1 < page.x1 + near and box.y1 < page.y1 + near
-
-
 # Strips
 
 
 @pytest.mark.parametrize(("n", "rows"), [(1, [1]), (8, [8]), (9, [5, 4]), (16, [8, 8])])
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_strip_has_each_frame_above_the_bar_of_its_value(rng, n, rows, exact):
-    record, frames = _record(rng, n, exact=exact), _frames(rng, n)
+    record, frames = make_record(rng, n, exact=exact), _frames(rng, n)
     figure = plots.plot_frame_strip(record, frames, 1, class_name="Holding something")
     assert [len(ax.images) for ax in figure.axes[::2]] == rows
     thumbs = [(ax, image) for ax in figure.axes[::2] for image in ax.images]
@@ -74,7 +51,7 @@ def test_a_strip_has_each_frame_above_the_bar_of_its_value(rng, n, rows, exact):
     np.testing.assert_allclose([b.get_height() for b in bars], record.for_class(1), rtol=1e-6)
     expected = np.where(record.supporting(1), style.SUPPORTING, style.DISTRACTING)
     assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == expected.tolist()
-    assert _inside(figure)
+    assert is_inside(figure)
     for (_, image), bar in zip(thumbs, bars, strict=True):
         above, below = image.get_window_extent(), bar.get_window_extent()
         assert abs((above.x0 + above.x1) - (below.x0 + below.x1)) < 1
@@ -87,8 +64,8 @@ def test_a_strip_has_each_frame_above_the_bar_of_its_value(rng, n, rows, exact):
 
 @pytest.mark.parametrize(("h", "w"), [(12, 16), (64, 64), (32, 18), (10, 47), (300, 2)])
 def test_frames_keep_their_proportions(rng, h, w):
-    figure = plots.plot_frame_strip(_record(rng, 10), _frames(rng, 10, h, w), 0)
-    assert _inside(figure)
+    figure = plots.plot_frame_strip(make_record(rng, 10), _frames(rng, 10, h, w), 0)
+    assert is_inside(figure)
     boxes = [image.get_window_extent() for ax in figure.axes[::2] for image in ax.images]
     for box in boxes:
         assert box.height / box.width == pytest.approx(h / w, rel=0.03)
@@ -101,7 +78,7 @@ def test_frames_keep_their_proportions(rng, h, w):
 
 def test_frames_of_many_elements_are_evenly_spread_over_all_bars(rng):
     n = 100
-    record, frames = _record(rng, n), _frames(rng, n)
+    record, frames = make_record(rng, n), _frames(rng, n)
     figure = plots.plot_frame_strip(record, frames, 2)
     above, below = figure.axes
     np.testing.assert_allclose(
@@ -110,17 +87,17 @@ def test_frames_of_many_elements_are_evenly_spread_over_all_bars(rng):
     shown = [6, 18, 31, 43, 56, 68, 81, 93]
     assert [tick.get_text() for tick in above.get_xticklabels()] == [str(i) for i in shown]
     np.testing.assert_array_equal([image.get_array() for image in above.images], frames[shown])
-    assert _inside(figure)
+    assert is_inside(figure)
     bars = below.patches
     for image, i in zip(above.images, shown, strict=True):
         box, bar = image.get_window_extent(), bars[i].get_window_extent()
         assert abs((box.x0 + box.x1) / 2 - (bar.x0 + bar.x1) / 2) < bar.width
-    assert len(plots.plot_frame_strip(_record(rng, 32), frames[:32], 2).axes) == 8
-    assert len(plots.plot_frame_strip(_record(rng, 33), frames[:33], 2).axes) == 2
+    assert len(plots.plot_frame_strip(make_record(rng, 32), frames[:32], 2).axes) == 8
+    assert len(plots.plot_frame_strip(make_record(rng, 33), frames[:33], 2).axes) == 2
 
 
 def test_whiskers_of_a_strip_are_95_percent_intervals(rng):
-    record = _record(rng, 9, exact=False)
+    record = make_record(rng, 9, exact=False)
     figure = plots.plot_frame_strip(record, _frames(rng, 9), 2)
     ends = np.array(
         [
@@ -137,7 +114,7 @@ def test_whiskers_of_a_strip_are_95_percent_intervals(rng):
 
 
 def test_texts_and_labels_of_a_strip(rng):
-    record = dataclasses.replace(_record(rng, 9), scores=jnp.array([0.87, 0.1, 0.03]))
+    record = dataclasses.replace(make_record(rng, 9), scores=jnp.array([0.87, 0.1, 0.03]))
     labels = [str(i) for i in range(3, 90, 10)]
     figure = plots.plot_frame_strip(
         record, _frames(rng, 9), 0, class_name=LONG, frame_labels=labels, title="a.mp4", units="u"
@@ -147,7 +124,7 @@ def test_texts_and_labels_of_a_strip(rng):
     first = figure.axes[0]
     assert first.get_title(loc="left") == "a.mp4"
     text = " ".join(text.get_text().replace("\n", " ") for text in first.texts)
-    assert LONG in text and "exact, 255 evaluations" in text
+    assert LONG in text and "exact, 4,096 evaluations" in text
     assert "score 0.870 - prior 0.110 = 0.760" in text
     legend = [entry.get_text() for entry in first.get_legend().get_texts()]
     assert legend == ["supporting", "distracting"]
@@ -158,9 +135,9 @@ def test_texts_and_labels_of_a_strip(rng):
 def test_long_labels_do_not_overlap(rng, n):
     labels = [f"00:{i:02d}:00.040000 of a long recording" for i in range(n)]
     figure = plots.plot_frame_strip(
-        _record(rng, n), _frames(rng, n), 0, class_name=LONG, frame_labels=labels
+        make_record(rng, n), _frames(rng, n), 0, class_name=LONG, frame_labels=labels
     )
-    assert _inside(figure)
+    assert is_inside(figure)
     for ax in figure.axes[::2]:
         boxes = [tick.get_window_extent() for tick in ax.get_xticklabels()]
         assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
@@ -169,7 +146,7 @@ def test_long_labels_do_not_overlap(rng, n):
 
 def test_a_strip_is_written(rng, tmp_path):
     before = dict(mpl.rcParams)
-    figure = plots.plot_frame_strip(_record(rng, 4), _frames(rng, 4), 0, max_columns=3)
+    figure = plots.plot_frame_strip(make_record(rng, 4), _frames(rng, 4), 0, max_columns=3)
     assert [len(ax.images) for ax in figure.axes[::2]] == [2, 2]
     path = plots.save_figure(figure, tmp_path / "strip.png")
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -237,7 +214,7 @@ def test_bars_are_at_their_frames_with_the_height_of_their_values(rng):
 
 def test_only_the_cursor_changes_between_frames(rng):
     still = np.full((5, 20, 400, 3), 77, np.uint8)
-    kept = list(plots.render_overlay(_record(rng, 5, exact=False), still, 2))
+    kept = list(plots.render_overlay(make_record(rng, 5, exact=False), still, 2))
     out = np.array(kept)
     changed = (out != out[0]).any((0, 1, 3)).sum()
     assert 0 < changed <= 5 * 4  # a line of two pixels between two of white
@@ -247,7 +224,7 @@ def test_only_the_cursor_changes_between_frames(rng):
 @pytest.mark.parametrize(("h", "w"), [(9, 321), (10, 320), (7, 5), (33, 107), (65, 1281)])
 def test_sizes_are_even_and_wide_enough(rng, h, w):
     frames = _frames(rng, 2, h, w)
-    first, second = plots.render_overlay(_record(rng, 2), frames, 0, class_name=LONG)
+    first, second = plots.render_overlay(make_record(rng, 2), frames, 0, class_name=LONG)
     assert first.shape == second.shape
     assert first.shape[0] % 2 == 0 and first.shape[1] % 2 == 0 and first.shape[1] >= 320
     factor = -(-320 // w)
@@ -260,13 +237,13 @@ def test_sizes_are_even_and_wide_enough(rng, h, w):
 def test_a_subset_of_the_frames_may_be_shown(rng):
     shown = np.arange(100, 200, 10)
     make = plots.render_overlay
-    record, frames = _record(rng, 3), _frames(rng, 10, 8, 320)
+    record, frames = make_record(rng, 3), _frames(rng, 10, 8, 320)
     out = list(make(record, iter(frames), 0, index=[105, 150, 194], shown=shown))
     lefts = [_cursor(frame, 8)[0] for frame in out]
     assert len(out) == 10 and np.ptp(np.diff(lefts)) <= 1
     whole = list(make(record, frames, 0, index=[1, 5, 9]))
     assert len(whole) == 10
-    (one,) = make(_record(rng, 1), frames[:1], 0)
+    (one,) = make(make_record(rng, 1), frames[:1], 0)
     assert 150 < _cursor(one, 8)[0] < 220
 
 
@@ -278,7 +255,7 @@ def test_frames_are_read_one_at_a_time(rng):
             taken.append(k)
             yield np.zeros((8, 320, 3), np.uint8)
 
-    out = plots.render_overlay(_record(rng, 2), source(), 0, index=[3, 40], shown=range(50))
+    out = plots.render_overlay(make_record(rng, 2), source(), 0, index=[3, 40], shown=range(50))
     assert taken == []
     next(out), next(out)
     assert taken == [0, 1]
@@ -288,7 +265,7 @@ def test_frames_are_read_one_at_a_time(rng):
 
 
 def test_bad_input_is_refused(rng):
-    record, frames = _record(rng, 4), _frames(rng, 4)
+    record, frames = make_record(rng, 4), _frames(rng, 4)
     batch = dataclasses.replace(record, values=jnp.zeros((2, 4, 3)), lengths=jnp.array([4, 3]))
     for draw in (plots.plot_frame_strip, plots.render_overlay):
         with pytest.raises(ValueError, match="attribution: expected one sequence, got a batch"):
@@ -313,7 +290,7 @@ def test_bad_input_is_refused(rng):
 def test_bad_input_of_strips_is_refused(rng, change, kind, match):
     arguments = {"frames": _frames(rng, 4)} | change
     with pytest.raises(kind, match=match):
-        plots.plot_frame_strip(_record(rng, 4), target=0, **arguments)
+        plots.plot_frame_strip(make_record(rng, 4), target=0, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +312,7 @@ def test_bad_input_of_strips_is_refused(rng, change, kind, match):
 def test_bad_input_of_overlays_is_refused_at_the_call(rng, change, kind, match):
     arguments = {"frames": None, "video_frames": _frames(rng, 6), "index": [0, 2, 3, 5]} | change
     with pytest.raises(kind, match=match):
-        plots.render_overlay(_record(rng, 4), target=0, **arguments)
+        plots.render_overlay(make_record(rng, 4), target=0, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +333,7 @@ def test_bad_input_of_overlays_is_refused_at_the_call(rng, change, kind, match):
 )
 def test_bad_frames_of_overlays_are_refused_while_iterating(rng, frames, kind, match):
     with pytest.raises(kind, match=match):
-        list(plots.render_overlay(_record(rng, 2), frames, 0))
+        list(plots.render_overlay(make_record(rng, 2), frames, 0))
 
 
 def test_matplotlib_is_imported_on_first_use_and_pyplot_never():
@@ -366,6 +343,7 @@ def test_matplotlib_is_imported_on_first_use_and_pyplot_never():
         "assert 'matplotlib' not in sys.modules\n"
         "record = Attribution(jnp.ones((2, 1)), jnp.ones(1), jnp.zeros(1))\n"
         "frames = np.zeros((2, 8, 8, 3), np.uint8)\n"
+        "plots.plot_elements(record, 0)\n"
         "plots.plot_frame_strip(record, frames, 0)\n"
         "list(plots.render_overlay(record, frames, 0))\n"
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
