@@ -28,6 +28,7 @@ _SIGNS = ("◆", "■", "●", "▲", "★")
 _MARK_COLOURS = (*OTHER_COLOURS, INK)
 _ROW = 150  # pixels of height for one class
 _TOP, _BOTTOM, _HEADING, _GAP = 6, 46, 24, 6
+_BINS = 40
 _PANEL_MARGIN = {"l": 60, "r": 10, "t": 24, "b": _BOTTOM}  # of figures of the overview
 
 
@@ -145,17 +146,17 @@ def scores(
     )
 
 
-def histogram(groups: Mapping[str, np.ndarray], title: str, bins: int = 40) -> Figure:
+def histogram(groups: Mapping[str, np.ndarray], title: str) -> Figure:
     """Counts of numbers in common bins, one series per group that has any."""
     finite = {name: values[np.isfinite(values)] for name, values in groups.items()}
     together = np.concatenate([*finite.values(), np.zeros(0)])
     x = _axis(title, showgrid=False)
-    if len(together) and np.all(together == np.round(together)) and np.ptp(together) < bins:
+    if len(together) and np.all(together == np.round(together)) and np.ptp(together) < _BINS:
         edges = np.arange(together.min() - 0.5, together.max() + 1.5)
         middle, half = (edges[0] + edges[-1]) / 2, max(3.5, np.ptp(edges) / 2 + 0.5)
         x |= {"range": [float(middle - half), float(middle + half)], "tickformat": "d"}
     else:
-        edges = np.histogram_bin_edges(together, bins)
+        edges = np.histogram_bin_edges(together, _BINS)
     traces = [
         {
             "type": "bar",

@@ -64,7 +64,8 @@ class Pages:
             query = format_query(state)
         source = pick(self.sources, state)
         options = [{"label": name, "value": c} for c, name in enumerate(source.browser.class_names)]
-        kept, shown = options, list[int]()
+        kept = options
+        shown: list[int] = []
         uid = views.uid_of(source, state)
         if uid in source.browser:
             own = set(source.browser.classes_of(uid))

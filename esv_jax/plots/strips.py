@@ -75,14 +75,14 @@ def plot_frame_strip(
     labels = style.expect_labels("frame_labels", frame_labels, n)
 
     n_rows = -(-n // columns)
-    shown, per_slot = np.arange(n), 1.0  # elements
-    if thinned := n_rows > _MAX_ROWS:
-        rows, slots = [range(n)], columns
-        shown, per_slot = _spread(n, slots), n / slots
+    thinned = n_rows > _MAX_ROWS
+    if thinned:
+        rows, slots, shown = [range(n)], columns, _spread(n, columns)
     else:
         length = -(-n // n_rows)
         rows = [range(start, min(start + length, n)) for start in range(0, n, length)]
-        slots = max(length, _MIN_SLOTS)
+        slots, shown = max(length, _MIN_SLOTS), np.arange(n)
+    per_slot = n / slots if thinned else 1.0  # elements
     width = float(np.clip(0.75 + _SLOT_INCHES * slots, 5.6, 12))
     figure = style.new_figure(width, 2 * _STRIP_INCHES * len(rows))
     axes = figure.subplots(2 * len(rows), squeeze=False)[:, 0]
