@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,7 +19,17 @@ from esv_jax.maps.evaluation import make_evaluator
 from esv_jax.maps.evaluation_record import ClipScores
 from esv_jax.models import ClipModel
 from esv_jax.models.clip_model import clip_model_digest
-from experiments.perturbation.masks import AREA, CORE, MAIN, NO_CORE, Masks, MaskStore, index_of
+from experiments.perturbation.masks import (
+    AREA,
+    CORE,
+    MAIN,
+    NO_CORE,
+    VARIANTS,
+    Masks,
+    find_masks,
+    index_of,
+    stored_masks,
+)
 from experiments.relevance.measures import around
 
 MASK_MEASURES = ("coverage", "kept", "flicker", "area")
@@ -103,45 +112,52 @@ class Subject:
     """The network, the clips, and stored masks and scores.
 
     Attributes:
-      store: masks. keep: probabilities under masks. scores: scores of maps, by clip.
-      mark: digest of everything that scores depend on.
+      fn: clips (B, t, h, w, c) -> probabilities. keep: probabilities under masks.
+      scores: scores of maps, by clip, of this or an earlier run.
     """
 
     model: ClipModel
     videos: ej.data.SyntheticVideos
     settings: Any
-    store: MaskStore
+    fn: Callable[[jax.Array], jax.Array]
     keep: Keeping
     scores: ScoreFile
-    mark: str
 
     @classmethod
     def of(cls, model: ClipModel, videos: ej.data.SyntheticVideos, settings: Any) -> Subject:
-        """Opens the stored masks and scores of an earlier run, or new ones."""
-        about = {"n_frames": settings.n_frames, "model": clip_model_digest(model)}
-        seed, iterations, folder = settings.seed, settings.iterations, settings.out
+        """Opens the scores of an earlier run, or new ones."""
         logits = jax.vmap(model.logits)
 
         def fn(clips: jax.Array) -> jax.Array:
             return jax.nn.softmax(logits(clips))
 
-        store = MaskStore(folder / "masks", model, fn, seed, iterations, about)
-        run = [about, seed, iterations, settings.steps, settings.methods]
-        text = f"{json.dumps(run, sort_keys=True)} {MapSettings()!r} {ej.__version__}"
-        mark = hashlib.sha256(text.encode()).hexdigest()
-        scores = open_scores(folder / "scores.jsonl", {}, overwrite=False)
-        return cls(model, videos, settings, store, keeping(fn), scores, mark)
+        scores = open_scores(settings.out / "scores.jsonl", {}, overwrite=False)
+        return cls(model, videos, settings, fn, keeping(fn), scores)
+
+    def digest(self, *about: Any) -> str:
+        """Digest of everything that masks or scores depend on, without the clip."""
+        run = self.settings
+        parts = (clip_model_digest(self.model), run.n_frames, run.seed, run.iterations, *about)
+        return hashlib.sha256(f"{parts} {ej.__version__}".encode()).hexdigest()
 
     def clip(self, i: int) -> tuple[jax.Array, int, np.ndarray]:
         """Clip i as the network takes it, its class and its evidence."""
-        videos = self.videos
-        clip = self.model.prepare(videos.clips[i])
-        return clip, int(videos.labels[i]), videos.evidence_mask[i]
+        evidence, label = self.videos.evidence_mask[i], int(self.videos.labels[i])
+        return self.model.prepare(self.videos.clips[i]), label, evidence
+
+    def key(self, i: int) -> jax.Array:
+        """The key of clip i, in all variants."""
+        return jax.random.fold_in(jax.random.key(self.settings.seed), i)
 
     def masks(self, name: str, i: int) -> Masks:
         """Masks of clip i by a variant."""
-        clip, target, _ = self.clip(i)
-        return self.store.find(name, i, clip, target)
+        file = f"{name.replace(',', '').replace(' ', '_')}-{i:03d}.npz"
+        options = {"iterations": self.settings.iterations, "key": self.key(i)}
+        return stored_masks(
+            self.settings.out / "masks" / file,
+            self.digest(VARIANTS[name]),
+            lambda: find_masks(self.fn, name, *self.clip(i)[:2], **options),
+        )
 
 
 class ClipMeasures(NamedTuple):
@@ -186,7 +202,7 @@ def measure_masks(subject: Subject, name: str, n: int) -> np.ndarray:
     rows = []
     for i in range(n):
         clip, target, evidence = subject.clip(i)
-        clean = float(subject.store.fn(clip[None])[0, target])
+        clean = float(subject.fn(clip[None])[0, target])
         rows.append(mask_measures(*tenth(name, subject.masks(name, i)), clean, evidence))
     return np.array(rows)
 
@@ -199,19 +215,21 @@ def tenth(name: str, found: Masks) -> tuple[np.ndarray, float]:
 
 def _scores(subject: Subject, i: int, masks: dict[str, Masks]) -> ClipScores:
     """Scores of all methods on clip i, computed where they are not stored."""
-    known = subject.scores.find(f"clip-{i}", subject.mark)
+    settings, uid = subject.settings, f"clip-{i}"
+    mark = subject.digest(settings.steps, settings.methods, MapSettings())
+    known = subject.scores.find(uid, mark)
     if known is not None:
         return known
-    methods: dict[str, Any] = {name: name for name in subject.settings.methods}
+    methods: dict[str, Any] = {name: name for name in settings.methods}
     own = {name: masks[variant] for name, variant in _OWN.items() if name in methods}
     methods |= {name: lambda *_, found=found: found.masks.sum(0) for name, found in own.items()}
-    steps = subject.settings.steps
-    evaluator = make_evaluator(subject.model, methods=methods, metrics=tuple(METRICS), steps=steps)
+    evaluator = make_evaluator(
+        subject.model, methods=methods, metrics=tuple(METRICS), steps=settings.steps
+    )
     clip, target, evidence = subject.clip(i)
-    key = jax.random.fold_in(jax.random.key(subject.settings.seed), i)
-    found = evaluator(clip, target, key=key, evidence=evidence)
+    found = evaluator(clip, target, key=subject.key(i), evidence=evidence)
     took = dict(zip(evaluator.methods, found.seconds, strict=True))
     took |= {name: one.seconds for name, one in own.items()}
     found = found._replace(seconds=np.array(list(took.values())))
-    subject.scores.add(f"clip-{i}", subject.mark, found)
+    subject.scores.add(uid, mark, found)
     return found

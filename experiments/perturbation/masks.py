@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,10 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import esv_jax as ej
 from esv_jax import perturbation
 from esv_jax.files import atomic_path
-from esv_jax.models import ClipModel
 from esv_jax.perturbation import Core
 
 AREA = 0.1
@@ -59,58 +54,40 @@ class Masks(NamedTuple):
     seconds: float
 
 
-@dataclasses.dataclass(frozen=True)
-class MaskStore:
-    """Masks of the clips of one run.
+def find_masks(
+    fn: Callable[[jax.Array], jax.Array],
+    name: str,
+    clip: jax.Array,
+    target: int,
+    *,
+    iterations: int,
+    key: jax.Array,
+) -> Masks:
+    """Masks of a clip by a variant; `fn` maps clips (B, t, h, w, c) to probabilities."""
+    start = time.perf_counter()
+    options = {"areas": (AREA,), **VARIANTS[name]}
+    if "start" in options:
+        small = perturbation.Masking().generator(clip.shape[1:3]).small_shape
+        options["start"] = jnp.ones((len(options["areas"]), len(clip), *small), clip.dtype)
+    found = perturbation.step(fn, clip, target, iterations=iterations, key=key, **options)
+    masks, probability = jax.device_get((found.masks, found.probability))
+    return Masks(masks, probability, time.perf_counter() - start)
 
-    Attributes:
-      folder: folder of the files, one for each variant and clip.
-      model: the network. fn: clips (B, t, h, w, c) -> probabilities, always the same object.
-      seed, iterations: arguments of `perturbation.step`; clip i has one key in all variants.
-      about: everything that the clips depend on, as JSON.
+
+def stored_masks(path: Path, mark: str, find: Callable[[], Masks]) -> Masks:
+    """Masks of a file; new ones, which are stored, where it is absent, damaged or has another mark.
+
+    Args:
+      mark: digest of everything that the masks depend on.
     """
-
-    folder: Path
-    model: ClipModel
-    fn: Callable[[jax.Array], jax.Array]
-    seed: int
-    iterations: int
-    about: Mapping[str, Any]
-
-    def find(self, name: str, i: int, clip: jax.Array, target: int) -> Masks:
-        """Masks of clip i by a variant, computed and written where they are not stored."""
-        path = self.folder / f"{name.replace(',', '').replace(' ', '_')}-{i:03d}.npz"
-        mark = self.mark(name)
-        stored = read_masks(path, mark)
-        if stored is not None:
-            return stored
-        start = time.perf_counter()
-        options = {"areas": (AREA,), **VARIANTS[name]}
-        if "start" in options:
-            small = perturbation.Masking().generator(clip.shape[1:3]).small_shape
-            options["start"] = jnp.ones((len(options["areas"]), len(clip), *small), clip.dtype)
-        key = jax.random.fold_in(jax.random.key(self.seed), i)
-        found = perturbation.step(
-            self.fn, clip, target, iterations=self.iterations, key=key, **options
-        )
-        masks, probability = jax.device_get((found.masks, found.probability))
-        result = Masks(masks, probability, time.perf_counter() - start)
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, mark=mark, **result._asdict())
-        return result
-
-    def mark(self, name: str) -> str:
-        """Digest of everything that the masks depend on, without the clip."""
-        run = {**self.about, "seed": self.seed, "iterations": self.iterations}
-        text = f"{json.dumps(run, sort_keys=True)} {VARIANTS[name]!r} {ej.__version__}"
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-def read_masks(path: Path, mark: str) -> Masks | None:
-    """Masks of a file; None where it is absent, damaged or has another mark."""
     try:
         with path.open("rb") as raw, np.load(raw) as file:
             found = Masks(file["masks"], file["probability"], float(file["seconds"]))
-            return found if str(file["mark"]) == mark else None
+            if str(file["mark"]) == mark:
+                return found
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
+        pass
+    found = find()
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, mark=mark, **found._asdict())
+    return found

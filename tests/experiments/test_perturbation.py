@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.models.clip_model import ClipCNN, clip_model_digest
+from esv_jax.models.clip_model import ClipCNN
 from esv_jax.perturbation import Masking, perturb, pyramid
 from experiments.perturbation import pictures
 from experiments.perturbation.__main__ import Settings, agreement, findings, main
-from experiments.perturbation.clips import NEEDS, keeping, mask_measures, needs
-from experiments.perturbation.masks import AREA, MAIN, VARIANTS, MaskStore, read_masks
+from experiments.perturbation.clips import NEEDS, Subject, keeping, mask_measures, needs
+from experiments.perturbation.masks import AREA, MAIN, VARIANTS, Masks, find_masks, stored_masks
 from experiments.relevance.measures import around
 
 T = 8
@@ -204,9 +205,8 @@ def test_settings_that_compare_nothing_are_refused():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_masks_are_those_of_step(name, model, tmp_path, monkeypatch):
-    network = ej.models.load_clip_model(model)
-    clip = jnp.zeros((T, 64, 64, 3))
+def test_masks_are_those_of_step(name, monkeypatch):
+    clip, key = jnp.zeros((T, 64, 64, 3)), jax.random.key(5)
     signature = inspect.signature(ej.perturbation.step)
     calls = []
 
@@ -218,41 +218,46 @@ def test_masks_are_those_of_step(name, model, tmp_path, monkeypatch):
         return jnp.full((len(clips), 18), 1 / 18)
 
     monkeypatch.setattr(ej.perturbation, "step", watched)
-    store = MaskStore(tmp_path, network, fn, 5, 2, {})
-    found, again = (store.find(name, 3, clip, 4) for _ in range(2))
-    (call,) = calls  # the second time they are known
+    found = find_masks(fn, name, clip, 4, iterations=2, key=key)
+    (call,) = calls
     assert call["fn"] is fn and call["target"] == 4 and call["iterations"] == 2
+    assert call["key"] is key
     wanted = {"areas": (AREA,)} | dict(VARIANTS[name])
     assert AREA in wanted["areas"]
-    assert call["key"] == jax.random.fold_in(jax.random.key(5), 3)
     assert ("start" in call) == ("start" in wanted)
     if wanted.pop("start", None) == "ones":
         small = Masking().generator((64, 64)).small_shape
         np.testing.assert_array_equal(call["start"], np.ones((1, T, *small), np.float32))
     assert all(call[option] == value for option, value in wanted.items())
     assert found.masks.shape == (len(call["areas"]), T, 64, 64)
-    np.testing.assert_array_equal(again.masks, found.masks)
-    assert again.seconds == found.seconds
 
 
-@pytest.mark.slow
-def test_masks_of_other_settings_are_not_taken(folder, model):
-    network = ej.models.load_clip_model(model)
-    path = folder / "masks" / "core-000.npz"
-    with np.load(path) as file:
-        mark = str(file["mark"])
-    about = {"n_frames": 16, "model": clip_model_digest(network)}
-    fields = {"seed": 40_000, "iterations": 3, "about": about}
+def test_stored_masks_are_not_found_again(tmp_path):
+    path, calls = tmp_path / "a.npz", []
 
-    def mark_of(name="core", **change):
-        store = MaskStore(folder / "masks", network, network.logits, **fields | change)
-        return store.mark(name)
+    def find(value):
+        calls.append(value)
+        return Masks(np.full((1, 2, 3, 4), value, np.float32), np.ones(1, np.float32), 0.5)
 
-    assert mark_of() == mark
-    for change in ({"seed": 1}, {"iterations": 4}, {"about": {**about, "n_frames": 9}}):
-        assert mark_of(**change) != mark
-    assert mark_of("no core") != mark
-    assert read_masks(path, mark) is not None
-    assert read_masks(path, "another") is None
-    path.write_bytes(path.read_bytes()[:400])  # a file that is cut
-    assert read_masks(path, mark) is None
+    def value_of(mark, value):
+        return stored_masks(path, mark, lambda: find(value)).masks[0, 0, 0, 0]
+
+    assert value_of("x", 1) == 1
+    assert value_of("x", 2) == 1
+    assert value_of("other", 3) == 3
+    path.write_bytes(path.read_bytes()[:100])  # a file that is cut
+    assert value_of("other", 4) == 4
+    assert calls == [1, 3, 4]
+    assert stored_masks(path, "other", None).seconds == 0.5
+
+
+def test_masks_of_other_settings_are_not_taken(model, tmp_path):
+    settings = Settings(out=tmp_path)
+    subject = Subject.of(ej.models.load_clip_model(model), None, settings)
+    other = Subject.of(ej.models.load_synthetic_clips(), None, settings)
+    changes = ({"seed": 1}, {"iterations": 4}, {"n_frames": 9})
+    others = [Subject.of(subject.model, None, replace(settings, **change)) for change in changes]
+    mark = subject.digest(VARIANTS["core"])
+    assert mark == Subject.of(subject.model, None, settings).digest(VARIANTS["core"])
+    marks = [one.digest(VARIANTS["core"]) for one in (*others, other)]
+    assert len({mark, subject.digest(VARIANTS["no core"]), *marks}) == 6
