@@ -50,7 +50,7 @@ from experiments.perturbation.clips import (
     measure_masks,
 )
 from experiments.perturbation.masks import CORE, DIFFERENCE, MAIN, NO_CORE, VARIANTS
-from experiments.relevance.measures import network_and_clips
+from experiments.relevance.measures import ClipSettings, network_and_clips
 from experiments.statistics import Mean, mean_of, plain, written
 
 OTHERS = tuple(name for name in VARIANTS if name not in MAIN)
@@ -61,21 +61,15 @@ _STEP = ("step", "step_no_core")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """Settings of one run; with the model they determine its numbers on one backend."""
+class Settings(ClipSettings):
+    """Settings of one run."""
 
     out: Path = Path("results/perturbation")
     """Folder for the results; masks of an earlier run with other settings are replaced."""
-    model: Path | None = None
-    """A model written by `save_clip_model` for these classes; default the one in the package."""
     methods: tuple[str, ...] = tuple(METHODS)
     """Methods of `maps.METHODS`: "step", "random" and at least one more."""
     seed: int = 40_000
-    """Seed of the clips, the methods and the bootstrap; not a seed of training."""
     n_clips: int = 8
-    """Held-out clips."""
-    n_frames: int = 32
-    """Frames of a whole clip; the network sees 16."""
     iterations: int = 200
     """Iterations of STEP."""
     steps: int = 16
@@ -84,12 +78,11 @@ class Settings:
     """Further variants of masks, see `masks.VARIANTS`."""
     n_ablation: int = 4
     """Clips for the further variants."""
-    n_resamples: int = 2000
-    """Bootstrap resamples of the clips."""
 
     def __post_init__(self) -> None:
         """Checks counts and names; the library checks the rest."""
-        for name in ("n_clips", "iterations", "n_ablation", "n_resamples"):
+        super().__post_init__()
+        for name in ("iterations", "n_ablation"):
             expect_int(name, getattr(self, name), minimum=1)
         for name in self.ablation:
             expect_choice("ablation", name, OTHERS)

@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Any
 
 from esv_jax import relevance as rules
-from esv_jax.checks import expect_int
 from esv_jax.files import make_folder
 from esv_jax.models.clip_model import clip_model_digest
 from experiments import harness
@@ -46,6 +45,7 @@ from experiments.relevance.measures import (
     METHODS,
     SCORES,
     SIGMAS,
+    ClipSettings,
     contrasted,
     maps_of,
     measure_maps,
@@ -56,28 +56,13 @@ from experiments.statistics import Mean, mean_of, plain, written
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """Settings of one run; with the model they determine its numbers on one backend."""
+class Settings(ClipSettings):
+    """Settings of one run."""
 
     out: Path = Path("results/relevance")
     """Folder for the results; files of an earlier run are replaced."""
-    model: Path | None = None
-    """A model written by `save_clip_model` for these classes; default the one in the package."""
     composite: str = "epsilon_plus"
     """Preset of the layers' rules, see `relevance.preset`; the first layer has z-box."""
-    seed: int = 30_000
-    """Seed of the clips, the shuffling and the bootstrap; not a seed of training."""
-    n_clips: int = 108
-    """Held-out clips."""
-    n_frames: int = 32
-    """Frames of a whole clip; the network sees 16."""
-    n_resamples: int = 2000
-    """Bootstrap resamples of the clips."""
-
-    def __post_init__(self) -> None:
-        """Checks the counts; the library checks the rest."""
-        for name in ("n_clips", "n_resamples"):
-            expect_int(name, getattr(self, name), minimum=1)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from scipy import ndimage
 
 import esv_jax as ej
 from esv_jax import relevance as rules
+from esv_jax.checks import expect_int
 from esv_jax.models import ClipModel
 from esv_jax.relevance.temporal import motion_share
 
@@ -25,7 +28,28 @@ SIGMAS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 MARGIN = 3  # pixels of dilation, the reach of the first layer
 
 
-def network_and_clips(settings: Any) -> tuple[ClipModel, ej.data.SyntheticVideos]:
+@dataclasses.dataclass(frozen=True)
+class ClipSettings:
+    """Settings of a study of held-out clips; with the model they determine its numbers."""
+
+    model: Path | None = None
+    """A model written by `save_clip_model` for these classes; default the one in the package."""
+    n_clips: int = 108
+    """Held-out clips."""
+    n_frames: int = 32
+    """Frames of a whole clip; the network sees 16."""
+    seed: int = 30_000
+    """Seed of the clips, of all that is random and of the bootstrap; not a seed of training."""
+    n_resamples: int = 2000
+    """Bootstrap resamples of the clips."""
+
+    def __post_init__(self) -> None:
+        """Checks the counts; the library checks the rest."""
+        expect_int("n_clips", self.n_clips, minimum=1)
+        expect_int("n_resamples", self.n_resamples, minimum=1)
+
+
+def network_and_clips(settings: ClipSettings) -> tuple[ClipModel, ej.data.SyntheticVideos]:
     """The network of a study, and its held-out clips cut down to the frames that it takes."""
     load = ej.models.load_clip_model if settings.model else ej.models.load_synthetic_clips
     model = load(*filter(None, [settings.model]))
