@@ -140,6 +140,9 @@ def sweep_differs(found: Path, whole: Path) -> str:
 class Attempts:
     """Numbered inputs of a reader; picklable, since they are sent to the process.
 
+    Subclasses have `begin()`, which imports everything the reader needs, `make(k)`, which writes
+    input k, and `read(k)`, which reads it; an error other than `REFUSED` is a fault.
+
     Attributes:
       folder: the folder that they are written to.
       seed: with its number it determines an input.
@@ -154,18 +157,6 @@ class Attempts:
     def own(self) -> str:
         """Prefix of the paths that may be opened beside those of the interpreter."""
         return str(self.folder)
-
-    def begin(self) -> None:
-        """Imports everything the reader needs."""
-        raise NotImplementedError
-
-    def make(self, k: int) -> None:
-        """Writes input k."""
-        raise NotImplementedError
-
-    def read(self, k: int) -> None:
-        """Reads input k; an error other than `REFUSED` is a fault."""
-        raise NotImplementedError
 
     def reached(self) -> list[str]:
         """Accesses of `read` that the audit hook does not report."""
@@ -223,7 +214,7 @@ def attempt_all(attempts: Attempts, n: int) -> Tried:
     return tried
 
 
-def _work(attempts: Attempts, numbers: range, pipe: Any) -> None:
+def _work(attempts: Any, numbers: range, pipe: Any) -> None:
     """Sends "ready", then the outcome of each input, from its own process."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     attempts.begin()

@@ -18,7 +18,6 @@ import dataclasses
 import statistics
 import time
 import tracemalloc
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -126,9 +125,5 @@ def measure(case: str, settings: Settings) -> dict[str, Any]:
     }
 
 
-def measured(settings: Settings) -> Iterator[dict[str, Any]]:
-    return (measure(case, settings) for case in settings.cases)
-
-
 if __name__ == "__main__":
-    command(Settings, __doc__, measured)
+    command(Settings, __doc__, lambda s: (measure(case, s) for case in s.cases))

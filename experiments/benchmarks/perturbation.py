@@ -25,7 +25,7 @@ import esv_jax as ej
 from esv_jax.models.networks import R2Plus1D18
 from esv_jax.perturbation import Core, step
 from esv_jax.strided import split_strides
-from experiments.benchmarks.common import Repeated, command, in_turns, median, seconds
+from experiments.benchmarks.common import Repeated, command, in_turns, median
 
 ROUNDS = 3  # iterations in a call that is timed
 BARE, SPLIT, PASSES = "forward and backward", "the same, strides split", "bare passes of the curves"
@@ -45,8 +45,6 @@ class Settings(Repeated):
     """Clips of the curves."""
     steps: int = 16
     """Steps of the curves."""
-    whole: int = 0
-    """Iterations of a whole search to time as well, for one clip and all areas; 0 for none."""
     native: bool = True
     """Time the model's own gradient, slow on CPUs, as well."""
 
@@ -103,11 +101,7 @@ def measured(settings: Settings) -> Iterator[dict[str, Any]]:
         ratios = {base: median(turns, name, base) for base in bases}
         text = ", ".join(f"{value:.2f} x {base}" for base, value in ratios.items())
         times = {"first_s": first[name], "median_s": median(turns, name)}
-        yield {"case": name, **times, "ratios": ratios, "ratio": text}
-    if settings.whole:
-        time = seconds(lambda: search(Core(), settings.whole))
-        case = f"whole search, {settings.whole} iterations, compiling included"
-        yield {"case": case, "first_s": time, "median_s": time, "ratios": {}, "ratio": ""}
+        yield {"case": name, **times, "ratio": text, "ratios": ratios}
 
 
 if __name__ == "__main__":
