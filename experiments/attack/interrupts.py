@@ -3,8 +3,8 @@
 Each command runs once to its end, on small synthetic videos and features, then several times with
 SIGINT after a time drawn uniformly from its duration. An interrupted command ends with code 130 and
 the line "esv-jax: interrupted"; a finished one with code 0. Interrupts before `esv_jax.cli.run` is
-called (in the first tenth of a second) end in Python's own traceback and code 130 or -2; they are
-counted as "early".
+called (in the first tenth of a second) end in Python's own traceback and code 130 or -2, or 1 while
+the interpreter itself starts; they are counted as "early".
 
     python -m experiments.attack --sections interrupts --interrupts 50
 """
@@ -12,7 +12,6 @@ counted as "early".
 from __future__ import annotations
 
 import collections
-import functools
 import signal
 import time
 from collections.abc import Sequence
@@ -29,74 +28,50 @@ from experiments.browsing import free_port
 _LONGEST = 60.0  # seconds that an interrupted command may take to end
 _SERVED = 4.0  # seconds that the dashboard is left to serve
 _PROJECT = Path(__file__).parents[2] / "tests" / "fixtures" / "play_fair_project"
-COMMANDS = (
-    *("demo", "train", "extract", "explain", "sweep", "import-play-fair", "dashboard", "report"),
-    *("relevance", "perturb", "evaluate", "results"),
-)
+_WORDS = {  # IN: inputs of `_made`; OUT: a folder of its own
+    "demo": "--out OUT/demo",
+    "train": "IN/features.hdf --out OUT/model.safetensors",
+    "extract": "IN/clips --backbone IN/backbone.safetensors --out OUT/new.hdf",
+    "explain": "IN/clips --frames 8 --out OUT",
+    "sweep": "IN/features.hdf --model IN/model.safetensors --out OUT",
+    "import-play-fair": "PROJECT --out OUT/model.safetensors",
+    "dashboard": "IN/results --videos IN/clips --port PORT",
+    "report": "IN/results -o OUT/report.html",
+    "relevance": "IN/clips --out OUT",
+    "perturb": "IN/clips --iterations 5 --out OUT",
+    "evaluate": "--limit 2 --methods random --out OUT",
+    "results": "IN/results --csv OUT/table.csv",
+}
+COMMANDS = tuple(_WORDS)
 
 
-class Files:
-    """Input files of the commands, written to `folder` on first use."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @functools.cached_property
-    def clips(self) -> str:
-        """Three synthetic videos."""
-        clips = self.folder / "clips"
-        ej.data.write_synthetic_videos(clips, ej.data.synthetic_videos(3, seed=0, n_frames=16))
-        return str(clips)
-
-    @functools.cached_property
-    def features(self) -> str:
-        """Features of 60 videos in three classes."""
-        path, rng = self.folder / "features.hdf", np.random.default_rng(0)
+def _made(path: Path) -> Path:
+    """An input of the commands, written on first use."""
+    if path.exists():
+        return path
+    if path.name == "clips":  # three videos
+        ej.data.write_synthetic_videos(path, ej.data.synthetic_videos(3, seed=0, n_frames=16))
+    elif path.name == "features.hdf":  # of 60 videos in three classes
+        rng = np.random.default_rng(0)
         videos = [rng.normal(size=(8, 16)).astype(np.float32) for _ in range(60)]
         items = [(f"v{k}", video, {"action": k % 3}) for k, video in enumerate(videos)]
         ej.data.write_features(path, items, 16)
-        return str(path)
-
-    @functools.cached_property
-    def model(self) -> str:
-        """Heads trained on the features."""
-        out = str(self.folder / "model.safetensors")
-        complete("train", self.features, "--out", out)
-        return out
-
-    @functools.cached_property
-    def results(self) -> str:
-        """Values of the videos."""
-        out = str(self.folder / "results")
-        complete("explain", self.clips, "--frames", 8, "--out", out)
-        return out
-
-    @functools.cached_property
-    def backbone(self) -> str:
-        """ResNet-50 with constant weights."""
+    elif path.name == "backbone.safetensors":  # constant weights
         shapes = backbones._shapes("resnet50", 8)
         variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, np.float32), shapes)
-        path = self.folder / "backbone.safetensors"
-        return str(backbones.save_backbone(path, "resnet50", variables))
+        backbones.save_backbone(path, "resnet50", variables)
+    elif path.name == "model.safetensors":
+        complete("train", _made(path.with_name("features.hdf")), "--out", path)
+    else:
+        complete("explain", _made(path.with_name("clips")), "--frames", 8, "--out", path)
+    return path
 
 
-def words_of(command: str, files: Files) -> list[str]:
+def words_of(command: str, folder: Path) -> list[str]:
     """A command with its arguments; OUT stands for a folder of its own."""
-    words = {
-        "demo": lambda: ["--out", "OUT/demo"],
-        "train": lambda: [files.features, "--out", "OUT/model.safetensors"],
-        "extract": lambda: [files.clips, "--backbone", files.backbone, "--out", "OUT/new.hdf"],
-        "explain": lambda: [files.clips, "--frames", "8", "--out", "OUT"],
-        "sweep": lambda: [files.features, "--model", files.model, "--out", "OUT"],
-        "import-play-fair": lambda: [str(_PROJECT), "--out", "OUT/model.safetensors"],
-        "dashboard": lambda: [files.results, "--videos", files.clips, "--port", str(free_port())],
-        "report": lambda: [files.results, "-o", "OUT/report.html"],
-        "relevance": lambda: [files.clips, "--out", "OUT"],
-        "perturb": lambda: [files.clips, "--iterations", "5", "--out", "OUT"],
-        "evaluate": lambda: ["--limit", "2", "--methods", "random", "--out", "OUT"],
-        "results": lambda: [files.results, "--csv", "OUT/table.csv"],
-    }
-    return [command, *words[command]()]
+    known = {"PROJECT": str(_PROJECT), "PORT": str(free_port())}
+    words = [known.get(word, word) for word in _WORDS[command].split()]
+    return [command] + [str(_made(folder / w[3:])) if w.startswith("IN/") else w for w in words]
 
 
 def run_once(words: list[str], out: Path, delay: float | None) -> tuple[str, float, str]:
@@ -114,7 +89,8 @@ def run_once(words: list[str], out: Path, delay: float | None) -> tuple[str, flo
         return "finished", seconds, ""
     if code == 130 and reported and "Traceback" not in said:
         return "interrupted", seconds, ""
-    if code in (130, -signal.SIGINT) and ", in run" not in said:
+    own = code in (130, -signal.SIGINT) or (code == 1 and "init_import_site" in said)
+    if own and ", in run" not in said:
         return "early", seconds, ""
     return "hang" if code == 1000 else f"code {code}", seconds, said[-3000:]
 
@@ -131,9 +107,8 @@ def interrupts(
     By default at any moment of its duration, which a run without an interrupt measures first.
     """
     rng, faults, tried, early = np.random.default_rng(seed), [], 0, 0
-    files = Files(folder)
     for command in commands:
-        words, duration = words_of(command, files), within or _SERVED
+        words, duration = words_of(command, folder), within or _SERVED
         if within is None and command != "dashboard":  # which serves until it is interrupted
             outcome, duration, said = run_once(words, folder / f"{command}-whole", None)
             if outcome != "finished":

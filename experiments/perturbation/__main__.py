@@ -244,11 +244,8 @@ def table(summary: Mapping[str, Any]) -> str:
         return f"{row['mean']:.3f} ±{(row['high'] - row['low']) / 2:.3f}"
 
     fifth = "evidence covered by the mask of a fifth"
-    predictions = {
-        **summary["needs"],
-        **{f"{fifth}, {name}": row for name, row in summary["wider"].items()},
-    }
-    rows = [(name, written(row)) for name, row in predictions.items()]
+    wider = {f"{fifth}, {name}": row for name, row in summary["wider"].items()}
+    rows = [(name, written(row)) for name, row in (summary["needs"] | wider).items()]
     text = f"clips kept to {100 * KEEPS:.0f} % with less than {100 * COVERED:.0f} % covered"
     rows.append((text, f"{100 * summary['kept_without_covering']:.0f}"))
     tables: dict[tuple[str, ...], list[Sequence[Any]]] = {
