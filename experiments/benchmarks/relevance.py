@@ -68,7 +68,7 @@ def measured(settings: Settings) -> Iterator[dict[str, Any]]:
             "median_s": median(rounds, name),
             "ratio": median(rounds, name, base) / times,
             "of": base if times == 1 else f"{times} x {base}",
-            "target": TARGETS.get(name),
+            "target_ratio": TARGETS.get(name),
         }
 
 

@@ -92,7 +92,7 @@ def swept(features: Path, model: Any, out: Path, name: str, **options: Any) -> d
     running = report.seconds - report.compile_seconds
     return {
         "case": name,
-        "target": TARGETS.get(name),
+        "target_videos_per_second": TARGETS.get(name),
         "videos": report.n_explained,
         "seconds": running,
         "compile_seconds": report.compile_seconds,
