@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from esv_jax.games import BlackBox as BlackBox
     from esv_jax.games import MultiScale as MultiScale
     from esv_jax.games import VariableLength as VariableLength
-    from esv_jax.games import probe_sensitivity as probe_sensitivity
     from esv_jax.groups import owen_values as owen_values
     from esv_jax.inputs import plan_cost as plan_cost
     from esv_jax.interactions import k_sii as k_sii
@@ -54,7 +53,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "data": (),
     "estimators": ("Constructive", "Exact", "PermutationSampling", "SizeRegression", "Surrogate"),
     "explanations": ("explain",),
-    "games": ("AverageConsensus", "BlackBox", "MultiScale", "VariableLength", "probe_sensitivity"),
+    "games": ("AverageConsensus", "BlackBox", "MultiScale", "VariableLength"),
     "gradients": (),
     "groups": ("owen_values",),
     "inputs": ("plan_cost",),

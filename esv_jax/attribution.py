@@ -93,11 +93,14 @@ class Attribution:
 
         Padding of a batch is neither supporting nor distracting.
         """
-        return ~self.supporting(target) & self._present()
+        there: Any = True
+        if self.lengths is not None:
+            there = jnp.arange(self.n)[None, :] < self.lengths[:, None]
+        return ~self.supporting(target) & there
 
     def evidential_score(self, target: int | Array | None = None) -> Array:
         """Evidential score: scores - prior; (..., C), or (...) for class `target`."""
-        evidence = self.scores - self._prior_like_scores()
+        evidence = self.scores - jnp.broadcast_to(self.prior, jnp.shape(self.scores))
         return evidence if target is None else evidence[..., self._class(target)]
 
     def interval(self, confidence: float = 0.95) -> tuple[Array, Array]:
@@ -114,15 +117,13 @@ class Attribution:
     def half_width(self, confidence: float = 0.95) -> Array:
         """Half of the interval's width, (..., n, C); zero where exact. See `interval`."""
         expect(0 < confidence < 1, "confidence", "a share in (0, 1)", confidence)
-        if self.std_error is None:
-            if not self.exact:
-                way_out = "Give the estimator two or more iterations or draws."
-                if any("stochastic" in text for text in self.warnings):
-                    way_out = "Make the model deterministic, or sample (SizeRegression())."
-                got = "a sampled result without"
-                raise ValueError(message("attribution", "standard errors", got, way_out))
-            return jnp.zeros_like(self.values)
-        return self.std_error * NormalDist().inv_cdf(0.5 + confidence / 2)
+        if self.std_error is not None:
+            return self.std_error * NormalDist().inv_cdf(0.5 + confidence / 2)
+        way_out = "Give the estimator two or more iterations or draws."
+        if any("stochastic" in text for text in self.warnings):
+            way_out = "Make the model deterministic, or sample (SizeRegression())."
+        expect(self.exact, "attribution", "standard errors", "a sampled result without", way_out)
+        return jnp.zeros_like(self.values)
 
     def efficiency_gap(self) -> Array:
         """Sum of the ESVs minus the evidential score, (..., C): zero but for rounding if exact."""
@@ -161,8 +162,7 @@ class Attribution:
         """
         if not self.is_batch:
             way_out = "Use .values[i], or .for_class(c)[i]."
-            got = "one sequence"
-            raise TypeError(message("attribution", "a batch to index", got, way_out))
+            raise TypeError(message("attribution", "a batch to index", "one sequence", way_out))
         if isinstance(index, bool) or not isinstance(index, int | np.integer):
             got = f"{type(index).__name__} {index!r}"
             raise TypeError(message("index", "an integer", got, "Index sequences one by one."))
@@ -170,19 +170,19 @@ class Attribution:
             raise IndexError(f"index {index} is out of a batch of {len(self)}.")
         n = self.n if self.lengths is None else int(self.lengths[index])
 
-        def take(leaf: Any, *trimmed: int) -> Any:
+        def take(leaf: Any, n_trimmed: int = 0) -> Any:
             if leaf is None or jnp.ndim(leaf) == 0:
                 return leaf
-            return leaf[index][tuple(slice(n) for _ in trimmed)]
+            return leaf[index][(slice(n),) * n_trimmed]
 
         return dataclasses.replace(
             self,
-            values=take(self.values, 0),
+            values=take(self.values, 1),
             scores=take(self.scores),
             prior=take(self.prior) if jnp.ndim(self.prior) == 2 else self.prior,
-            marginals=take(self.marginals, 0, 1),
-            std_error=take(self.std_error, 0),
-            coverage=take(self.coverage, 0, 1),
+            marginals=take(self.marginals, 2),
+            std_error=take(self.std_error, 1),
+            coverage=take(self.coverage, 2),
             n_evaluations=take(self.n_evaluations),
             lengths=None,
             within_tolerance=take(self.within_tolerance),
@@ -207,19 +207,12 @@ class Attribution:
             "std_error": (("element", "class"), self.std_error),
             "coverage": (("scale", "element"), self.coverage),
         }
+        attributes = {"exact": int(self.exact), "n_evaluations": int(self.n_evaluations)}
+        scales = np.arange(1, self.n + 1)
         return xarray.Dataset(
-            {
-                name: (dims, np.asarray(leaf))
-                for name, (dims, leaf) in variables.items()
-                if leaf is not None
-            },
-            coords={
-                "element": np.arange(self.n),
-                "class": np.array(names),
-                "scale": np.arange(1, self.n + 1),
-            },
-            attrs={"exact": int(self.exact), "n_evaluations": int(self.n_evaluations)}
-            | ({} if self.removal is None else {"removal": self.removal}),
+            {k: (dims, np.asarray(v)) for k, (dims, v) in variables.items() if v is not None},
+            coords={"element": scales - 1, "class": np.array(names), "scale": scales},
+            attrs=attributes | ({} if self.removal is None else {"removal": self.removal}),
         )
 
     def to_dataframe(self, class_names: tuple[str, ...] | None = None) -> pandas.DataFrame:
@@ -233,8 +226,7 @@ class Attribution:
 
         Args:
           target: the class; default that of the highest score.
-          options: as `plots.plot` takes them, e.g.
-            class_name, title, ax.
+          options: as `plots.plot` takes them, e.g. class_name, title, ax.
         Returns:
           matplotlib's axes; in a notebook, `att.plot().figure` shows itself.
         Raises:
@@ -249,12 +241,3 @@ class Attribution:
     def _class(self, target: int | Array) -> Any:
         """Refuse an index that JAX would clamp silently."""
         return expect_classes("class", target, self.n_classes)
-
-    def _prior_like_scores(self) -> Array:
-        return jnp.broadcast_to(self.prior, jnp.shape(self.scores))
-
-    def _present(self) -> Array:
-        """Elements that are not padding, broadcastable to (..., n)."""
-        if self.lengths is None:
-            return jnp.ones(self.n, bool)
-        return jnp.arange(self.n)[None, :] < self.lengths[:, None]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from esv_jax.checks import expect, expect_int, expect_key, is_concrete, message
+from esv_jax.checks import expect, expect_int
+from esv_jax.games.few_scores import expect_scorable, score
 from esv_jax.games.protocol import Game
-from esv_jax.games.scoring import expect_scorable, score
-from esv_jax.inputs import checked_inputs
+from esv_jax.inputs import checked_inputs, finite_values
 
 __all__ = ["centre_out", "edges_in", "leave_one_in", "leave_one_out"]
 
@@ -39,27 +38,6 @@ def edges_in(n: int) -> Array:
     """
     n = expect_int("n", n, 1)
     return jnp.asarray((np.abs(2 * np.arange(n) - (n - 1)) + 1) / n, jnp.float32)
-
-
-def uniform(n: int) -> Array:
-    """Scores (n,) of 1/n each.
-
-    Args and raises: see `centre_out`.
-    """
-    n = expect_int("n", n, 1)
-    return jnp.full(n, 1 / n, jnp.float32)
-
-
-def random(key: Array, n: int) -> Array:
-    """Scores (n,) drawn independently and uniformly from [0, 1).
-
-    Args:
-      key: `jax.random.key(seed)`; consumed.
-      n: elements, >= 1.
-    Raises:
-      ValueError: n < 1, no key. TypeError: n that is not an integer, a key of the old style.
-    """
-    return jax.random.uniform(expect_key("key", key), (expect_int("n", n, 1),), jnp.float32)
 
 
 def leave_one_out(game: Game, x: ArrayLike, *, prior: ArrayLike) -> Array:
@@ -93,7 +71,7 @@ def leave_one_in(game: Game, x: ArrayLike, *, prior: ArrayLike) -> Array:
     """
     sequence, checked_prior, _ = checked_inputs(game, x, prior)
     alone = np.eye(sequence.shape[0], dtype=bool)
-    return _checked_finite(score(game, sequence, alone, prior=checked_prior) - checked_prior[None])
+    return finite_values(score(game, sequence, alone, prior=checked_prior) - checked_prior[None])
 
 
 def occlusion(game: Game, x: ArrayLike, *, prior: ArrayLike, width: int) -> Array:
@@ -120,10 +98,4 @@ def occlusion(game: Game, x: ArrayLike, *, prior: ArrayLike, width: int) -> Arra
     members = np.concatenate([np.ones((1, n), bool), ~hidden])
     scores = score(game, sequence, members, prior=checked_prior)
     share = jnp.asarray(hidden.T / hidden.sum(0)[:, None], scores.dtype)  # (n, windows)
-    return _checked_finite(jnp.matmul(share, scores[:1] - scores[1:], precision="highest"))
-
-
-def _checked_finite(values: Array) -> Array:
-    if is_concrete(values) and not np.isfinite(np.asarray(values)).all():
-        raise ValueError(message("game", "finite scores of every subsequence", "NaN or infinity"))
-    return values
+    return finite_values(jnp.matmul(share, scores[:1] - scores[1:], precision="highest"))

@@ -10,8 +10,8 @@ import dataclasses
 import functools
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,10 @@ from esv_jax.games.scoring import (
     side_by_side,
 )
 from esv_jax.inputs import (
+    FINITE,
     EstimatorChoice,
     as_taken,
+    batch_name,
     check_finite_batch,
     check_randomness,
     checked_inputs,
@@ -94,13 +96,8 @@ def explain_batch(
         expect(lengths is None, "lengths", "None beside a list of sequences", "lengths")
         xs, lengths = stacked(xs)
     host = np.asarray(as_taken(game, "xs", xs))
-    expect(
-        host.ndim >= 2 and host.shape[0] >= 1 and host.shape[1] >= 1,
-        "xs",
-        "shape (B, N, ...) with B, N >= 1",
-        host.shape,
-        "For one sequence, use explain.",
-    )
+    fits, way_out = host.ndim >= 2 and min(host.shape[:2]) >= 1, "For one sequence, use explain."
+    expect(fits, "xs", "shape (B, N, ...) with B, N >= 1", host.shape, way_out)
     n_sequences, widest = host.shape[:2]
     lengths = checked_lengths(lengths, n_sequences, widest)
     if uids is not None:
@@ -112,44 +109,56 @@ def explain_batch(
     if tolerance is not None:
         expect(tolerance > 0, "tolerance", "a half width > 0", tolerance)
 
-    shapes = {
-        n: jax.ShapeDtypeStruct((n, *host.shape[2:]), host.dtype) for n in set(lengths.tolist())
-    }
+    def example(n: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((n, *host.shape[2:]), host.dtype)
+
     by_length = {
-        n: choose_estimator(game, shape, estimator, None, max_bytes, max_evaluations)
-        for n, shape in shapes.items()
+        n: choose_estimator(game, example(n), estimator, None, max_bytes, max_evaluations)
+        for n in set(lengths.tolist())
     }
     for n, chosen in by_length.items():
         check_randomness(chosen, n, key, None)
-    job = _Job(game, host, lengths, prior, key, uids, marginals, notes)
+    job = _Job(game, host, lengths, prior, key, uids, marginals)
     each = [by_length[n] for n in lengths.tolist()]
-    result = _explained_batch(job, list(range(n_sequences)), each)
+    fields: dict[str, np.ndarray] = {}
+    exact, texts = _explain_rows(job, range(n_sequences), each, fields)
+    warnings = dict.fromkeys((*texts, *notes))
+
+    def joined() -> Attribution:
+        return Attribution(
+            prior=jnp.asarray(prior),
+            lengths=jax.device_put(lengths),
+            exact=exact,
+            warnings=tuple(warnings),
+            removal=game.removal_name,
+            **{name: jax.device_put(leaf) for name, leaf in fields.items()},
+        )
+
+    result = joined()
     if tolerance is None:
         return result
     width = width_function(classes, confidence, prior.shape[0])
-    open_rows = set(np.flatnonzero(width(result) > tolerance).tolist())
+    open_rows = np.flatnonzero(width(result) > tolerance).tolist()
     while open_rows:
         again = []
-        for i in sorted(open_rows):
-            larger = larger_estimator(
-                each[i], game, shapes[int(lengths[i])], max_evaluations, max_bytes
-            )
+        for i in open_rows:
+            shape = example(int(lengths[i]))
+            larger = larger_estimator(each[i], game, shape, max_evaluations, max_bytes)
             if larger is not None:
                 each[i] = larger
                 again.append(i)
-        if not again:
-            break
-        before = np.asarray(result.n_evaluations)
+        finer = {name: leaf.copy() for name, leaf in fields.items()}
         try:
-            result = _replaced(
-                result, again, _explained_batch(job, again, [each[i] for i in again])
-            )
+            _, texts = _explain_rows(job, again, each, finer)
         except Exception as error:
             if not out_of_memory(error):
                 raise
             break
-        grown = np.asarray(result.n_evaluations) > before
-        open_rows = {i for i in again if width(result)[i] > tolerance and grown[i]}
+        grown = finer["n_evaluations"] > fields["n_evaluations"]
+        fields, warnings = finer, warnings | dict.fromkeys(texts)
+        result = joined()
+        wide = width(result) > tolerance
+        open_rows = [i for i in again if wide[i] and grown[i]]
     within = width(result) <= tolerance
     return dataclasses.replace(result, within_tolerance=jnp.asarray(within))
 
@@ -164,99 +173,99 @@ class _Job(NamedTuple):
     key: Array | None
     uids: Sequence[str | int] | None
     marginals: bool
-    notes: tuple[str, ...]
+
+    def sequence(self, i: int) -> np.ndarray:
+        """Sequence i without its padding."""
+        return self.host[i, : self.lengths[i]]
+
+    def name(self, i: int) -> str | int:
+        """The name for its key."""
+        if self.uids is not None:
+            return self.uids[i]
+        return f"content-{zlib.crc32(np.ascontiguousarray(self.sequence(i)).tobytes()):08x}"
 
 
-def _explained_batch(job: _Job, which: list[int], each: list[Estimator]) -> Attribution:
-    """The sequences `which`, each by its own estimator."""
-    game = job.game
-    parts = (_one_by_one if game.on_host else _block_by_block)(job, which, each)
-    order = np.argsort([i for part in parts for i in part.rows])
-    joined = _joined(
-        [part.fields for part in parts],
-        order,
-        job.lengths[which],
-        prior=jnp.asarray(job.prior),
-        exact=all(part.exact for part in parts),
-        warnings=tuple(
-            dict.fromkeys((*(text for part in parts for text in part.warnings), *job.notes))
-        ),
-    )
-    _check_batch(job, which, joined)
-    return dataclasses.replace(joined, removal=game.removal_name)
+# Fields of a block, and their axes over elements or scales.
+_AXES = {
+    "values": 1,
+    "scores": 0,
+    "marginals": 2,
+    "std_error": 1,
+    "coverage": 2,
+    "n_evaluations": 0,
+}
 
 
-class _Part(NamedTuple):
-    """Results of some rows of a batch, padded."""
+def _explain_rows(
+    job: _Job, which: Sequence[int], each: list[Estimator], fields: dict[str, np.ndarray]
+) -> tuple[bool, list[str]]:
+    """Write the sequences `which`, sequence i by estimator each[i], into the fields (B, ...).
 
-    rows: list[int]
-    fields: dict[str, np.ndarray]
-    exact: bool
-    warnings: tuple[str, ...]
+    Fields are zero beyond a sequence's length and where only other sequences have them. Returns
+    whether all are exact, and warnings.
+    """
+    exact, warnings, widest = True, list[str](), job.host.shape[1]
+    for rows, part in (_one_by_one if job.game.on_host else _block_by_block)(job, which, each):
+        exact &= part.exact
+        warnings += part.warnings
+        for name, n_axes in _AXES.items():
+            if getattr(part, name) is None:
+                continue
+            leaf = np.asarray(getattr(part, name))[: len(rows)]
+            sizes, others = leaf.shape[1 : 1 + n_axes], leaf.shape[1 + n_axes :]
+            place: tuple[Any, ...] = tuple(slice(min(size, widest)) for size in sizes)
+            shape = (len(job.host), *[widest] * n_axes, *others)
+            whole = fields.setdefault(name, np.zeros(shape, leaf.dtype))
+            whole[(rows, *place)] = leaf[(slice(None), *place)]
+    finite = np.isfinite(fields["values"]).all((1, 2)) & np.isfinite(fields["scores"]).all(1)
+    for i in which:
+        if not finite[i]:
+            got = first_not_finite(job.game, job.sequence(i))
+            raise ValueError(message(batch_name(i, job.uids), FINITE, got))
+    return exact, warnings
 
 
-def _one_by_one(job: _Job, which: list[int], each: list[Estimator]) -> list[_Part]:
+_Parts: TypeAlias = Iterator[tuple[list[int], Attribution]]
+
+
+def _one_by_one(job: _Job, which: Sequence[int], each: list[Estimator]) -> _Parts:
     """Sequences of a game on the host, under one progress bar."""
-    game, host, lengths = job.game, job.host, job.lengths
-    counts = Counter((chosen, int(lengths[i])) for chosen, i in zip(each, which, strict=True))
+    game, lengths = job.game, job.lengths.tolist()
+    counts = Counter((each[i], lengths[i]) for i in which)
     total = 0
     for (chosen, n), count in counts.items():
-        shape = jax.ShapeDtypeStruct((n, *host.shape[2:]), host.dtype)
+        shape = jax.ShapeDtypeStruct((n, *job.host.shape[2:]), job.host.dtype)
         request = chosen.request(GameInfo.of(game, n))
         total += count * request_cost(game, shape, request).n_evaluations
-    parts = []
     with game.progress_bar(total):
-        for i, chosen in zip(which, each, strict=True):
-            x = host[i, : lengths[i]]
-            key = None
-            if job.key is not None and chosen.needs_key:
-                name = _checksum(x) if job.uids is None else job.uids[i]
-                key = video_key(job.key, name) if chosen.draws_per_sequence else job.key
-            one = explained(chosen, game, x, job.prior, key, None, job.marginals)
-            one = dataclasses.replace(one, n_evaluations=jnp.asarray(one.n_evaluations))
-            fields = {
-                name: np.asarray(getattr(one, name))[None]
-                for name in _AXES
-                if getattr(one, name) is not None
-            }
-            parts.append(_Part([i], _padded(fields, 1, host.shape[1]), one.exact, one.warnings))
-    return parts
+        for i in which:
+            chosen, key = each[i], job.key
+            if key is not None and chosen.needs_key and chosen.draws_per_sequence:
+                key = video_key(key, job.name(i))
+            one = explained(chosen, game, job.sequence(i), job.prior, key, None, job.marginals)
+            yield [i], jax.tree.map(lambda leaf: np.asarray(leaf)[None], one)
 
 
-def _block_by_block(job: _Job, which: list[int], each: list[Estimator]) -> list[_Part]:
+def _block_by_block(job: _Job, which: Sequence[int], each: list[Estimator]) -> _Parts:
     """Sequences of a game in JAX, in blocks of one shape per estimator and length."""
-    game, host, lengths, prior, key, uids, marginals, _ = job
+    game, key = job.game, job.key
     groups: dict[tuple[Estimator, int], list[int]] = {}
-    for i, chosen in sorted(zip(which, each, strict=True), key=lambda pair: lengths[pair[0]]):
-        n = int(lengths[i])
-        groups.setdefault((chosen, padded_length(chosen, n)), []).append(i)
-
-    parts = []
+    for i in sorted(which, key=job.lengths.__getitem__):
+        groups.setdefault((each[i], _padded_length(each[i], int(job.lengths[i]))), []).append(i)
     for (chosen, padded), members in groups.items():
-        example = jax.ShapeDtypeStruct((padded, *host.shape[2:]), host.dtype)
+        example = jax.ShapeDtypeStruct((padded, *job.host.shape[2:]), job.host.dtype)
         together = block_size(chosen, game, example)
-        name = ("block", chosen, marginals)
-        run = compiled(game, name, functools.partial(block_program, chosen, marginals))
+        name = ("block", chosen, job.marginals)
+        run = compiled(game, name, functools.partial(block_program, chosen, job.marginals))
         plan = shared_plan(chosen, game, padded, key)
         for start in range(0, len(members), together):
             rows = members[start : start + together]
-            sequences = [host[i, : lengths[i]] for i in rows]
-            names: Sequence[str | int] = (
-                list(map(_checksum, sequences)) if uids is None else [uids[i] for i in rows]
-            )
-            block = make_block(chosen, sequences, names, key, (together, *example.shape))
-            part = run(game, block.xs, prior, block.keys, block.lengths, plan)
-            fields = {
-                field: np.asarray(getattr(part, field))
-                for field in _AXES
-                if getattr(part, field) is not None
-            }
-            fields = _padded(fields, len(rows), host.shape[1])
-            parts.append(_Part(rows, fields, part.exact, part.warnings))
-    return parts
+            sequences, names = map(job.sequence, rows), list(map(job.name, rows))
+            block = make_block(chosen, list(sequences), names, key, (together, *example.shape))
+            yield rows, run(game, block.xs, job.prior, block.keys, block.lengths, plan)
 
 
-def padded_length(estimator: Estimator, n: int) -> int:
+def _padded_length(estimator: Estimator, n: int) -> int:
     """Elements that a block has for sequences of n: n, or the next multiple of eight."""
     return -(-n // _LENGTH_STEP) * _LENGTH_STEP if estimator.pads else n
 
@@ -326,7 +335,7 @@ def block_program(estimator: Estimator, marginals: bool) -> Callable[..., Attrib
     ) -> Attribution:
         def one(x: Array, key: Array | None, length: Array) -> Attribution:
             given = None if estimator.pads is False else length
-            result = attribute(game, estimator, x, prior, key, plan, given)
+            result = attribute(estimator, game, x, prior, key, plan, given)
             return dataclasses.replace(result, n_evaluations=jnp.asarray(result.n_evaluations))
 
         if xs.shape[0] == 1:  # keeps control flow that vmap would run both ways
@@ -368,74 +377,3 @@ def video_key(key: Array, uid: str | int) -> Array:
     Depends on the name alone (not on order, batch or process), and so do results.
     """
     return jax.random.fold_in(key, zlib.crc32(str(uid).encode()))
-
-
-def _check_batch(job: _Job, which: list[int], result: Attribution) -> None:
-    """Refuse values that are not finite, naming the sequence."""
-    finite = np.isfinite(np.asarray(result.values)).all((1, 2))
-    finite &= np.isfinite(np.asarray(result.scores)).all(1)
-    wrong = np.flatnonzero(~finite)
-    if len(wrong):
-        i = which[wrong[0]]
-        name = f"xs[{i}]" if job.uids is None else f"xs[{i}] ({job.uids[i]})"
-        where = first_not_finite(job.game, job.host[i, : job.lengths[i]])
-        expected = "finite scores of every subsequence"
-        raise ValueError(message(name, expected, f"NaN or infinity {where}"))
-
-
-def _replaced(result: Attribution, rows: list[int], part: Attribution) -> Attribution:
-    """`result` with some of its sequences from `part`."""
-    index = np.array(rows)
-    fields: dict[str, Any] = {}
-    for name in _AXES:
-        old, new = getattr(result, name), getattr(part, name)
-        if old is not None and new is not None:
-            fields[name] = jnp.asarray(old).at[index].set(jnp.asarray(new).astype(old.dtype))
-    warnings = tuple(dict.fromkeys((*result.warnings, *part.warnings)))
-    return dataclasses.replace(result, **fields, warnings=warnings)
-
-
-def _checksum(x: np.ndarray) -> str:
-    return f"content-{zlib.crc32(np.ascontiguousarray(x).tobytes()):08x}"
-
-
-_AXES: dict[str, tuple[int, ...]] = {  # fields of a block and their axes over elements or scales
-    "values": (1,),
-    "scores": (),
-    "marginals": (1, 2),
-    "std_error": (1,),
-    "coverage": (1, 2),
-    "n_evaluations": (),
-}
-
-
-def _padded(fields: dict[str, np.ndarray], n_rows: int, widest: int) -> dict[str, np.ndarray]:
-    """The first rows of a block's fields, padded with zeros (or cut) to `widest` elements."""
-    padded = {}
-    for name, leaf in fields.items():
-        rows = leaf[:n_rows]
-        for axis in _AXES[name]:
-            rows = np.take(rows, range(min(rows.shape[axis], widest)), axis)
-            grow = [(0, 0)] * rows.ndim
-            grow[axis] = (0, widest - rows.shape[axis])
-            rows = np.pad(rows, grow)
-        padded[name] = rows
-    return padded
-
-
-def _joined(
-    parts: list[dict[str, np.ndarray]], order: np.ndarray, lengths: np.ndarray, **others: Any
-) -> Attribution:
-    """Parts in the order of the sequences; fields that only some parts have are zero in others."""
-    fields: dict[str, Any] = dict.fromkeys(_AXES)
-    for name in _AXES:
-        example = next((part[name] for part in parts if name in part), None)
-        if example is None:
-            continue
-        shape, dtype = example.shape[1:], example.dtype
-        rows = [
-            part[name] if name in part else np.zeros((len(part["values"]), *shape), dtype)
-            for part in parts
-        ]
-        fields[name] = jax.device_put(np.concatenate(rows)[order])
-    return Attribution(lengths=jax.device_put(lengths), **fields, **others)

@@ -57,7 +57,7 @@ def expect(
 
 def expect_int(name: str, value: object, minimum: int | None = None, way_out: str = "") -> int:
     """Return `value` as an int; refuse bools, floats and anything below `minimum`."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(message(name, "an integer", f"{type(value).__name__} {value!r}", way_out))
     if minimum is not None and value < minimum:
         raise ValueError(message(name, f"an integer >= {minimum}", value, way_out))
@@ -91,18 +91,13 @@ def expect_floating(name: str, value: object, way_out: str = "") -> jax.Array:
 
 
 def as_array(name: str, value: object, way_out: str = "", integers: bool = False) -> AnyArray:
-    """Return `value` as a NumPy array, unless it is JAX's; refuse other than floating point.
-
-    Args:
-      integers: whether integers are taken as well.
-    """
+    """Return `value` as a NumPy array, unless it is JAX's, of floats (or `integers`)."""
     if not isinstance(value, jax.Array | np.ndarray):
         value = expect_array(name, value, way_out)
     is_integer = integers and jnp.issubdtype(value.dtype, jnp.integer)
     if not is_integer and not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(
-            message(name, "a floating-point array", f"dtype {value.dtype}", way_out or "Cast it.")
-        )
+        got, way_out = f"dtype {value.dtype}", way_out or "Cast it."
+        raise TypeError(message(name, "a floating-point array", got, way_out))
     return value
 
 
@@ -168,10 +163,10 @@ def as_numpy(value: Any) -> np.ndarray:
 def check_link(link: object, n_classes: int | None = None) -> None:
     """Refuse an unknown link, and a softmax over one class, which is 1 whatever the logit."""
     expect_choice("link", link, LINKS)
-    if link == "softmax" and n_classes == 1:
-        got = "one class, whose probability is always 1"
-        raise ValueError(message("link", "a softmax over two classes or more", got,
-                                 "Use link='sigmoid' (or 'identity') for one output."))  # fmt: skip
+    got = "one class, whose probability is always 1"
+    way_out = "Use link='sigmoid' (or 'identity') for one output."
+    of_one = link == "softmax" and n_classes == 1
+    expect(not of_one, "link", "a softmax over two classes or more", got, way_out)
 
 
 def expect_shape(
@@ -183,10 +178,9 @@ def expect_shape(
     """
     got = tuple(np.shape(value))
     fits = len(got) == len(shape) and all(
-        want is None or have == want for have, want in zip(got, shape, strict=True)
+        want in (None, have) for have, want in zip(got, shape, strict=True)
     )
-    if not fits:
-        raise ValueError(message(name, f"shape {letters}", got, way_out))
+    expect(fits, name, f"shape {letters}", got, way_out)
 
 
 def expect_finite(name: str, value: object, way_out: str = "") -> None:
@@ -195,16 +189,9 @@ def expect_finite(name: str, value: object, way_out: str = "") -> None:
         return
     bad = ~np.isfinite(np.asarray(value))
     if bad.any():
-        place = tuple(int(index) for index in np.argwhere(bad)[0])
-        found = np.asarray(value)[place]
-        raise ValueError(
-            message(
-                name,
-                "finite values",
-                f"{found} at index {place} ({int(bad.sum())} in all)",
-                way_out,
-            )
-        )
+        place = tuple(np.argwhere(bad)[0].tolist())
+        got = f"{np.asarray(value)[place]} at index {place} ({int(bad.sum())} in all)"
+        raise ValueError(message(name, "finite values", got, way_out))
 
 
 def expect_key(name: str, key: Any) -> jax.Array:
@@ -213,12 +200,11 @@ def expect_key(name: str, key: Any) -> jax.Array:
     if key is None:
         raise ValueError(message(name, "a PRNG key", "None", way_out))
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        described = f"{type(key).__name__}"
+        got = type(key).__name__
         if hasattr(key, "dtype"):
-            described = f"an array of dtype {key.dtype} and shape {tuple(key.shape)}"
-        raise TypeError(message(name, "a typed PRNG key", described, way_out))
-    if key.shape != ():
-        raise ValueError(message(name, "one key, shape ()", f"shape {key.shape}", "Index it."))
+            got = f"an array of dtype {key.dtype} and shape {tuple(key.shape)}"
+        raise TypeError(message(name, "a typed PRNG key", got, way_out))
+    expect(key.shape == (), name, "one key, shape ()", f"shape {key.shape}", "Index it.")
     return key
 
 
@@ -226,10 +212,8 @@ def expect_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Refuse a value outside `choices`, suggesting the nearest."""
     choices = list(choices)
     if value not in choices:
-        way_out = nearest(str(value), [str(choice) for choice in choices])
-        raise ValueError(
-            message(name, "one of " + ", ".join(map(repr, choices)), repr(value), way_out)
-        )
+        expected, way_out = ", ".join(map(repr, choices)), nearest(str(value), map(str, choices))
+        raise ValueError(message(name, f"one of {expected}", repr(value), way_out))
 
 
 class NominalFirst(type(Protocol)):  # type: ignore[misc]
@@ -251,7 +235,6 @@ def first_few(names: Iterable[str], most: int = 3) -> str:
 
 def nearest(value: str, choices: Iterable[str]) -> str:
     """`Did you mean 'this'?`, or an empty string where nothing is near."""
-    choices = list(choices)
     by_folded = {choice.casefold(): choice for choice in choices}
     close = get_close_matches(value.casefold(), list(by_folded), n=1, cutoff=0.5)
     return f"Did you mean {by_folded[close[0]]!r}?" if close else ""
@@ -283,13 +266,12 @@ def class_scores(
         raise ValueError(message(name, expected, got, way_out))
     if not isinstance(found, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
         found = expect_array(name, found)
-    if not one and found.shape == (n_inputs,):
+    if found.shape == (n_inputs,):
         found = found[:, None]
     way_out = "fn takes one input; batch with jax.vmap." if one else ""
-    if one and found.shape == ():
-        way_out = "Return a single score as an array (1,)."
-    fits = len(found.shape) == (1 if one else 2) and found.shape[-1] > 0
-    fits = fits and (one or found.shape[0] == n_inputs)
+    way_out = "Return a single score as an array (1,)." if found.shape == () and one else way_out
+    *leading, c = found.shape or (0,)
+    fits = c > 0 and leading == ([] if one else [n_inputs])
     expect(fits, name, expected, f"shape {tuple(found.shape)}", way_out)
     is_float = bool(jnp.issubdtype(found.dtype, jnp.floating))
     expect(is_float, name, f"floating-point {what}", f"dtype {found.dtype}", kind=TypeError)
@@ -320,11 +302,11 @@ class ScoresOf:
     """A model as a function from an input, or from a batch of them, to its `class_scores`.
 
     A model is a function of one input to logits (C,), a function of a batch to probabilities
-    (B, C), or an object with a method `logits` of the first kind. A function of the kind that is
-    not called for is used where the other fails: a batch function on a batch of one; a function of
-    one input by `jax.vmap`, with a softmax. A function in JAX is taken for one of a batch only if
-    the number of its outputs follows the size of the batch, which costs one more trace. Records of
-    one model are equal, so that programs are compiled once per model.
+    (B, C), or an object with a method `logits` of the first kind. A function of the other kind is
+    used where it fails as given: a batch function on a batch of one; a function of one input by
+    `jax.vmap`, with a softmax. A function in JAX is one of a batch only if the number of its
+    outputs follows the size of the batch, which costs one more trace. Records of one model are
+    equal: programs are compiled once per model.
 
     Attributes:
       fn: the model. inputs: argument of `__call__`, "x" for one input and "clips" for a batch.
@@ -344,8 +326,9 @@ class ScoresOf:
     )
 
     def __post_init__(self) -> None:
-        if callable(getattr(self.fn, "logits", None)):
-            object.__setattr__(self, "fn", getattr(self.fn, "logits"))  # noqa: B009
+        logits = getattr(self.fn, "logits", None)
+        if callable(logits):
+            object.__setattr__(self, "fn", logits)
             object.__setattr__(self, "is_single", True)
         if not callable(self.fn):
             expected = f"a function of {self.inputs}, or an object with .logits"
@@ -399,11 +382,7 @@ class ScoresOf:
         return jax.nn.softmax(logits, axis=-1)
 
     def traced(self, x: Any, way_out: str = "") -> jax.ShapeDtypeStruct:
-        """Shape and dtype of the scores of x, an array or a `jax.ShapeDtypeStruct`, by tracing.
-
-        Raises:
-          TypeError: fn cannot be traced. As `class_scores`.
-        """
+        """Shape and dtype of the scores of x, an array or a `jax.ShapeDtypeStruct`, by tracing."""
         with traceable(way_out):
             return jax.eval_shape(self, jax.ShapeDtypeStruct(x.shape, x.dtype))
 
@@ -417,5 +396,5 @@ def traceable(way_out: str = "") -> Iterator[None]:
         # Other frameworks refuse JAX's tracers by their name.
         if not isinstance(error, _UNTRACEABLE) and "Tracer" not in str(error):
             raise
-        got = "one that leaves JAX"
-        raise TypeError(message("fn", "a function in JAX", got, way_out)) from error
+        text = message("fn", "a function in JAX", "one that leaves JAX", way_out)
+        raise TypeError(text) from error

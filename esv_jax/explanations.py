@@ -8,6 +8,7 @@ program; games on the host are scored by a loop in between.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,14 +23,10 @@ from esv_jax.checks import AnyArray, expect, is_concrete, message
 from esv_jax.estimators import Estimator, SurrogatePlan
 from esv_jax.games.grouped import Groups, ScoreTable
 from esv_jax.games.protocol import Game, ScaleGame
-from esv_jax.games.scoring import (
-    GameInfo,
-    compiled,
-    request_cost,
-    score_rows,
-)
+from esv_jax.games.scoring import GameInfo, compiled, request_cost, score_rows
 from esv_jax.groups import as_players
 from esv_jax.inputs import (
+    FINITE,
     EstimatorChoice,
     check_randomness,
     checked_inputs,
@@ -111,10 +108,9 @@ def explain(
         expect(plan is None, "plan", "None beside groups", "a plan", "Give a key.")
         game, x, estimator = as_players(game, x, prior, groups, estimator, max_bytes)
         table = game.cost_of_table if isinstance(game, ScoreTable) else None
-    limit = max_evaluations
     if tolerance is None and (classes is not None or confidence is not None):
         raise without_tolerance(classes, confidence)
-    chosen = choose_estimator(game, x, estimator, plan, max_bytes, limit)
+    chosen = choose_estimator(game, x, estimator, plan, max_bytes, max_evaluations)
     if chosen.needs_key or key is not None or plan is not None:
         check_randomness(chosen, x.shape[0], key, plan)
     if tolerance is None:
@@ -126,7 +122,8 @@ def explain(
         def one_round(estimator: Estimator) -> Attribution:
             return explained(estimator, game, x, prior, key, None, marginals)
 
-        result = within_tolerance(tolerance, width, chosen, one_round, game, x, limit, max_bytes)
+        limits = max_evaluations, max_bytes
+        result = within_tolerance(tolerance, width, chosen, one_round, game, x, *limits)
     return dataclasses.replace(
         result,
         warnings=tuple(dict.fromkeys((*result.warnings, *notes))),
@@ -136,8 +133,8 @@ def explain(
 
 
 def attribute(
-    game: Game,
     estimator: Estimator,
+    game: Game,
     x: Any,
     prior: Any,
     key: Array | None,
@@ -178,20 +175,15 @@ def explained(
     else:
         if key is not None and estimator.draws_on_host:
             plan, key = estimator.draw(key, GameInfo.of(game, x.shape[0])), None
-        run = compiled(
-            game,
-            (estimator, marginals),
-            lambda: (
-                lambda game, x, prior, key, plan: attribute(
-                    game, estimator, x, prior, key, plan, marginals=marginals
-                )
-            ),
-        )
-        result = run(game, x, prior, key, plan)
+        steps = functools.partial(attribute, estimator, marginals=marginals)
+        result = compiled(game, (estimator, marginals), lambda: steps)(game, x, prior, key, plan)
     found = result.values, result.scores
     is_traced = isinstance(result.values, jax.core.Tracer)
     if not is_traced and not all(np.isfinite(np.asarray(leaf)).all() for leaf in found):
-        raise _not_finite(game, x, result, plan)
+        if isinstance(plan, SubsequencePlan) and is_concrete(plan.samples.valid):
+            _check_plan(plan, result)
+        way_out = "A model has to take any subset of elements, one element alone included."
+        raise ValueError(message("game", FINITE, first_not_finite(game, x), way_out))
     return result
 
 
@@ -200,96 +192,58 @@ def _on_host(
 ) -> Attribution:
     """The three steps for a game on the host: its scores come from a loop on this thread."""
     info = GameInfo.of(game, x.shape[0])
+
+    def draw(key: Array) -> Any:
+        return estimator.draw(key, info)
+
+    def estimate(drawn: Any, scores: Any, prior: Array) -> Attribution:
+        return estimator.estimate(drawn, scores, prior, info)
+
     if plan is not None:
         drawn = estimator.replay(plan)
     elif key is None:
         drawn = estimator.draw(None, info)
     else:
-        draw = compiled(
-            game, ("draw", estimator, info), lambda: lambda key: estimator.draw(key, info)
-        )
-        drawn = draw(key)
+        drawn = compiled(game, ("draw", estimator, info), lambda: draw)(key)
     with game.progress_bar(request_cost(game, x, estimator.request(info)).n_evaluations):
         scores: Any = score_rows(game, x, drawn)
-    if isinstance(drawn, Lattice):
-        result = estimator.estimate(drawn, scores, prior, info)
-    else:
-        name = ("estimate", estimator, info)
-
-        def estimate(drawn: Any, scores: Any, prior: Array) -> Attribution:
-            return estimator.estimate(drawn, scores, prior, info)
-
-        result = compiled(game, name, lambda: estimate)(drawn, scores, prior)
-    dtype = prior.dtype
+    name = ("estimate", estimator, info)
+    run = estimate if isinstance(drawn, Lattice) else compiled(game, name, lambda: estimate)
 
     def as_jax(leaf: Any) -> Any:
         floats = isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind == "f"
-        return jnp.asarray(leaf, dtype) if floats else leaf
+        return jnp.asarray(leaf, prior.dtype) if floats else leaf
 
-    result = jax.tree.map(as_jax, result)
-    if game.noise(x):
-        result = dataclasses.replace(result, exact=False)
-    return result
-
-
-# Checks of results
-
-
-def _not_finite(game: Game, x: AnyArray, result: Attribution, plan: object) -> ValueError:
-    """The error for values that are not finite: what a plan lacks, or where NaN begins."""
-    if isinstance(plan, SubsequencePlan) and is_concrete(plan.samples.valid):
-        _check_plan(plan, result)
-    return ValueError(
-        message(
-            "game",
-            "finite scores of every subsequence",
-            f"NaN or infinity {first_not_finite(game, x)}",
-            "A model has to take any subset of elements, one element alone included.",
-        )
-    )
+    result = jax.tree.map(as_jax, run(drawn, scores, prior))
+    return dataclasses.replace(result, exact=False) if game.noise(x) else result
 
 
 def _check_plan(plan: SubsequencePlan, result: Attribution) -> None:
     """Raise where the samples of a plan lack what values or scores need."""
-    covered = np.asarray(result.coverage) > 0
-    missed = np.flatnonzero(~covered.any(0))
+    missed = np.flatnonzero(~(np.asarray(result.coverage) > 0).any(0))
     if len(missed):
-        raise ValueError(
-            message(
-                "plan",
-                "subsequences with and without every element, at some scale",
-                f"none for element {missed[0]}",
-                "Add such subsequences, or use Constructive(unseen='zero').",
-            )
-        )
-    valid = np.asarray(plan.samples.valid)
-    expect(
-        bool(valid[:, -1].any()),
-        "plan",
-        f"the whole sequence at scale {plan.n}, which has the result's scores",
-        "no such row in any iteration",
-        "Add a row with all elements.",
-    )
-    if np.isnan(np.asarray(result.scores)).any():
-        raise ValueError(
-            message(
-                "plan",
-                "a sampled parent of every subsequence longer than the longest head",
-                "a whole sequence whose parents are missing",
-                "Add its subsequences of one element fewer, or use Constructive(unseen='zero').",
-            )
-        )
+        expected = "subsequences with and without every element, at some scale"
+        way_out = "Add such subsequences, or use Constructive(unseen='zero')."
+        raise ValueError(message("plan", expected, f"none for element {missed[0]}", way_out))
+    expected = f"the whole sequence at scale {plan.n}, which has the result's scores"
+    there = bool(np.asarray(plan.samples.valid)[:, -1].any())
+    got = "no such row in any iteration"
+    expect(there, "plan", expected, got, "Add a row with all elements.")
+    expected = "a sampled parent of every subsequence longer than the longest head"
+    got = "a whole sequence whose parents are missing"
+    way_out = "Add its subsequences of one element fewer, or use Constructive(unseen='zero')."
+    expect(not np.isnan(np.asarray(result.scores)).any(), "plan", expected, got, way_out)
 
 
 def first_not_finite(game: Game, x: AnyArray) -> str:
     """Describe the shortest beginning of x whose score is not finite."""
     n = x.shape[0]
     if isinstance(game, ScaleGame) or not is_concrete(x):
-        return "in the values"
+        return "NaN or infinity in the values"
     run = compiled(game, "beginnings", lambda: score_rows)
     found = np.asarray(run(game, x, np.tril(np.ones((n, n), bool))))
-    wrong = np.flatnonzero(~np.isfinite(found).all(1))
-    if not len(wrong):
-        return "for some subsequence"
-    size = wrong[0] + 1
-    return f"for the first {size} elements" if size > 1 else "for the first element alone"
+    wrong = np.flatnonzero(~np.isfinite(found).all(1)).tolist()
+    if not wrong:
+        return "NaN or infinity for some subsequence"
+    first = f"first {wrong[0] + 1} elements" if wrong[0] else "first element alone"
+    return f"NaN or infinity for the {first}"

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from esv_jax.checks import (
@@ -19,6 +20,8 @@ from esv_jax.checks import (
     expect_finite,
     expect_int,
     expect_key,
+    expect_shape,
+    is_concrete,
     message,
     wider,
 )
@@ -29,6 +32,8 @@ from esv_jax.subsequences.lattice import MAX_ELEMENTS
 
 _PRIOR_TOLERANCE = 1e-3
 FEWER_ELEMENTS = "Take fewer elements (data.segment_centres picks them evenly)."
+
+FINITE = "finite scores of every subsequence"
 
 EstimatorChoice = Estimator | Literal["auto"]
 
@@ -90,14 +95,11 @@ def checked_prior(game: Game, x: Shaped, prior: ArrayLike | Sequence[float] | No
     out = game.output(x)
     c = out.shape[0]
     if prior is None:
-        raise ValueError(
-            message(
-                "prior",
-                f"scores of the empty sequence, shape (C,) = ({c},)",
-                "None",
-                "Commonly the class frequencies of the training set; np.full(C, 1 / C) if unknown.",
-            )
+        expected = f"scores of the empty sequence, shape (C,) = ({c},)"
+        way_out = (
+            "Commonly the class frequencies of the training set; np.full(C, 1 / C) if unknown."
         )
+        raise ValueError(message("prior", expected, "None", way_out))
     prior = as_array("prior", prior)
     if prior.shape != (c,):
         expected = f"shape (C,) = ({c},), one score per class of the game"
@@ -144,16 +146,11 @@ def checked_lengths(lengths: ArrayLike | None, n_sequences: int, widest: int) ->
     if lengths is None:
         return np.full(n_sequences, widest)
     lengths = np.asarray(lengths)
-    expect(
-        lengths.shape == (n_sequences,), "lengths", f"shape (B,) = ({n_sequences},)", lengths.shape
-    )
+    expect_shape("lengths", lengths, (n_sequences,), f"(B,) = ({n_sequences},)")
     if not np.issubdtype(lengths.dtype, np.integer):
         raise TypeError(message("lengths", "integers", f"dtype {lengths.dtype}"))
-    wrong = np.flatnonzero((lengths < 1) | (lengths > widest))
-    if len(wrong):
-        raise ValueError(
-            message(f"lengths[{wrong[0]}]", f"1..{widest}, elements in xs", lengths[wrong[0]])
-        )
+    for i, n in enumerate(lengths):
+        expect(1 <= n <= widest, f"lengths[{i}]", f"1..{widest}, elements in xs", n)
     return lengths.astype(int)
 
 
@@ -165,14 +162,13 @@ def check_finite_batch(
     wrong = np.argwhere(~finite & (np.arange(host.shape[1]) < lengths[:, None]))
     if len(wrong):
         i, element = wrong[0]
-        raise ValueError(
-            message(
-                f"xs[{i}]" if uids is None else f"xs[{i}] ({uids[i]})",
-                "finite values",
-                f"NaN or infinity in element {element}",
-                "Drop or fill such elements first.",
-            )
-        )
+        name, got = batch_name(i, uids), f"NaN or infinity in element {element}"
+        raise ValueError(message(name, "finite values", got, "Drop or fill such elements first."))
+
+
+def batch_name(i: int, uids: Sequence[str | int] | None) -> str:
+    """Sequence i of a batch in a message."""
+    return f"xs[{i}]" if uids is None else f"xs[{i}] ({uids[i]})"
 
 
 def check_randomness(estimator: Estimator, n: int, key: object, plan: Any) -> None:
@@ -183,14 +179,11 @@ def check_randomness(estimator: Estimator, n: int, key: object, plan: Any) -> No
         if estimator.needs_key:
             expect_key("key", key)
         return
-    if estimator.plan_type is None:
-        raise ValueError(
-            message("plan", "an estimator that samples", repr(estimator), "Use Constructive().")
-        )
-    wanted = estimator.plan_type.__name__
-    described = f"a {wanted}, as {type(estimator).__name__} takes"
-    got = type(plan).__name__
-    expect(isinstance(plan, estimator.plan_type), "plan", described, got, kind=TypeError)
+    kind, way_out = estimator.plan_type, "Use Constructive()."
+    if kind is None:
+        raise ValueError(message("plan", "an estimator that samples", repr(estimator), way_out))
+    expected = f"a {kind.__name__}, as {type(estimator).__name__} takes"
+    expect(isinstance(plan, kind), "plan", expected, type(plan).__name__, kind=TypeError)
     expect(plan.n == n, "plan", f"subsequences of the {n} elements of x", f"of {plan.n}")
 
 
@@ -210,9 +203,8 @@ def choose_estimator(
         if plan is None and info.n <= min(game.auto_exact, MAX_ELEMENTS):
             cost = request_cost(game, x, Request("lattice"))
             within = max_evaluations is None or cost.n_evaluations <= max_evaluations
-            if within and max_bytes is None and cost.n_bytes <= BLOCK_BYTES:
-                return Exact()  # so much memory is always there
-            if within and cost.n_bytes <= (free_bytes() if max_bytes is None else max_bytes):
+            small = max_bytes is None and cost.n_bytes <= BLOCK_BYTES  # so much is always there
+            if within and (small or cost.n_bytes <= _limit(max_bytes)):
                 return Exact()
         estimator = _sampled(info, plan, max_evaluations)
     if not isinstance(estimator, Estimator) or isinstance(estimator, type):
@@ -225,7 +217,7 @@ def choose_estimator(
         check_enumerable(game, x, max_bytes, way_out)
     cost = request_cost(game, x, request)
     way_out = "Lower the estimator's numbers of subsequences, or raise max_bytes."
-    _expect_memory(cost, info.n, max_bytes, way_out)
+    expect_memory(cost.n_bytes, f"{info.n} elements", cost, max_bytes, way_out)
     if max_evaluations is not None and plan is None and cost.n_evaluations > max_evaluations:
         got = f"{max_evaluations:,} for {estimator!r}"
         way_out = "Lower the estimator's budget, or use estimator='auto'."
@@ -268,14 +260,25 @@ def check_enumerable(game: Game, x: Shaped, max_bytes: float | None, way_out: st
         got = f"{n}, which have {2**n - 1:,} subsequences" if n < 60 else n
         expected = f"at most {MAX_ELEMENTS} elements to enumerate"
         raise ValueError(message("x", expected, got, way_out))
-    _expect_memory(request_cost(game, x, Request("lattice")), n, max_bytes, way_out)
+    cost = request_cost(game, x, Request("lattice"))
+    expect_memory(cost.n_bytes, f"{n} elements", cost, max_bytes, way_out)
 
 
-def _expect_memory(cost: Cost, n: int, max_bytes: float | None, way_out: str) -> None:
-    limit = free_bytes() if max_bytes is None else max_bytes
-    if cost.n_bytes > limit:
+def expect_memory(
+    n_bytes: float, what: str, cost: object, max_bytes: float | None, way_out: str
+) -> None:
+    """Raise where a computation takes more memory than there is."""
+    limit = _limit(max_bytes)
+    if n_bytes > limit:
         expected = f"a computation within {limit / 1e9:,.3g} GB of memory"
-        raise ValueError(message("x", expected, f"{n} elements, which take {cost}", way_out))
+        raise ValueError(message("x", expected, f"{what}, which take {cost}", way_out))
+
+
+def finite_values(values: Array) -> Array:
+    """Return values; refuse NaN and infinity. Skipped while tracing."""
+    if is_concrete(values) and not np.isfinite(np.asarray(values)).all():
+        raise ValueError(message("game", FINITE, "NaN or infinity"))
+    return values
 
 
 def plan_cost(
@@ -302,6 +305,10 @@ def plan_cost(
         game.output(x)
     chosen = choose_estimator(game, x, estimator, None, float("inf"), max_evaluations)
     return request_cost(game, x, chosen.request(GameInfo.of(game, x.shape[0])))
+
+
+def _limit(max_bytes: float | None) -> float:
+    return free_bytes() if max_bytes is None else max_bytes
 
 
 def free_bytes() -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -18,14 +19,14 @@ from esv_jax.checks import (
     expect_choice,
     expect_int,
     expect_key,
-    is_concrete,
     message,
 )
 from esv_jax.estimators import Exact, PermutationSampling, Surrogate
 from esv_jax.estimators.surrogate_models import draw_members, sampled_interactions
+from esv_jax.games.few_scores import score
 from esv_jax.games.protocol import Game, SubsetGame, Tile
-from esv_jax.games.scoring import GameInfo, Request, compiled, request_cost, score, score_rows
-from esv_jax.inputs import check_enumerable, check_kind, checked_inputs
+from esv_jax.games.scoring import GameInfo, Request, compiled, request_cost, score_rows
+from esv_jax.inputs import check_enumerable, check_kind, checked_inputs, finite_values
 from esv_jax.subsequences.lattice import MAX_ELEMENTS, Lattice, make_lattice
 from esv_jax.subsequences.samples import random_orders
 
@@ -94,53 +95,54 @@ def pairwise_interactions(
     if estimator == "auto":
         sampled = n > MAX_ELEMENTS and key is not None and isinstance(game, SubsetGame)
         estimator = PermutationSampling() if sampled else Exact()
-    if type(estimator) not in (Exact, *_SAMPLERS):
+    if type(estimator) not in (Exact, Surrogate, PermutationSampling):
         expected = "'auto', Exact(), Surrogate() or PermutationSampling()"
         raise TypeError(message("estimator", expected, repr(estimator)))
     check_kind(game, estimator)
-    sample = _SAMPLERS.get(type(estimator))
-    if sample is not _of_surrogate:
+    if not isinstance(estimator, Surrogate):
         expect(draws is None, "draws", f"None beside {type(estimator).__name__}", draws)
     if key is not None:
         expect_key("key", key)
-    if sample is not None:
-        expect(index == "sii", "index", "'sii' where it is sampled", repr(index))
-        return _checked(sample(game, x, prior, expect_key("key", key), estimator, draws))
-    check_enumerable(game, x, max_bytes, _WAY_OUT)
-    if not game.on_host:
-        run = compiled(game, ("interactions", index), lambda: _exact(index))
-        return _checked(run(game, x, prior))
-    lattice = make_lattice(n, n)
-    with game.progress_bar(request_cost(game, x, Request("lattice")).n_evaluations):
-        scores: Any = score_rows(game, x, lattice)
+    if isinstance(estimator, Exact):
+        check_enumerable(game, x, max_bytes, _WAY_OUT)
+        return finite_values(_exact(game, x, prior, index))
+    expect(index == "sii", "index", "'sii' where it is sampled", repr(index))
+    key = expect_key("key", key)
+    if isinstance(estimator, PermutationSampling):
+        return finite_values(_of_orders(game, x, prior, key, estimator.permutations))
+    plan_key, draw_key = jax.random.split(key)
+    plan = estimator.draw(plan_key, GameInfo.of(game, n))
+    member = draw_members(draw_key, n, 256 if draws is None else expect_int("draws", draws, 2))
+    run = compiled(game, "sampled interactions", lambda: _of_models)
+    return finite_values(run(game, x, prior, plan, member))
+
+
+def _exact(game: Game, x: AnyArray, prior: AnyArray, index: Index) -> Array:
+    """From the scores of all subsequences; of a game on the host from those of a loop."""
+    n = x.shape[0]
+
+    def run(game: Game, x: Array, prior: Array) -> Array:
+        lattice = make_lattice(x.shape[0])
+        return interaction_index(lattice, score_rows(game, x, lattice), jnp.asarray(prior), index)
 
     def estimate(scores: Any, prior: Array) -> Array:
-        return interaction_index(lattice, scores, prior, index)
+        return interaction_index(make_lattice(n, n), scores, prior, index)
 
+    if not game.on_host:
+        return compiled(game, ("interactions", index), lambda: run)(game, x, prior)
+    with game.progress_bar(request_cost(game, x, Request("lattice")).n_evaluations):
+        scores = score_rows(game, x, make_lattice(n, n))
     name = ("interactions of scores", index, n)
-    return _checked(compiled(game, name, lambda: estimate)(scores, prior))
+    return compiled(game, name, lambda: estimate)(scores, prior)
 
 
-def _of_surrogate(
-    game: Game, x: AnyArray, prior: Array, key: Array, estimator: Surrogate, draws: int | None
-) -> Array:
-    """Differences of small models of the heads, over `draws` subsequences."""
-    plan_key, draw_key = jax.random.split(key)
-    plan = estimator.draw(plan_key, GameInfo.of(game, x.shape[0]))
-    draws = 256 if draws is None else expect_int("draws", draws, 2)
-    member = draw_members(draw_key, x.shape[0], draws)
-    run = compiled(game, "sampled interactions", lambda: _sampled)
-    return run(game, x, prior, plan, member)
+def _of_models(game: Any, x: Array, prior: Array, plan: Any, member: Array) -> Array:
+    """Differences of small models of the heads, over the subsequences `member`."""
+    logits: Any = score_rows(game, x, plan)
+    return sampled_interactions(plan, logits, prior, member, game.link)
 
 
-def _of_orders(
-    game: Game,
-    x: AnyArray,
-    prior: AnyArray,
-    key: Array,
-    estimator: PermutationSampling,
-    draws: None,
-) -> Array:
+def _of_orders(game: Game, x: AnyArray, prior: AnyArray, key: Array, permutations: int) -> Array:
     """The mean of d(X) over orders in which pairs are adjacent, every pair equally often.
 
     About as many orders as the estimator has.
@@ -149,7 +151,7 @@ def _of_orders(
     if n == 1:
         return jnp.zeros((1, 1, len(prior)), prior.dtype)
     per_cover = (n + 1) // 2
-    covers = max(-(-estimator.permutations // per_cover), 1)
+    covers = max(-(-permutations // per_cover), 1)
     orders = np.asarray(pair_covers(key, n, covers)).reshape(covers * per_cover, -1)
     total = np.zeros((n, n, len(prior)), np.float64)
     together = max(_ROWS_TOGETHER // (4 * n), 1)
@@ -164,33 +166,6 @@ def _of_orders(
             np.add.at(total, (first, second), f[:, 3] - f[:, 1] - f[:, 2] + f[:, 0])
     total = (total + total.swapaxes(0, 1)) / covers
     return jnp.asarray(total, prior.dtype)
-
-
-_SAMPLERS: dict[type, Callable[..., Array]] = {
-    Surrogate: _of_surrogate,
-    PermutationSampling: _of_orders,
-}
-
-
-def _exact(index: Index) -> Callable[[Any, Array, Array], Array]:
-    def run(game: Any, x: Array, prior: Array) -> Array:
-        lattice = make_lattice(x.shape[0])
-        scores = score_rows(game, x, lattice)
-        return interaction_index(lattice, scores, jnp.asarray(prior), index)
-
-    return run
-
-
-def _sampled(game: Any, x: Array, prior: Array, plan: Any, member: Array) -> Array:
-    logits: Any = score_rows(game, x, plan)
-    return sampled_interactions(plan, logits, prior, member, game.link)
-
-
-def _checked(found: Array) -> Array:
-    """Refuse interactions that are not finite."""
-    if is_concrete(found) and not np.isfinite(np.asarray(found)).all():
-        raise ValueError(message("game", "finite scores of every subsequence", "NaN or infinity"))
-    return found
 
 
 def interaction_index(lattice: Lattice, scores: Any, prior: Array, index: Index = "sii") -> Array:
@@ -241,14 +216,11 @@ def interaction_index(lattice: Lattice, scores: Any, prior: Array, index: Index 
             over_lows = over_lows.reshape(-1, width, c)
             one, other = tile.member[:, first].T, tile.member[:, second].T  # (pairs, B)
             held = jnp.stack([~(one | other), one ^ other, one & other], axis=1).astype(dtype)
-            top_pairs = top_pairs + jnp.einsum(
-                "qkb,kbc->qc", held, over_lows[:3], precision="highest"
-            )
             sides = jnp.stack([~tile.member, tile.member]).astype(dtype)  # (2, B, n_top)
             by_side = over_lows[3:].reshape(2, n_low, width, c)
-            mixed_pairs = mixed_pairs + jnp.einsum(
-                "kbj,kibc->jic", sides, by_side, precision="highest"
-            )
+            einsum = functools.partial(jnp.einsum, precision="highest")
+            top_pairs = top_pairs + einsum("qkb,kbc->qc", held, over_lows[:3])
+            mixed_pairs = mixed_pairs + einsum("kbj,kibc->jic", sides, by_side)
         return by_low, top_pairs, mixed_pairs
 
     nothing = (
@@ -264,9 +236,8 @@ def interaction_index(lattice: Lattice, scores: Any, prior: Array, index: Index 
         by_low, top_pairs, mixed_pairs = visit(nothing, whole)
 
     low_weights, first_low, second_low = _low_pair_weights(share, lattice)
-    low_pairs = jnp.matmul(
-        jnp.asarray(low_weights, dtype), by_low.reshape(-1, c), precision="highest"
-    )
+    weight = jnp.asarray(low_weights, dtype)
+    low_pairs = jnp.matmul(weight, by_low.reshape(-1, c), precision="highest")
     pairs = jnp.concatenate([top_pairs, mixed_pairs.reshape(-1, c), low_pairs])
     pairs = pairs + empty.astype(dtype) * prior[None, :]
 
@@ -292,7 +263,7 @@ def pair_covers(key: Array, n: int, covers: int) -> Array:
     """
     m = n + n % 2
     step = np.arange(m)
-    zigzag = np.where(step % 2 == 1, (step + 1) // 2, -(step // 2))
+    zigzag = np.where(step % 2, (step + 1) // 2, -(step // 2))
     paths = (np.arange(m // 2)[:, None] + zigzag[None]) % m
     return random_orders(key, covers, m)[:, paths]
 
@@ -323,10 +294,9 @@ def pair_share(n: int, index: Index = "sii") -> np.ndarray:
     Row s, column k: of s elements, k of the pair among them. It is +w(s - 2), -w(s - 1), +w(s)
     for k = 2, 1, 0, and 0 where no such subsequence exists; w as in `interaction_index`.
     """
-    if index == "sii":
-        w = np.array([1 / ((n - 1) * math.comb(n - 2, k)) for k in range(n - 1)])
-    else:
-        w = np.array([2 / (n * math.comb(n - 1, k)) for k in range(n - 1)])
+    w = 1 / np.array([(n - 1) * math.comb(n - 2, k) for k in range(n - 1)])
+    if index == "sti":
+        w = 2 / np.array([n * math.comb(n - 1, k) for k in range(n - 1)])
     share = np.zeros((n + 1, 3))
     for held, sign in enumerate((1, -1, 1)):
         share[held : held + n - 1, held] = sign * w

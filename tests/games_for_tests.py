@@ -15,7 +15,7 @@ SEED = words_of(jax.random.key(1))  # of plans made on the host
 
 def steps(estimator, game, x, prior, key=None, plan=None, length=None):
     """The three steps of an explanation, without the checks of `explain`."""
-    return attribute(game, estimator, jnp.asarray(x), jnp.asarray(prior), key, plan, length)
+    return attribute(estimator, game, jnp.asarray(x), jnp.asarray(prior), key, plan, length)
 
 
 def n_programs(game, name):

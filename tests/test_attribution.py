@@ -37,12 +37,6 @@ def test_intervals(att):
     np.testing.assert_allclose(att.values - low, high - att.values, rtol=1e-4)
 
 
-@pytest.mark.parametrize("c", [2, -1])
-def test_classes_out_of_range_are_refused(att, c):
-    with pytest.raises(ValueError, match=r"class: expected a class in 0..1"):
-        att.for_class(c)
-
-
 def test_one_sequence_refuses_len_and_index(att):
     with pytest.raises(TypeError, match=r"expected a batch .* elements is \.n"):
         len(att)
@@ -130,7 +124,8 @@ def test_agreement_refuses_bad_input():
 )
 def test_classes_are_never_clamped(att, c, error):
     for method in (att.for_class, att.supporting, att.distracting, att.evidential_score):
-        with pytest.raises(error, match="class: expected a class"):
+        range_of_classes = " in 0..1" if error is ValueError else ""
+        with pytest.raises(error, match="class: expected a class" + range_of_classes):
             method(c)
     with pytest.raises(error, match="class: expected a class"):
         att.contrast(c, 0)

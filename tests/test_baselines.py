@@ -43,8 +43,7 @@ def test_positions_by_hand():
     assert ej.baselines.edges_in(5).tolist() == pytest.approx([1.0, 0.6, 0.2, 0.6, 1.0])
     assert ej.baselines.centre_out(4).tolist() == pytest.approx([0.25, 0.75, 0.75, 0.25])
     assert ej.baselines.edges_in(4).tolist() == pytest.approx([1.0, 0.5, 0.5, 1.0])
-    assert ej.baselines.uniform(4).tolist() == [0.25] * 4
-    for baseline in (ej.baselines.centre_out, ej.baselines.edges_in, ej.baselines.uniform):
+    for baseline in (ej.baselines.centre_out, ej.baselines.edges_in):
         assert baseline(1).tolist() == [1.0]
 
 
@@ -57,23 +56,12 @@ def test_positions_are_symmetric_and_opposite(n):
     assert (np.diff(half) > 0).all() and centre.max() <= 1 and centre.min() > 0
 
 
-def test_random_is_a_function_of_its_key():
-    key = jax.random.key(3)
-    values = np.asarray(ej.baselines.random(key, 1000))
-    np.testing.assert_array_equal(values, ej.baselines.random(key, 1000))
-    np.testing.assert_array_equal(values, jax.jit(lambda k: ej.baselines.random(k, 1000))(key))
-    assert (values != np.asarray(ej.baselines.random(jax.random.key(4), 1000))).any()
-    assert values.min() >= 0 and values.max() < 1 and abs(values.mean() - 0.5) < 0.05
-
-
-@pytest.mark.parametrize("name", ["centre_out", "edges_in", "uniform"])
+@pytest.mark.parametrize("name", ["centre_out", "edges_in"])
 def test_position_baselines_refuse_bad_input(name):
     with pytest.raises(ValueError, match="n: expected an integer >= 1, got 0"):
         getattr(ej.baselines, name)(0)
     with pytest.raises(TypeError, match="n: expected an integer"):
         getattr(ej.baselines, name)(2.0)
-    with pytest.raises(ValueError, match="key: expected a PRNG key, got None"):
-        ej.baselines.random(None, 3)
 
 
 # By scores of the model

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.games import ScaleGame, SubsetGame, score
+from esv_jax.games import ScaleGame, SubsetGame
+from esv_jax.games.few_scores import score
 from esv_jax.games.grouped import Grouped, group_labels, group_members
 from esv_jax.groups import as_players, n_owen_terms, owen_terms, owen_values
 from esv_jax.interactions import pairwise_interactions

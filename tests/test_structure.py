@@ -25,7 +25,7 @@ LAYERS = (
     ("sweeps",),
     ("results", "plots", "maps"),
     ("interactions", "batches", "explanations", "tolerance"),
-    ("groups",),
+    ("groups", "unions"),
     ("perturbation", "relevance", "gradients", "metrics", "baselines"),
     ("inputs",),
     ("estimators",),

@@ -18,7 +18,7 @@ from esv_jax.cli.explain_output import draw_video
 from esv_jax.cli.printing import progress, say, signed, table
 from esv_jax.estimators import Constructive
 from esv_jax.files import expect_writable, make_folder
-from esv_jax.games import make_game
+from esv_jax.games.multi_scale import make_game
 from esv_jax.maps import element_values
 from esv_jax.models.video_model import video_model_digest
 

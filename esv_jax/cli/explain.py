@@ -34,7 +34,7 @@ from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
 from esv_jax.data.classes import class_index
 from esv_jax.data.inputs import Inputs
 from esv_jax.files import JSONObject, locked_folder, make_folder, remove_leftovers
-from esv_jax.games import make_game
+from esv_jax.games.multi_scale import make_game
 from esv_jax.maps import element_values
 from esv_jax.models import TrainedModel
 

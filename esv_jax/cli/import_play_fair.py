@@ -18,7 +18,7 @@ from esv_jax.cli.printing import progress, say, table
 from esv_jax.data import FeatureStore
 from esv_jax.explanations import explain
 from esv_jax.files import atomic_path, expect_writable, make_folder
-from esv_jax.games import make_game
+from esv_jax.games.multi_scale import make_game
 from esv_jax.models.trained import model_digest
 
 _DIGITS = 12  # of a digest in the table

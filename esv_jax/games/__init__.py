@@ -2,21 +2,17 @@
 
 from esv_jax.games.average_consensus import AverageConsensus
 from esv_jax.games.black_box import BlackBox, probe_sensitivity
-from esv_jax.games.multi_scale import MultiScale, direct_logits, make_game
-from esv_jax.games.protocol import Cost, ScaleGame, SubsetGame
-from esv_jax.games.scoring import score
+from esv_jax.games.multi_scale import MultiScale, direct_logits
+from esv_jax.games.protocol import ScaleGame, SubsetGame
 from esv_jax.games.variable_length import VariableLength
 
 __all__ = [
     "AverageConsensus",
     "BlackBox",
-    "Cost",
     "MultiScale",
     "ScaleGame",
     "SubsetGame",
     "VariableLength",
     "direct_logits",
-    "make_game",
     "probe_sensitivity",
-    "score",
 ]

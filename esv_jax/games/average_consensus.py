@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.checks import (
-    AnyArray,
-    Link,
-    Shaped,
-    check_link,
-    expect,
-    expect_floating,
-    expect_shape,
-    wider,
-)
+from esv_jax.checks import Link, Shaped, check_link, expect, expect_floating, expect_shape, wider
 from esv_jax.games.protocol import Cost, SubsetGame
 from esv_jax.records import register_record, static_field
 
@@ -40,11 +30,6 @@ class AverageConsensus(SubsetGame):
       ValueError: if shapes disagree, or a softmax over one class.
     """
 
-    auto_exact: ClassVar[int] = 20
-    on_host: ClassVar[bool] = False
-    removal_name: ClassVar[None] = None
-    owner: ClassVar[None] = None
-
     w: Array
     b: Array
     input_relu: bool = static_field(default=True)
@@ -63,10 +48,6 @@ class AverageConsensus(SubsetGame):
         d, fits = self.w.shape[0], len(x.shape) == 2 and x.shape[1] == self.w.shape[0]
         expect(fits, "x", f"shape (n, D) with D = {d}", x.shape)
         return jax.ShapeDtypeStruct((self.w.shape[1],), wider(x.dtype, self.w.dtype))
-
-    def warnings(self, x: AnyArray, prior: AnyArray) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def subset_logits(self, x: Array, member: Array) -> Array:
         """Logits (m, C) of the subsequences `member` (m, n), none of them empty."""

@@ -25,7 +25,7 @@ from esv_jax.checks import (
 )
 from esv_jax.games.host_scores import HostCounts, HostScores
 from esv_jax.games.protocol import Cost, SubsetGame
-from esv_jax.games.removal import LAYOUTS, Layout, Removal, check_removal, removal_name
+from esv_jax.games.removal import LAYOUTS, Layout, Removal, check_removal
 from esv_jax.subsequences.samples import flat_bits
 
 Units = Literal["probabilities", "any"]
@@ -113,28 +113,23 @@ class BlackBox(SubsetGame):
         expect_int("batch_size", self.batch_size, 1)
         if self.layout is not None:
             expect_choice("layout", self.layout, LAYOUTS)
-        for name, value, what in (
-            ("fn", self.fn, "a function of clips (B, s, ...)"),
-            ("progress", self.progress, "None or what makes a bar, e.g. tqdm.tqdm"),
-        ):
-            taken = callable(value) or (
-                value is None if name == "progress" else hasattr(value, "logits")
-            )
-            if not taken:
-                raise TypeError(message(name, what, f"{type(value).__name__} {value!r}"))
         fn = ScoresOf(self.fn, "clips") if hasattr(self.fn, "logits") else self.fn
+        functions = [("fn", fn, "a function of clips (B, s, ...)")]
+        if self.progress is not None:
+            what = "None or what makes a bar, e.g. tqdm.tqdm"
+            functions.append(("progress", self.progress, what))
+        for name, value, what in functions:
+            if not callable(value):
+                raise TypeError(message(name, what, f"{type(value).__name__} {value!r}"))
         host = HostScores(fn, self.removal, self.layout, self.batch_size, self.progress)
         object.__setattr__(self, "host", host)
 
     @property
     def removal_name(self) -> str:
         """Name of the removal; of a function its own."""
-        return removal_name(self.removal)
-
-    @property
-    def owner(self) -> Any:
-        """None: nothing is compiled."""
-        return None
+        if not callable(self.removal):
+            return self.removal
+        return getattr(self.removal, "__name__", type(self.removal).__name__)
 
     @property
     def counts(self) -> HostCounts:
@@ -152,7 +147,9 @@ class BlackBox(SubsetGame):
         """
         expect(x.ndim >= 1, "x", "frames along the first axis", f"shape {x.shape}")
         if not is_concrete(x):
-            raise TypeError(_traced())
+            expected = "an array with values: a BlackBox runs on the host and cannot be traced"
+            way_out = "Call explain outside of them, or use VariableLength with a JAX function."
+            raise TypeError(message("x", expected, "a tracer of jit, vmap or grad", way_out))
         self.host.begin(np.asarray(x))
 
     def warnings(self, x: AnyArray, prior: AnyArray) -> tuple[str, ...]:
@@ -175,7 +172,7 @@ class BlackBox(SubsetGame):
             python_warnings.warn(text, stacklevel=4)
             found += (text,)
         if self.probe and len(clip) >= 2:
-            found += self.host.noted(clip, "probe", lambda: self._probed(clip))
+            found += self.host.noted(clip, lambda: self._probed(clip))
         return found
 
     def noise(self, x: AnyArray) -> float:
@@ -200,9 +197,9 @@ class BlackBox(SubsetGame):
                 self.host.ask(np.zeros((1, *x.shape), x.dtype))
             else:
                 self.begin(x)
-        output = self.host.output
-        assert output is not None
-        return jax.ShapeDtypeStruct((output[0],), output[1])
+        assert self.host.output is not None
+        n_classes, dtype = self.host.output
+        return jax.ShapeDtypeStruct((n_classes,), dtype)
 
     def subset_logits(self, x: np.ndarray, member: np.ndarray) -> np.ndarray:
         """Scores (m, C) of the subsequences `member` (m, n), each evaluated once per call."""
@@ -213,15 +210,6 @@ class BlackBox(SubsetGame):
         """See `SubsetGame.subset_cost`; the model's own memory is not known."""
         out = self.output(x)
         return Cost(m, m, m * (6 * out.shape[0] * out.dtype.itemsize + 100), None)
-
-
-def _traced() -> str:
-    return message(
-        "x",
-        "an array with values: a BlackBox runs on the host and cannot be traced",
-        "a tracer of jit, vmap or grad",
-        "Call explain outside of them, or use VariableLength with a JAX function.",
-    )
 
 
 def _expect_probabilities(scores: np.ndarray, prior: np.ndarray) -> tuple[str, ...]:
@@ -266,7 +254,7 @@ class Sensitivity(NamedTuple):
             for length, positions in zip(self.lengths, self.ignored, strict=True)
             if positions
         ]
-        return "; ".join(found) if found else "every position matters at every length tried"
+        return "; ".join(found) or "every position matters at every length tried"
 
 
 def probe_sensitivity(

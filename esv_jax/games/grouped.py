@@ -20,6 +20,11 @@ Groups = Sequence[int] | Sequence[Sequence[int]] | np.ndarray
 _EACH_ONCE = "every element in exactly one group"
 
 
+def _of_the_game(name: str) -> Any:
+    """A property that `Grouped` has from its game."""
+    return property(lambda self: getattr(self.game, name))
+
+
 @register_record
 @dataclasses.dataclass(frozen=True)
 class Grouped(SubsetGame):
@@ -35,36 +40,16 @@ class Grouped(SubsetGame):
     game: SubsetGame
     x: Any
 
-    @property
-    def link(self) -> Link:
-        """The game's."""
-        return self.game.link
-
-    @property
-    def removal_name(self) -> str | None:
-        """The game's."""
-        return self.game.removal_name
-
-    @property
-    def auto_exact(self) -> int:
-        """The cost of the game itself: one evaluation per union."""
-        return self.game.auto_exact
-
-    @property
-    def on_host(self) -> bool:
-        """The game's."""
-        return self.game.on_host
-
-    @property
-    def owner(self) -> Any:
-        """The game's."""
-        return self.game.owner
+    link = _of_the_game("link")
+    removal_name = _of_the_game("removal_name")
+    auto_exact = _of_the_game("auto_exact")  # one evaluation of the game per union
+    on_host = _of_the_game("on_host")
+    owner = _of_the_game("owner")
 
     def output(self, x: Shaped) -> jax.ShapeDtypeStruct:
         """The game's; x has to be (g, n)."""
-        n, shape = self.x.shape[0], x.shape
-        fits = len(shape) == 2 and shape[1] == n
-        expect(fits, "x", f"groups of shape (g, n) = (g, {n})", shape)
+        n = self.x.shape[0]
+        expect(x.shape[1:] == (n,), "x", f"groups of shape (g, n) = (g, {n})", x.shape)
         return self.game.output(self.x)
 
     def warnings(self, x: AnyArray, prior: AnyArray) -> tuple[str, ...]:
@@ -94,9 +79,6 @@ class ScoreTable(SubsetGame):
     """
 
     auto_exact: ClassVar[int] = 24
-    on_host: ClassVar[bool] = False
-    removal_name: ClassVar[None] = None
-    owner: ClassVar[None] = None
     link: ClassVar[Link] = "identity"
 
     table: Array
@@ -108,10 +90,6 @@ class ScoreTable(SubsetGame):
         expect(x.shape[0] == n, "x", f"the {n} elements of the table", x.shape)
         return jax.ShapeDtypeStruct(self.table.shape[1:], self.table.dtype)
 
-    def warnings(self, x: AnyArray, prior: AnyArray) -> tuple[str, ...]:
-        """None."""
-        return ()
-
     def subset_logits(self, x: Array, member: Array) -> Array:
         """Rows (m, C) of the table."""
         bits = jnp.asarray(1 << np.arange(member.shape[1]), jnp.int32)
@@ -119,10 +97,8 @@ class ScoreTable(SubsetGame):
 
     def subset_cost(self, x: Shaped, m: int) -> Cost:
         """The cost of the table and of m of its rows."""
+        whole = self.cost_of_table or Cost(m, m, 0, 0)
         n_bytes = m * self.table.shape[1] * self.table.dtype.itemsize
-        if self.cost_of_table is None:
-            return Cost(m, m, n_bytes, 0)
-        whole = self.cost_of_table
         return whole._replace(n_bytes=whole.n_bytes + n_bytes)
 
 
@@ -148,10 +124,9 @@ def group_labels(groups: object, n: int) -> np.ndarray:
     labels = _integers("groups", entries)
     expect(len(labels) == n, "groups", described, f"{len(labels)} labels")
     expect(labels.min() >= 0, "groups", "labels 0..g - 1", labels.min())
-    missing = np.setdiff1d(np.arange(labels.max() + 1), labels)
-    if len(missing):
-        got = f"group {missing[0]} without elements"
-        raise ValueError(message("groups", f"labels that use all of 0..{labels.max()}", got))
+    for k in range(labels.max() + 1):
+        expected = f"labels that use all of 0..{labels.max()}"
+        expect(k in labels, "groups", expected, f"group {k} without elements")
     return labels
 
 
@@ -171,9 +146,8 @@ def _labels_of_lists(groups: list[Any], n: int) -> np.ndarray:
                 got = f"element {i} in two groups, {labels[i]} and {k}"
             expect(labels[i] == -1, "groups", _EACH_ONCE, got)
             labels[i] = k
-    missing = np.flatnonzero(labels < 0)
-    if len(missing):
-        raise ValueError(message("groups", _EACH_ONCE, f"element {missing[0]} in no group"))
+    for i, label in enumerate(labels):
+        expect(label >= 0, "groups", _EACH_ONCE, f"element {i} in no group")
     return labels
 
 

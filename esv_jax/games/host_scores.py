@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from esv_jax.checks import as_numpy, class_scores, expect, message
-from esv_jax.games.removal import Layout, Removal, expect_removable, frame_index, frame_table
+from esv_jax.games.removal import Layout, Removal, frame_axes, frame_index, frame_table
 
 Identity = tuple[tuple[int, ...], str, bytes]  # of a sequence: shape, dtype, digest of its content
 
@@ -40,7 +40,7 @@ class _Known:
         self.row: dict[bytes, int] = {}  # by packed membership
         self.scores = np.zeros((0, 0))  # (rows, C), grown as needed; the first len(row) count
         self.shown: set[int] = set()  # rows that the progress bar has counted
-        self.notes: dict[str, tuple[str, ...]] = {}
+        self.note: tuple[str, ...] | None = None
         self.noise = 0.0  # between two scores of the whole
 
     def add(self, keys: list[bytes], scores: np.ndarray) -> None:
@@ -49,8 +49,7 @@ class _Known:
         stop = start + len(keys)
         if stop > len(self.scores):
             grown = np.empty((max(2 * start, stop), scores.shape[1]), scores.dtype)
-            if start:
-                grown[:start] = self.scores[:start]
+            grown[:start] = self.scores[:start] if start else 0
             self.scores = grown
         self.scores[start:stop] = scores
         self.row.update(zip(keys, range(start, stop), strict=True))
@@ -88,15 +87,16 @@ class HostScores:
         Scores kept by earlier calls are dropped, since the model may have changed: unless the
         last call failed, began with this clip, and the clip still has the scores it had.
         """
-        expect_removable(self._removal, clip.shape, self._layout)
+        if self._removal == "blur":
+            frame_axes(clip.shape, self._layout)
         older = self._memory if self._failed else {}
         before = self._whole_in(older, clip)
         self._memory = {}
         try:
             everything = np.ones((1, len(clip)), bool)
             now = self.scores(clip, everything)
-            same = before is not None and bool(
-                np.abs(now[0] - before).max() <= _SAME * np.abs(before).max()
+            same = (
+                before is not None and np.abs(now[0] - before).max() <= _SAME * np.abs(before).max()
             )
             if not same:
                 again = self.ask(self._clips(clip, everything))
@@ -110,30 +110,26 @@ class HostScores:
 
     def noise(self, clip: np.ndarray) -> float:
         """Largest difference between two scores of the whole clip beyond rounding; 0 if none."""
-        known = self._known(clip)
-        whole = self.whole(clip)
-        if whole is None or known.noise <= _NOISE * max(float(np.abs(whole).max()), 1e-30):
-            return 0.0
-        return known.noise
+        noise, whole = self._known(clip).noise, self.whole(clip)
+        rounding = whole is None or noise <= _NOISE * max(float(np.abs(whole).max()), 1e-30)
+        return 0.0 if rounding else noise
 
     def whole(self, clip: np.ndarray) -> np.ndarray | None:
         """Scores (C,) of the whole clip, where they are known."""
         return self._whole_in(self._memory, clip)
 
     def _whole_in(self, memory: dict[Identity, _Known], clip: np.ndarray) -> np.ndarray | None:
-        known = memory.get(_identity(clip))
-        row = None if known is None else known.row.get(_packed(np.ones((1, len(clip)), bool))[0])
-        return None if known is None or row is None else known.scores[row]
+        known = memory.get(_identity(clip), _Known())
+        row = known.row.get(_packed(np.ones((1, len(clip)), bool))[0])
+        return None if row is None else known.scores[row]
 
-    def noted(
-        self, clip: np.ndarray, name: str, make: Callable[[], tuple[str, ...]]
-    ) -> tuple[str, ...]:
+    def noted(self, clip: np.ndarray, make: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
         """make(), or its earlier result for this clip while its scores are kept."""
-        notes = self._known(clip).notes
-        if name not in notes:
+        known = self._known(clip)
+        if known.note is None:
             with self._marking_failure():
-                notes[name] = make()
-        return notes[name]
+                known.note = make()
+        return known.note
 
     @contextlib.contextmanager
     def _marking_failure(self) -> Iterator[None]:
@@ -248,12 +244,12 @@ class HostScores:
             shorter = self._removal == "drop" and clips.shape[1] != n
             if not shorter or clips.shape[1] in self._lengths:
                 raise
+            expected = "clips of any length under removal='drop'"
             got = f"{type(error).__name__} ({error}) for clips {clips.shape} of {n} frames"
             way_out = (
                 "If the model needs a fixed length, use removal='freeze'; if it needs whole "
                 "tubelets of frames, make them elements with explain(..., groups=...)."
             )
-            expected = "clips of any length under removal='drop'"
             raise ValueError(message("fn", expected, got, way_out)) from error
         if hasattr(found, "detach"):  # a tensor that may record gradients
             found = as_numpy(found)
@@ -264,12 +260,10 @@ class HostScores:
         self._lengths.add(clips.shape[1])
         if scores.dtype.itemsize < 4:
             scores = scores.astype(np.float32)  # half precision of either kind
-        wrong = np.argwhere(~np.isfinite(scores))
-        if len(wrong):
-            at = tuple(wrong[0].tolist())
-            raise ValueError(
-                message("fn", f"finite scores for clips {clips.shape}", f"{scores[at]} at {at}")
-            )
+        if not np.isfinite(scores).all():
+            at = tuple(np.argwhere(~np.isfinite(scores))[0].tolist())
+            expected = f"finite scores for clips {clips.shape}"
+            raise ValueError(message("fn", expected, f"{scores[at]} at {at}"))
         if self.output is None:
             wide = np.result_type(np.float32, scores.dtype)
             self.output = scores.shape[1], np.dtype(jax.dtypes.canonicalize_dtype(wide))

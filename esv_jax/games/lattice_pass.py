@@ -9,6 +9,7 @@ those that lack one of the low a small product with a 0/1 matrix.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -19,7 +20,7 @@ import numpy as np
 from jax import Array, lax
 
 from esv_jax.games.protocol import Carry, Tile
-from esv_jax.models.heads import HeadStack
+from esv_jax.models.heads import HeadStack, HiddenLayer
 from esv_jax.subsequences.lattice import Lattice, low_incidence, recurrence_shares
 
 
@@ -61,8 +62,8 @@ def fold_multi_scale(
         level = tile["level"]
         own = _own(heads, tables, lattice, level, tile["top_one_hot"])
         # Slots beyond a level's number of parents are zero: even numbers of them, fewer programs.
-        pairs = [_sum_of_slabs(k, workspace, tile["parents"]) for k in even_counts]
-        from_tops = lax.switch((level + 1) // 2, pairs)
+        sums = [functools.partial(_sum_of_slabs, k) for k in even_counts]
+        from_tops = lax.switch((level + 1) // 2, sums, workspace, tile["parents"])
         logits = _solve(incidence, share[level], own, from_tops)
         workspace = lax.dynamic_update_slice_in_dim(workspace, logits, tile["start"], axis=1)
         visited = Tile(logits, level, tile["member"], tile["valid"])
@@ -70,28 +71,19 @@ def fold_multi_scale(
 
     # Even and odd levels take turns in the workspace; the last slot stays zero, for padding.
     workspace = jnp.zeros((n_lows, max(lattice.n_slots, width) + 1, c), x.dtype)
-    tiles = {
-        "level": jnp.asarray(lattice.tile_level),
-        "start": jnp.asarray(lattice.tile_start),
-        "parents": jnp.asarray(lattice.tile_parents),
-        "member": jnp.asarray(lattice.tile_member),
-        "valid": jnp.asarray(lattice.tile_valid),
-        "top_one_hot": jnp.asarray(_top_one_hot(lattice, heads.n_max)),
-    }
+    names = ("level", "start", "parents", "member", "valid")
+    tiles = {name: jnp.asarray(getattr(lattice, f"tile_{name}")) for name in names}
+    tiles["top_one_hot"] = jnp.asarray(_top_one_hot(lattice, heads.n_max))
     (_, carry), _ = lax.scan(step, (workspace, carry), tiles)
     return carry
 
 
-def _sum_of_slabs(count: int, workspace: Array, parents: Array) -> Callable[[], Array]:
+def _sum_of_slabs(count: int, workspace: Array, parents: Array) -> Array:
     """Sum (R, B, C) over the first `count` parents of each top of a tile."""
-
-    def total() -> Array:
-        if count == 0:
-            shape = (workspace.shape[0], parents.shape[0], workspace.shape[2])
-            return jnp.zeros(shape, workspace.dtype)
-        return sum(workspace[:, parents[:, k]] for k in range(count))  # type: ignore[return-value]
-
-    return total
+    if count == 0:
+        shape = (workspace.shape[0], parents.shape[0], workspace.shape[2])
+        return jnp.zeros(shape, workspace.dtype)
+    return sum(workspace[:, parents[:, k]] for k in range(count))  # type: ignore[return-value]
 
 
 def _solve(incidence: list[Array], share: Array, own: list[Array], from_tops: Array) -> Array:
@@ -115,6 +107,15 @@ def _solve(incidence: list[Array], share: Array, own: list[Array], from_tops: Ar
         done.append(part + share[p] * parents)
         start += rows
     return jnp.concatenate(done)
+
+
+def head_output(hidden: Array, layers: Sequence[HiddenLayer], w2: Array, b2: Array) -> Array:
+    """Logits (m, C) of one head from the pre-activations (m, H) of its first layer."""
+    hidden = jax.nn.relu(hidden)
+    for layer in layers:
+        product = jnp.matmul(hidden, layer.w, precision="highest")
+        hidden = jax.nn.relu(product + layer.b[None, :])
+    return jnp.matmul(hidden, w2, precision="highest") + b2[None, :]
 
 
 class _FirstLayer(NamedTuple):
@@ -240,13 +241,9 @@ def _own(
         def evaluated(p: int = p, n_rows: int = n_rows) -> Array:
             scale = jnp.maximum(level + p, 1)
             hidden = tables.low[p][index][:, None] + top[None, :, p]
-            hidden = jax.nn.relu(hidden).reshape(n_rows * width, heads.hidden_dim)
-            for layer in heads.hidden:
-                product = jnp.matmul(hidden, layer.w[scale - 1], precision="highest")
-                hidden = jax.nn.relu(product + layer.b[scale - 1][None, :])
-            logits = jnp.matmul(hidden, heads.w2[scale - 1], precision="highest")
-            logits = (logits + heads.b2[scale - 1][None, :]) * share[scale]
-            return logits.reshape(n_rows, width, heads.n_classes)
+            layers = jax.tree.map(lambda leaf: leaf[scale - 1], (heads.hidden, heads.w2, heads.b2))
+            logits = head_output(hidden.reshape(n_rows * width, heads.hidden_dim), *layers)
+            return (logits * share[scale]).reshape(n_rows, width, heads.n_classes)
 
         def absent(n_rows: int = n_rows) -> Array:
             return jnp.zeros((n_rows, width, heads.n_classes), dtype)

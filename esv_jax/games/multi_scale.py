@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import chex
 import jax
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import AnyArray, Link, Shaped, check_link, expect, is_concrete, message, wider
+from esv_jax.checks import AnyArray, Link, Shaped, check_link, is_concrete, message, wider
 from esv_jax.games.average_consensus import AverageConsensus
-from esv_jax.games.lattice_pass import fold_multi_scale
+from esv_jax.games.lattice_pass import fold_multi_scale, head_output
 from esv_jax.games.protocol import Carry, Cost, ScaleGame, Tile
 from esv_jax.models.heads import HeadStack, TsnHead
 from esv_jax.records import register_record, static_field
@@ -43,11 +43,6 @@ class MultiScale(ScaleGame):
       one class.
     """
 
-    auto_exact: ClassVar[int] = 20
-    on_host: ClassVar[bool] = False
-    removal_name: ClassVar[None] = None
-    owner: ClassVar[None] = None
-
     heads: HeadStack
     link: Link = static_field(default="softmax")
     first_layers: tuple[Array, ...] = dataclasses.field(init=False, repr=False)
@@ -55,14 +50,9 @@ class MultiScale(ScaleGame):
     n_scales: int = static_field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        expect(
-            isinstance(self.heads, HeadStack),
-            "heads",
-            "a HeadStack",
-            type(self.heads).__name__,
-            "Make one with models.stack_heads.",
-            TypeError,
-        )
+        if not isinstance(self.heads, HeadStack):
+            got, way_out = type(self.heads).__name__, "Make one with models.stack_heads."
+            raise TypeError(message("heads", "a HeadStack", got, way_out))
         check_link(self.link, self.heads.n_classes)
         w1, w2 = self.heads.w1, self.heads.w2
         if is_concrete(w1) and is_concrete(w2):  # by NumPy: each slice by JAX is a program
@@ -135,12 +125,9 @@ class MultiScale(ScaleGame):
                 hidden = heads.b1[s - 1][None, None]
                 for j in range(s):
                     hidden = hidden + product[j][element[:, j] - j]  # (n_rows, V, H)
-                hidden = jax.nn.relu(hidden).reshape(-1, h)
-                for layer in heads.hidden:
-                    product = jnp.matmul(hidden, layer.w[s - 1], precision="highest")
-                    hidden = jax.nn.relu(product + layer.b[s - 1][None, :])
-                logits = jnp.matmul(hidden, last_layers[s - 1], precision="highest")
-                logits = (logits + heads.b2[s - 1][None, :]) * jnp.asarray(own[s], xs.dtype)
+                layers, b2 = jax.tree.map(lambda leaf, s=s: leaf[s - 1], (heads.hidden, heads.b2))
+                logits = head_output(hidden.reshape(-1, h), layers, last_layers[s - 1], b2)
+                logits = logits * jnp.asarray(own[s], xs.dtype)
                 logits = logits.reshape(n_rows, n_videos, c)
             parents = jnp.matmul(
                 jnp.asarray(incidence[s - 1], xs.dtype),
@@ -159,24 +146,14 @@ class MultiScale(ScaleGame):
         Cost: per scale m head evaluations (s <= n_max) and two products of m x m.
         """
         heads, x = self._prepared(x)
-        n, m, unseen = samples.member.shape[0], samples.member.shape[1], samples.unseen
+        (n, m, _), unseen = samples.member.shape, samples.unseen
         chex.assert_shape(samples.member, (n, m, x.shape[0]))
         n_scales = min(heads.n_max, n)
-        # Scales run in two loops, with heads and beyond; the state is the scale before.
-        state = (
-            jnp.zeros((m, heads.n_classes), x.dtype),
-            jnp.zeros((m, n), bool),
-            jnp.zeros(m, bool),
-        )
 
-        def combine(
-            state: tuple[Array, Array, Array],
-            s: Array,
-            own: Array | None,
-            member: Array,
-            valid: Array,
-        ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
+        def combine(state: Any, scale: dict[str, Any]) -> Any:
             logits, before, known = state
+            s, member, valid = scale["s"], scale["member"], scale["valid"]
+            own = _sampled_head(scale["head"], x, member) if "head" in scale else None
             size = s.astype(x.dtype)
             common = jnp.matmul(
                 member.astype(x.dtype), before.T.astype(x.dtype), precision="highest"
@@ -196,30 +173,20 @@ class MultiScale(ScaleGame):
             result = jnp.where(is_known[:, None], result, 0)
             return (result, member, is_known), (result, is_known)
 
-        def with_head(state: Any, scale: dict[str, Any]) -> Any:
-            own = _sampled_head(scale["head"], x, scale["member"])
-            return combine(state, scale["s"], own, scale["member"], scale["valid"])
-
-        def without_head(state: Any, scale: dict[str, Any]) -> Any:
-            return combine(state, scale["s"], None, scale["member"], scale["valid"])
-
-        short = {
-            "s": jnp.arange(1, n_scales + 1),
-            "member": samples.member[:n_scales],
-            "valid": samples.valid[:n_scales],
-            "head": jax.tree.map(lambda leaf: leaf[:n_scales], heads),
-        }
-        state, (logits, known) = lax.scan(with_head, state, short)
+        # Scales run in two loops, with heads and beyond; the state is the scale before.
+        state = (
+            jnp.zeros((m, heads.n_classes), x.dtype),
+            jnp.zeros((m, n), bool),
+            jnp.zeros(m, bool),
+        )
+        scales = {"s": jnp.arange(1, n + 1), "member": samples.member, "valid": samples.valid}
+        short = jax.tree.map(lambda leaf: leaf[:n_scales], scales | {"head": heads})
+        state, found = lax.scan(combine, state, short)
         if n > n_scales:
-            long = {
-                "s": jnp.arange(n_scales + 1, n + 1),
-                "member": samples.member[n_scales:],
-                "valid": samples.valid[n_scales:],
-            }
-            _, (more_logits, more_known) = lax.scan(without_head, state, long)
-            logits = jnp.concatenate([logits, more_logits])
-            known = jnp.concatenate([known, more_known])
-        return logits, known
+            long = jax.tree.map(lambda leaf: leaf[n_scales:], scales)
+            _, more = lax.scan(combine, state, long)
+            found = jax.tree.map(lambda *parts: jnp.concatenate(parts), found, more)
+        return found
 
     def head_logits(self, x: Array, member: Array) -> Array:
         """See `ScaleGame.head_logits`."""
@@ -280,11 +247,7 @@ def _sampled_head(head: HeadStack, x: Array, member: Array) -> Array:
         present = index < x.shape[0]
         added = products[p][jnp.minimum(index, x.shape[0] - 1)]
         hidden = hidden + jnp.where(present[:, None], added, 0)
-    hidden = jax.nn.relu(hidden)
-    for layer in head.hidden:
-        product = jnp.matmul(hidden, layer.w, precision="highest")
-        hidden = jax.nn.relu(product + layer.b[None, :])
-    return jnp.matmul(hidden, head.w2, precision="highest") + head.b2[None, :]
+    return head_output(hidden, head.hidden, head.w2, head.b2)
 
 
 def direct_logits(heads: HeadStack, x: Array) -> Array:

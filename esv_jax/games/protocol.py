@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 from jax import Array
@@ -70,21 +70,14 @@ class Game(Protocol):
     def link(self) -> Link:
         """Function from logits to scores."""
 
-    @property
-    def removal_name(self) -> str | None:
-        """Name of the replacement of absent elements; None where they are left out."""
-
-    @property
-    def auto_exact(self) -> int:
-        """Most elements for which "auto" is exact."""
-
-    @property
-    def on_host(self) -> bool:
-        """Return whether scores come from a Python function rather than from a JAX program."""
-
-    @property
-    def owner(self) -> Any:
-        """Object whose lifetime bounds that of compiled programs; None where arrays are all."""
+    auto_exact: ClassVar[int] = 20
+    """Most elements for which "auto" is exact."""
+    on_host: ClassVar[bool] = False
+    """Whether scores come from a Python function rather than from a JAX program."""
+    removal_name: ClassVar[Any] = None
+    """Name of the replacement of absent elements; None where they are left out."""
+    owner: ClassVar[Any] = None
+    """Object whose lifetime bounds that of compiled programs; None where arrays are all."""
 
     def output(self, x: Shaped) -> jax.ShapeDtypeStruct:
         """Shape (C,) and dtype of the scores of x, at least float32; x may be a ShapeDtypeStruct.
@@ -112,6 +105,7 @@ class Game(Protocol):
         Raises:
           ValueError: where scores and prior have different units.
         """
+        return ()
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from esv_jax.blur import blur_matrices
-from esv_jax.checks import expect, message, nearest
+from esv_jax.checks import expect, nearest
 
 NamedRemoval = Literal["drop", "freeze", "mean", "zeros", "blur"]
 REMOVALS: tuple[NamedRemoval, ...] = get_args(NamedRemoval)
@@ -26,16 +26,9 @@ _MAX_CHANNELS = 4
 
 def check_removal(removal: Any) -> None:
     """Refuse what is neither a policy by name nor a function."""
-    if not callable(removal) and removal not in REMOVALS:
-        expected = f"one of {', '.join(map(repr, REMOVALS))}, or a function of (frames, kept)"
-        raise ValueError(
-            message("removal", expected, repr(removal), nearest(str(removal), REMOVALS))
-        )
-
-
-def removal_name(removal: Removal) -> str:
-    """The policy's name for results; of a function its own."""
-    return getattr(removal, "__name__", type(removal).__name__) if callable(removal) else removal
+    expected = f"one of {', '.join(map(repr, REMOVALS))}, or a function of (frames, kept)"
+    taken, way_out = callable(removal) or removal in REMOVALS, nearest(str(removal), REMOVALS)
+    expect(taken, "removal", expected, repr(removal), way_out)
 
 
 def frame_axes(shape: tuple[int, ...], layout: Layout | None) -> tuple[int, int]:
@@ -48,25 +41,17 @@ def frame_axes(shape: tuple[int, ...], layout: Layout | None) -> tuple[int, int]
       ValueError: frames without rows and columns; several readings, with the way out.
     """
     n_axes = len(shape) - 1
-    if layout is not None:
-        expect(n_axes == len(layout), "layout", f"frames of {n_axes} axes", repr(layout))
-        return layout.index("h") + 1, layout.index("w") + 1
-    way_out = "Use another removal, e.g. 'mean'."
-    expected = "frames with rows and columns, (n, h, w), (n, h, w, c) or (n, c, h, w), to blur"
-    expect(n_axes in (2, 3), "x", expected, f"shape {shape}", way_out)
-    if n_axes == 2:
-        return 1, 2
-    first, last = shape[1] <= _MAX_CHANNELS, shape[3] <= _MAX_CHANNELS
-    way_out = "Give layout='hwc' or layout='chw'."
-    expected = "frames whose channels can be told from rows and columns"
-    expect(first != last, "x", expected, f"shape {shape}", way_out)
-    return (2, 3) if first else (1, 2)
-
-
-def expect_removable(removal: Removal, shape: tuple[int, ...], layout: Layout | None) -> None:
-    """Raise ValueError where frames of a clip of this shape cannot be removed so."""
-    if removal == "blur":
-        frame_axes(shape, layout)
+    if layout is None:
+        way_out = "Use another removal, e.g. 'mean'."
+        expected = "frames with rows and columns, (n, h, w), (n, h, w, c) or (n, c, h, w), to blur"
+        expect(n_axes in (2, 3), "x", expected, f"shape {shape}", way_out)
+        layout = "hw" if n_axes == 2 else "chw" if shape[1] <= _MAX_CHANNELS else "hwc"
+        unclear = n_axes == 3 and (shape[1] <= _MAX_CHANNELS) == (shape[3] <= _MAX_CHANNELS)
+        way_out = "Give layout='hwc' or layout='chw'."
+        expected = "frames whose channels can be told from rows and columns"
+        expect(not unclear, "x", expected, f"shape {shape}", way_out)
+    expect(n_axes == len(layout), "layout", f"frames of {n_axes} axes", repr(layout))
+    return layout.index("h") + 1, layout.index("w") + 1
 
 
 def frame_table(removal: Removal, clip: np.ndarray, layout: Layout | None = None) -> np.ndarray:
@@ -78,13 +63,16 @@ def frame_table(removal: Removal, clip: np.ndarray, layout: Layout | None = None
     that is of integers.
     """
     if removal == "mean":
-        mean = clip.mean(0, keepdims=True, dtype=np.float64)
-        return np.concatenate([clip, _cast(mean, clip.dtype)])
-    if removal == "zeros":
-        return np.concatenate([clip, np.zeros_like(clip[:1])])
-    if removal == "blur":
-        return np.concatenate([clip, blurred(clip, frame_axes(clip.shape, layout))])
-    return clip
+        substitutes = clip.mean(0, keepdims=True, dtype=np.float64)
+    elif removal == "zeros":
+        substitutes = np.zeros_like(clip[:1])
+    elif removal == "blur":
+        substitutes = _blurred(clip, frame_axes(clip.shape, layout))
+    else:
+        return clip
+    if np.issubdtype(clip.dtype, np.integer):
+        substitutes = np.rint(substitutes)  # to the nearest integer, not down to it
+    return np.concatenate([clip, substitutes.astype(clip.dtype)])
 
 
 def frame_index(removal: Removal, member: np.ndarray) -> np.ndarray:
@@ -109,16 +97,10 @@ def frame_index(removal: Removal, member: np.ndarray) -> np.ndarray:
     return np.where(member, own, substitute)
 
 
-def blurred(clip: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
-    """Gaussian blur of every frame over rows and columns, edges replicated."""
+def _blurred(clip: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
     sigma = max(_BLUR_SIGMA * min(clip.shape[axis] for axis in axes), 1e-3)
     out = clip.astype(np.float64)
     for axis in axes:
         (matrix,) = blur_matrices(out.shape[axis], (sigma,), truncate=3.0)
         out = np.moveaxis(np.tensordot(matrix, out, (1, axis)), 0, axis)
-    return _cast(out, clip.dtype)
-
-
-def _cast(frames: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Frames of floating point in another dtype; to the nearest integer, not down to it."""
-    return (np.rint(frames) if np.issubdtype(dtype, np.integer) else frames).astype(dtype)
+    return out

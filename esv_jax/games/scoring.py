@@ -11,7 +11,7 @@ import dataclasses
 import math
 import weakref
 from collections.abc import Callable, Hashable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import chex
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import AnyArray, Link, Shaped, expect
+from esv_jax.checks import AnyArray, Link, Shaped
 from esv_jax.games.protocol import Carry, Cost, Game, ScaleGame, SubsetGame, Tile
 from esv_jax.records import register_record
 from esv_jax.subsequences.lattice import Lattice, make_lattice, membership, scale_ordered_codes
@@ -28,7 +28,6 @@ from esv_jax.subsequences.samples import Samples
 BLOCK_BYTES = 64e6  # working memory of one block of subsequences, or of sequences
 MAX_ROWS = 1024  # subsequences in a block
 MAX_SEQUENCES = 32  # sequences in a block
-MAX_ENUMERATED = 20  # elements for which a few scores of a `ScaleGame` are picked from all of them
 
 Fold: TypeAlias = Callable[[Callable[[Carry, Tile], Carry], Carry], Carry]
 
@@ -94,32 +93,32 @@ def score_rows(game: Game, x: Any, rows: Rows) -> Scores:
       (binomial(n, s), C) for scales 0..n, rows in the order of `scale_ordered_codes`, or, of more
       than one tile in JAX, a fold over tiles (see `Fold`), since all scores need not fit together.
       At least float32. The score of an empty subsequence is finite and has no meaning.
-    Raises:
-      TypeError: head rows of a game that has no heads by scale.
     """
     if isinstance(rows, Lattice):
-        return _lattice_scores(game, x, rows)
+        return lattice_scores(game, x, rows)
     if isinstance(rows, Samples):
         return _sample_scores(game, x, rows)
     if isinstance(rows, HeadRows):
-        if not isinstance(game, ScaleGame):
-            raise TypeError(f"game: expected heads by scale, got {type(game).__name__}.")
-        return game.head_logits(x, rows.member).astype(game.output(x).dtype)
-    return _subset_scores(game, x, rows)
+        logits = cast(ScaleGame, game).head_logits(x, rows.member)
+        return logits.astype(game.output(x).dtype)
+    return subset_scores(game, x, rows)
 
 
 def block_rows(game: SubsetGame, x: Shaped) -> int:
     """Subsequences of x in one block, from shapes alone."""
-    per_row = max(game.subset_cost(x, 1).n_bytes, 1)
-    return int(min(max(BLOCK_BYTES // per_row, 1), MAX_ROWS))
+    return min(_in_a_block(game.subset_cost(x, 1).n_bytes), MAX_ROWS)
 
 
 def block_sequences(n_bytes: int) -> int:
     """Sequences in one block, where one takes `n_bytes`."""
-    return int(min(max(BLOCK_BYTES // max(n_bytes, 1), 1), MAX_SEQUENCES))
+    return min(_in_a_block(n_bytes), MAX_SEQUENCES)
 
 
-def _subset_scores(game: Any, x: AnyArray, member: Any) -> Any:
+def _in_a_block(n_bytes: int) -> int:
+    return int(max(BLOCK_BYTES // max(n_bytes, 1), 1))
+
+
+def subset_scores(game: Any, x: AnyArray, member: Any) -> Any:
     """Scores (m, C) after the link of the subsequences `member` (m, n)."""
     dtype = game.output(x).dtype
     if game.on_host:
@@ -153,12 +152,12 @@ def _sample_scores(game: Any, x: AnyArray, samples: Samples) -> tuple[Any, Any]:
         member, there = np.asarray(samples.member), np.asarray(valid)
         present = (member & there[..., None]).any(tuple(range(there.ndim)))
         length = int(np.flatnonzero(present).max(initial=-1)) + 1
-        known = _subset_scores(game, np.asarray(x)[:length], member[there][:, :length])
+        known = subset_scores(game, np.asarray(x)[:length], member[there][:, :length])
         scores = np.zeros((*there.shape, known.shape[-1]), known.dtype)
         scores[there] = known
         return scores, there
     if isinstance(game, SubsetGame):
-        scores = _subset_scores(game, x, samples.member.reshape(-1, n))
+        scores = subset_scores(game, x, samples.member.reshape(-1, n))
         return jnp.where(valid[..., None], scores.reshape(*valid.shape, -1), 0), valid
     dtype = game.output(x).dtype
     lead = valid.shape[:-2]
@@ -172,13 +171,13 @@ def _sample_scores(game: Any, x: AnyArray, samples: Samples) -> tuple[Any, Any]:
     return scores.reshape(*valid.shape, -1), known.reshape(valid.shape)
 
 
-def _lattice_scores(game: Any, x: Any, lattice: Lattice) -> list[Any] | Fold[Any]:
+def lattice_scores(game: Any, x: Any, lattice: Lattice) -> list[Any] | Fold[Any]:
     """Scores of all subsequences by scale, or a fold over the lattice's tiles."""
     n = lattice.n
     if isinstance(game, SubsetGame):
         if not (game.on_host or lattice.n_top == 0):
             return _fold_subsets(game, x, lattice)
-        scores = _subset_scores(game, x, membership(scale_ordered_codes(n), n))
+        scores = subset_scores(game, x, membership(scale_ordered_codes(n), n))
         return by_scale(scores, n)
     dtype = game.output(x).dtype
     if lattice.n_top == 0:
@@ -216,14 +215,11 @@ def _fold_subsets(game: SubsetGame, x: Array, lattice: Lattice) -> Fold[Any]:
             top = jnp.broadcast_to(tile["member"][None], (n_lows, width, lattice.n_top))
             lows = jnp.broadcast_to(low[:, None], (n_lows, width, lattice.n_low))
             rows = jnp.concatenate([top, lows], axis=-1).reshape(n_lows * width, lattice.n)
-            scores = _subset_scores(game, x, rows).reshape(n_lows, width, -1)
+            scores = subset_scores(game, x, rows).reshape(n_lows, width, -1)
             return visit(carry, Tile(scores, tile["level"], tile["member"], tile["valid"])), None
 
-        tiles = {
-            "member": jnp.asarray(lattice.tile_member),
-            "level": jnp.asarray(lattice.tile_level),
-            "valid": jnp.asarray(lattice.tile_valid),
-        }
+        names = ("member", "level", "valid")
+        tiles = {name: jnp.asarray(getattr(lattice, f"tile_{name}")) for name in names}
         return lax.scan(step, carry, tiles)[0]
 
     return fold
@@ -260,151 +256,21 @@ def request_cost(game: Game, x: Shaped, request: Request) -> Cost:
         n_bytes = one.n_bytes + (k - 1) * n * max(request.m, n) * c * itemsize
         flops = None if one.flops is None else k * one.flops
         return Cost(k * one.n_subsequences, k * one.n_evaluations, n_bytes, flops)
-    if not isinstance(game, SubsetGame):
-        raise TypeError(f"game: expected a SubsetGame or a ScaleGame, got {type(game).__name__}.")
+    is_lattice, subsets = request.rows == "lattice", cast(SubsetGame, game)
     rows = request.m
     if request.rows == "samples":
         rows = request.iterations * n * max(request.m, n)
     kept = rows
-    if request.rows == "lattice":
+    if is_lattice:
         rows, lattice = 2**n, make_lattice(n)
         kept = rows if game.on_host or not lattice.n_top else lattice.n_lows * lattice.tile_width
-    block = game.subset_cost(x, min(kept, block_rows(game, x)))
-    whole = game.subset_cost(x, rows)
-    evaluations = rows - 1 if request.rows == "lattice" else min(rows, whole.n_evaluations)
-    if whole.n_evaluations != rows:  # a table that is made once
-        evaluations = whole.n_evaluations
+    block = subsets.subset_cost(x, min(kept, block_rows(subsets, x)))
+    whole = subsets.subset_cost(x, rows)
+    evaluations = whole.n_evaluations  # other than the rows: of a table that is made once
+    if evaluations == rows and is_lattice:
+        evaluations -= 1
     n_bytes = block.n_bytes + 2 * kept * c * itemsize + own
     return Cost(rows, evaluations, n_bytes, whole.flops)
-
-
-# Scores of a few subsequences, compiled
-
-
-def score(game: Game, x: AnyArray, member: Any, *, prior: AnyArray) -> Any:
-    """Scores (m, C) after the link of any few subsequences; of an empty one the prior.
-
-    Args:
-      game: `SubsetGame` or `ScaleGame`.
-      x: (n, ...), checked.
-      member: (m, n) bool, NumPy, in any order, repeated or empty.
-      prior: (C,).
-    Raises:
-      ValueError: more elements of a `ScaleGame` than can be enumerated.
-    Cost: m evaluations of a `SubsetGame`; otherwise one pass over all 2**n subsequences (single
-      elements need the first head alone). Compiled once per shape.
-    """
-    member = np.asarray(member)
-    if game.on_host:
-        scores = _subset_scores(game, x, member)
-        return jnp.asarray(np.where(member.any(1)[:, None], scores, np.asarray(prior)[None]))
-    return score_together(game, jnp.asarray(x)[None], member[None], prior)[0]
-
-
-def score_together(game: Game, xs: AnyArray, member: Any, prior: AnyArray) -> Array:
-    """`score` of V sequences of one shape (V, n, ...) in JAX, member (V, m, n): (V, m, C)."""
-    empty = ~member.any(-1)
-    if isinstance(game, SubsetGame):
-        chosen: Any = jnp.asarray(member)
-    elif member.sum(-1).max(initial=0) <= 1:
-        chosen = HeadRows(jnp.asarray(member)[:, None])
-    else:
-        chosen = _find_rows(member)
-    run = compiled(game, "score", lambda: _score_together)
-    return run(game, xs, chosen, empty, prior)
-
-
-def _score_together(game: Any, xs: Array, chosen: Any, empty: Array, prior: Array) -> Array:
-    def one(x: Array, chosen: Any, empty: Array) -> Array:
-        if isinstance(chosen, Found):
-            scores = _gathered(game, x, chosen)
-        else:
-            found: Any = score_rows(game, x, chosen)
-            scores = apply_link(game.link, found[0]) if isinstance(chosen, HeadRows) else found
-        return jnp.where(empty[:, None], prior.astype(scores.dtype)[None], scores)
-
-    if xs.shape[0] == 1:  # keeps control flow that vmap would run both ways
-        return one(xs[0], jax.tree.map(lambda leaf: leaf[0], chosen), empty[0])[None]
-    return jax.vmap(one)(xs, chosen, empty)
-
-
-def expect_scorable(game: Game, n: int, name: str = "x") -> None:
-    """Refuse sequences of which this game cannot score a few subsequences exactly."""
-    expect(
-        isinstance(game, SubsetGame) or n <= MAX_ENUMERATED,
-        name,
-        f"at most {MAX_ENUMERATED} elements for a game that builds each score from all parts",
-        f"{n}",
-        "Take fewer elements (data.segment_centres picks them evenly).",
-    )
-
-
-class Found(NamedTuple):
-    """Indices of m subsequences in a lattice of T tiles.
-
-    Attributes:
-      rows: (V, T, K) indices in each tile, r * B + b; padded with 0.
-      found: (V, m) index of each subsequence among the T * K.
-    """
-
-    rows: Array
-    found: Array
-
-
-def _find_rows(member: np.ndarray) -> Found:
-    """Return the lattice indices of each sequence's subsequences (V, m, n).
-
-    Cost: sorting of m integers; K is a power of two, so that like requests share a program.
-    """
-    v, m, n = member.shape
-    lattice = make_lattice(n)
-    row_of_low = np.zeros(lattice.n_lows, np.int64)
-    row_of_low[lattice.low_codes] = np.arange(lattice.n_lows)
-    index_of_top = np.zeros(2**lattice.n_top, np.int64)  # tile * B + b
-    valid = lattice.tile_valid.ravel()
-    index_of_top[lattice.tile_code.ravel()[valid]] = np.flatnonzero(valid)
-    size = lattice.n_lows * lattice.tile_width
-    k = min(1 << max(m - 1, 0).bit_length(), size)
-    rows = np.zeros((v, lattice.n_tiles, k), np.int32)
-    found = np.zeros((v, m), np.int32)
-    for i in range(v):
-        codes, inverse = np.unique(member[i] @ (1 << np.arange(n)), return_inverse=True)
-        tile, b = np.divmod(index_of_top[codes & (2**lattice.n_top - 1)], lattice.tile_width)
-        row = row_of_low[codes >> lattice.n_top] * lattice.tile_width + b
-        order = np.lexsort((row, tile))
-        start = np.searchsorted(tile[order], np.arange(lattice.n_tiles + 1))
-        slot = np.arange(len(codes)) - start[tile[order]]  # of each code, in its tile
-        rows[i, tile[order], slot] = row[order]
-        index = np.zeros(len(codes), np.int32)
-        index[order] = tile[order] * k + slot
-        found[i] = index[inverse.ravel()]
-    return Found(jnp.asarray(rows), jnp.asarray(found))
-
-
-def _gathered(game: ScaleGame, x: Array, chosen: Found) -> Array:
-    """Scores (m, C) of the subsequences at the indices of `chosen`, of one sequence."""
-    out, lattice = game.output(x), make_lattice(x.shape[0])
-    n_tiles, k = chosen.rows.shape
-    scores = _lattice_scores(game, x, lattice)
-    if isinstance(scores, list):
-        return jnp.concatenate(scores)[chosen.rows[0]][chosen.found]
-
-    def visit(carry: tuple[Array, Array], tile: Tile) -> tuple[Array, Array]:
-        t, kept = carry
-        rows = tile.table.reshape(-1, out.shape[0])[chosen.rows[t]]
-        return t + 1, lax.dynamic_update_slice_in_dim(kept, rows[None], t, 0)
-
-    start = (jnp.zeros((), jnp.int32), jnp.zeros((n_tiles, k, out.shape[0]), out.dtype))
-    return scores(visit, start)[1].reshape(-1, out.shape[0])[chosen.found]
-
-
-def picked_cost(game: ScaleGame, x: Shaped, m: int) -> int:
-    """Bytes of `score` of m subsequences, about."""
-    lattice = make_lattice(x.shape[0])
-    out = game.output(x)
-    size = min(1 << max(m - 1, 0).bit_length(), lattice.n_lows * lattice.tile_width)
-    kept = lattice.n_tiles * size * math.prod(out.shape) * out.dtype.itemsize
-    return game.lattice_cost(x, lattice).n_bytes + kept
 
 
 # Compiled programs, whose lifetime is that of the model they contain
@@ -435,7 +301,5 @@ def compiled(game: Game, name: Hashable, make: Callable[[], Callable[..., Any]])
     memory = memory_of(game)
     if name not in memory:
         function = make()
-        memory[name] = jax.jit(
-            lambda *args: function(*args)
-        )  # a function of its own: caches differ
+        memory[name] = jax.jit(lambda *args: function(*args))  # a new function: caches differ
     return memory[name]

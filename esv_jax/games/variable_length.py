@@ -50,8 +50,6 @@ class VariableLength(SubsetGame):
     """
 
     auto_exact: ClassVar[int] = 12  # elements; 2**n evaluations of a large model take long
-    on_host: ClassVar[bool] = False
-    removal_name: ClassVar[None] = None
 
     apply_fn: Callable[[Array, Array], Any]
     link: Link = static_field(default="softmax")
@@ -82,7 +80,7 @@ class VariableLength(SubsetGame):
     def output(self, x: Shaped) -> jax.ShapeDtypeStruct:
         """(C,), in the dtype of apply_fn's logits, float32 at least."""
         leaves, structure = jax.tree.flatten(self.apply_fn)
-        shapes = tuple(jax.typeof(leaf) for leaf in leaves)
+        shapes = tuple(map(jax.typeof, leaves))
         kept, name = memory_of(self), ("output", structure, shapes, x.shape, x.dtype)
         if name not in kept:
             mask = jax.ShapeDtypeStruct((x.shape[0],), jnp.bool_)
@@ -93,14 +91,13 @@ class VariableLength(SubsetGame):
 
     def warnings(self, x: AnyArray, prior: AnyArray) -> tuple[str, ...]:
         """Return the warnings of a probe of the mask, made once per model and shape."""
-        n = x.shape[0]
-        if n < 2:
+        if x.shape[0] < 2:
             return ()
         structure = jax.tree.structure(self.apply_fn)
         kept, name = memory_of(self), ("probe", structure, x.shape, x.dtype)
         if name not in kept:
             # Every second element is absent; then its content is another's.
-            mask = np.arange(n) % 2 == 0
+            mask = np.arange(x.shape[0]) % 2 == 0
             other = np.array(x)
             other[~mask] = np.roll(np.asarray(x)[::-1], 1, axis=0)[~mask] * 2 + 1
             inputs = np.stack([x, other, x]), np.stack([mask, mask, ~mask])

@@ -405,7 +405,7 @@ def esv_x_spatial(
         lambda frames, mask: fn(freeze(frames, mask)), batch_size=-(-(evaluations + 1) // n_batches)
     )
     prior = jnp.full(n_classes, 1 / n_classes, scores.dtype)
-    found = attribute(game, SizeRegression(evaluations), clip, prior, key, None)
+    found = attribute(SizeRegression(evaluations), game, clip, prior, key, None)
     values = jnp.matmul(found.values, weights, precision="highest")  # (t,)
     positive = jnp.maximum(spatial, 0)
     total = positive.sum((1, 2), keepdims=True)

@@ -10,16 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from esv_jax.checks import AnyArray, expect, expect_choice, expect_finite
+from esv_jax.games.few_scores import expect_scorable, picked_cost, score, score_together
 from esv_jax.games.protocol import Game, ScaleGame
-from esv_jax.games.scoring import (
-    Request,
-    block_sequences,
-    expect_scorable,
-    picked_cost,
-    request_cost,
-    score,
-    score_together,
-)
+from esv_jax.games.scoring import Request, block_sequences, request_cost
 from esv_jax.inputs import checked_inputs
 from esv_jax.metrics.statistics import (
     Integers,

@@ -44,14 +44,11 @@ def grow_samples(key: Array, n: int, m: int, length: Array | int | None = None) 
         member, valid = _extend(*state, present, words, salt, m)
         return (member, valid), Samples(member, valid)
 
-    first = (first_member, first_valid)
+    first = Samples(first_member[None], first_valid[None])
     if n == 1:
-        return Samples(first_member[None], first_valid[None])
-    _, rest = lax.scan(step, first, salts)
-    return Samples(
-        jnp.concatenate([first_member[None], rest.member]),
-        jnp.concatenate([first_valid[None], rest.valid]),
-    )
+        return first
+    _, rest = lax.scan(step, (first_member, first_valid), salts)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), first, rest)
 
 
 def _extend(
@@ -82,9 +79,8 @@ def _extend(
     row, element = short // n, short % n
     grown = member[row] | (jnp.arange(n, dtype=element.dtype)[None, :] == element[:, None])
     is_there = jnp.arange(m) < distinct
-    grown = grown & is_there[:, None]
-    pad = width - m
-    return jnp.pad(grown, ((0, pad), (0, 0))), jnp.pad(is_there, (0, pad))
+    pad = (0, width - m)
+    return jnp.pad(grown & is_there[:, None], (pad, (0, 0))), jnp.pad(is_there, pad)
 
 
 def _scramble(left: Array, right: Array, salt: Array) -> tuple[Array, Array]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -26,8 +27,7 @@ MAX_ELEMENTS = 24  # 2**24 subsequences; the workspace of 174 classes is then 4 
 
 def membership(codes: np.ndarray, n: int) -> np.ndarray:
     """Boolean membership (..., n) of codes (...): entry i says whether element i is in."""
-    codes = np.asarray(codes, np.int64)
-    return (codes[..., None] >> np.arange(n)) & 1 > 0
+    return (np.asarray(codes, np.int64)[..., None] >> np.arange(n)) & 1 > 0
 
 
 @functools.cache
@@ -47,11 +47,6 @@ def scale_ordered_codes(n: int) -> np.ndarray:
     codes = codes[np.argsort(np.bitwise_count(codes), kind="stable")]
     codes.setflags(write=False)  # cached and shared
     return codes
-
-
-def parents(code: int) -> list[int]:
-    """Codes of the subsequences one element shorter: each set bit cleared once, lowest first."""
-    return [code & ~(1 << i) for i in range(code.bit_length()) if code >> i & 1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,17 +138,15 @@ def make_lattice(n: int, n_low: int | None = None, tile_width: int | None = None
     level_start = np.where(np.arange(n_top + 1) % 2 == 0, 0, odd_start)
 
     slot = np.zeros(2**n_top, np.int64)  # by code
-    tiles_code, tiles_valid, tiles_level, tiles_start = [], [], [], []
-    for level in range(n_top + 1):
+    tiles_code, tiles_valid, tiles_start = [], [], []
+    for level, start in enumerate(level_start):
         codes = tops[level_of == level]
-        slot[codes] = level_start[level] + np.arange(len(codes))
-        filled = np.full(padded[level], codes[0])
-        filled[: len(codes)] = codes
-        tiles_code.append(filled.reshape(-1, width))
-        tiles_valid.append((np.arange(padded[level]) < len(codes)).reshape(-1, width))
-        tiles_level += [level] * (padded[level] // width)
-        tiles_start += list(range(level_start[level], level_start[level] + padded[level], width))
-    code = np.concatenate(tiles_code)
+        place = np.arange(padded[level])
+        slot[codes] = start + np.arange(len(codes))
+        tiles_code.append(codes[np.where(place < len(codes), place, 0)])
+        tiles_valid.append(place < len(codes))
+        tiles_start.append(start + place[::width])
+    code, valid = (np.concatenate(rows).reshape(-1, width) for rows in (tiles_code, tiles_valid))
     member = membership(code, n_top)
     bits = 1 << np.arange(n_top)
     present = np.argsort(~member, axis=-1, kind="stable")  # set bits first, in temporal order
@@ -168,11 +161,11 @@ def make_lattice(n: int, n_low: int | None = None, tile_width: int | None = None
         low_member=membership(low_codes, low),
         low_scale=np.bitwise_count(low_codes).astype(np.int64),
         # 32 bits whatever the precision in force: the tables outlive it.
-        tile_level=np.array(tiles_level, np.int32),
-        tile_start=np.array(tiles_start, np.int32),
+        tile_level=np.repeat(np.arange(n_top + 1), padded // width).astype(np.int32),
+        tile_start=np.concatenate(tiles_start).astype(np.int32),
         tile_code=code,
         tile_member=member,
-        tile_valid=np.concatenate(tiles_valid),
+        tile_valid=valid,
         tile_parents=np.where(is_set, parent, n_slots).astype(np.int32),
         n_slots=n_slots,
         n_lows=len(low_codes),
@@ -204,8 +197,8 @@ def low_incidence(lattice: Lattice) -> list[np.ndarray]:
     j-th low of its size that lack one element of the low.
     """
     low, size = lattice.low_codes, lattice.low_scale
-    tables = []
-    for p in range(1, lattice.n_low + 1):
-        child, parent = low[size == p], low[size == p - 1]
-        tables.append((child[:, None] & parent[None, :]) == parent[None, :])
-    return tables
+    by_size = [low[size == p] for p in range(lattice.n_low + 1)]
+    return [
+        (child[:, None] & parent[None, :]) == parent[None, :]
+        for parent, child in itertools.pairwise(by_size)
+    ]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esv_jax.checks import expect, message
+from esv_jax.checks import expect, expect_shape
 from esv_jax.records import register_record, static_field
 
 Unseen = Literal["skip", "zero"]
@@ -80,16 +80,12 @@ class SubsequencePlan:
             expect(len(scales) == n, f"iterations[{t}]", f"{n} scales as the first", len(scales))
             for s, rows in enumerate(scales, start=1):
                 name = f"iterations[{t}][{s - 1}]"
-                if rows.ndim != 2 or rows.shape[1] != n:
-                    raise ValueError(message(name, f"shape (rows, n) = (rows, {n})", rows.shape))
-                if rows.dtype != np.bool_:
-                    raise TypeError(message(name, "a bool array", f"dtype {rows.dtype}"))
-                wrong = np.flatnonzero(~np.isin(rows.sum(1), (0, s)))
-                if len(wrong):
-                    count = int(rows[wrong[0]].sum())
-                    raise ValueError(
-                        message(name, f"{s} elements in every row", f"{count} in row {wrong[0]}")
-                    )
+                expect_shape(name, rows, (None, n), f"(rows, n) = (rows, {n})")
+                is_bool = rows.dtype == np.bool_
+                expect(is_bool, name, "a bool array", f"dtype {rows.dtype}", kind=TypeError)
+                for j, count in enumerate(rows.sum(1)):
+                    got = f"{count} in row {j}"
+                    expect(count in (0, s), name, f"{s} elements in every row", got)
                 width = max(width, len(rows))
         member = np.zeros((len(tables), n, width, n), bool)
         valid = np.zeros((len(tables), n, width), bool)

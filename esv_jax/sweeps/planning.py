@@ -23,8 +23,8 @@ from esv_jax.batches import block_size
 from esv_jax.checks import AnyArray, expect, message
 from esv_jax.estimators import Estimator
 from esv_jax.files import JSONObject
-from esv_jax.games import Cost, ScaleGame, SubsetGame, make_game
-from esv_jax.games.protocol import Game
+from esv_jax.games.multi_scale import make_game
+from esv_jax.games.protocol import Cost, Game, ScaleGame, SubsetGame
 from esv_jax.games.scoring import GameInfo, request_cost
 from esv_jax.inputs import checked_prior
 from esv_jax.models import TrainedModel, load_model

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import esv_jax as ej
-from esv_jax.games import score
+from esv_jax.games.few_scores import score
 from esv_jax.games.scoring import GameInfo
 from experiments.estimators.games import Case
 

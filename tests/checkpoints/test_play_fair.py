@@ -13,7 +13,7 @@ import esv_jax as ej
 from esv_jax import checkpoints
 from esv_jax.checkpoints.archives import read_torch
 from esv_jax.cli import main
-from esv_jax.games import make_game
+from esv_jax.games.multi_scale import make_game
 from esv_jax.models.heads import TsnHead, unstack_heads
 from esv_jax.models.trained import model_digest
 from tests.conftest import FIXTURES

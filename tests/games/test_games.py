@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 import esv_jax as ej
 from esv_jax.estimators.exact import scale_sums
-from esv_jax.games import make_game
-from esv_jax.games.multi_scale import direct_logits
+from esv_jax.games.multi_scale import direct_logits, make_game
 from esv_jax.games.protocol import Tile
 from esv_jax.games.scoring import score_rows
 from esv_jax.models.heads import TsnHead

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.games import score
+from esv_jax.games.few_scores import score
 from esv_jax.games.grouped import Grouped
 from esv_jax.games.multi_scale import direct_logits
 from esv_jax.gradients import (
