@@ -24,13 +24,7 @@ from esv_jax.checks import AnyArray, expect, message
 from esv_jax.estimators import Estimator
 from esv_jax.explanations import attribute, explained, first_not_finite
 from esv_jax.games.protocol import Game, ScaleGame
-from esv_jax.games.scoring import (
-    GameInfo,
-    block_sequences,
-    compiled,
-    request_cost,
-    side_by_side,
-)
+from esv_jax.games.scoring import GameInfo, block_sequences, compiled, request_cost, side_by_side
 from esv_jax.inputs import (
     FINITE,
     EstimatorChoice,

@@ -13,23 +13,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from esv_jax.attribution import Attribution
-from esv_jax.checks import (
-    AnyArray,
-    expect,
-    expect_finite,
-    expect_int,
-    expect_key,
-)
+from esv_jax.checks import AnyArray, expect, expect_finite, expect_int, expect_key
 from esv_jax.estimators import Exact, PermutationSampling, Surrogate
 from esv_jax.estimators.permutation import order_rows
 from esv_jax.games.few_scores import picked_cost, score
 from esv_jax.games.grouped import Grouped, Groups, ScoreTable, group_labels, group_members
 from esv_jax.games.protocol import Game, ScaleGame, SubsetGame
-from esv_jax.games.scoring import (
-    GameInfo,
-    Request,
-    request_cost,
-)
+from esv_jax.games.scoring import GameInfo, Request, request_cost
 from esv_jax.inputs import (
     FEWER_ELEMENTS,
     EstimatorChoice,

@@ -282,11 +282,7 @@ def finite_values(values: Array) -> Array:
 
 
 def plan_cost(
-    game: Game,
-    x: Any,
-    estimator: EstimatorChoice = "auto",
-    *,
-    max_evaluations: int | None = None,
+    game: Game, x: Any, estimator: EstimatorChoice = "auto", *, max_evaluations: int | None = None
 ) -> Cost:
     """Cost of `explain` for a sequence, before any work; printable.
 

@@ -13,14 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from esv_jax.checks import (
-    AnyArray,
-    expect,
-    expect_choice,
-    expect_int,
-    expect_key,
-    message,
-)
+from esv_jax.checks import AnyArray, expect, expect_choice, expect_int, expect_key, message
 from esv_jax.estimators import Exact, PermutationSampling, Surrogate
 from esv_jax.estimators.surrogate_models import draw_members, sampled_interactions
 from esv_jax.games.few_scores import score

@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 
 from esv_jax.attribution import Attribution
-from esv_jax.display import (
-    DISTRACTING,
-    SUPPORTING,
-    UNKNOWN,
-    axis_limits,
-    element_text,
-    number,
-)
+from esv_jax.display import DISTRACTING, SUPPORTING, UNKNOWN, axis_limits, element_text, number
 from esv_jax.svg import bar_paths
 from tests.plots.records_for_tests import make_record
 

@@ -258,12 +258,7 @@ class Sensitivity(NamedTuple):
 
 
 def probe_sensitivity(
-    game: BlackBox,
-    x: Any,
-    *,
-    key: Array,
-    lengths: tuple[int, ...] | None = None,
-    trials: int = 2,
+    game: BlackBox, x: Any, *, key: Array, lengths: tuple[int, ...] | None = None, trials: int = 2
 ) -> Sensitivity:
     """Find positions that do not affect the output, as with temporal strides and tubelets.
 

@@ -205,11 +205,7 @@ def _top_one_hot(lattice: Lattice, n_max: int) -> np.ndarray:
 
 
 def _own(
-    heads: HeadStack,
-    tables: _FirstLayer,
-    lattice: Lattice,
-    level: Array,
-    top_one_hot: Array,
+    heads: HeadStack, tables: _FirstLayer, lattice: Lattice, level: Array, top_one_hot: Array
 ) -> list[Array]:
     """Each subsequence's own head, f^s(X) times its share in f^ms(X), by size p of the low.
 

@@ -2,6 +2,4 @@
 
 from esv_jax.subsequences.samples import SubsequencePlan
 
-__all__ = [
-    "SubsequencePlan",
-]
+__all__ = ["SubsequencePlan"]
