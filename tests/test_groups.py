@@ -65,12 +65,9 @@ def test_scores_of_a_few_subsequences_are_the_definition(rng, n):
         logits = plain.multi_scale(heads, x, plain.elements_of(code, n)) if code else None
         expected = plain.softmax(logits) if code else prior
         np.testing.assert_allclose(found, expected, atol=1e-12)
-    alone = score(
-        game, np.tile(x, (7, 1)), np.eye(7 * n, dtype=bool)[:n], prior=prior
-    )  # first head
-    np.testing.assert_allclose(
-        alone, score(game, x, np.eye(n, dtype=bool), prior=prior), atol=1e-12
-    )
+    alone = np.eye(7 * n, dtype=bool)[:n]
+    of_long = score(game, np.tile(x, (7, 1)), alone, prior=prior)  # by the first head
+    np.testing.assert_allclose(of_long, score(game, x, alone[:, :n], prior=prior), atol=1e-12)
 
 
 def test_scores_come_in_blocks(rng):
@@ -290,13 +287,13 @@ def test_bad_groups_are_refused(groups, kind, match):
 def test_too_many_groups_are_refused(rng):
     game, x, prior, _ = multi_scale_case(rng, 4, 2)
     average, _, long, long_prior, *_ = average_case(rng, 30)
-    pairs = [0, 0, 1, 1]
+    pairs, many = [0, 0, 1, 1], (np.zeros((26, 3)), np.arange(26) // 2)
     with pytest.raises(ValueError, match=r"x: expected at most 24 .* got 26.*Take fewer"):
-        owen_values(game, np.zeros((26, 3)), np.arange(26) // 2, prior=prior)
+        owen_values(game, *many, prior=prior)
     with pytest.raises(ValueError, match=r"x: expected at most 24 .* got 26.*Take fewer"):
-        group_values(game, np.zeros((26, 3)), np.arange(26) // 2, prior=prior, estimator=ej.Exact())
+        group_values(game, *many, prior=prior, estimator=ej.Exact())
     with pytest.raises(ValueError, match=r"groups: expected at most 12 beside a surrogate, got 13"):
-        group_values(game, np.zeros((26, 3)), np.arange(26) // 2, prior=prior)
+        group_values(game, *many, prior=prior)
     with pytest.raises(ValueError, match="plan: expected None beside groups"):
         whole = np.ones((1, 1), bool)
         everything = ej.SubsequencePlan.from_membership([[whole]])
@@ -312,10 +309,8 @@ def test_too_many_groups_are_refused(rng):
             function(game, x * np.nan, pairs, prior=prior)
         with pytest.raises(ValueError, match="prior: expected a sum of 1"):
             function(game, x, pairs, prior=2 * prior)
-    with pytest.raises(
-        ValueError,
-        match=r"groups: expected at most 262,144 .* got 1,073,741,824 for 30 elements in 1 groups",
-    ):
+    match = r"groups: expected at most 262,144 .* got 1,073,741,824 for 30 elements in 1 groups"
+    with pytest.raises(ValueError, match=match):
         owen_values(average, long, [0] * 30, prior=long_prior)
     with pytest.raises(ValueError, match=r"x: expected at most 24 elements to enumerate"):
         group_values(average, long, np.arange(30), prior=long_prior, estimator=ej.Exact())
@@ -344,9 +339,8 @@ def test_groups_of_long_sequences_are_estimated_with_an_error(rng):
     exact = np.asarray(group_values(game, x, labels, prior=prior, estimator=ej.Exact()).values)
     z = []
     for seed in range(6):
-        att = group_values(
-            game, x, labels, prior=prior, estimator=ej.Surrogate(64), key=jax.random.key(seed)
-        )
+        settings = {"estimator": ej.Surrogate(64), "key": jax.random.key(seed)}
+        att = group_values(game, x, labels, prior=prior, **settings)
         np.testing.assert_allclose(att.efficiency_gap(), 0, atol=1e-12)
         z.append(np.asarray(att.values - exact) / np.asarray(att.std_error))
     assert np.sqrt(np.square(z).mean()) < 2
@@ -369,18 +363,9 @@ def test_groups_of_a_black_box_equal_those_of_the_same_function_in_jax(rng):
 
     by_rows = ej.BlackBox(fn, scores="any")
     wanted = ej.AverageConsensus(w, b, link="identity")
-    for found in (
-        ej.explain(by_rows, x, prior=prior, groups=labels).values,
-        ej.explain(
-            by_rows,
-            x,
-            prior=prior,
-            groups=labels,
-            estimator=ej.SizeRegression(6),
-            key=jax.random.key(0),
-        ).values,
-    ):
-        exact = ej.explain(wanted, x, prior=prior, groups=labels).values
+    exact = ej.explain(wanted, x, prior=prior, groups=labels).values
+    for settings in ({}, {"estimator": ej.SizeRegression(6), "key": jax.random.key(0)}):
+        found = ej.explain(by_rows, x, prior=prior, groups=labels, **settings).values
         np.testing.assert_allclose(found, exact, atol=1e-6)
     owen = owen_values(by_rows, x, labels, prior=prior).values
     np.testing.assert_allclose(owen, owen_values(wanted, x, labels, prior=prior).values, atol=1e-6)

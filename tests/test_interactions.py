@@ -210,20 +210,15 @@ def test_messages(rng):
     way_out = r"Take fewer elements \(data.segment_centres picks them evenly\)"
     with pytest.raises(ValueError, match=r"x: expected at most 24 elements.*got 25, .*" + way_out):
         pairwise_interactions(game, np.zeros((25, 3)), prior=prior)
-    with pytest.raises(
-        ValueError, match=r"within 1e-06 GB of memory, got 4 elements, .*" + way_out
+    for features, scores, settings, match in (
+        (x, prior, {"max_bytes": 1e3}, r"within 1e-06 GB of memory, got 4 elements, .*" + way_out),
+        (x, prior, {"index": "sij"}, r"index: expected one of 'sii', 'sti', got 'sij'\. Did you"),
+        (x, prior[:3], {}, r"prior: expected shape \(C,\) = \(4,\)"),
+        (x[:, :2], prior, {}, r"x: expected shape \(n, D\) with the heads' D = 3"),
+        (x * np.nan, prior, {}, "x: expected finite values"),
     ):
-        pairwise_interactions(game, x, prior=prior, max_bytes=1e3)
-    with pytest.raises(
-        ValueError, match=r"index: expected one of 'sii', 'sti', got 'sij'\. Did you"
-    ):
-        pairwise_interactions(game, x, prior=prior, index="sij")
-    with pytest.raises(ValueError, match=r"prior: expected shape \(C,\) = \(4,\)"):
-        pairwise_interactions(game, x, prior=prior[:3])
-    with pytest.raises(ValueError, match=r"x: expected shape \(n, D\) with the heads' D = 3"):
-        pairwise_interactions(game, x[:, :2], prior=prior)
-    with pytest.raises(ValueError, match="x: expected finite values"):
-        pairwise_interactions(game, x * np.nan, prior=prior)
+        with pytest.raises(ValueError, match=match):
+            pairwise_interactions(game, features, prior=scores, **settings)
     with pytest.raises(TypeError, match="x: expected a floating-point array"):
         pairwise_interactions(game, np.zeros((4, 3), int), prior=prior)
 
@@ -258,34 +253,31 @@ def test_a_surrogate_gives_interactions_of_longer_sequences(rng):
     exact = np.asarray(pairwise_interactions(game, x, prior=prior))
 
     def error(draws):
-        found = pairwise_interactions(
-            game, x, prior=prior, estimator=ej.Surrogate(120), key=jax.random.key(3), draws=draws
-        )
+        settings = {"estimator": ej.Surrogate(120), "key": jax.random.key(3), "draws": draws}
+        found = pairwise_interactions(game, x, prior=prior, **settings)
         np.testing.assert_allclose(found, np.swapaxes(found, 0, 1), atol=1e-12)
         assert not np.asarray(found)[np.arange(10), np.arange(10)].any()
         return np.abs(found - exact).mean() / np.abs(exact).mean()
 
     assert error(4096) < 0.5 * error(64) < 1
     long = rng.normal(size=(30, x.shape[1]))
-    found = pairwise_interactions(
-        game, long, prior=prior, estimator=ej.Surrogate(64), key=jax.random.key(0), draws=8
-    )
+    settings = {"estimator": ej.Surrogate(64), "key": jax.random.key(0), "draws": 8}
+    found = pairwise_interactions(game, long, prior=prior, **settings)
     assert found.shape == (30, 30, len(prior)) and np.isfinite(found).all()
 
 
 def test_bad_sampled_interactions_are_refused(rng):
     game, x, prior, _ = multi_scale_case(rng, 5, 2)
-    few = ej.Surrogate(16)
+    few = {"prior": prior, "estimator": ej.Surrogate(16)}
     with pytest.raises(ValueError, match="key: expected a PRNG key, got None"):
-        pairwise_interactions(game, x, prior=prior, estimator=few)
+        pairwise_interactions(game, x, **few)
+    few["key"] = jax.random.key(0)
     with pytest.raises(ValueError, match="index: expected 'sii' where it is sampled, got 'sti'"):
-        pairwise_interactions(
-            game, x, prior=prior, estimator=few, key=jax.random.key(0), index="sti"
-        )
+        pairwise_interactions(game, x, index="sti", **few)
     with pytest.raises(TypeError, match="estimator: expected 'auto', Exact"):
         pairwise_interactions(game, x, prior=prior, estimator=ej.Constructive())
     with pytest.raises(ValueError, match="draws: expected an integer >= 2, got 1"):
-        pairwise_interactions(game, x, prior=prior, estimator=few, key=jax.random.key(0), draws=1)
+        pairwise_interactions(game, x, draws=1, **few)
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 7])
@@ -344,18 +336,16 @@ def test_sampled_orders_approach_the_exact_interactions(rng):
     game, x = TableGame(jnp.asarray(table)), np.zeros((n, 1))
     exact = np.asarray(pairwise_interactions(game, x, prior=table[0]))
 
-    def error(permutations):
-        found = pairwise_interactions(
-            game, x, prior=table[0], estimator=ej.PermutationSampling(permutations),
-            key=jax.random.key(0),
-        )  # fmt: skip
-        return np.abs(found - exact).mean() / np.abs(exact).mean()
+    def sampled(permutations, key, **settings):
+        estimator = ej.PermutationSampling(permutations)
+        return pairwise_interactions(
+            game, x, prior=table[0], estimator=estimator, key=key, **settings
+        )
 
-    assert error(12_000) < 0.15 * error(60)
+    key = jax.random.key(0)
+    few, many = (np.abs(sampled(m, key) - exact).mean() for m in (60, 12_000))
+    assert many < 0.15 * few
     with pytest.raises(ValueError, match="index: expected 'sii' where it is sampled"):
-        pairwise_interactions(
-            game, x, prior=table[0], estimator=ej.PermutationSampling(3),
-            key=jax.random.key(0), index="sti",
-        )  # fmt: skip
+        sampled(3, key, index="sti")
     with pytest.raises(ValueError, match="key: expected a PRNG key"):
-        pairwise_interactions(game, x, prior=table[0], estimator=ej.PermutationSampling(3))
+        sampled(3, None)

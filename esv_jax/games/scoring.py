@@ -122,8 +122,8 @@ def subset_scores(game: Any, x: AnyArray, member: Any) -> Any:
     """Scores (m, C) after the link of the subsequences `member` (m, n)."""
     dtype = game.output(x).dtype
     if game.on_host:
-        member = np.asarray(member)
-        return np.asarray(game.subset_logits(np.asarray(x), _never_empty(member)), dtype)
+        member = _never_empty(np.asarray(member))
+        return np.asarray(game.subset_logits(np.asarray(x), member), dtype)
     chex.assert_shape(member, (None, x.shape[0]))
     m, n = member.shape
 

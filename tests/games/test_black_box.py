@@ -208,22 +208,26 @@ def test_fn_runs_in_the_callers_thread(rng):
     assert threads == {threading.get_ident()}
 
 
-def test_progress_counts_clips(rng):
-    class Bar:
-        total, closed = 0, 0
+def bar_of(bars):
+    """A bar that writes its total and its count into `bars`."""
 
+    class Bar:
         def __init__(self, total, unit, desc):
-            assert total == 15
+            bars.append([total, 0])
 
         def update(self, clips):
-            Bar.total += clips
+            bars[-1][1] += clips
 
         def close(self):
-            Bar.closed += 1
+            bars[-1].append("closed")
 
-    game = BlackBox(mean_pool, progress=Bar)
-    explain(game, sequence(rng, 4))
-    assert Bar.total == 15 and Bar.closed == 1
+    return Bar
+
+
+def test_progress_counts_clips(rng):
+    bars = []
+    explain(BlackBox(mean_pool, progress=bar_of(bars)), sequence(rng, 4))
+    assert bars == [[15, 15, "closed"]]
 
 
 def test_tqdm_shows_progress(rng, capsys):
@@ -348,23 +352,12 @@ def test_a_batch_continues_after_a_failure(rng):
 
 def test_a_bar_counts_kept_scores(rng):
     shown = []
-
-    class Bar:
-        def __init__(self, total, unit, desc):
-            shown.append([total, 0])
-
-        def update(self, clips):
-            shown[-1][1] += clips
-
-        def close(self):
-            pass
-
-    game, x = BlackBox(Failing(20), progress=Bar), sequence(rng, 5)
+    game, x = BlackBox(Failing(20), progress=bar_of(shown)), sequence(rng, 5)
     with pytest.raises(OSError, match="gone"):
         explain(game, x)
     explain(game, x)
     assert shown[0][0] == 31 and 10 < shown[0][1] <= 20
-    assert shown[1] == [31, 31]
+    assert shown[1] == [31, 31, "closed"]
 
 
 def test_rounds_of_a_tolerance_share_scores(rng):
@@ -562,17 +555,19 @@ def test_the_removal_is_in_the_result(rng):
     assert explain(ej.VariableLength(mean_pool_jax), x).removal is None
 
 
-def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="Did you mean 'probabilities'"):
-        BlackBox(mean_pool, scores="probability")
-    with pytest.raises(ValueError, match="Did you mean 'freeze'"):
-        BlackBox(mean_pool, "freze")
-    with pytest.raises(ValueError, match="batch_size"):
-        BlackBox(mean_pool, batch_size=0)
-    with pytest.raises(TypeError, match="fn: expected a function"):
-        BlackBox(3)
-    with pytest.raises(TypeError, match="progress"):
-        BlackBox(mean_pool, progress=True)
+@pytest.mark.parametrize(
+    ("fn", "settings", "kind", "match"),
+    [
+        (mean_pool, {"scores": "probability"}, ValueError, "Did you mean 'probabilities'"),
+        (mean_pool, {"removal": "freze"}, ValueError, "Did you mean 'freeze'"),
+        (mean_pool, {"batch_size": 0}, ValueError, "batch_size"),
+        (3, {}, TypeError, "fn: expected a function"),
+        (mean_pool, {"progress": True}, TypeError, "progress"),
+    ],
+)
+def test_bad_settings_are_refused(fn, settings, kind, match):
+    with pytest.raises(kind, match=match):
+        BlackBox(fn, **settings)
 
 
 @pytest.mark.parametrize("transform", [jax.jit, jax.grad])
