@@ -193,11 +193,7 @@ _AXES = {
 def _explain_rows(
     job: _Job, which: Sequence[int], each: list[Estimator], fields: dict[str, np.ndarray]
 ) -> tuple[bool, list[str]]:
-    """Write the sequences `which`, sequence i by estimator each[i], into the fields (B, ...).
-
-    Fields are zero beyond a sequence's length and where only other sequences have them. Returns
-    whether all are exact, and warnings.
-    """
+    """Write sequences i of `which`, by each[i], into fields (B, ...); are all exact, warnings."""
     exact, warnings, widest = True, list[str](), job.host.shape[1]
     for rows, part in (_one_by_one if job.game.on_host else _block_by_block)(job, which, each):
         exact &= part.exact
@@ -344,10 +340,7 @@ def block_program(estimator: Estimator, marginals: bool) -> Callable[..., Attrib
 
 
 def _side_by_side(game: Game, estimator: Estimator, xs: Array, prior: Array) -> Attribution | None:
-    """V short sequences of heads by scale as one product per scale, which is faster than `vmap`.
-
-    None where subsequences are drawn, or need more than one tile of the lattice.
-    """
+    """V sequences as one product per scale; None where drawn, or of more than one tile."""
     if estimator.needs_key or not isinstance(game, ScaleGame):
         return None
     info = GameInfo.of(game, xs.shape[1])

@@ -156,10 +156,7 @@ def owen_values(
 def _sampled_owen(
     game: Game, x: AnyArray, labels: np.ndarray, prior: AnyArray, key: Array, permutations: int
 ) -> Attribution:
-    """Owen values from orders of arrival in which the elements of a group follow each other.
-
-    The mean gain over all such orders is the Owen value: Owen (1977).
-    """
+    """Owen values as mean gains over orders in which the elements of a group follow each other."""
     group_key, element_key = jax.random.split(key)
     rank = random_orders(group_key, permutations, int(labels.max()) + 1)[:, labels]  # (P, n)
     within = jax.random.uniform(element_key, (rank.size,)).reshape(rank.shape)

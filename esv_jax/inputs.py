@@ -129,8 +129,8 @@ def stacked(sequences: Sequence[ArrayLike]) -> tuple[np.ndarray, np.ndarray]:
         fits = array.ndim >= 1 and array.shape[1:] == arrays[0].shape[1:]
         like = f"(n, {', '.join(map(str, arrays[0].shape[1:]))}) like the first"
         expect(fits, f"xs[{i}]", f"shape {like}", array.shape)
-        kinds = {np.issubdtype(each.dtype, np.integer) for each in (arrays[0], array)}
-        alike = len(kinds) == 1 and (not kinds.pop() or array.dtype == arrays[0].dtype)
+        is_integer = [np.issubdtype(each.dtype, np.integer) for each in (arrays[0], array)]
+        alike = array.dtype == arrays[0].dtype or not any(is_integer)
         like = f"dtype {arrays[0].dtype} like the first"
         expect(alike, f"xs[{i}]", like, array.dtype, "Cast it.", TypeError)
         expect(len(array) >= 1, f"xs[{i}]", "at least one element (n >= 1)", "n = 0")

@@ -136,10 +136,7 @@ def _of_models(game: Any, x: Array, prior: Array, plan: Any, member: Array) -> A
 
 
 def _of_orders(game: Game, x: AnyArray, prior: AnyArray, key: Array, permutations: int) -> Array:
-    """The mean of d(X) over orders in which pairs are adjacent, every pair equally often.
-
-    About as many orders as the estimator has.
-    """
+    """The mean of d(X) over orders in which pairs are adjacent, every pair equally often."""
     n = x.shape[0]
     if n == 1:
         return jnp.zeros((1, 1, len(prior)), prior.dtype)

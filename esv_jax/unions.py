@@ -157,10 +157,7 @@ class UnionSampling(Estimator):
 def _draw_parts(
     n_scales: int, labels: tuple[int, ...], most: int, seed: tuple[tuple[int, ...], str]
 ) -> tuple[Array, Array, Array, Array]:
-    """`UnionPlan` beyond its models, on the host.
-
-    All unions draw from one table of random words, which each mixes with words of its own.
-    """
+    """`UnionPlan` beyond its models: all unions mix one table of words with words of their own."""
     g, n = max(labels) + 1, len(labels)
     unions = membership(np.arange(2**g), g)[:, list(labels)]  # (U, n) bool
     unions[0] = True
@@ -194,11 +191,7 @@ def _mixed(words: np.ndarray) -> np.ndarray:
 
 
 def _union_logits(plan: UnionPlan, fit: Fit, found: Array, link: Link) -> tuple[Array, Array]:
-    """Logits f^ms of all unions (U, C), and the variances (U, C) of their scores.
-
-    Args:
-      found: (U, K, r, C), logits of the unions' parts.
-    """
+    """f^ms of all unions (U, C), variances of their scores; `found` (U, K, r, C) are of parts."""
     n_scales, dtype = plan.models.n_scales, fit.linear.dtype
     one_head = jnp.eye(n_scales, dtype=dtype)
 

@@ -49,10 +49,7 @@ OUTSIDE_PURE = {
     *("os", "io", "sys", "pathlib", "tempfile", "shutil", "glob", "subprocess", "importlib"),
     *("logging", "time", "datetime", "random", "secrets", "socket", "urllib", "http", "requests"),
     *("h5py", "safetensors", "orbax", "matplotlib", "tqdm", "tyro", "rich"),
-    *(
-        f"esv_jax.{subpackage}"
-        for subpackage in ("files", "plots", "results", "data", "checkpoints")
-    ),
+    *(f"esv_jax.{name}" for name in ("files", "plots", "results", "data", "checkpoints")),
 }
 # Reading these runs code of the file; and a second framework is no dependency of ours.
 RESTRICTED = ("esv_jax.checkpoints.unpickle", "pickle")  # a subclass that runs nothing
@@ -62,19 +59,8 @@ NOWHERE = {
 }
 HEAVY = {
     *("flax", "optax", "orbax", "chex", "h5py", "safetensors", "xarray", "pandas", "matplotlib"),
-    *(
-        "tyro",
-        "tqdm",
-        "rich",
-        "av",
-        "PIL",
-        "skimage",
-        "dash",
-        "plotly",
-        "jinja2",
-        "torch",
-        "tensorflow",
-    ),
+    *("tyro", "tqdm", "rich", "av", "PIL", "skimage", "dash", "plotly", "jinja2"),
+    *("torch", "tensorflow"),
 }
 EXTRAS = {
     *("h5py", "h5netcdf", "safetensors", "xarray", "pandas", "matplotlib", "av", "PIL", "tqdm"),
@@ -149,9 +135,7 @@ def upward_imports(source: str, subpackage: str) -> list[str]:
 
 
 def test_every_subpackage_has_a_layer():
-    subpackages = {entry.stem for entry in PACKAGE.iterdir() if entry.suffix == ".py"} - {
-        "__init__"
-    }
+    subpackages = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     subpackages |= {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/**/*.py")}
     assert subpackages <= set(SUBPACKAGES), "add the new subpackage to LAYERS"
     assert len(set(SUBPACKAGES)) == len(SUBPACKAGES)

@@ -95,10 +95,7 @@ class Found(NamedTuple):
 
 
 def _find_rows(member: np.ndarray) -> Found:
-    """Return the lattice indices of each sequence's subsequences (V, m, n).
-
-    Cost: sorting of m integers.
-    """
+    """Return the lattice indices of each sequence's subsequences (V, m, n)."""
     v, m, n = member.shape
     lattice = make_lattice(n)
     row_of_low = np.zeros(lattice.n_lows, np.int64)

@@ -207,12 +207,9 @@ def _top_one_hot(lattice: Lattice, n_max: int) -> np.ndarray:
 def _own(
     heads: HeadStack, tables: _FirstLayer, lattice: Lattice, level: Array, top_one_hot: Array
 ) -> list[Array]:
-    """Each subsequence's own head, f^s(X) times its share in f^ms(X), by size p of the low.
+    """f^s(X) times its share in f^ms(X), by size p of the low, (binomial(n_low, p), B, C).
 
-    Arrays (binomial(n_low, p), B, C).
-
-    Zero where a subsequence is longer than every head, or empty. Heads of one scale are evaluated
-    together: the lows of p elements, beside all tops of the tile, are of scale level + p.
+    The lows of p elements, beside all tops of the tile, are of scale level + p: one product.
     """
     dtype, width = heads.w2.dtype, lattice.tile_width
     share = jnp.asarray(recurrence_shares(np.arange(lattice.n + 1), heads.n_max)[0], dtype)

@@ -232,12 +232,7 @@ def _first_layers(w1: Any) -> tuple[Any, ...]:
 
 
 def _sampled_head(head: HeadStack, x: Array, member: Array) -> Array:
-    """One scale's head on padded subsequences: (m, C).
-
-    Args:
-      head: arrays of one scale, without the leading axis; positions beyond it are zero.
-      x: (n, D). member: (m, n) bool.
-    """
+    """Logits (m, C) of subsequences `member` by one scale's head, arrays without their axis."""
     n_positions = head.w1.shape[0]
     place = jnp.cumsum(member, axis=1)  # (m, n)
     products = jnp.einsum("nd,pdh->pnh", x, head.w1, precision="highest")

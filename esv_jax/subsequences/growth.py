@@ -84,10 +84,7 @@ def _extend(
 
 
 def _scramble(left: Array, right: Array, salt: Array) -> tuple[Array, Array]:
-    """A keyed bijection of 64-bit values held as two uint32: a four-round Feistel network.
-
-    Sums of words identify subsequences but order related ones alike; scrambled they do not.
-    """
+    """A four-round Feistel network: sums of words alone would order related subsequences alike."""
     for k in range(_ROUNDS):
         mixed = right ^ salt[k]
         mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)  # MurmurHash3's finaliser
@@ -99,10 +96,7 @@ def _scramble(left: Array, right: Array, salt: Array) -> tuple[Array, Array]:
 def _smallest_distinct(
     left: Array, right: Array, allowed: Array, n_smallest: int, m: int
 ) -> tuple[Array, Array]:
-    """Positions (m,) of the m smallest distinct hashes among the n_smallest, and their number.
-
-    Positions beyond the number are 0.
-    """
+    """Positions (m,) of the m smallest distinct hashes among the n_smallest, and their number."""
     index = jnp.arange(left.shape[0], dtype=jnp.int32)
     if n_smallest < left.shape[0]:
         # 30 bits as positive normal floats in the same order: partial sorts of floats are fast.
