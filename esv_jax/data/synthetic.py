@@ -5,12 +5,13 @@ The elements that are evidence of the class are known, so that attributions can 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
-from esv_jax.checks import expect_int, expect_key, message
+from esv_jax.checks import expect, expect_int, expect_key
 
 _EVENT_NAMES = (
     *("circle", "square", "triangle", "star", "cross", "ring"),
@@ -102,23 +103,19 @@ def temporal_order(
     n = expect_int("n", n, minimum=n_events, way_out="Every event needs an element.")
     feature_dim = expect_int("feature_dim", feature_dim, minimum=1)
     world = expect_int("world", world, minimum=0)
-    if min_length is None:
-        min_length = n
-    min_length = expect_int("min_length", min_length, minimum=n_events)
-    if min_length > n:
-        raise ValueError(message("min_length", f"at most n = {n}", min_length))
-    if not (np.isfinite(noise) and noise >= 0):
-        raise ValueError(message("noise", "a standard deviation of 0 or more", noise))
+    least = n if min_length is None else expect_int("min_length", min_length, minimum=n_events)
+    expect(least <= n, "min_length", f"at most n = {n}", least)
+    expect(0 <= noise < np.inf, "noise", "a standard deviation of 0 or more", noise)
     n_types = n_pairs + n_events - 1
-    if n_types > len(_EVENT_NAMES):
-        expected = f"n_pairs + n_events - 1 <= {len(_EVENT_NAMES)} events"
-        raise ValueError(message("n_pairs", expected, n_types, "Lower one of the two."))
+    expected = f"n_pairs + n_events - 1 <= {len(_EVENT_NAMES)} events"
+    fits = n_types <= len(_EVENT_NAMES)
+    expect(fits, "n_pairs", expected, n_types, "Lower one of the two.")
 
     label_key, length_key, position_key, background_key, noise_key = jax.random.split(key, 5)
     forward = np.arange(n_pairs)[:, None] + np.arange(n_events)  # (n_pairs, n_events)
     orders = np.stack([forward, forward[:, ::-1]], axis=1).reshape(-1, n_events)  # (C, n_events)
     labels = _numpy(jax.random.permutation(label_key, n_sequences)) % len(orders)
-    lengths = _numpy(jax.random.randint(length_key, (n_sequences,), min_length, n + 1))
+    lengths = _numpy(jax.random.randint(length_key, (n_sequences,), least, n + 1))
 
     mask = np.arange(n)[None] < lengths[:, None]  # (V, n)
     # Drawn along one axis, which compiles several times faster.
@@ -129,11 +126,12 @@ def temporal_order(
     np.put_along_axis(events, positions, orders[labels], axis=1)
 
     background = _numpy(jax.random.randint(background_key, (n_sequences * n,), 0, _N_BACKGROUNDS))
-    background = n_types + background.reshape(-1, n)
-    prototype = np.where(events >= 0, events, background)  # row, (V, n)
-    features = _prototypes(world, n_types + _N_BACKGROUNDS, feature_dim)[prototype]  # (V, n, D)
-    draws = np.asarray(jax.random.normal(noise_key, (features.size,), "f4"))
-    features += np.float32(noise) * draws.reshape(features.shape)
+    shown = np.where(events >= 0, events, n_types + background.reshape(-1, n))  # (V, n)
+    # Prototypes of events, then of backgrounds.
+    prototypes = _normal(jax.random.key(world), (n_types + _N_BACKGROUNDS, feature_dim))
+    norms = np.linalg.norm(prototypes, axis=1, keepdims=True)
+    features = (prototypes * np.sqrt(np.float32(feature_dim)) / norms)[shown]  # (V, n, D)
+    features += np.float32(noise) * _normal(noise_key, features.shape)
     names = _EVENT_NAMES[:n_types]
     return SyntheticSequences(
         features=np.where(mask[..., None], features, np.float32(0)),
@@ -145,12 +143,10 @@ def temporal_order(
     )
 
 
-def _prototypes(world: int, n_prototypes: int, feature_dim: int) -> np.ndarray:
-    """Prototypes of events and backgrounds, (n_prototypes, D) float32, each of norm sqrt(D)."""
-    drawn = jax.random.normal(jax.random.key(world), (n_prototypes * feature_dim,), "f4")
-    rows = np.asarray(drawn).reshape(n_prototypes, feature_dim)
-    return rows * np.sqrt(np.float32(feature_dim)) / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
 def _numpy(values: jax.Array) -> np.ndarray:
     return np.asarray(values).astype(np.int64)
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+    """Normal draws in float32."""
+    return np.array(jax.random.normal(key, (math.prod(shape),), "f4")).reshape(shape)

@@ -6,7 +6,7 @@ The frames and pixels that are evidence of the class are known, so that attribut
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,24 +15,23 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from esv_jax.checks import expect_choice, expect_int, expect_key, message
+from esv_jax.checks import expect, expect_choice, expect_int, expect_key
 from esv_jax.data.synthetic_drawing import (
+    ACTIONS,
     CLASS_NAMES,
-    PAIRS,
     Stroke,
     bystander,
     crops,
     decoys,
     draw,
     grain,
-    grain_corners,
     texture,
+    triangle_wave,
 )
 from esv_jax.data.video_writer import write_video
 from esv_jax.files import atomic_path, make_folder
 
 SYNTHETIC_VIDEO_CLASSES = CLASS_NAMES
-"""All classes; 2p + 1 is 2p run backwards."""
 
 _EMPTY, _EVENT, _CUTAWAY, _FLASH = range(4)
 _SWAY = 0.06  # maximum shift of the camera, as a fraction of the picture
@@ -118,14 +117,17 @@ def synthetic_videos(
     size = expect_int("size", size, minimum=16)
     first = expect_int("first", first, minimum=0)
     words = _words(key, seed)
-    names = _checked_classes(classes)
-    at = _checked_frames(frames, n_frames)
+    names = CLASS_NAMES if classes is None else _checked_classes(classes)
+    at = np.arange(n_frames) if frames is None else _checked_frames(frames, n_frames)
     for name, value in (("noise", noise), ("jitter", jitter)):
-        if not (np.isfinite(value) and value >= 0):
-            raise ValueError(message(name, "a finite number >= 0", value))
+        expect(0 <= value < np.inf, name, "a finite number >= 0", value)
 
-    numbers = range(first, first + n)
-    labels = np.fromiter(_labels(words, numbers, len(names)), np.int64, n)
+    numbers, c = range(first, first + n), len(names)
+    runs = {
+        run: _stream((*words, run), _LABELS).permutation(c)
+        for run in range(numbers[0] // c, numbers[-1] // c + 1)
+    }
+    labels = np.array([runs[number // c][number % c] for number in numbers], np.int64)
     clips = np.empty((n, len(at), size, size, 3), np.uint8)
     evidence = np.zeros(clips.shape[:-1], bool)
     evidence_frames = np.zeros(clips.shape[:2], bool)
@@ -134,14 +136,8 @@ def synthetic_videos(
         film = _Film(n_frames, n_frames - 1 - at if backward else at, size, noise, jitter)
         evidence_frames[row] = _render(film, pair, (*words, number), clips[row], evidence[row])
     digest = f"{words[0] ^ words[-1]:08x}"
-    return SyntheticVideos(
-        clips=clips,
-        labels=labels,
-        class_names=names,
-        evidence_frames=evidence_frames,
-        evidence_mask=evidence,
-        uids=tuple(f"synthetic-{digest}-{number:05d}" for number in numbers),
-    )
+    uids = tuple(f"synthetic-{digest}-{number:05d}" for number in numbers)
+    return SyntheticVideos(clips, labels, names, evidence_frames, evidence, uids)
 
 
 def write_synthetic_videos(
@@ -165,20 +161,13 @@ def write_synthetic_videos(
     """
     folder = Path(folder)
     make_folder(folder)
-    paths = [folder / f"{uid}.mp4" for uid in videos.uids]
-    for path, clip in zip(paths, videos.clips, strict=True):
-        write_video(path, clip, fps)
-    clips = [
-        {
-            "uid": uid,
-            "label": int(label),
-            "class": videos.class_names[label],
-            "evidence_frames": np.flatnonzero(frames).tolist(),
-        }
-        for uid, label, frames in zip(
-            videos.uids, videos.labels, videos.evidence_frames, strict=True
-        )
-    ]
+    clips, paths = [], []
+    for i, uid in enumerate(videos.uids):
+        paths.append(folder / f"{uid}.mp4")
+        write_video(paths[-1], videos.clips[i], fps)
+        label, shown = int(videos.labels[i]), np.flatnonzero(videos.evidence_frames[i]).tolist()
+        about = {"uid": uid, "label": label, "class": videos.class_names[label]}
+        clips.append(about | {"evidence_frames": shown})
     text = json.dumps({"class_names": list(videos.class_names), "clips": clips}, indent=1)
     with atomic_path(folder / "clips.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -211,7 +200,6 @@ def _render(
     sway = _sway(film, margin, camera)[film.at]  # (t, 2), whole pixels
     corners = margin + sway
     gain = camera.normal(1, 0.03, film.n_frames)[film.at].astype(np.float32)
-    speckle = grain_corners(film.n_frames, camera)[film.at]
 
     scene = _stream(words, _SCENE)
     side = size + 2 * margin
@@ -225,8 +213,9 @@ def _render(
         acted = picture[:, event]
         seen = np.zeros(acted.shape[1:], bool)
         offset = sway[event] / size
-        for stroke in PAIRS[pair].action(scene, progress[event]):
-            draw(acted, _shifted(stroke, offset), seen)
+        for stroke in ACTIONS[pair](scene, progress[event]):
+            moved = stroke._replace(start=stroke.start - offset, end=stroke.end - offset)
+            draw(acted, moved, seen)
         picture[:, event] = acted
         evidence[event] = seen
     cutaway, bright = shown == _CUTAWAY, shown == _FLASH
@@ -234,7 +223,7 @@ def _render(
     picture[:, bright] = picture[:, bright] * np.float32(0.15) + (flash * 0.85)[:, None, None, None]
     picture *= gain[None, :, None, None]
     if film.noise:
-        picture += np.float32(film.noise) * grain(speckle, size)[None]
+        picture += np.float32(film.noise) * grain(film.n_frames, film.at, size, camera)[None]
     picture += np.float32(0.5)
     np.clip(picture, 0, 255, out=picture)
     for channel, plane in enumerate(picture):
@@ -270,7 +259,7 @@ def _sway(film: _Film, margin: int, rng: np.random.Generator) -> np.ndarray:
     """Shift of a hand-held camera in each frame, (n_frames, 2) whole pixels."""
     time = (np.arange(film.n_frames)[:, None] + 0.5) / film.n_frames
     phase, cycles = rng.random(2), rng.uniform(0.5, 2, 2)
-    drift = np.abs((cycles * time + phase) % 1 - 0.5) * 4 - 1  # a triangle wave, -1..1
+    drift = triangle_wave(cycles * time + phase)
     shake = rng.normal(0, 0.25, (film.n_frames, 2))
     off = film.jitter * margin * (0.6 * drift + shake)
     return np.clip(np.round(off), -margin, margin).astype(np.int64)
@@ -284,59 +273,35 @@ def _drawn_on(background: np.ndarray, strokes: list[Stroke]) -> np.ndarray:
     return picture[:, 0]
 
 
-def _shifted(stroke: Stroke, offset: np.ndarray) -> Stroke:
-    """The stroke relative to a camera that moved by `offset`."""
-    return stroke._replace(start=stroke.start - offset, end=stroke.end - offset)
-
-
-def _labels(words: tuple[int, ...], numbers: range, n_classes: int) -> Iterator[int]:
-    """The label of each clip: every run of `n_classes` clips has all classes, in random order."""
-    current, order = -1, np.arange(n_classes)
-    for number in numbers:
-        run, position = divmod(number, n_classes)
-        if run != current:
-            current, order = run, _stream((*words, run), _LABELS).permutation(n_classes)
-        yield int(order[position])
-
-
 def _stream(words: tuple[int, ...], purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([purpose, *words])))
 
 
 def _words(key: jax.Array | None, seed: int | None) -> tuple[int, ...]:
     """The key as 32-bit numbers."""
-    if (key is None) == (seed is None):
-        got = "neither" if key is None else "both"
-        raise ValueError(message("key, seed", "one of the two", got, "Pass seed=0, say."))
+    got = "neither" if key is None else "both"
+    one = (key is None) != (seed is None)
+    expect(one, "key, seed", "one of the two", got, "Pass seed=0, say.")
     if seed is not None:
         key = jax.random.key(expect_int("seed", seed, minimum=0))
-    return tuple(int(word) for word in np.asarray(jax.random.key_data(expect_key("key", key))))
+    return tuple(np.asarray(jax.random.key_data(expect_key("key", key))).tolist())
 
 
-def _checked_classes(classes: Sequence[str] | None) -> tuple[str, ...]:
-    if classes is None:
-        return CLASS_NAMES
-    if isinstance(classes, str):
-        way_out = "One class alone is written [name]."
-        raise TypeError(message("classes", "a list of names", repr(classes), way_out))
+def _checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    is_list, way_out = not isinstance(classes, str), "One class alone is written [name]."
+    expect(is_list, "classes", "a list of names", repr(classes), way_out, kind=TypeError)
     names = tuple(classes)
-    if not names:
-        raise ValueError(message("classes", "at least one name", "none"))
+    expect(len(names) > 0, "classes", "at least one name", "none")
     for name in names:
         expect_choice("classes", name, CLASS_NAMES)
-    if len({*names}) != len(names):
-        raise ValueError(message("classes", "each name once", names))
+    expect(len({*names}) == len(names), "classes", "each name once", names)
     return names
 
 
-def _checked_frames(frames: Sequence[int] | np.ndarray | None, n_frames: int) -> np.ndarray:
-    if frames is None:
-        return np.arange(n_frames)
+def _checked_frames(frames: Sequence[int] | np.ndarray, n_frames: int) -> np.ndarray:
     at = np.asarray(frames)
-    if not np.issubdtype(at.dtype, np.integer):
-        raise TypeError(message("frames", "integers", f"dtype {at.dtype}"))
-    if at.ndim != 1 or len(at) == 0:
-        raise ValueError(message("frames", "shape (t,), t >= 1", f"shape {at.shape}"))
-    if at.min() < 0 or at.max() >= n_frames:
-        raise ValueError(message("frames", f"indices in 0..{n_frames - 1}", at.tolist()))
+    expect(at.dtype.kind in "iu", "frames", "integers", f"dtype {at.dtype}", kind=TypeError)
+    expect(at.ndim == 1 and len(at) > 0, "frames", "shape (t,), t >= 1", f"shape {at.shape}")
+    fits = bool(at.min() >= 0 and at.max() < n_frames)
+    expect(fits, "frames", f"indices in 0..{n_frames - 1}", at.tolist())
     return at
