@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeVar
 
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike
 
-from esv_jax.checks import expect_choice, expect_int, message
+from esv_jax.checks import expect, expect_choice, expect_int
 from esv_jax.extras import require
-
-ArrayT = TypeVar("ArrayT", np.ndarray, Array)
 
 
 def segment_centres(length: int, n: int) -> np.ndarray:
@@ -36,29 +32,10 @@ def segment_centres(length: int, n: int) -> np.ndarray:
     """
     n = expect_int("n", n, minimum=1)
     length = expect_int("length", length, minimum=1)
-    if length < n:
-        way_out = "Skip sequences shorter than n, or take all elements."
-        raise ValueError(message("length", f"at least n = {n} elements", length, way_out))
+    way_out = "Skip sequences shorter than n, or take all elements."
+    expect(length >= n, "length", f"at least n = {n} elements", length, way_out)
     segment = length / n
     return np.floor(np.arange(n) * segment + segment / 2).astype(np.int64)
-
-
-def sample_elements(features: ArrayT, n: int) -> tuple[ArrayT, np.ndarray]:
-    """Sample one sequence at its segment centres.
-
-    Args:
-      features: (L, ...), L >= n, NumPy or JAX array; (L, D) for features, (L, h, w, 3) for frames.
-      n: number of elements, >= 1.
-    Returns:
-      `(features[indices], indices)`: (n, ...) of the same type and dtype, and (n,) int64.
-    Raises:
-      ValueError: no time axis, n < 1, or L < n.
-    """
-    shape = np.shape(features)
-    if not shape:
-        raise ValueError(message("features", "shape (L, ...)", shape))
-    indices = segment_centres(shape[0], n)
-    return features[indices], indices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,16 +61,14 @@ class Preprocessing:
     def __post_init__(self) -> None:
         expect_int("short_side", self.short_side, minimum=1)
         expect_int("crop", self.crop, minimum=1)
-        if self.crop > self.short_side:
-            raise ValueError(message("crop", f"at most short_side = {self.short_side}", self.crop))
-        if not (np.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(message("scale", "a number > 0", self.scale))
+        fits = self.crop <= self.short_side
+        expect(fits, "crop", f"at most short_side = {self.short_side}", self.crop)
+        expect(0 < self.scale < np.inf, "scale", "a number > 0", self.scale)
         expect_choice("channels", self.channels, ("RGB", "BGR"))
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not np.isfinite(values).all():
-                raise ValueError(message(name, "three finite numbers", values))
-        if min(self.std) <= 0:
-            raise ValueError(message("std", "numbers > 0", self.std))
+            fits = len(values) == 3 and bool(np.isfinite(values).all())
+            expect(fits, name, "three finite numbers", values)
+        expect(min(self.std) > 0, "std", "numbers > 0", self.std)
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -158,10 +133,10 @@ def resize_frame(frame: np.ndarray, short_side: int) -> np.ndarray:
 def expect_pixels(name: str, pixels: ArrayLike, letters: str) -> np.ndarray:
     """RGB frames as an array; refuses other dtypes, and shapes other than e.g. "(n, h, w, 3)"."""
     array = np.asarray(pixels)
-    if array.dtype != np.uint8:
-        raise TypeError(message(name, "uint8, 0..255", f"dtype {array.dtype}"))
-    if array.ndim != letters.count(",") + 1 or array.shape[-1] != 3 or min(array.shape) < 1:
-        raise ValueError(message(name, f"shape {letters}", array.shape))
+    is_uint8 = array.dtype == np.uint8
+    expect(is_uint8, name, "uint8, 0..255", f"dtype {array.dtype}", kind=TypeError)
+    fits = array.ndim == letters.count(",") + 1 and array.shape[-1] == 3 and array.size > 0
+    expect(fits, name, f"shape {letters}", array.shape)
     return array
 
 

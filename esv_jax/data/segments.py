@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jax.typing import ArrayLike
 
-from esv_jax.checks import expect_finite, expect_int, expect_shape, message
+from esv_jax.checks import expect, expect_finite, expect_int, expect_shape
 from esv_jax.extras import require
 
 
@@ -39,26 +39,22 @@ def propose_segments(
     Cost: n**2 * (D + k) multiply-adds and 3 n**2 numbers in double precision.
     """
     x = np.asarray(features)
-    if not np.issubdtype(x.dtype, np.number) or np.iscomplexobj(x):
-        raise TypeError(message("features", "real numbers", f"dtype {x.dtype}"))
+    is_real = np.issubdtype(x.dtype, np.number) and not np.iscomplexobj(x)
+    expect(is_real, "features", "real numbers", f"dtype {x.dtype}", kind=TypeError)
     expect_shape("features", x, (None, None), "(n, D)")
     n = len(x)
-    if n == 0:
-        raise ValueError(message("features", "at least one element (n >= 1)", "n = 0"))
+    expect(n > 0, "features", "at least one element (n >= 1)", "n = 0")
     expect_finite("features", x)
     x = x.astype(np.float64)
     if threshold is not None:
-        if n_segments is not None:
-            expected = "one of n_segments and threshold"
-            raise ValueError(message("threshold", expected, "both"))
-        if not -1 <= threshold <= 1:
-            raise ValueError(message("threshold", "a cosine similarity in -1..1", threshold))
+        expect(n_segments is None, "threshold", "one of n_segments and threshold", "both")
+        fits = -1 <= threshold <= 1
+        expect(fits, "threshold", "a cosine similarity in -1..1", threshold)
         return np.concatenate([[0], np.cumsum(_neighbour_similarity(x) < threshold)])
     max_segments = (n + 1) // 2
     if n_segments is not None:
         max_segments = expect_int("n_segments", n_segments, minimum=1)
-        if max_segments > n:
-            raise ValueError(message("n_segments", f"at most n = {n} segments", max_segments))
+        expect(max_segments <= n, "n_segments", f"at most n = {n} segments", max_segments)
     distance, starts = _best_cuts(_within_distance(x), max_segments)
     k = _default_number(x, distance) if n_segments is None else max_segments
     labels = np.zeros(n, np.int64)
@@ -147,18 +143,14 @@ def supervoxels(clip: ArrayLike, n: int = 200, *, compactness: float = 10.0) -> 
     """
     clip = np.asarray(clip)
     expect_shape("clip", clip, (None,) * 4, "(t, h, w, c)")
-    if clip.size == 0:
-        raise ValueError(message("clip", "at least one voxel", f"shape {clip.shape}"))
+    expect(clip.size > 0, "clip", "at least one voxel", f"shape {clip.shape}")
     n = expect_int("n", n, 1)
-    if not compactness > 0:
-        raise ValueError(message("compactness", "a number > 0", compactness))
+    expect(compactness > 0, "compactness", "a number > 0", compactness)
     values = clip.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise ValueError(message("clip", "finite values", "NaN or infinity"))
-    low, span = values.min(), np.ptp(values)
-    segmentation = require("skimage.segmentation", "segments")
-    found = segmentation.slic(
-        (values - low) / (span if span > 0 else 1),
+    expect_finite("clip", values)
+    span = np.ptp(values)
+    found = require("skimage.segmentation", "segments").slic(
+        (values - values.min()) / (span if span > 0 else 1),
         n_segments=n,
         compactness=compactness,
         enforce_connectivity=False,

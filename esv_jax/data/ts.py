@@ -14,7 +14,6 @@ lines count from 1, channels and values from 0.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -23,9 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esv_jax.checks import expect_choice, message, nearest
-
-_MISSING_POLICIES = ("interpolate", "keep", "error")
+from esv_jax.checks import expect, expect_choice, message, nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +75,7 @@ def read_ts(path: str | PathLike[str], *, missing: str = "interpolate") -> Seque
         (`@timeStamps true`, `@targetLabel true`), which are not supported.
     Cost: one pass over the file, which is held in memory as text.
     """
-    expect_choice("missing", missing, _MISSING_POLICIES)
+    expect_choice("missing", missing, ("interpolate", "keep", "error"))
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(message("path", "a .ts file", repr(str(path))))
@@ -92,35 +89,34 @@ def read_ts(path: str | PathLike[str], *, missing: str = "interpolate") -> Seque
 
     sequences: list[np.ndarray] = []
     labels: list[int] = []
-    n_channels, length = header.n_channels, header.length
+    n_channels, length, names = header.n_channels, header.length, header.class_names
     for number, line in enumerate(lines[header.n_lines :], start=header.n_lines + 1):
         if not line or line.startswith("#"):
             continue
-        location = f"{path.name}, line {number}"
+        where = f"{path.name}, line {number}"
         channels = line.split(":")
-        label = channels.pop().strip() if header.class_names else None
-        _check_channels(location, channels, n_channels, labelled=label is not None)
-        if label is not None:
-            if label not in header.class_names:
-                expected = "one of the classes of the header at the end of the row"
-                way_out = nearest(label, header.class_names)
-                raise ValueError(message(location, expected, repr(label), way_out))
-            labels.append(header.class_names.index(label))
-        x = _parse_row(location, channels, missing)  # (n, D)
-        if header.equal_length:
-            length = length or len(x)
-            if len(x) != length:
-                way_out = "Set '@equalLength false' in the header if lengths differ."
-                raise ValueError(message(location, f"{length} values a channel", len(x), way_out))
+        label = channels.pop().strip() if names else ""
+        if not channels or n_channels not in (None, len(channels)):
+            expected = f"{n_channels or '1 or more'} channel(s)"
+            expected += " and a class label, separated by ':'" if names else ""
+            way_out = "The file may be cut short." if len(channels) < (n_channels or 1) else ""
+            raise ValueError(message(where, expected, f"{len(channels)} channel(s)", way_out))
         n_channels = len(channels)
+        if names and label not in names:
+            expected = "one of the classes of the header at the end of the row"
+            raise ValueError(message(where, expected, repr(label), nearest(label, names)))
+        x = _parse_row(where, channels, missing)  # (n, D)
+        if header.equal_length:
+            length, way_out = length or len(x), "Set '@equalLength false' if lengths differ."
+            expect(len(x) == length, where, f"{length} values a channel", len(x), way_out)
         sequences.append(x)
-    if not sequences:
-        raise ValueError(message(path.name, "at least one sequence after @data", "none"))
+        labels += [names.index(label)] if names else []
+    expect(len(sequences) > 0, path.name, "at least one sequence after @data", "none")
 
     return Sequences(
         sequences=sequences,
-        labels=np.array(labels, dtype=np.int64) if header.class_names else None,
-        class_names=header.class_names,
+        labels=np.array(labels, dtype=np.int64) if names else None,
+        class_names=names,
         uids=tuple(f"{path.stem}-{row}" for row in range(len(sequences))),
         problem=header.problem,
     )
@@ -140,51 +136,50 @@ class _Header(NamedTuple):
 def _read_header(path: Path, lines: Sequence[str]) -> _Header:
     fields: dict[str, tuple[str, list[str]]] = {}  # key -> (location, words)
     for number, line in enumerate(lines, start=1):
-        location = f"{path.name}, line {number}"
         if not line or line.startswith("#"):
             continue
-        if not line.startswith("@"):
-            raise ValueError(message(location, "a header line, then '@data'", repr(line[:40])))
+        where = f"{path.name}, line {number}"
+        expect(line.startswith("@"), where, "a header line, then '@data'", repr(line[:40]))
         key, *words = line[1:].split() or [""]
         if key.lower() == "data":
             break
-        fields[key.lower()] = (location, words)
+        fields[key.lower()] = (where, words)
     else:
         got = f"{len(lines)} line(s) without one" if any(lines) else "an empty file without one"
         raise ValueError(message(path.name, "an '@data' line", got))
 
+    def first_word(key: str, default: str) -> tuple[str, str]:
+        where, words = fields.get(key.lower(), ("", [default]))
+        return where, words[0] if words else ""
+
     def flag(key: str) -> bool:
-        location, words = fields.get(key.lower(), ("", ["false"]))
-        word = words[0].lower() if words else ""
-        if word not in ("true", "false"):
-            raise ValueError(message(location, f"'@{key} true' or 'false'", repr(word)))
-        return word == "true"
+        where, word = first_word(key, "false")
+        known = word.lower() in ("true", "false")
+        expect(known, where, f"'@{key} true' or 'false'", repr(word.lower()))
+        return word.lower() == "true"
 
     def size(key: str) -> int | None:
         if key.lower() not in fields:
             return None
-        location, words = fields[key.lower()]
-        word = words[0] if words else ""
-        if not word.isdecimal() or int(word) == 0:
-            raise ValueError(message(location, f"'@{key}' and a positive integer", repr(word)))
+        where, word = first_word(key, "")
+        fits = word.isdecimal() and int(word) > 0
+        expect(fits, where, f"'@{key}' and a positive integer", repr(word))
         return int(word)
 
     for key, way_out in (
         ("timeStamps", "Remove the timestamps and write plain values."),
         ("targetLabel", "Only class labels are supported."),
     ):
-        if flag(key):
-            raise ValueError(message(path.name, f"'@{key} false'", f"'@{key} true'", way_out))
+        expect(not flag(key), path.name, f"'@{key} false'", f"'@{key} true'", way_out)
 
     way_out = "Write '@classLabel true' and the class names, or '@classLabel false'."
-    if "classlabel" not in fields:
-        raise ValueError(message(path.name, "a '@classLabel' line", "a header without", way_out))
-    class_names: tuple[str, ...] = ()
+    labelled = "classlabel" in fields
+    expect(labelled, path.name, "a '@classLabel' line", "a header without", way_out)
+    names: list[str] = []
     if flag("classLabel"):
-        location, (_, *names) = fields["classlabel"]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(message(location, "distinct class names after 'true'", names, way_out))
-        class_names = tuple(names)
+        where, (_, *names) = fields["classlabel"]
+        distinct = 0 < len(names) == len(set(names))
+        expect(distinct, where, "distinct class names after 'true'", names, way_out)
 
     univariate = 1 if flag("univariate") else None
     return _Header(
@@ -193,48 +188,33 @@ def _read_header(path: Path, lines: Sequence[str]) -> _Header:
         n_channels=size("dimensions") or size("dimension") or univariate,
         equal_length=flag("equalLength"),
         length=size("seriesLength"),
-        class_names=class_names,
+        class_names=tuple(names),
     )
 
 
-def _check_channels(
-    location: str, channels: Sequence[str], n_channels: int | None, *, labelled: bool
-) -> None:
-    """Refuse a row with another number of channels than the header or the rows above."""
-    if channels and n_channels in (None, len(channels)):
-        return
-    expected = "1 or more channels" if n_channels is None else f"{n_channels} channel(s)"
-    expected += " and a class label, separated by ':'" if labelled else ""
-    way_out = "The file may be cut short." if len(channels) < (n_channels or 1) else ""
-    raise ValueError(message(location, expected, f"{len(channels)} channel(s)", way_out))
-
-
-def _parse_row(location: str, channels: Sequence[str], missing: str) -> np.ndarray:
+def _parse_row(where: str, channels: Sequence[str], missing: str) -> np.ndarray:
     """The values of one row, (n, D) float32."""
-    columns = [_parse_channel(location, c, text) for c, text in enumerate(channels)]
+    columns = [_parse_channel(where, c, text) for c, text in enumerate(channels)]
     lengths = [len(column) for column in columns]
-    usual = Counter(lengths).most_common(1)[0][0]
-    if set(lengths) != {usual}:
-        odd = ", ".join(f"{n} in channel {c}" for c, n in enumerate(lengths) if n != usual)
-        got = f"{usual} values, but {odd}"
-        way_out = "Write ? for a missing value."
-        raise ValueError(message(location, "channels of one length", got, way_out))
+    usual = max(lengths, key=lengths.count)
+    odd = ", ".join(f"{n} in channel {c}" for c, n in enumerate(lengths) if n != usual)
+    got, way_out = f"{usual} values, but {odd}", "Write ? for a missing value."
+    expect(not odd, where, "channels of one length", got, way_out)
     x = np.array(columns).T  # (n, D)
     if missing != "keep":
-        x = _fill(location, x, missing)
+        x = _fill(where, x, missing)
     with np.errstate(over="ignore"):
         x = np.ascontiguousarray(x, dtype=np.float32)
     if np.isinf(x).any():
         step, c = np.argwhere(np.isinf(x))[0]
         got = f"{channels[c].split(',')[step].strip()} as value {step} of channel {c}"
-        raise ValueError(message(location, "finite float32 values", got))
+        raise ValueError(message(where, "finite float32 values", got))
     return x
 
 
-def _parse_channel(location: str, c: int, text: str) -> list[float]:
+def _parse_channel(where: str, c: int, text: str) -> list[float]:
     """Values of one channel, NaN if missing."""
-    if not text.strip():
-        raise ValueError(message(location, "values", f"nothing in channel {c}"))
+    expect(bool(text.strip()), where, "values", f"nothing in channel {c}")
     tokens = text.split(",")
     try:
         return [float(token) for token in tokens]
@@ -246,26 +226,22 @@ def _parse_channel(location: str, c: int, text: str) -> list[float]:
             values.append(float("nan") if token.strip() == "?" else float(token))
         except ValueError:
             got = f"{token.strip()!r} as value {i} of channel {c}"
-            raise ValueError(message(location, "a number", got)) from None
+            raise ValueError(message(where, "a number", got)) from None
     return values
 
 
-def _fill(location: str, x: np.ndarray, missing: str) -> np.ndarray:
+def _fill(where: str, x: np.ndarray, missing: str) -> np.ndarray:
     """`x` (n, D) with interpolated missing values."""
     unknown = np.isnan(x)
-    if not unknown.any():
-        return x
-    if missing == "error":
+    if missing == "error" and unknown.any():
         step, c = np.argwhere(unknown)[0]
-        way_out = "Read with missing='interpolate' or 'keep'."
         got = f"value {step} of channel {c} missing"
-        raise ValueError(message(location, "every value", got, way_out))
+        way_out = "Read with missing='interpolate' or 'keep'."
+        raise ValueError(message(where, "every value", got, way_out))
     x, steps = x.copy(), np.arange(len(x))
     for c in np.flatnonzero(unknown.any(axis=0)):
-        known = ~unknown[:, c]
-        if not known.any():
-            got = f"channel {c} wholly missing"
-            way_out = "Drop the sequence, or read with missing='keep'."
-            raise ValueError(message(location, "a known value in every channel", got, way_out))
+        known, got = ~unknown[:, c], f"channel {c} wholly missing"
+        way_out = "Drop the sequence, or read with missing='keep'."
+        expect(bool(known.any()), where, "a known value in every channel", got, way_out)
         x[:, c] = np.interp(steps, steps[known], x[known, c])
     return x

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jax.typing import ArrayLike
 
-from esv_jax.checks import expect_choice, message
+from esv_jax.checks import expect, expect_choice, message
 from esv_jax.data.preprocessing import expect_pixels
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
@@ -58,11 +58,9 @@ def write_video(
     expect_choice("suffix of path", suffix, (".mp4", ".gif"))
     is_gif = suffix == ".gif"
     limit = _MAX_GIF_FPS if is_gif else 1000
-    if not 0 < fps <= limit:
-        raise ValueError(message("fps", f"a number > 0 and <= {limit} for {suffix}", fps))
+    expect(0 < fps <= limit, "fps", f"a number > 0 and <= {limit} for {suffix}", fps)
     rate = Fraction(fps).limit_denominator(1001)
-    if rate == 0:
-        raise ValueError(message("fps", "at least 1/1000", fps))
+    expect(rate > 0, "fps", "at least 1/1000", fps)
     images = _checked(frames)
     first = next(images, None)
     if first is None:
@@ -70,16 +68,13 @@ def write_video(
     options = {"fflags": "+bitexact"} | ({} if is_gif else {"movflags": "+faststart"})
     with (
         atomic_path(path, overwrite=overwrite) as temporary,
-        av.open(
-            f"file:{temporary}", "w", format=suffix[1:], container_options=options
-        ) as container,
+        av.open(f"file:{temporary}", "w", suffix[1:], container_options=options) as container,
     ):
         add_stream = _add_gif if is_gif else _add_mp4
         stream, convert = add_stream(container, first.shape[:2], rate)
         n = 0
         for n, image in enumerate(chain([first], images), start=1):
-            frame = convert(image, n - 1)
-            container.mux(stream.encode(frame))
+            container.mux(stream.encode(convert(image, n - 1)))
         container.mux(stream.encode())
         return n
 
@@ -88,7 +83,6 @@ def _add_mp4(
     container: av.container.OutputContainer, shape: tuple[int, int], rate: Fraction
 ) -> tuple[av.video.stream.VideoStream, Convert]:
     """Add the stream of an MP4 file."""
-    frames = require("av", "video").VideoFrame
     pad = [(0, shape[0] % 2), (0, shape[1] % 2), (0, 0)]
     if "libx264" in require("av", "video").codecs_available:
         # With AVX-512, macroblock trees of x264 make the bytes vary from call to call.
@@ -101,14 +95,10 @@ def _add_mp4(
     context = stream.codec_context
     context.thread_count = 1  # the bytes may depend on the number of threads
     context.colorspace, context.color_range = 6, 1  # BT.601 in 16..235, as below
+    colours = {"format": "yuv420p", "dst_colorspace": "ITU601", "dst_color_range": "MPEG"}
 
     def convert(image: np.ndarray, k: int) -> av.VideoFrame:
-        frame = frames.from_ndarray(np.pad(image, pad, mode="edge"), format="rgb24")
-        frame = frame.reformat(
-            format="yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG", threads=1
-        )
-        frame.pts, frame.time_base = k, 1 / rate
-        return frame
+        return _frame(np.pad(image, pad, mode="edge"), k, rate, colours)
 
     return stream, convert
 
@@ -117,7 +107,6 @@ def _add_gif(
     container: av.container.OutputContainer, shape: tuple[int, int], rate: Fraction
 ) -> tuple[av.video.stream.VideoStream, Convert]:
     """Add the stream of a GIF file."""
-    frames = require("av", "video").VideoFrame
     stream = container.add_stream("gif", rate=rate)
     stream.height, stream.width = shape
     stream.pix_fmt = "pal8"
@@ -137,15 +126,20 @@ def _add_gif(
     graph.configure()
 
     def convert(image: np.ndarray, k: int) -> av.VideoFrame:
-        frame = frames.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        frame = frame.reformat(format="bgra", threads=1)
-        frame.pts, frame.time_base = k, 1 / rate
-        graph.push(frame)
+        graph.push(_frame(image, k, rate, {"format": "bgra"}))
         reduced = graph.pull()
         reduced.pts, reduced.time_base = round(k * 100 / rate), Fraction(1, 100)
         return reduced
 
     return stream, convert
+
+
+def _frame(image: np.ndarray, k: int, rate: Fraction, colours: dict[str, str]) -> av.VideoFrame:
+    """Frame k of a video."""
+    frame = require("av", "video").VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+    frame = frame.reformat(**colours, threads=1)
+    frame.pts, frame.time_base = k, 1 / rate
+    return frame
 
 
 def _checked(frames: Iterable[ArrayLike]) -> Iterator[np.ndarray]:
@@ -154,6 +148,5 @@ def _checked(frames: Iterable[ArrayLike]) -> Iterator[np.ndarray]:
     for k, frame in enumerate(frames):
         image = expect_pixels(f"frame {k}", frame, "(h, w, 3)")
         shape = shape or image.shape
-        if image.shape != shape:
-            raise ValueError(message(f"frame {k}", f"shape {shape}, as frame 0", image.shape))
+        expect(image.shape == shape, f"frame {k}", f"shape {shape}, as frame 0", image.shape)
         yield image
