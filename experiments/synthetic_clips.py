@@ -52,7 +52,7 @@ class Settings(TrainSettings):
 
 def train(settings: Settings) -> tuple[ClipModel, list[float]]:
     """The trained model, and the mean loss of each tenth of the training."""
-    names = ej.data.SYNTHETIC_VIDEO_CLASSES
+    names = ej.data.synthetic_video.SYNTHETIC_VIDEO_CLASSES
     network = ClipCNN(n_classes=len(names), widths=settings.widths)
     params = network.init(jax.random.key(settings.seed), jnp.zeros((1, N, 64, 64, 3)))
 

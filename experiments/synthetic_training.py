@@ -204,14 +204,18 @@ def optimise(
     return params, tenths
 
 
-def held_out_clips(n: int, t: int, n_frames: int, seed: int) -> ej.data.SyntheticVideos:
+def held_out_clips(
+    n: int, t: int, n_frames: int, seed: int
+) -> ej.data.synthetic_video.SyntheticVideos:
     """Clips of t frames, cut down to those at `n_frames` segment centres."""
     key = jax.random.fold_in(jax.random.key(seed), t)
     frames = ej.data.segment_centres(t, n_frames)
     return ej.data.synthetic_videos(n, key=key, n_frames=t, frames=frames)
 
 
-def accuracies(predicted: np.ndarray, videos: ej.data.SyntheticVideos) -> dict[str, Any]:
+def accuracies(
+    predicted: np.ndarray, videos: ej.data.synthetic_video.SyntheticVideos
+) -> dict[str, Any]:
     """Accuracy of predicted classes (V,) and of their pairs, and accuracy by class."""
     right = predicted == videos.labels
     return {
@@ -233,7 +237,9 @@ def table(summary: dict[str, Any]) -> str:
         (t, *(f"{100 * row[name]:.1f}" for name in ("accuracy", "accuracy_of_pairs")))
         for t, row in lengths.items()
     ]
-    found: dict[str, list[float]] = {name: [] for name in ej.data.SYNTHETIC_VIDEO_CLASSES}
+    found: dict[str, list[float]] = {
+        name: [] for name in ej.data.synthetic_video.SYNTHETIC_VIDEO_CLASSES
+    }
     for row in lengths.values():
         for name, accuracy in row["accuracy_by_class"].items():
             found[name].append(accuracy)

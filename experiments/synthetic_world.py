@@ -70,7 +70,7 @@ class Settings(TrainSettings):
 
 def train(settings: Settings) -> tuple[VideoModel, list[float]]:
     """The trained model, and the mean loss of each tenth of the training."""
-    names = ej.data.SYNTHETIC_VIDEO_CLASSES
+    names = ej.data.synthetic_video.SYNTHETIC_VIDEO_CLASSES
     network = FrameCNN(feature_dim=settings.feature_dim)
     heads = MultiScaleHeads(
         n_max=N, hidden_dim=settings.hidden_dim, n_classes=len(names), dropout=settings.dropout
@@ -111,7 +111,7 @@ def train(settings: Settings) -> tuple[VideoModel, list[float]]:
 
 def held_out(
     model: VideoModel, n: int, t: int, seed: int
-) -> tuple[ej.data.SyntheticVideos, ej.Attribution]:
+) -> tuple[ej.data.synthetic_video.SyntheticVideos, ej.Attribution]:
     """Held-out clips of t frames, and exact ESVs of the 8 at segment centres, on the host."""
     videos = held_out_clips(n, t, N, seed)
     features = model.encoder(videos.clips.reshape(-1, *videos.clips.shape[2:])).reshape(n, N, -1)

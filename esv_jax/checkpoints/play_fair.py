@@ -274,13 +274,13 @@ def _read_tables(
     if path is None:
         name, way_out = str(folder.path / _PRIORS[0]), "Pass the file with priors=."
         raise CheckpointError(message(name, "class priors", "none", way_out))
-    prior = data.read_class_priors(path)
+    prior = data.classes.read_class_priors(path)
     expect(len(prior) == c, str(path), expected, len(prior))
     folder.record(path, "class priors", "csv")
     path = Path(classes) if classes is not None else _table(folder.path, _CLASSES, "classes")
     if path is None:
         return prior, tuple(map(str, range(c)))
-    names = data.read_classes(path)
+    names = data.classes.read_classes(path)
     expect(len(names) == c, str(path), expected, len(names))
     folder.record(path, "class names", "csv")
     return prior, names

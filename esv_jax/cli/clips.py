@@ -89,7 +89,7 @@ class ClipOptions:
           FileNotFoundError: no such file. ValueError, TypeError: a file of an unknown network,
             names that are not one per class, an unknown class.
         """
-        names = None if self.classes is None else tuple(data.read_classes(self.classes))
+        names = None if self.classes is None else tuple(data.classes.read_classes(self.classes))
         if self.model is None:
             model = models.load_synthetic_clips()
             say(

@@ -75,7 +75,7 @@ def _demo_video(out: Path, seed: int, n_videos: int) -> None:
     video_key, sample_key = jax.random.split(jax.random.key(seed))
     made = data.synthetic_videos(n_videos, key=video_key, n_frames=_N_FRAMES)
     say(f"Rendering {n_videos} videos of {_N_FRAMES} frames to {out}/videos")
-    files = data.write_synthetic_videos(out / "videos", made, _FPS)
+    files = data.synthetic_video.write_synthetic_videos(out / "videos", made, _FPS)
     model = models.load_synthetic_world()
     with progress(n_videos, "Encoding", "video") as bar:
         features = []
@@ -123,7 +123,7 @@ def _demo_video(out: Path, seed: int, n_videos: int) -> None:
 
 def _explain_frames(
     out: Path,
-    made: data.SyntheticVideos,
+    made: data.synthetic_video.SyntheticVideos,
     model: models.VideoModel,
     encoded: np.ndarray,
     n: int,

@@ -218,7 +218,9 @@ class Evaluate(ClipOptions):
         say(f"Scores of {len(found)} clips in {self.out}")
 
 
-def _synthetic_clip(model: models.ClipModel, made: data.SyntheticVideos, i: int) -> _Clip:
+def _synthetic_clip(
+    model: models.ClipModel, made: data.synthetic_video.SyntheticVideos, i: int
+) -> _Clip:
     mask = np.repeat(made.evidence_mask[i][..., None], 3, -1).astype(np.uint8) * 255
     return _Clip(
         model.prepare(made.clips[i]),

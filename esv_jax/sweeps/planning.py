@@ -51,7 +51,7 @@ class Job:
       width: shape of one element.
     """
 
-    inputs: sources.Inputs
+    inputs: sources.inputs.Inputs
     rows: np.ndarray
     game: Game
     prior: AnyArray
@@ -89,7 +89,7 @@ class Job:
 
 
 def make_job(
-    data: str | PathLike[str] | sources.Inputs,
+    data: str | PathLike[str] | sources.inputs.Inputs,
     model: str | PathLike[str] | TrainedModel | Game,
     prior: ArrayLike | None,
     class_names: Sequence[str] | None,
@@ -99,7 +99,7 @@ def make_job(
     frames: int | None,
 ) -> Job:
     """Open model and data, and check that they fit together."""
-    inputs = data if isinstance(data, sources.Inputs) else sources.open_inputs(data)
+    inputs = data if isinstance(data, sources.inputs.Inputs) else sources.open_inputs(data)
     rows = np.array(inputs.positions(tuple(uids), limit), int)
     expect(len(rows) > 0, "data", "at least one video", "none")
     name, times = Counter(inputs.uids[i] for i in rows).most_common(1)[0]
@@ -136,7 +136,7 @@ def make_job(
     return Job(inputs, rows, game, checked, names, digest, example.shape[1:])
 
 
-def _first_readable(inputs: sources.Inputs, rows: np.ndarray, frames: int | None) -> Array:
+def _first_readable(inputs: sources.inputs.Inputs, rows: np.ndarray, frames: int | None) -> Array:
     """Read the first readable video, with which the model is checked."""
     for row in rows.tolist():
         (found,) = inputs.read_many([row], frames)
@@ -351,7 +351,7 @@ def data_of(job: Job) -> JSONObject:
 
 
 def changed_videos(
-    inputs: sources.Inputs, records: Mapping[int, JSONObject], frames: int | None
+    inputs: sources.inputs.Inputs, records: Mapping[int, JSONObject], frames: int | None
 ) -> list[str]:
     """Return the uids of the videos whose content differs from the input of complete shards.
 

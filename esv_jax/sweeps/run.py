@@ -95,7 +95,7 @@ class SweepReport:
 
 
 def sweep(
-    data: str | PathLike[str] | sources.Inputs,
+    data: str | PathLike[str] | sources.inputs.Inputs,
     model: str | PathLike[str] | TrainedModel | Game,
     out: str | PathLike[str],
     *,

@@ -121,9 +121,11 @@ READERS = {
     "ts sequences": Reader(".ts", _writes(_TS), read_sequences),
     "MP4 video": Reader(".mp4", _make_video, read_video),
     "GIF video": Reader(".gif", _make_video, read_video),
-    "class names": Reader(".csv", _writes("name,id\nlift,0\ndrop,1\n"), ej.data.read_classes),
+    "class names": Reader(
+        ".csv", _writes("name,id\nlift,0\ndrop,1\n"), ej.data.classes.read_classes
+    ),
     "class priors": Reader(
-        ".csv", _writes("class,prior\n0,0.25\n1,0.75\n"), ej.data.read_class_priors
+        ".csv", _writes("class,prior\n0,0.25\n1,0.75\n"), ej.data.classes.read_class_priors
     ),
     "model file": Reader(".safetensors", _make_model, ej.models.load_model),
     "netCDF results": Reader(".nc", _make_results, read_results),

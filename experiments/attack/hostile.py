@@ -38,7 +38,7 @@ def _read_all(path: Path) -> None:
             (".pth", ".pt", ".pkl", ".npz"), (ej.checkpoints.load_torch, ej.checkpoints.load_pickle)
         ),
         ".safetensors": (ej.models.load_model, ej.models.backbones.load_backbone),
-        ".csv": (ej.data.read_classes, ej.data.read_class_priors),
+        ".csv": (ej.data.classes.read_classes, ej.data.classes.read_class_priors),
     }
     refused: Exception | None = None
     for read in readers.get(path.suffix, (functools.partial(fuzz.read_video, n=8),)):

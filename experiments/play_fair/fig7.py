@@ -155,7 +155,7 @@ def divided(contrast: np.ndarray) -> np.ndarray:
 
 def reverse_of(class_names: tuple[str, ...]) -> np.ndarray | None:
     """Index (C,) of each synthetic class's reversal in time; None for other classes."""
-    if tuple(class_names) != tuple(ej.data.SYNTHETIC_VIDEO_CLASSES):
+    if tuple(class_names) != tuple(ej.data.synthetic_video.SYNTHETIC_VIDEO_CLASSES):
         return None
     return np.arange(len(class_names)) ^ 1  # the second of a pair is the first run backwards
 

@@ -24,7 +24,7 @@ def draw(
     folder: Path,
     summary: dict[str, Any],
     model: ClipModel,
-    videos: ej.data.SyntheticVideos,
+    videos: ej.data.synthetic_video.SyntheticVideos,
     run: Maps,
 ) -> None:
     """Writes all pictures to a folder."""
@@ -85,7 +85,9 @@ def motion_share(summary: dict[str, Any]) -> Any:
     return figure
 
 
-def example(model: ClipModel, videos: ej.data.SyntheticVideos, run: Maps, contrast: int) -> Any:
+def example(
+    model: ClipModel, videos: ej.data.synthetic_video.SyntheticVideos, run: Maps, contrast: int
+) -> Any:
     """Relevance of one contrast for the first clip with evidence in at least half of its frames."""
     shares = videos.evidence_frames.mean(1)
     i = int(np.flatnonzero(shares >= min(0.5, shares.max()))[0])

@@ -170,7 +170,7 @@ def test_counts_as_priors_and_explicit_paths(tmp_path):
     assert model.class_names[0] != "0" and model.heads.n_max == 1
     priors = PROJECT / "datasets" / "ssv2" / "class-priors.csv"
     model = checkpoints.import_play_fair(folder, priors=priors)
-    np.testing.assert_array_equal(model.prior, ej.data.read_class_priors(priors))
+    np.testing.assert_array_equal(model.prior, ej.data.classes.read_class_priors(priors))
 
 
 def test_fewer_scales(expected):

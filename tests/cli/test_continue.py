@@ -225,7 +225,7 @@ def test_a_run_on_videos_is_continued_unless_their_files_changed(tmp_path, capsy
     made = ej.data.synthetic_videos(5, seed=5, n_frames=12)
     clips = tmp_path / "clips"
     clips.mkdir()
-    paths = ej.data.write_synthetic_videos(clips, made)
+    paths = ej.data.synthetic_video.write_synthetic_videos(clips, made)
     (tmp_path / "later.mp4").write_bytes(paths[4].read_bytes())
     paths[4].unlink()
 
@@ -269,7 +269,7 @@ def test_a_file_that_changes_while_it_is_read_is_omitted(tmp_path, capsys, monke
     from esv_jax.data import inputs
 
     made = ej.data.synthetic_videos(2, seed=5, n_frames=12)
-    paths = ej.data.write_synthetic_videos(tmp_path, made)
+    paths = ej.data.synthetic_video.write_synthetic_videos(tmp_path, made)
     real = inputs.decode_frames
 
     def growing(path, **options):

@@ -24,7 +24,7 @@ SHORT = ["--methods", "gradient_x_input", "random", "--steps", "2"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A tiny network with the classes of the synthetic clips, in a file."""
-    names = ej.data.SYNTHETIC_VIDEO_CLASSES
+    names = ej.data.synthetic_video.SYNTHETIC_VIDEO_CLASSES
     module = ClipCNN(n_classes=len(names), widths=(2, 2, 2, 2))
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, T, 64, 64, 3)))
     rng = np.random.default_rng(1)
@@ -173,7 +173,9 @@ def test_videos(model, tmp_path, capsys):
     pytest.importorskip("av", reason="needs the video extra")
     folder = tmp_path / "videos"
     folder.mkdir()
-    paths = ej.data.write_synthetic_videos(folder, ej.data.synthetic_videos(2, seed=5, n_frames=12))
+    paths = ej.data.synthetic_video.write_synthetic_videos(
+        folder, ej.data.synthetic_videos(2, seed=5, n_frames=12)
+    )
     (folder / "broken.mp4").write_bytes(paths[0].read_bytes()[:500])
     out = tmp_path / "out"
     assert run(model, out, "--class", "covering", "--metrics", "all", data=[str(folder)]) == 2

@@ -37,7 +37,7 @@ def clips(tmp_path_factory):
     pytest.importorskip("av", reason="needs the video extra")
     folder = tmp_path_factory.mktemp("clips")
     made = ej.data.synthetic_videos(2, seed=5, n_frames=8)
-    paths = ej.data.write_synthetic_videos(folder, made)
+    paths = ej.data.synthetic_video.write_synthetic_videos(folder, made)
     with open(folder / "list.csv", "w", encoding="utf-8", newline="") as file:
         rows = [(path.name, uid) for path, uid in zip(paths, LONG[1:3], strict=True)]
         csv.writer(file).writerows([("path", "uid"), *rows])

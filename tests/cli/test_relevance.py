@@ -22,7 +22,7 @@ def videos(tmp_path_factory):
     """Two synthetic clips, a truncated one, one with too few frames."""
     folder = tmp_path_factory.mktemp("videos")
     made = ej.data.synthetic_videos(2, seed=5, n_frames=20)
-    paths = ej.data.write_synthetic_videos(folder, made)
+    paths = ej.data.synthetic_video.write_synthetic_videos(folder, made)
     content = paths[0].read_bytes()
     (folder / "broken.mp4").write_bytes(content[: len(content) // 2])
     ej.data.write_video(folder / "few.mp4", list(made.clips[0][:9]), 12)

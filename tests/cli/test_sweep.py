@@ -189,7 +189,9 @@ def test_a_damaged_shard_is_found(swept, capsys):
 
 @pytest.mark.slow
 def test_a_sweep_of_videos(tmp_path, capsys):
-    clips = ej.data.write_synthetic_videos(tmp_path / "clips", ej.data.synthetic_videos(2, seed=0))
+    clips = ej.data.synthetic_video.write_synthetic_videos(
+        tmp_path / "clips", ej.data.synthetic_videos(2, seed=0)
+    )
     (tmp_path / "list.txt").write_text("\n".join(map(str, [*clips, tmp_path / "lost.mp4"])))
     labels = tmp_path / "labels.csv"
     labels.write_text(f"uid,class\n{clips[0].stem},3\n")

@@ -22,7 +22,7 @@ def videos(tmp_path_factory):
     """A folder of three synthetic clips and a truncated one."""
     folder = tmp_path_factory.mktemp("videos")
     made = ej.data.synthetic_videos(3, key=jax.random.key(5), n_frames=20)
-    paths = ej.data.write_synthetic_videos(folder, made)
+    paths = ej.data.synthetic_video.write_synthetic_videos(folder, made)
     content = paths[0].read_bytes()
     (folder / "broken.mp4").write_bytes(content[: len(content) // 2])
     return folder, made, paths

@@ -60,7 +60,9 @@ def browser(folder):
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    made = ej.data.write_synthetic_videos(folder, ej.data.synthetic_videos(2, seed=0))
+    made = ej.data.synthetic_video.write_synthetic_videos(
+        folder, ej.data.synthetic_videos(2, seed=0)
+    )
     return {"video-0": made[0], "video-3": made[1]}
 
 

@@ -11,13 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from esv_jax.data import (
-    FeatureStore,
-    open_inputs,
-    read_class_priors,
-    read_classes,
-    write_features,
-)
+from esv_jax.data import FeatureStore, open_inputs, write_features
+from esv_jax.data.classes import read_class_priors, read_classes
 from esv_jax.data.features import UnknownUidError
 
 UIDS = ("51525", "20075", "2226", "14652", "29426", "127169", "71477")

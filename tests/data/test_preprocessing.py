@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esv_jax.data import Preprocessing, preprocess
-from esv_jax.data.preprocessing import TRN_BNINCEPTION, TSN_RESNET50, resize_frame
+from esv_jax.data.preprocessing import (
+    TRN_BNINCEPTION,
+    TSN_RESNET50,
+    Preprocessing,
+    preprocess,
+    resize_frame,
+)
 
 
 def picture(h, w, n=2, seed=0):

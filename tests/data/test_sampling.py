@@ -2,13 +2,12 @@
 
 from fractions import Fraction
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esv_jax.data import sample_elements, segment_centres
+from esv_jax.data import segment_centres
 
 
 def test_indices_are_those_of_play_fair(fixtures):
@@ -51,15 +50,6 @@ def test_all_elements(n):
     np.testing.assert_array_equal(segment_centres(n, n), np.arange(n))
 
 
-@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
-def test_sample_elements(array):
-    features = array(np.arange(20, dtype=np.float32).reshape(10, 2))
-    sampled, indices = sample_elements(features, 3)
-    np.testing.assert_array_equal(indices, [1, 5, 8])
-    np.testing.assert_array_equal(sampled, [[2, 3], [10, 11], [16, 17]])
-    assert type(sampled) is type(features) and sampled.dtype == features.dtype
-
-
 def test_messages():
     with pytest.raises(ValueError, match="n: expected an integer >= 1, got 0"):
         segment_centres(5, 0)
@@ -69,7 +59,3 @@ def test_messages():
         segment_centres(0, 1)
     with pytest.raises(ValueError, match=r"at least n = 8 elements, got 5\. Skip sequences"):
         segment_centres(5, 8)
-    with pytest.raises(ValueError, match="length: expected at least n = 8 elements, got 5"):
-        sample_elements(np.zeros((5, 2)), 8)
-    with pytest.raises(ValueError, match=r"features: expected shape \(L, \.\.\.\), got \(\)"):
-        sample_elements(np.float32(1), 1)

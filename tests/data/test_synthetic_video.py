@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from esv_jax.data import (
+from esv_jax.data import segment_centres
+from esv_jax.data.synthetic_drawing import Stroke, draw
+from esv_jax.data.synthetic_video import (
     SYNTHETIC_VIDEO_CLASSES,
-    segment_centres,
     synthetic_videos,
     write_synthetic_videos,
 )
-from esv_jax.data.synthetic_drawing import Stroke, draw
 
 C = len(SYNTHETIC_VIDEO_CLASSES)
 

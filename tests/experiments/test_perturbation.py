@@ -26,7 +26,7 @@ METHODS = ("step", "step_no_core", "gradient_x_input", "random")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A tiny network with the classes of the synthetic clips, in a file."""
-    names = ej.data.SYNTHETIC_VIDEO_CLASSES
+    names = ej.data.synthetic_video.SYNTHETIC_VIDEO_CLASSES
     module = ClipCNN(n_classes=len(names), widths=(2, 2, 2, 2))
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, T, 64, 64, 3)))
     rng = np.random.default_rng(1)
@@ -139,7 +139,9 @@ def test_a_run_is_complete(folder):
     assert summary["ablation"]["core"]["n"] == 1
     first = summary["clips"][0]
     assert summary["ablation"]["core"]["coverage"] == pytest.approx(first["coverage"])
-    assert all(row["class"] in ej.data.SYNTHETIC_VIDEO_CLASSES for row in summary["clips"])
+    assert all(
+        row["class"] in ej.data.synthetic_video.SYNTHETIC_VIDEO_CLASSES for row in summary["clips"]
+    )
     own = np.mean([row["coverage"] for row in summary["clips"]])
     assert summary["masks"]["core"]["coverage"]["mean"] == pytest.approx(own)
     means = {method: row["mean"] for method, row in summary["means"]["insertion"].items()}

@@ -318,7 +318,7 @@ def test_findings_without_data_have_no_number(subject, seventh):
 
 @pytest.mark.slow
 def test_classes_run_backwards():
-    names = ej.data.SYNTHETIC_VIDEO_CLASSES
+    names = ej.data.synthetic_video.SYNTHETIC_VIDEO_CLASSES
     partner = fig7.reverse_of(names)
     assert partner[partner].tolist() == list(range(len(names)))
     for c in (0, 7):

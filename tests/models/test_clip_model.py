@@ -44,7 +44,10 @@ def test_the_packaged_model_is_accurate(shipped):
     measured = synthetic_clips.accuracy(shipped, 32, settings)
     assert shipped.about["held_out_accuracy"] >= 0.95
     assert measured["n_clips"] == 72 and measured["accuracy"] >= 0.9
-    assert shipped.class_names == ej.data.SYNTHETIC_VIDEO_CLASSES and shipped.n_frames == 16
+    assert (
+        shipped.class_names == ej.data.synthetic_video.SYNTHETIC_VIDEO_CLASSES
+        and shipped.n_frames == 16
+    )
     assert synthetic_clips.STUDY.packaged.stat().st_size < 3e6
 
 

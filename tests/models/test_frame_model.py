@@ -82,7 +82,7 @@ def test_the_package_holds_the_model():
 
 def test_the_model_has_its_documented_properties(world):
     assert world.encoder.name == "frame_cnn"
-    assert world.trained.class_names == ej.data.SYNTHETIC_VIDEO_CLASSES
+    assert world.trained.class_names == ej.data.synthetic_video.SYNTHETIC_VIDEO_CLASSES
     assert world.trained.heads.n_max == 8
     assert world.trained.prior.sum() == pytest.approx(1)
     assert world.about["world"] == "esv_jax.data.synthetic_videos"

@@ -462,7 +462,7 @@ def filmed(tmp_path_factory):
     """Three videos explained with the shipped model: one file is then broken, one missing."""
     folder = tmp_path_factory.mktemp("filmed")
     made = ej.data.synthetic_videos(3, key=jax.random.key(3), n_frames=24, size=64)
-    paths = ej.data.write_synthetic_videos(folder / "videos", made)
+    paths = ej.data.synthetic_video.write_synthetic_videos(folder / "videos", made)
     arguments = [str(folder / "videos"), "--frames", "4", "--out", str(folder / "out")]
     assert main(["sweep", *arguments]) == 0
     paths[1].write_bytes(b"no video")

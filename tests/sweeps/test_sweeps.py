@@ -645,7 +645,7 @@ def rewrite(folder, uid, add, kind):
     def read(i, most):
         return arrays[i], np.arange(3)
 
-    return ej.data.Inputs(tuple(sequences), read, lambda i: 3, None, None)
+    return ej.data.inputs.Inputs(tuple(sequences), read, lambda i: 3, None, None)
 
 
 @pytest.mark.parametrize("kind", ["hdf", "npy", "memory"])
@@ -672,9 +672,9 @@ def test_files_of_the_same_size_and_time_are_not_read_again(tmp_path, monkeypatc
     small_set(tmp_path)
     run_sweep(tmp_path, shard_size=2)
     read = []
-    contents = ej.data.Inputs.contents
+    contents = ej.data.inputs.Inputs.contents
     monkeypatch.setattr(
-        ej.data.Inputs, "contents", lambda *args: (read.append(args[1]), contents(*args))[1]
+        ej.data.inputs.Inputs, "contents", lambda *args: (read.append(args[1]), contents(*args))[1]
     )
     run_sweep(tmp_path, shard_size=2)
     assert not read
