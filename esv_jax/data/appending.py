@@ -57,13 +57,8 @@ class FeatureAppender:
         split: str = "validation",
         settings: Mapping[str, object] | None = None,
     ) -> None:
-        """Open a store and lock its folder.
+        """Open a store, whose split and settings must be equal, and lock its folder.
 
-        Args:
-          path: HDF5 file, in an existing folder.
-          feature_dim: D.
-          split: the only group of the store.
-          settings: origin of the features, as JSON. Those of an existing store must be equal.
         Raises:
           FileNotFoundError, OSError: no such folder, a path that cannot be written.
           FileExistsError: another process appends to the store, or a file in place of the folder.
@@ -134,25 +129,16 @@ class FeatureAppender:
         return len(self._uids)
 
     def expect_labels(self, uid: str, labels: Mapping[str, Label]) -> dict[str, type]:
-        """Types of the labels of a video; refuses those that `append` would, before long work.
-
-        Raises:
-          TypeError: a label that is neither a number nor a string.
-          ValueError: other names or types than those of the first video.
-        """
+        """Types of the labels of a video; refuses those that `append` would, before long work."""
         return label_kinds(uid, labels, self._kinds)
 
     def append(
         self, uid: str, features: ArrayLike, labels: Mapping[str, Label] | None = None
     ) -> None:
-        """Add one video. Once this returns, it outlives the process.
+        """Add one video, (n, D) with n >= 1. Once this returns, it outlives the process.
 
-        Args:
-          uid: name, not in the store yet.
-          features: (n, D) floating-point, n >= 1; stored as float32.
-          labels: numbers or strings, of the same names and types for every video.
         Raises:
-          TypeError, ValueError: as `write_features`.
+          TypeError, ValueError: as `write_features`; a uid that is in the store.
           OSError: a full disk; the video is not added.
         """
         expect_string(uid)

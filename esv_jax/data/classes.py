@@ -79,8 +79,7 @@ def read_labels(path: Path, classes: Path | None = None) -> dict[str, int]:
       path: CSV file with the columns `uid` and `class`; the class is an id or a name.
       classes: CSV file of class names (`name,id`), needed for names.
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: missing columns, a duplicate uid, a name without `classes` or not among them.
+      FileNotFoundError, ValueError: as `read_csv`; a duplicate uid, an unknown name.
     """
     names = () if classes is None else read_classes(classes)
     ids = {name: i for i, name in enumerate(names)}

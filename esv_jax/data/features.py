@@ -81,7 +81,7 @@ class FeatureStore:
         self._file = open_hdf5(self.path, "an HDF5 file")
         try:
             self.split = self._choose(split)
-            self._read_index(f"{self.path.name}, group {self.split!r}")
+            self._read_index()
         except BaseException:
             self.close()
             raise
@@ -99,9 +99,13 @@ class FeatureStore:
         expect(split in groups, "split", expected, repr(split), nearest(str(split), groups))
         return split
 
-    def _read_index(self, where: str) -> None:
+    def _read_index(self) -> None:
         """Read and check all but the features."""
-        h5py = require("h5py", "files")
+        h5py, where = require("h5py", "files"), f"{self.path.name}, group {self.split!r}"
+
+        def check(fits: object, key: str, expected: str, got: object) -> None:
+            expect(bool(fits), f"{where}, {key}", expected, got)
+
         with naming(where, "readable datasets"):
             group = self._file[self.split]
             kinds = {key: group.get(key, getclass=True) for key in group}
@@ -112,57 +116,51 @@ class FeatureStore:
         for key in ("features", "uids"):
             expect(key in kinds, where, f"a dataset {key!r}", ", ".join(kinds) or "an empty group")
         is_group = kinds.get("labels", h5py.Group) is h5py.Group
-        expect(is_group, f"{where}, labels", "a group of datasets", "a dataset")
+        check(is_group, "labels", "a group of datasets", "a dataset")
         for key, item in columns.items():
-            expect(isinstance(item, h5py.Dataset), f"{where}, {key}", "a dataset", "a group")
+            check(isinstance(item, h5py.Dataset), key, "a dataset", "a group")
 
         self._rows = columns.pop("features")
-        name = f"{where}, features"
-        with naming(name, "variable-length rows of floats"):
+        expected = "(V,) variable-length rows of floats"
+        with naming(f"{where}, features", expected):
             dtype, shape = self._rows.dtype, self._rows.shape
             width = self._rows.attrs.get("feature_dim")
         element = h5py.check_vlen_dtype(dtype)
         is_float = isinstance(element, np.dtype) and element.kind == "f"
         got = f"dtype {dtype if element is None else element} and shape {shape}"
-        fits = is_float and shape is not None and len(shape) == 1
-        expect(fits, name, "(V,) variable-length rows of floats", got)
-        expect(width is not None, name, "an attribute 'feature_dim'", "none")
+        check(is_float and shape is not None and len(shape) == 1, "features", expected, got)
+        check(width is not None, "features", "an attribute 'feature_dim'", "none")
         number = np.asarray(width)
-        is_whole = (
-            number.size == 1 and number.dtype.kind in "uif" and float(number.item()).is_integer()
-        )
-        name, got = f"{where}, feature_dim", f"{number.tolist()!r}"[:80]
-        expect(is_whole, name, "one whole number", got)
+        is_number = number.size == 1 and number.dtype.kind in "uif"
+        is_whole = is_number and float(number.item()).is_integer()
+        check(is_whole, "feature_dim", "one whole number", f"{number.tolist()!r}"[:80])
         self.feature_dim = int(number.item())
-        expect(self.feature_dim >= 1, name, "at least 1", self.feature_dim)
-
+        check(self.feature_dim >= 1, "feature_dim", "at least 1", self.feature_dim)
         try:
             self.settings = json.loads(text)
         except (TypeError, ValueError):
             self.settings = None
-        is_object = isinstance(self.settings, dict)
-        expect(is_object, f"{where}, settings", "a JSON object", repr(text))
+        check(isinstance(self.settings, dict), "settings", "a JSON object", repr(text))
 
         n = shape[0]
         for key, item in columns.items():
             got = "none" if item.shape is None else item.shape[0] if item.ndim == 1 else item.shape
-            expect(item.shape == (n,), f"{where}, {key}", f"{n}, one per row of features", got)
+            check(item.shape == (n,), key, f"{n}, one per row of features", got)
         self._row_of: dict[str, int] = {}
-        name, item = f"{where}, uids", columns.pop("uids")
+        uids = columns.pop("uids")
         for start in range(0, n, _UIDS_AT_ONCE):  # duplicates are found before all are read
-            uids = _values(name, item, start, start + _UIDS_AT_ONCE)
-            for row, uid in enumerate(map(str, uids), start):
+            some = _values(f"{where}, uids", uids, start, start + _UIDS_AT_ONCE)
+            for row, uid in enumerate(map(str, some), start):
                 if uid in self._row_of:
-                    raise ValueError(message(name, "distinct uids", f"{uid!r} twice"))
+                    check(False, "uids", "distinct uids", f"{uid!r} twice")
                 self._row_of[uid] = row
         self.uids: tuple[str, ...] = tuple(self._row_of)
         self._lengths: np.ndarray | None = None
         if "lengths" in columns:
-            name = f"{where}, lengths"
-            lengths = np.array(_values(name, columns.pop("lengths")))
+            lengths = np.array(_values(f"{where}, lengths", columns.pop("lengths")))
             is_whole = lengths.dtype.kind in "ui" or not n
-            expect(is_whole, name, "whole numbers", f"dtype {lengths.dtype}")
-            expect(not (lengths < 0).any(), name, "numbers >= 0", lengths.min(initial=0))
+            check(is_whole, "lengths", "whole numbers", f"dtype {lengths.dtype}")
+            check((lengths >= 0).all(), "lengths", "numbers >= 0", lengths.min(initial=0))
             self._lengths = lengths.astype(np.int64)
         self.labels: dict[str, list[Label]] = {
             key.removeprefix("labels/"): _values(f"{where}, {key}", item)

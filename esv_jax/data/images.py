@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esv_jax.checks import expect, expect_int, message
-from esv_jax.data.preprocessing import expect_pixels
+from esv_jax.checks import expect, message
 from esv_jax.data.video_files import IMAGE_SUFFIXES, codec_of, open_container, select_stream
 from esv_jax.extras import require
 
@@ -129,27 +128,13 @@ def jpeg_still(
     max_height: int | None = None,
     max_width: int | None = None,
 ) -> bytes:
-    """Encode a frame as JPEG, reduced in proportion to the maximum size.
+    """Encode a frame (h, w, 3) uint8 as JPEG, reduced in proportion to the maximum size.
 
-    Args:
-      frame: (h, w, 3) uint8, RGB.
-      quality: of JPEG, 1..95.
-      max_height, max_width: of the picture in pixels, >= 1; None for those of the frame.
-    Returns:
-      The bytes of the file, without metadata; the same for the same frame.
-    Raises:
-      TypeError: a frame that is not uint8, a size or quality that is not an integer.
-      ValueError: a frame of another shape, a quality or size out of range.
-      ImportError: Pillow is not installed (extra `video`).
+    The bytes, without metadata, are the same for the same frame. ImportError without Pillow.
     """
-    frame = expect_pixels("frame", frame, "(h, w, 3)")
-    quality = expect_int("quality", quality, minimum=1)
-    expect(quality <= 95, "quality", "an integer in 1..95", quality)
     h, w = frame.shape[:2]
-    height = h if max_height is None else expect_int("max_height", max_height, minimum=1)
-    width = w if max_width is None else expect_int("max_width", max_width, minimum=1)
     picture = require("PIL.Image", "video").fromarray(frame)
-    picture.thumbnail((width, height))  # never enlarges
+    picture.thumbnail((max_width or w, max_height or h))  # never enlarges
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality)
     return file.getvalue()

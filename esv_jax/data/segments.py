@@ -9,20 +9,17 @@ from esv_jax.checks import expect, expect_finite, expect_int, expect_shape
 from esv_jax.extras import require
 
 
-def propose_segments(
-    features: ArrayLike, n_segments: int | None = None, threshold: float | None = None
-) -> np.ndarray:
+def propose_segments(features: ArrayLike, n_segments: int | None = None) -> np.ndarray:
     """Divide a sequence into contiguous segments of similar elements, e.g. shots, for `groups`.
 
-    By default minimises the squared distance of elements to the mean of their segment over all
-    segmentations (dynamic programming; among equal ones the earliest cuts). With `n_segments = k`
-    there are k segments. With neither argument, k <= (n + 1) / 2 minimises
+    Minimises the squared distance of elements to the mean of their segment over all segmentations
+    (dynamic programming; among equal ones the earliest cuts). With `n_segments = k` there are k
+    segments. By default, k <= (n + 1) / 2 minimises
 
         distance(k) + 2 v k (log(n / k) + 1),
 
     where the noise v is the median over neighbours of half their squared distance. Features without
-    noise are cut wherever they change; pure noise is not cut. With `threshold`, a cut is instead
-    where the cosine similarity of neighbours is below it.
+    noise are cut wherever they change; pure noise is not cut.
 
     Source: the criterion and its penalty are those of kernel temporal segmentation, Potapov et
     al. (2014); its constant is ours.
@@ -30,11 +27,10 @@ def propose_segments(
     Args:
       features: (n, D), finite; n >= 1.
       n_segments: k, 1..n.
-      threshold: cosine similarity, -1..1. Rows of zeros are similar to each other alone.
     Returns:
       (n,) int64: labels 0..k - 1, non-decreasing.
     Raises:
-      ValueError: shapes, values that are not finite, both arguments at once, either out of range.
+      ValueError: shapes, values that are not finite, a number of segments out of range.
       TypeError: a number of segments that is not an integer, features that are not real numbers.
     Cost: n**2 * (D + k) multiply-adds and 3 n**2 numbers in double precision.
     """
@@ -46,11 +42,6 @@ def propose_segments(
     expect(n > 0, "features", "at least one element (n >= 1)", "n = 0")
     expect_finite("features", x)
     x = x.astype(np.float64)
-    if threshold is not None:
-        expect(n_segments is None, "threshold", "one of n_segments and threshold", "both")
-        fits = -1 <= threshold <= 1
-        expect(fits, "threshold", "a cosine similarity in -1..1", threshold)
-        return np.concatenate([[0], np.cumsum(_neighbour_similarity(x) < threshold)])
     max_segments = (n + 1) // 2
     if n_segments is not None:
         max_segments = expect_int("n_segments", n_segments, minimum=1)
@@ -64,14 +55,6 @@ def propose_segments(
         labels[start:end] = segment
         end = start
     return labels
-
-
-def _neighbour_similarity(features: np.ndarray) -> np.ndarray:
-    """Cosine similarity of consecutive elements, (n - 1,)."""
-    norm = np.linalg.norm(features, axis=1)
-    unit = features / np.where(norm > 0, norm, 1)[:, None]
-    both_zero = (norm[:-1] == 0) & (norm[1:] == 0)
-    return np.where(both_zero, 1.0, (unit[:-1] * unit[1:]).sum(1))
 
 
 def _within_distance(features: np.ndarray) -> np.ndarray:

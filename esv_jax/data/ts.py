@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esv_jax.checks import expect, expect_choice, message, nearest
+from esv_jax.checks import expect, message, nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,30 +52,26 @@ class Sequences:
         return np.array([len(x) for x in self.sequences], dtype=np.int64)
 
 
-def read_ts(path: str | PathLike[str], *, missing: str = "interpolate") -> Sequences:
+def read_ts(path: str | PathLike[str]) -> Sequences:
     """Read sequences and labels from a `.ts` file.
 
     Comments, blank lines, CRLF and spaces around values are allowed anywhere. Header keys are
-    case-insensitive; unknown keys are ignored.
+    case-insensitive; unknown keys are ignored. Missing values, `?` or `NaN`, are interpolated
+    linearly in time between known values, and constant beyond the first and last.
 
     Args:
       path: the file, UTF-8 (Latin-1 if it is not valid UTF-8).
-      missing: treatment of the values `?` and `NaN`:
-        "interpolate": linear in time between known values, constant beyond the first and last; a
-        channel without any known value is an error.
-        "keep": NaN in the result.
-        "error": refused.
     Returns:
       `Sequences`. With `@classLabel false`, `labels` is None and `class_names` is empty.
     Raises:
       FileNotFoundError: no such file.
       ValueError: a malformed header or row, with file name and line number: a value that is not a
-        finite float32, channels of different number or length, an unknown class, a length that
-        contradicts `@equalLength true`, no `@data`, no rows; timestamps and numeric targets
-        (`@timeStamps true`, `@targetLabel true`), which are not supported.
+        finite float32, a channel without any known value, channels of different number or length,
+        an unknown class, a length that contradicts `@equalLength true`, no `@data`, no rows;
+        timestamps and numeric targets (`@timeStamps true`, `@targetLabel true`), which are not
+        supported.
     Cost: one pass over the file, which is held in memory as text.
     """
-    expect_choice("missing", missing, ("interpolate", "keep", "error"))
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(message("path", "a .ts file", repr(str(path))))
@@ -105,7 +101,7 @@ def read_ts(path: str | PathLike[str], *, missing: str = "interpolate") -> Seque
         if names and label not in names:
             expected = "one of the classes of the header at the end of the row"
             raise ValueError(message(where, expected, repr(label), nearest(label, names)))
-        x = _parse_row(where, channels, missing)  # (n, D)
+        x = _parse_row(where, channels)  # (n, D)
         if header.equal_length:
             length, way_out = length or len(x), "Set '@equalLength false' if lengths differ."
             expect(len(x) == length, where, f"{length} values a channel", len(x), way_out)
@@ -192,17 +188,20 @@ def _read_header(path: Path, lines: Sequence[str]) -> _Header:
     )
 
 
-def _parse_row(where: str, channels: Sequence[str], missing: str) -> np.ndarray:
-    """The values of one row, (n, D) float32."""
+def _parse_row(where: str, channels: Sequence[str]) -> np.ndarray:
+    """The values of one row, (n, D) float32, with interpolated missing values."""
     columns = [_parse_channel(where, c, text) for c, text in enumerate(channels)]
     lengths = [len(column) for column in columns]
     usual = max(lengths, key=lengths.count)
     odd = ", ".join(f"{n} in channel {c}" for c, n in enumerate(lengths) if n != usual)
     got, way_out = f"{usual} values, but {odd}", "Write ? for a missing value."
     expect(not odd, where, "channels of one length", got, way_out)
-    x = np.array(columns).T  # (n, D)
-    if missing != "keep":
-        x = _fill(where, x, missing)
+    x, steps = np.array(columns).T, np.arange(usual)  # (n, D)
+    for c in np.flatnonzero(np.isnan(x).any(axis=0)):
+        known, got = ~np.isnan(x[:, c]), f"channel {c} wholly missing"
+        is_known = bool(known.any())
+        expect(is_known, where, "a known value in every channel", got, "Drop the sequence.")
+        x[:, c] = np.interp(steps, steps[known], x[known, c])
     with np.errstate(over="ignore"):
         x = np.ascontiguousarray(x, dtype=np.float32)
     if np.isinf(x).any():
@@ -221,27 +220,10 @@ def _parse_channel(where: str, c: int, text: str) -> list[float]:
     except ValueError:
         pass  # a missing value, or a token for the message
     values = []
-    for i, token in enumerate(tokens):
+    for i, token in enumerate(map(str.strip, tokens)):
         try:
-            values.append(float("nan") if token.strip() == "?" else float(token))
+            values.append(float("nan" if token == "?" else token))
         except ValueError:
-            got = f"{token.strip()!r} as value {i} of channel {c}"
+            got = f"{token!r} as value {i} of channel {c}"
             raise ValueError(message(where, "a number", got)) from None
     return values
-
-
-def _fill(where: str, x: np.ndarray, missing: str) -> np.ndarray:
-    """`x` (n, D) with interpolated missing values."""
-    unknown = np.isnan(x)
-    if missing == "error" and unknown.any():
-        step, c = np.argwhere(unknown)[0]
-        got = f"value {step} of channel {c} missing"
-        way_out = "Read with missing='interpolate' or 'keep'."
-        raise ValueError(message(where, "every value", got, way_out))
-    x, steps = x.copy(), np.arange(len(x))
-    for c in np.flatnonzero(unknown.any(axis=0)):
-        known, got = ~unknown[:, c], f"channel {c} wholly missing"
-        way_out = "Drop the sequence, or read with missing='keep'."
-        expect(bool(known.any()), where, "a known value in every channel", got, way_out)
-        x[:, c] = np.interp(steps, steps[known], x[known, c])
-    return x

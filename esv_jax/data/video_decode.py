@@ -175,12 +175,8 @@ def gather(
 ) -> np.ndarray:
     """Take the next frames into one array; beside it, only the one being decoded is held.
 
-    Args:
-      name: of the video, for messages.
-      frames: (h, w, 3) uint8 each.
-      numbers: of the frames to take, in order.
-      inverse: index into `numbers` of each frame in the result; default each once.
-      size: short side to resize to.
+    `numbers` are those of the frames to take, in order; `inverse` (n,) is the index into them of
+    each frame in the result, by default each once. `size` is a short side to resize to.
     """
     inverse = np.arange(len(numbers)) if inverse is None else inverse
     out = np.empty((0, 0, 0, 3), np.uint8)

@@ -105,7 +105,6 @@ def open_container(
     Raises:
       OSError: the file cannot be read.
       ValueError: an unknown format, a playlist, or opening takes more than 20 seconds.
-      ImportError: PyAV is not installed.
     """
     av = require("av", "video")
     options = {

@@ -32,7 +32,6 @@ def test_shots_are_found_at_any_noise_level(rng, lengths, noise):
     shots = rng.normal(size=(len(lengths), 64))
     features = shots[expected] + noise * rng.normal(size=(len(expected), 64))
     np.testing.assert_array_equal(propose_segments(features.astype(np.float32)), expected)
-    np.testing.assert_array_equal(propose_segments(features, threshold=0.5), expected)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 30])
@@ -46,14 +45,6 @@ def test_invariance_to_scale_and_shift(rng):
     features = rng.normal(size=(3, 8))[[0, 0, 0, 1, 1, 2, 2, 2]] + 0.1 * rng.normal(size=(8, 8))
     expected = propose_segments(features)
     np.testing.assert_array_equal(propose_segments(1e3 * features - 50), expected)
-
-
-def test_threshold_compares_neighbours():
-    features = np.array([[1.0, 0], [1, 1], [0, 2], [0, 0], [0, 0], [-1, 0], [1, 0]])
-    np.testing.assert_array_equal(propose_segments(features, threshold=0.8), [0, 1, 2, 3, 3, 4, 5])
-    np.testing.assert_array_equal(propose_segments(features, threshold=0.7), [0, 0, 0, 1, 1, 2, 3])
-    np.testing.assert_array_equal(propose_segments(features, threshold=-1), [0] * 7)
-    np.testing.assert_array_equal(propose_segments(features[:1], threshold=0), [0])
 
 
 def test_ties_are_cut_as_early_as_possible():
@@ -71,8 +62,6 @@ def test_messages():
         ((features, 5), {}, ValueError, "n_segments: expected at most n = 4 segments, got 5"),
         ((features, 0), {}, ValueError, "n_segments: expected an integer >= 1, got 0"),
         ((features, 2.0), {}, TypeError, "n_segments: expected an integer, got float"),
-        ((features, 2, 0.5), {}, ValueError, "expected one of n_segments and threshold, got both"),
-        ((features,), {"threshold": 1.5}, ValueError, r"a cosine similarity in -1..1, got 1.5"),
     ]
     for args, kwargs, kind, match in cases:
         with pytest.raises(kind, match=match):

@@ -49,20 +49,3 @@ def test_sizes_are_reduced_in_proportion(frame, most, shape):
     shown = decoded(jpeg_still(frame, **most))
     assert shown.shape == (*shape, 3)
     assert abs(shown.mean((0, 1)) - frame.mean((0, 1))).max() < 4
-
-
-@pytest.mark.parametrize(
-    ("change", "options", "kind", "said"),
-    [
-        (lambda f: f.astype(np.float32), {}, TypeError, "frame: expected uint8"),
-        (lambda f: f[..., 0], {}, ValueError, r"frame: expected shape \(h, w, 3\)"),
-        (lambda f: f[:0], {}, ValueError, "frame: expected shape"),
-        (lambda f: f, {"quality": 96}, ValueError, "quality: expected an integer in 1..95"),
-        (lambda f: f, {"quality": 0}, ValueError, "quality"),
-        (lambda f: f, {"max_width": 0}, ValueError, "max_width: expected an integer >= 1"),
-        (lambda f: f, {"max_height": 2.5}, TypeError, "max_height: expected an integer"),
-    ],
-)
-def test_invalid_arguments(frame, change, options, kind, said):
-    with pytest.raises(kind, match=said):
-        jpeg_still(change(frame), **options)

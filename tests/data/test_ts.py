@@ -139,12 +139,6 @@ def test_missing_values_are_interpolated_linearly(tmp_path):
     np.testing.assert_array_equal(read_ts(path).sequences[0][:, 1], np.zeros(6))
 
 
-def test_missing_values_kept(tmp_path):
-    path = written(tmp_path, HEADER + "?,1:?,?:ah\n")
-    kept = read_ts(path, missing="keep").sequences[0]
-    np.testing.assert_array_equal(kept, np.float32([[np.nan, np.nan], [1, np.nan]]))
-
-
 @given(
     hnp.arrays(np.float64, (6, 2), elements=st.floats(-1e3, 1e3)),
     hnp.arrays(np.bool_, (6, 2)),
@@ -166,11 +160,6 @@ def test_interpolation_keeps_known_values_and_stays_between_them(tmp_path_factor
 def test_no_such_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"path: expected a \.ts file, got '.*absent\.ts'"):
         read_ts(tmp_path / "absent.ts")
-
-
-def test_unknown_policy(tmp_path):
-    with pytest.raises(ValueError, match=r"missing: expected one of .* Did you mean 'keep'"):
-        read_ts(tmp_path / "absent.ts", missing="kept")
 
 
 @pytest.mark.parametrize(
@@ -196,13 +185,6 @@ def test_malformed_rows_name_file_and_line(tmp_path, row, text):
     place = rf"Toy_TEST\.ts, line {FIRST_ROW + 2}: expected "
     with pytest.raises(ValueError, match=place + text):
         read_ts(path)
-
-
-def test_a_missing_value_refused(tmp_path):
-    path = written(tmp_path, HEADER + "1,2:3,?:ah\n")
-    text = rf"line {FIRST_ROW}: expected every value, got value 1 of channel 1 missing\. Read with"
-    with pytest.raises(ValueError, match=text):
-        read_ts(path, missing="error")
 
 
 def test_rows_must_have_equal_channels_without_a_header(tmp_path):
