@@ -306,18 +306,14 @@ def prefetch(
         for frames in prefetch(paths, decode_frames):
             ...
 
-    Decoding releases the GIL, so threads run in parallel. Loading starts with the first `next`. An
-    error of `load`, or of `items`, is raised in place of its result and ends the iteration. Leaving
-    the loop early, also by an error or Ctrl-C, starts no further loads and waits for those that
-    are running.
+    Decoding releases the GIL, so threads run in parallel. Loading starts with the first `next`.
+    `items` are iterated in the calling thread. An error of `load`, or of `items`, is raised in
+    place of its result and ends the iteration. Leaving the loop early, also by an error or Ctrl-C,
+    starts no further loads and waits for those that are running.
 
     Args:
-      items: iterated one at a time, in the calling thread.
-      load: called from several threads at once.
       workers: threads, >= 1.
       ahead: maximum number of results loaded or loading beside the current one, >= 1.
-    Raises:
-      TypeError, ValueError: numbers that are not integers >= 1.
     Cost: memory for ahead + 1 results.
     """
     workers = expect_int("workers", workers, minimum=1)

@@ -151,10 +151,8 @@ def select_stream(container: av.container.InputContainer, name: str) -> av.video
 
     It prefers the default stream, then the one with more frames at its beginning, then the higher
     bit rate, so that a still picture beside a video is not selected. Cover pictures of audio files
-    are never selected, nor is an unknown codec where there is another.
-
-    Raises:
-      ValueError: no video, an unknown codec, frames of more than `_MAX_PIXELS`.
+    are never selected, nor is an unknown codec where there is another. ValueError: no video, an
+    unknown codec, frames of more than `_MAX_PIXELS`.
     """
     cover = require("av.stream", "video").Disposition.attached_pic
     moving = [s for s in container.streams.video if not s.disposition & cover]
