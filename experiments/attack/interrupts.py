@@ -50,7 +50,9 @@ def _made(path: Path) -> Path:
     if path.exists():
         return path
     if path.name == "clips":  # three videos
-        ej.data.write_synthetic_videos(path, ej.data.synthetic_videos(3, seed=0, n_frames=16))
+        ej.data.synthetic_video.write_synthetic_videos(
+            path, ej.data.synthetic_videos(3, seed=0, n_frames=16)
+        )
     elif path.name == "features.hdf":  # of 60 videos in three classes
         rng = np.random.default_rng(0)
         videos = [rng.normal(size=(8, 16)).astype(np.float32) for _ in range(60)]

@@ -117,14 +117,16 @@ class Subject:
     """
 
     model: ClipModel
-    videos: ej.data.SyntheticVideos
+    videos: ej.data.synthetic_video.SyntheticVideos
     settings: Any
     fn: Callable[[jax.Array], jax.Array]
     keep: Keeping
     scores: ScoreFile
 
     @classmethod
-    def of(cls, model: ClipModel, videos: ej.data.SyntheticVideos, settings: Any) -> Subject:
+    def of(
+        cls, model: ClipModel, videos: ej.data.synthetic_video.SyntheticVideos, settings: Any
+    ) -> Subject:
         """Opens the scores of an earlier run, or new ones."""
         logits = jax.vmap(model.logits)
 

@@ -49,7 +49,9 @@ class ClipSettings:
         expect_int("n_resamples", self.n_resamples, minimum=1)
 
 
-def network_and_clips(settings: ClipSettings) -> tuple[ClipModel, ej.data.SyntheticVideos]:
+def network_and_clips(
+    settings: ClipSettings,
+) -> tuple[ClipModel, ej.data.synthetic_video.SyntheticVideos]:
     """The network of a study, and its held-out clips cut down to the frames that it takes."""
     load = ej.models.load_clip_model if settings.model else ej.models.load_synthetic_clips
     model = load(*filter(None, [settings.model]))
@@ -120,7 +122,7 @@ def points_inside(volume: np.ndarray, inside: np.ndarray) -> float:
 
 
 def measure_maps(
-    model: ClipModel, videos: ej.data.SyntheticVideos, run: Maps
+    model: ClipModel, videos: ej.data.synthetic_video.SyntheticVideos, run: Maps
 ) -> dict[str, dict[str, np.ndarray]]:
     """Measures by score: "mass" and "pointing" (V, methods), "motion share" (V, sigmas).
 
@@ -142,7 +144,7 @@ def measure_maps(
 
 
 def without_motion(
-    model: ClipModel, videos: ej.data.SyntheticVideos, seed: int, composite: Any
+    model: ClipModel, videos: ej.data.synthetic_video.SyntheticVideos, seed: int, composite: Any
 ) -> dict[str, dict[str, np.ndarray]]:
     """Predictions on clips without motion, (V,) each.
 
