@@ -54,13 +54,11 @@ def atomic_path(
     target = Path(os.path.realpath(path))
     _expect_file(target)
     _expect_free(target, overwrite)
-    token = secrets.token_hex(4)
-    temporary = target.with_name(f".{target.stem[:40]}.{token}{target.suffix}")
+    ending = f"{secrets.token_hex(4)}{target.suffix}"
+    temporary = target.with_name(f".{target.stem[:40]}.{ending}")
     if within is not None:
         make_folder(within)
-        temporary = (
-            Path(os.path.realpath(within)) / f"{_host()}.{os.getpid()}.{token}{target.suffix}"
-        )
+        temporary = Path(os.path.realpath(within)) / f"{_host()}.{os.getpid()}.{ending}"
     try:
         with _naming(target):
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -159,9 +157,9 @@ def _locked_file(path: Path, name: str, expected: str) -> int | None:
     try:
         if not _lock(file) and not created:
             holder = _holder(file)
-            if holder is None or not _is_stale(holder):
+            if holder is None or holder[0] != _host() or _runs(holder[1]):
                 raise BlockingIOError
-            path.unlink()
+            path.unlink()  # stale: its process, of this host, has ended
         same = os.path.samestat(os.fstat(file), path.stat())
     except BlockingIOError:
         holder = _holder(file)
@@ -181,11 +179,7 @@ def _locked_file(path: Path, name: str, expected: str) -> int | None:
 
 
 def _lock(file: int) -> bool:
-    """Lock an open file; return False if the system or the disk has no locks.
-
-    Raises:
-      BlockingIOError: another open of the file holds the lock.
-    """
+    """Lock an open file; return False if the disk has no locks. BlockingIOError: it is locked."""
     try:
         import fcntl
 
@@ -205,11 +199,6 @@ def _holder(file: int) -> tuple[str, int] | None:
         return str(about["host"]), int(about["process"])
     except (ValueError, KeyError, TypeError, OSError):
         return None
-
-
-def _is_stale(holder: tuple[str, int]) -> bool:
-    """Return whether the process that wrote a lock file ran on this host and has ended."""
-    return holder[0] == _host() and not _runs(holder[1])
 
 
 def _host() -> str:

@@ -8,6 +8,7 @@ Started by `esv_jax.hdf5`. Imports nothing but h5py, to start quickly. One line 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -41,13 +42,13 @@ def inspect(path: str, views: bool) -> None:
 
     read_all, folder = os.path.getsize(path) <= _READ, os.path.dirname(path)
     with h5py.File(path, "r") as file:
-        _attempt(_read_attributes, file)
+        _despite_damage(_read_attributes, file)
         for name, item in _objects(file, {_address(file)}):
-            _attempt(_read_attributes, item)
+            _despite_damage(_read_attributes, item)
             if isinstance(item, h5py.Dataset):
                 # Separate attempts: an error in one does not prevent the next.
-                _attempt(_check_dataset, name, item, folder, views)
-                _attempt(_read, item, read_all)
+                _despite_damage(_check_dataset, name, item, folder, views)
+                _despite_damage(_read, item, read_all)
 
 
 def _address(item: h5py.Group | h5py.Dataset) -> int:
@@ -95,7 +96,7 @@ def _objects(
 
 def _read_attributes(item: h5py.Group | h5py.Dataset) -> None:
     for name in item.attrs:
-        _attempt(item.attrs.__getitem__, name)
+        _despite_damage(item.attrs.__getitem__, name)
 
 
 def _check_dataset(name: str, item: h5py.Dataset, folder: str, views: bool) -> None:
@@ -109,43 +110,36 @@ def _check_dataset(name: str, item: h5py.Dataset, folder: str, views: bool) -> N
             if not is_shard or (os.path.lexists(path) and not os.path.isfile(path)):
                 raise Refused(f"values in another file ({name!r} in {source!r})")
         return
-    chunk = 1
-    for side in item.chunks or ():
-        chunk *= side
     stored = item.id.get_storage_size()
-    declared = max(item.size or 0, chunk) * item.dtype.itemsize
+    declared = max(item.size or 0, math.prod(item.chunks or ())) * item.dtype.itemsize
     if declared > max(_SMALL, _MAX_RATIO * stored):
         raise Refused(f"{name!r} of {declared:,} bytes, of which {stored:,} are stored")
 
 
 def _read(item: h5py.Dataset, read_all: bool) -> None:
-    """Read a dataset of names or single numbers, and with `read_all` any other up to 64 MB.
-
-    Values of variable length, which are stored in heaps, and the index of the chunks are always
-    read: the library may loop on both. Rows are read a few at a time to bound the memory.
-    """
+    """Read a dataset of names or single numbers, and with `read_all` any other up to 64 MB."""
+    # Values of variable length, which are stored in heaps, and the index of the chunks are always
+    # read: the library may loop on both. Rows are read a few at a time to bound the memory.
     import h5py
 
     if item.is_virtual:
         return
     if item.chunks:
-        _attempt(item.id.get_num_chunks)
+        _despite_damage(item.id.get_num_chunks)
     names = item.ndim < 2 or h5py.check_vlen_dtype(item.dtype) is not None
     if not (read_all or names) or item.shape is None:
         return
     if item.ndim == 0:
-        _attempt(item.__getitem__, ())
+        _despite_damage(item.__getitem__, ())
         return
-    row = item.dtype.itemsize
-    for side in item.shape[1:]:
-        row *= side
+    row = item.dtype.itemsize * math.prod(item.shape[1:])
     n_rows = item.shape[0] if names else min(item.shape[0], _SMALL // max(row, 1))
     step = max(1, _READ // 16 // max(row, 1), *(item.chunks or ())[:1])  # reads each chunk once
     for start in range(0, n_rows, step):
-        _attempt(item.__getitem__, slice(start, min(start + step, n_rows)))
+        _despite_damage(item.__getitem__, slice(start, min(start + step, n_rows)))
 
 
-def _attempt(read: Callable[..., object], *arguments: object) -> None:
+def _despite_damage(read: Callable[..., object], *arguments: object) -> None:
     """Call a reader of possibly damaged data; report only refusals and exhausted memory."""
     try:
         read(*arguments)

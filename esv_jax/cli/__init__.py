@@ -106,8 +106,7 @@ def interrupt(number: int, frame: types.FrameType | None) -> None:
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            _interrupt_later()
-            return
+            return _interrupt_later()
         frame = frame.f_back
     raise KeyboardInterrupt
 

@@ -15,7 +15,7 @@ from esv_jax import data, models
 from esv_jax.checkpoints import load_torch
 from esv_jax.checks import expect
 from esv_jax.cli.options import expect_free, file_name
-from esv_jax.cli.printing import BAD_INPUT, complain, say, table
+from esv_jax.cli.printing import say, table
 from esv_jax.data.classes import class_index
 from esv_jax.data.video_files import find_videos
 from esv_jax.extras import require
@@ -51,11 +51,7 @@ class VideoClip:
 
 
 def read_clip(model: models.ClipModel, uid: str, path: Path) -> VideoClip:
-    """Decode and prepare the frames of a video that a network takes.
-
-    Raises:
-      ValueError, OSError: a file that is no video or is damaged; too few frames.
-    """
+    """Decode and prepare the frames of a video that a network takes; refuse one of too few."""
     info = data.probe_video(path)
     t = model.n_frames
     expect(info.frames >= t, path.name, f"at least {t} frames, for the network", info.frames)
@@ -83,12 +79,7 @@ class ClipOptions:
     """Folder for the outputs."""
 
     def load_network(self) -> models.ClipModel:
-        """Load the 3D network and check the name of the class.
-
-        Raises:
-          FileNotFoundError: no such file. ValueError, TypeError: a file of an unknown network,
-            names that are not one per class, an unknown class.
-        """
+        """Load the 3D network and check the names of its classes, and that of the target."""
         names = None if self.classes is None else tuple(data.classes.read_classes(self.classes))
         if self.model is None:
             model = models.load_synthetic_clips()
@@ -114,10 +105,6 @@ class ClipOptions:
         if self.target != "pred":
             class_index(self.target, model.class_names)
 
-    def class_of(self, name: str, scores: np.ndarray, model: models.ClipModel) -> int:
-        """Return the index of a class by name or id; of "pred" that of the highest score."""
-        return int(scores.argmax()) if name == "pred" else class_index(name, model.class_names)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoOptions(ClipOptions):
@@ -131,13 +118,7 @@ class VideoOptions(ClipOptions):
     """Replace results of these videos in the output folder."""
 
     def find_videos(self) -> Mapping[str, Path]:
-        """The first `limit` videos by uid, once results of all of them can be written.
-
-        Raises:
-          FileNotFoundError, ValueError: no videos, a limit below 1.
-          FileExistsError: results of a video exist and must not be replaced.
-          OSError: the output folder cannot be written.
-        """
+        """Return the first `limit` videos by uid, if the results of all can be written."""
         expect(self.limit is None or self.limit >= 1, "limit", "a number >= 1", self.limit)
         videos = dict([*find_videos([self.data]).items()][: self.limit])
         make_folder(self.out)
@@ -163,19 +144,14 @@ class VideoOptions(ClipOptions):
         table(title, columns, rows, n=len(rows), file=f"{name}.csv")
 
 
-def try_each(
+def explain_each(
     videos: Mapping[str, T],
     explain: Callable[[str, T], object],
     after: Callable[[], object] = lambda: None,
 ) -> list[str]:
-    """Call explain(uid, video) for every video; a failure does not stop the others.
+    """Call explain(uid, video), then after(), for every video; return messages of failures.
 
-    Args:
-      videos: by uid, e.g. their files.
-      explain: raises ValueError or OSError for a video that cannot be explained.
-      after: called after each, e.g. to move a progress bar.
-    Returns:
-      Messages of the videos that failed.
+    A ValueError or OSError of one video does not stop the others.
     """
     errors = []
     for uid, video in videos.items():
@@ -185,10 +161,3 @@ def try_each(
             errors.append(str(error))
         after()
     return errors
-
-
-def exit_code(errors: list[str]) -> int:
-    """Print errors, one line each; return the exit code of the command."""
-    for text in errors:
-        complain(text)
-    return BAD_INPUT if errors else 0

@@ -67,18 +67,15 @@ class Demo:
 
 
 def _demo_video(out: Path, seed: int, n_videos: int) -> None:
-    """Render videos, explain 8 frames of each exactly and all frames of one by sampling.
-
-    Writes videos/, results.nc, the results of other numbers of frames, strips and overlays.
-    """
+    """Render videos, explain 8 frames of each exactly and all frames of one by sampling."""
     started = time.perf_counter()
     video_key, sample_key = jax.random.split(jax.random.key(seed))
     made = data.synthetic_videos(n_videos, key=video_key, n_frames=_N_FRAMES)
     say(f"Rendering {n_videos} videos of {_N_FRAMES} frames to {out}/videos")
     files = data.synthetic_video.write_synthetic_videos(out / "videos", made, _FPS)
     model = models.load_synthetic_world()
+    features = []
     with progress(n_videos, "Encoding", "video") as bar:
-        features = []
         for file in files:
             features.append(model.encoder(data.decode_frames(file, n=None)))
             bar.update(1)
@@ -89,8 +86,7 @@ def _demo_video(out: Path, seed: int, n_videos: int) -> None:
         make_folder(out / f"{n}-frames")
         _explain_frames(out / f"{n}-frames", made, model, encoded, n, seed)
     index = data.segment_centres(_N_FRAMES, _EXPLAINED)
-    own = np.take_along_axis(np.asarray(exact.values), made.labels[:, None, None], 2)[..., 0]
-    scores = np.take_along_axis(np.asarray(exact.scores), made.labels[:, None], 1)[:, 0]
+    own, scores = _of_labels(exact, made.labels)
     evidence = made.evidence_frames[:, index]  # (N, 8)
     # The surest video that has frames without evidence before and after those with it.
     within = evidence.any(1) & ~evidence[:, 0] & ~evidence[:, -1]
@@ -156,6 +152,12 @@ def _explain_frames(
     return exact
 
 
+def _of_labels(found: Attribution, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values (V, n) and the scores (V,) of each sequence's true class."""
+    values = np.take_along_axis(np.asarray(found.values), labels[:, None, None], 2)[..., 0]
+    return values, np.take_along_axis(np.asarray(found.scores), labels[:, None], 1)[:, 0]
+
+
 def _ranks(values: np.ndarray, evidence: np.ndarray) -> list[np.ndarray]:
     """For each sequence, compare every element that has evidence with every one that has none."""
     pairs = zip(values, evidence, strict=True)
@@ -170,11 +172,7 @@ def _say_sum(score: float, prior: float, own: np.ndarray) -> None:
 
 
 def _demo_sequences(out: Path, seed: int, n_train: int) -> None:
-    """Train heads on generated sequences and explain some of them, exactly and by sampling.
-
-    Classes differ only in the order of events, so an explanation should find the elements that show
-    events. Writes model.safetensors, results.nc and esv.png.
-    """
+    """Train heads on sequences whose classes differ in the order of events; explain some."""
     started = time.perf_counter()
     train_key, test_key, sample_key = jax.random.split(jax.random.key(seed), 3)
     train = data.temporal_order(n_train, key=train_key, n=12, n_events=4)
@@ -221,8 +219,7 @@ def _show_sequence(
     out: Path, test: data.synthetic.SyntheticSequences, exact: Attribution, sampled: Attribution
 ) -> None:
     """Print and draw the surest sequence; print means over all."""
-    own = np.take_along_axis(np.asarray(exact.values), test.labels[:, None, None], 2)[..., 0]
-    scores = np.take_along_axis(np.asarray(exact.scores), test.labels[:, None], 1)[:, 0]
+    own, scores = _of_labels(exact, test.labels)
     i = int(np.argmax(scores[:_SAMPLED]))
     label = int(test.labels[i])
     one, other = exact[i], sampled[i]
@@ -244,8 +241,7 @@ def _show_sequence(
 
     accuracy = (np.argmax(exact.scores, -1) == test.labels).mean()
     ranked = [pairs.mean() for pairs in _ranks(own, np.asarray(test.informative))]
-    values = np.asarray(sampled.values)
-    approx = np.take_along_axis(values, test.labels[:_SAMPLED, None, None], 2)[..., 0]
+    approx, _ = _of_labels(sampled, test.labels[:_SAMPLED])
     error = np.asarray(metrics.relative_error(approx, own[:_SAMPLED])).mean()
     say(f"Test accuracy {accuracy:.1%}")
     say(f"An element that shows an event ranks above one that does not: {np.mean(ranked):.1%}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -18,9 +19,9 @@ import tyro
 from esv_jax import __version__, data, maps, models
 from esv_jax.batches import video_key
 from esv_jax.checks import expect, expect_int, message
-from esv_jax.cli.clips import ClipOptions, exit_code, read_clip, try_each
-from esv_jax.cli.options import settings_of
-from esv_jax.cli.printing import progress, say, table
+from esv_jax.cli.clips import ClipOptions, explain_each, read_clip
+from esv_jax.cli.options import class_of, settings_of
+from esv_jax.cli.printing import exit_code, progress, say, table
 from esv_jax.data.video_files import find_videos
 from esv_jax.files import JSONObject, atomic_path, make_folder
 from esv_jax.maps.evaluation import ClipEvaluator, make_evaluator
@@ -46,17 +47,13 @@ _FORMAT = "esv_jax.clip_scores/1"
 _WAY_OUT = "Add --overwrite, or choose another --out."
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Clip:
+class _Clip(NamedTuple):
     """A prepared clip with its class and its evidence, where known."""
 
     clip: jax.Array
     label: str | None = None
     evidence: np.ndarray | None = None
     evidence_frames: np.ndarray | None = None
-
-
-_Reader = Callable[[], _Clip]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,12 +121,12 @@ class Evaluate(ClipOptions):
         file = open_scores(self.out / "evaluation_clips.jsonl", kept, overwrite=self.overwrite)
         found: dict[str, ClipScores] = {}
 
-        def evaluate(uid: str, read: _Reader) -> None:
+        def evaluate(uid: str, read: Callable[[], _Clip]) -> None:
             found[uid] = self._scores(model, evaluator, file, uid, read())
 
         try:
             with progress(len(clips), "Judging", "clip") as bar:
-                errors = try_each(clips, evaluate, lambda: bar.update(1))
+                errors = explain_each(clips, evaluate, lambda: bar.update(1))
         finally:
             if found:
                 self._report(evaluator, found, settings)
@@ -146,33 +143,27 @@ class Evaluate(ClipOptions):
     def _metrics(self) -> tuple[str, ...]:
         """Return the chosen metrics, those of evidence only where it is known."""
         synthetic = self.data == SYNTHETIC
-        applicable = [
-            name
-            for name, metric in maps.METRICS.items()
-            if synthetic or not metric.takes.startswith("evidence")
-        ]
+        kinds = {name: metric.takes for name, metric in maps.METRICS.items()}
+        known = [name for name in kinds if synthetic or not kinds[name].startswith("evidence")]
         if self.metrics == ("all",):
-            return tuple(applicable)
+            return tuple(known)
         for name in self.metrics:
-            if name in maps.METRICS and name not in applicable:
-                expected = f"of videos, {', '.join(applicable)}"
+            if name in kinds and name not in known:
+                expected = f"of videos, {', '.join(known)}"
                 way_out = "The evidence is known for synthetic clips only."
                 raise ValueError(message("metrics", expected, repr(name), way_out))
         return self.metrics or (METRICS + EVIDENCE if synthetic else METRICS)
 
-    def _clips(self, model: models.ClipModel) -> Mapping[str, _Reader]:
-        if self.data == SYNTHETIC:
-            n = expect_int("n_clips", self.n_clips, 1)
-            at = data.segment_centres(_FRAMES, model.n_frames)
-            made = data.synthetic_videos(n, seed=_HELD_OUT, n_frames=_FRAMES, frames=at)
-            return {
-                uid: functools.partial(_synthetic_clip, model, made, i)
-                for i, uid in enumerate(made.uids)
-            }
-        videos = find_videos([Path(self.data)])
-        return {
-            uid: functools.partial(_video_clip, model, uid, path) for uid, path in videos.items()
-        }
+    def _clips(self, model: models.ClipModel) -> dict[str, Callable[[], _Clip]]:
+        """Return functions that read the clips, by uid."""
+        if self.data != SYNTHETIC:
+            videos = find_videos([Path(self.data)]).items()
+            return {uid: functools.partial(_video_clip, model, uid, path) for uid, path in videos}
+        n = expect_int("n_clips", self.n_clips, 1)
+        at = data.segment_centres(_FRAMES, model.n_frames)
+        made = data.synthetic_videos(n, seed=_HELD_OUT, n_frames=_FRAMES, frames=at)
+        uids = enumerate(made.uids)
+        return {uid: functools.partial(_synthetic_clip, model, made, i) for i, uid in uids}
 
     def _scores(
         self,
@@ -186,10 +177,9 @@ class Evaluate(ClipOptions):
         scores = np.asarray(probabilities(model)(one.clip[None]))[0]
         expect(bool(np.isfinite(scores).all()), uid, "finite logits", scores)
         name = (one.label or "pred") if self.target == "label" else self.target
-        c = self.class_of(name, scores, model)
+        c = class_of(name, scores, model.class_names)
         mark = f"{zlib.crc32(np.asarray(one.clip).tobytes()):08x}-{c}"
-        known = file.find(uid, mark)
-        if known is not None:
+        if known := file.find(uid, mark):
             return known
         found = evaluator(
             one.clip,
@@ -237,8 +227,7 @@ def _video_clip(model: models.ClipModel, uid: str, path: Path) -> _Clip:
 # Scores by clip, a text file: the settings as JSON in the first line, then a line for each clip
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ScoreFile:
+class ScoreFile(NamedTuple):
     """A file to which scores are appended.
 
     Attributes:
@@ -266,22 +255,18 @@ def open_scores(path: Path, settings: JSONObject, *, overwrite: bool) -> ScoreFi
     """Open the file of an earlier run with the same settings, or create one.
 
     Args:
-      path: the file, in a folder that exists.
       settings: everything that scores depend on besides the clips, as JSON.
-      overwrite: replace an existing file.
     Raises:
-      ValueError: a file of other settings, or of another kind. OSError: it cannot be written.
+      ValueError: a file of other settings, or of another kind.
     """
-    wanted = json.loads(json.dumps(dict(settings)))
-    lines: list[JSONObject] = []
-    known: dict[str, tuple[str, ClipScores]] = {}
+    wanted = json.loads(json.dumps(settings))
+    lines, known = [], {}
     if path.exists() and not overwrite:
         try:
             text = path.read_text("utf-8")
             complete = text[: text.rfind("\n") + 1].splitlines()  # a kill may cut the last line
             header, *lines = map(json.loads, complete)
-            fits = header["format"] == _FORMAT
-            old = dict(header["settings"])
+            fits, old = header["format"] == _FORMAT, dict(header["settings"])
             known = {line["uid"]: (line["mark"], _clip_scores(line)) for line in lines}
         except (ValueError, KeyError, TypeError):
             fits, old = False, {}
@@ -311,11 +296,11 @@ def _write_csv(path: Path, uids: Sequence[str], evaluation: Evaluation) -> None:
     ):
         writer = csv.writer(file)
         writer.writerow(["uid", "method", "metric", "score"])
-        for i, uid in enumerate(uids):
-            for m, method in enumerate(evaluation.methods):
-                for k, metric in enumerate(evaluation.metrics):
-                    score = float(evaluation.scores[k, i, m])
-                    writer.writerow([uid, method, metric, "" if np.isnan(score) else score])
+        for (i, uid), (m, method), (k, metric) in itertools.product(
+            enumerate(uids), enumerate(evaluation.methods), enumerate(evaluation.metrics)
+        ):
+            score = float(evaluation.scores[k, i, m])
+            writer.writerow([uid, method, metric, "" if np.isnan(score) else score])
 
 
 def _write_json(

@@ -20,17 +20,17 @@ from esv_jax.checks import expect, first_few
 from esv_jax.cli.explain_output import (
     WAY_OUT,
     WRITING,
-    Explained,
+    Explanation,
     Overlay,
     choose,
     draw,
     print_table,
-    read_explained,
-    save_explained,
+    read_results,
+    save_results,
     write_table,
 )
 from esv_jax.cli.options import SequenceOptions, expect_free, settings_of
-from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
+from esv_jax.cli.printing import exit_code, progress, say
 from esv_jax.data.classes import class_index
 from esv_jax.data.inputs import Inputs
 from esv_jax.files import JSONObject, locked_folder, make_folder, remove_leftovers
@@ -46,16 +46,10 @@ T = TypeVar("T")
 MethodName = Literal[
     "integrated_gradients", "gradient_x_input", "grad_cam", "leave_one_out", "leave_one_in"
 ]
-Done = dict[int, Explained]
 
 
 class _Sequence(NamedTuple):
-    """One sequence as read.
-
-    Attributes:
-      features: (n, D). elements: (n,) their indices in the whole sequence.
-      content, stamp: see `Explained`.
-    """
+    """Features (n, D) of one sequence as read; the others are as of `Explanation`."""
 
     features: np.ndarray
     elements: np.ndarray
@@ -101,9 +95,8 @@ class Explain(SequenceOptions):
             say(loaded.note)
         names = inputs.class_names if self.classes is not None else model.class_names
         assert names is not None
-        n_classes = len(model.class_names)
-        expected = f"{n_classes} names, as the model has classes"
-        expect(len(names) == n_classes, "classes", expected, len(names))
+        expected = f"{len(model.class_names)} names, as the model has classes"
+        expect(len(names) == len(model.class_names), "classes", expected, len(names))
         frames = self.n_frames
         expect(frames is None or frames >= 1, "frames", "a number >= 1 or all", self.frames)
         chosen = inputs.positions(self.uids, self.limit)
@@ -127,45 +120,38 @@ class Explain(SequenceOptions):
         names: tuple[str, ...],
     ) -> int:
         """Explain the sequences that the output folder lacks; show all."""
-        frames = self.n_frames
         store = self.out / "results.nc"
         done = self._explained_before(store, inputs, chosen, names, settings)
-        before = list(done)
+        before = [one.uid for one in done.values()]
+
+        def in_order() -> list[Explanation]:
+            return [done[i] for i in chosen if i in done]
 
         # Longest first: a sequence that does not fit is refused before anything is computed.
         skipped: dict[int, str] = {}
         missing = [i for i in chosen if i not in done]
-        lengths = {i: n for i in missing if (n := _attempt(inputs, i, inputs.length, skipped))}
-        queue = sorted(lengths, key=lambda i: -min(lengths[i], frames or lengths[i]))
-        stopped: BaseException | None = None
+        lengths = {i: n for i in missing if (n := _unless_bad(inputs, i, inputs.length, skipped))}
+        queue = sorted(lengths, key=lambda i: -min(lengths[i], self.n_frames or lengths[i]))
         saved, cost = time.monotonic(), 0.0  # time of the last saving, and its duration
         try:
             with progress(len(queue), "Explaining", "seq") as bar:
                 while queue:
-                    read, n_tried = _read_some(inputs, queue[:_TOGETHER], frames, skipped)
-                    done |= self._explained(inputs, read, model)
+                    read, n_tried = _read_some(inputs, queue[:_TOGETHER], self.n_frames, skipped)
+                    done |= self._explain_some(inputs, read, model)
                     queue = queue[n_tried:]
                     bar.update(n_tried)
                     if time.monotonic() - saved > max(_SAVE_EVERY, 20 * cost):  # against kills
                         began = time.monotonic()
-                        found = [done[i] for i in chosen if i in done]
-                        save_explained(store, found, names, settings)
+                        save_results(store, in_order(), names, settings)
                         saved = time.monotonic()
                         cost = saved - began
-        except BaseException as error:
-            stopped = error
-        kept = [i for i in chosen if i in done]  # in the order of the data
-        if kept:
-            found = [done[i] for i in kept]
-            if kept != before:
-                save_explained(store, found, names, settings)
-            self._show(names, found)
-            say(f"Results of {len(kept)} of {len(chosen)} sequences in {store}")
-        if stopped is not None:
-            raise stopped
-        for i in skipped:
-            complain(skipped[i])
-        return BAD_INPUT if skipped else 0
+        finally:
+            if found := in_order():
+                if [one.uid for one in found] != before:
+                    save_results(store, found, names, settings)
+                self._show(names, found)
+                say(f"Results of {len(found)} of {len(chosen)} sequences in {store}")
+        return exit_code(skipped.values())
 
     def _explained_before(
         self,
@@ -174,48 +160,37 @@ class Explain(SequenceOptions):
         chosen: list[int],
         names: tuple[str, ...],
         settings: JSONObject,
-    ) -> Done:
-        """Read the results of an earlier run; checks them before any work is done.
-
-        Raises:
-          FileExistsError: results of other settings or inputs. OSError: a folder that cannot be
-            written.
-        """
+    ) -> dict[int, Explanation]:
+        """Read the results of an earlier run; refuse those of other settings or inputs."""
         expect_free(store, overwrite=True)
         if self.overwrite or not store.exists():
             return {}
+
+        def expect_none(uids: list[str], got: str) -> None:
+            got = f"{got} {first_few(map(repr, uids))}"
+            expect(not uids, "data", f"the inputs of {store}", got, WAY_OUT, kind=FileExistsError)
+
         position = {inputs.uids[i]: i for i in chosen}
-        found = read_explained(store, names, settings)
-        expected, kind = f"the inputs of {store}", FileExistsError
-        others = [one.uid for one in found if one.uid not in position]
-        got = f"inputs without {first_few(map(repr, others))}"
-        expect(not others, "data", expected, got, WAY_OUT, kind=kind)
+        found = read_results(store, names, settings)
+        expect_none([one.uid for one in found if one.uid not in position], "inputs without")
         positions = [position[one.uid] for one in found]
-        labels = [-1 if inputs.labels is None else int(inputs.labels[i]) for i in positions]
-        relabelled = [one.uid for one, c in zip(found, labels, strict=True) if one.label != c]
-        got = f"others, with new classes of {first_few(map(repr, relabelled))}"
-        expect(not relabelled, "data", expected, got, WAY_OUT, kind=kind)
-        frames = self.n_frames
-        stamps = _stamps(inputs, positions)
-        moved = [k for k, one in enumerate(found) if one.stamp != stamps[k]]  # read again
-        contents = inputs.contents([positions[k] for k in moved], frames)
-        changed = [
-            found[k].uid
-            for k, content in zip(moved, contents, strict=True)
-            if found[k].content != content
-        ]
-        got = f"others, with new content of {first_few(map(repr, changed))}"
-        expect(not changed, "data", expected, got, WAY_OUT, kind=kind)
+        old = dict(zip(positions, found, strict=True))
+        relabelled = [one.uid for i, one in old.items() if one.label != _label(inputs, i)]
+        expect_none(relabelled, "others, with new classes of")
+        stamps = dict(zip(positions, _stamps(inputs, positions), strict=True))
+        moved = [i for i, one in old.items() if one.stamp != stamps[i]]  # read again
+        contents = zip(moved, inputs.contents(moved, self.n_frames), strict=True)
+        changed = [old[i].uid for i, content in contents if old[i].content != content]
+        expect_none(changed, "others, with new content of")
         plural = "sequences" if inputs.videos is None else "videos"
         say(f"{len(found)} of {len(chosen)} {plural} were explained before")
-        return {
-            i: one._replace(video=None if inputs.videos is None else inputs.videos[i])
-            for i, one in zip(positions, found, strict=True)
-        }
+        return {i: one._replace(video=_video(inputs, i)) for i, one in old.items()}
 
-    def _explained(self, inputs: Inputs, found: dict[int, _Sequence], model: TrainedModel) -> Done:
+    def _explain_some(
+        self, inputs: Inputs, found: dict[int, _Sequence], model: TrainedModel
+    ) -> dict[int, Explanation]:
         """Explain some sequences."""
-        done: Done = {}
+        done = {}
         game = make_game(model.heads)
         # One length at a time: exactness is a property of a whole batch.
         for n, group in itertools.groupby(found, lambda i: len(found[i].elements)):
@@ -232,24 +207,22 @@ class Explain(SequenceOptions):
                 max_evaluations=self.max_evaluations,
             )
             for k, i in enumerate(rows):
-                done[i] = Explained(
+                features, elements, content, stamp = found[i]
+                done[i] = Explanation(
                     uid=inputs.uids[i],
-                    label=-1 if inputs.labels is None else int(inputs.labels[i]),
-                    video=None if inputs.videos is None else inputs.videos[i],
+                    label=_label(inputs, i),
+                    video=_video(inputs, i),
                     attribution=batch[k],
-                    elements=found[i].elements,
-                    methods=element_values(
-                        self.methods, game, found[i].features, prior=model.prior
-                    ),
-                    content=found[i].content,
-                    stamp=found[i].stamp,
+                    elements=elements,
+                    methods=element_values(self.methods, game, features, prior=model.prior),
+                    content=content,
+                    stamp=stamp,
                 )
         return done
 
-    def _show(self, names: tuple[str, ...], found: list[Explained]) -> None:
+    def _show(self, names: tuple[str, ...], found: list[Explanation]) -> None:
         """Print the table, write it as CSV, draw the first figures."""
-        classes = self.contrast or (self.target,)
-        shown = [choose(one, classes, names) for one in found]
+        shown = [choose(one, self.contrast or (self.target,), names) for one in found]
         for one, values in zip(found[: self.figures], shown, strict=False):
             draw(self.out / "figures", one, values, names, self.overlay)
         write_table(self.out / "table.csv", found, names)
@@ -258,12 +231,16 @@ class Explain(SequenceOptions):
             say(f"Note: {warning}")
 
 
-def _read(inputs: Inputs, frames: int | None, i: int) -> _Sequence:
-    """Read a sequence, with digests of its input.
+def _label(inputs: Inputs, i: int) -> int:
+    return -1 if inputs.labels is None else int(inputs.labels[i])
 
-    Raises:
-      ValueError: a file that changes meanwhile; as `Inputs.read`.
-    """
+
+def _video(inputs: Inputs, i: int) -> Path | None:
+    return None if inputs.videos is None else inputs.videos[i]
+
+
+def _read(inputs: Inputs, frames: int | None, i: int) -> _Sequence:
+    """Read a sequence, with digests of its input; refuse a file that changes meanwhile."""
     (stamp,) = _stamps(inputs, [i])
     features, elements = inputs.read(i, most=frames)
     (content,) = inputs.contents([i], frames, [(features, elements)])
@@ -277,10 +254,10 @@ def _read_some(
 ) -> tuple[dict[int, _Sequence], int]:
     """Read sequences for some seconds; returns the readable ones and the number tried."""
     began, found, n_tried = time.monotonic(), {}, 0
+    read = functools.partial(_read, inputs, frames)
     for i in rows:
-        sequence = _attempt(inputs, i, functools.partial(_read, inputs, frames), skipped)
         n_tried += 1
-        if sequence is not None:
+        if sequence := _unless_bad(inputs, i, read, skipped):
             found[i] = sequence
         if time.monotonic() - began > _READ_FOR:
             break
@@ -293,7 +270,9 @@ def _stamps(inputs: Inputs, positions: list[int]) -> list[str]:
     return [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]
 
 
-def _attempt(inputs: Inputs, i: int, read: Callable[[int], T], skipped: dict[int, str]) -> T | None:
+def _unless_bad(
+    inputs: Inputs, i: int, read: Callable[[int], T], skipped: dict[int, str]
+) -> T | None:
     """Return read(i); for a video that cannot be read None, so that the others are explained."""
     try:
         return read(i)

@@ -16,14 +16,13 @@ import numpy as np
 from esv_jax import data, plots, results
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect, message
-from esv_jax.cli.options import file_name
+from esv_jax.cli.options import class_of, file_name
 from esv_jax.cli.printing import ROWS, signed, table
-from esv_jax.data.classes import class_index
 from esv_jax.extras import require
 from esv_jax.files import JSONObject, atomic_path
 from esv_jax.results.layout import reading
 from esv_jax.results.sequences import dataset_of, write_sequences
-from esv_jax.sweeps.planning import differences
+from esv_jax.sweeps.continuation import differences
 
 if TYPE_CHECKING:
     import xarray
@@ -42,8 +41,8 @@ WAY_OUT = "Choose another folder, or add --overwrite."
 Overlay = Literal["mp4", "gif", "none"]
 
 
-class Explained(NamedTuple):
-    """One explained sequence.
+class Explanation(NamedTuple):
+    """Values of one sequence.
 
     Attributes:
       uid: its name. label: its true class, -1 if unknown. video: its file; None for features.
@@ -61,20 +60,12 @@ class Explained(NamedTuple):
     content: str = ""
     stamp: str = ""
 
-    def class_called(self, name: str, names: tuple[str, ...]) -> int:
-        """Return the index of a class: gt (predicted if unknown), pred, a name or an id."""
-        if name == "gt" and self.label >= 0:
-            return self.label
-        if name in ("gt", "pred"):
-            return int(np.argmax(self.attribution.scores))
-        return class_index(name, names)
-
 
 # The results file
 
 
-def save_explained(
-    path: Path, found: Sequence[Explained], names: tuple[str, ...], settings: JSONObject
+def save_results(
+    path: Path, found: Sequence[Explanation], names: tuple[str, ...], settings: JSONObject
 ) -> None:
     """Write the results file, complete or not at all; an existing one is replaced.
 
@@ -91,21 +82,17 @@ def save_explained(
         marginals=False,
         methods={name: [one.methods[name] for one in found] for name in found[0].methods},
     )
-    contents = np.array([one.content for one in found], object)
-    stamps = np.array([one.stamp for one in found], object)
-    dataset = dataset.assign(content=("video", contents), stamp=("video", stamps))
+    digests = {
+        name: ("video", np.array([getattr(one, name) for one in found], object))
+        for name in ("content", "stamp")
+    }
     with atomic_path(path, within=path.parent / WRITING) as temporary:
-        write_sequences(temporary, dataset)
+        write_sequences(temporary, dataset.assign(digests))
 
 
-def read_explained(path: Path, names: tuple[str, ...], settings: JSONObject) -> list[Explained]:
-    """Read the sequences of a results file of the same settings, model and versions, in its order.
+def read_results(path: Path, names: tuple[str, ...], settings: JSONObject) -> list[Explanation]:
+    """Read the sequences of a file of the same settings, model and versions; `video` is None.
 
-    Args:
-      path: the file, written by `save_explained`.
-      names: of the classes. settings: of the present run, as for `save_explained`.
-    Returns:
-      Records whose `video` is None.
     Raises:
       FileExistsError: another or a damaged file, or one of other settings; says what differs.
     """
@@ -128,7 +115,9 @@ def read_explained(path: Path, names: tuple[str, ...], settings: JSONObject) -> 
             got = f"{path}, without digests of its inputs"
             expect(complete, "out", expected, got, WAY_OUT, kind=FileExistsError)
             with reading(dataset):
-                return _explained_in(dataset.load(), settings)
+                dataset.load()
+                uids = dataset["video"].values.tolist()
+                return [_explanation(dataset, k, uid, settings) for k, uid in enumerate(uids)]
     except ValueError as error:
         text = message("out", expected, f"{path}, which cannot be read ({error})", WAY_OUT)
         raise FileExistsError(text) from error
@@ -144,26 +133,22 @@ def _identity(
     return dict(json.loads(json.dumps(whole)))
 
 
-def _explained_in(dataset: xarray.Dataset, settings: JSONObject) -> list[Explained]:
-    tolerance = settings.get("tolerance")
-    found = []
-    for k, uid in enumerate(dataset["video"].values.tolist()):
-        att = results.load_attribution(dataset, uid)
-        if tolerance is not None:
-            within = bool(np.asarray(att.half_width()).max() <= tolerance)
-            att = dataclasses.replace(att, within_tolerance=within)
-        one = Explained(
-            uid=uid,
-            label=int(dataset["label"].values[k]),
-            video=None,
-            attribution=att,
-            elements=dataset["element_index"].values[k, : att.n],
-            methods={name: dataset[name].values[k, : att.n] for name in settings["methods"]},
-            content=str(dataset["content"].values[k]),
-            stamp=str(dataset["stamp"].values[k]),
-        )
-        found.append(one)
-    return found
+def _explanation(dataset: xarray.Dataset, k: int, uid: str, settings: JSONObject) -> Explanation:
+    """Return the sequence in row k of a dataset that is in memory."""
+    att = results.load_attribution(dataset, uid)
+    if settings.get("tolerance") is not None:
+        within = bool(np.asarray(att.half_width()).max() <= settings["tolerance"])
+        att = dataclasses.replace(att, within_tolerance=within)
+    return Explanation(
+        uid=uid,
+        label=int(dataset["label"].values[k]),
+        video=None,
+        attribution=att,
+        elements=dataset["element_index"].values[k, : att.n],
+        methods={name: dataset[name].values[k, : att.n] for name in settings["methods"]},
+        content=str(dataset["content"].values[k]),
+        stamp=str(dataset["stamp"].values[k]),
+    )
 
 
 # Tables
@@ -183,14 +168,21 @@ class Shown(NamedTuple):
     evidence: float
 
 
-def choose(found: Explained, class_names: Sequence[str], names: tuple[str, ...]) -> Shown:
-    """Return the values of one class given by name, or of the first of two minus the second.
+def choose(found: Explanation, class_names: Sequence[str], names: tuple[str, ...]) -> Shown:
+    """Return the values of one class, or of the first of two minus the second.
 
-    Raises:
-      ValueError: no such class.
+    Args:
+      class_names: gt (predicted if unknown), pred, names or ids; ValueError if unknown.
+      names: of all classes.
     """
+
+    def called(name: str) -> int:
+        if name == "gt":
+            return found.label if found.label >= 0 else called("pred")
+        return class_of(name, att.scores, names)
+
     att = found.attribution
-    classes = tuple(found.class_called(name, names) for name in class_names)
+    classes = tuple(map(called, class_names))
     title = " - ".join(names[c] for c in classes)
     values = [np.asarray(att.for_class(c)) for c in classes]
     evidence = [float(att.evidential_score(c)) for c in classes]
@@ -199,7 +191,9 @@ def choose(found: Explained, class_names: Sequence[str], names: tuple[str, ...])
     return Shown(classes, title, values[0] - values[1], evidence[0] - evidence[1])
 
 
-def print_table(found: Sequence[Explained], shown: Sequence[Shown], names: tuple[str, ...]) -> None:
+def print_table(
+    found: Sequence[Explanation], shown: Sequence[Shown], names: tuple[str, ...]
+) -> None:
     """Print a row for each of the first sequences."""
     columns = ["uid", "n", "class", "predicted", "score", "evidence", "most", "least", "values"]
     pairs = zip(found[:ROWS], shown[:ROWS], strict=True)
@@ -207,7 +201,7 @@ def print_table(found: Sequence[Explained], shown: Sequence[Shown], names: tuple
     table("Element Shapley Values", columns, rows, n=len(found), file="table.csv")
 
 
-def _row(one: Explained, shown: Shown, names: tuple[str, ...]) -> tuple[object, ...]:
+def _row(one: Explanation, shown: Shown, names: tuple[str, ...]) -> tuple[object, ...]:
     att, predicted = one.attribution, int(np.argmax(one.attribution.scores))
     ends = [int(shown.values.argmax()), int(shown.values.argmin())]
     kind = "exact" if att.exact else "sampled"
@@ -225,7 +219,7 @@ def _row(one: Explained, shown: Shown, names: tuple[str, ...]) -> tuple[object, 
     )
 
 
-def write_table(path: Path, found: Sequence[Explained], names: tuple[str, ...]) -> None:
+def write_table(path: Path, found: Sequence[Explanation], names: tuple[str, ...]) -> None:
     """Write all values as CSV, one row per sequence, element and class; complete or not at all."""
     frames = []
     for one in found:
@@ -241,7 +235,7 @@ def write_table(path: Path, found: Sequence[Explained], names: tuple[str, ...]) 
 
 
 def draw(
-    folder: Path, one: Explained, shown: Shown, names: tuple[str, ...], overlay: Overlay
+    folder: Path, one: Explanation, shown: Shown, names: tuple[str, ...], overlay: Overlay
 ) -> None:
     """Draw bars, and for a video also a strip of frames and an overlay; files named by the uid."""
     att, labels = one.attribution, [str(e) for e in one.elements]
@@ -273,10 +267,7 @@ def draw_video(
     """Write `<stem>_strip.png`, some frames, and `<stem>_overlay.<suffix>`, all with their values.
 
     Args:
-      video: the file.
-      att: of its frames `index` (n,). c: the class shown, `class_name` its name.
-      stem: path without suffix.
-      overlay: format of the second, or "none".
+      att: of the frames `index` (n,). c: the class shown, `class_name` its name.
     """
     frames = data.decode_frames(video, indices=index, size=_SHORT_SIDE)
     labels = [str(i) for i in index]
@@ -287,9 +278,7 @@ def draw_video(
     if overlay == "none":
         return
     info = data.probe_video(video)
-    shown = np.arange(info.frames)
-    if len(shown) > _MAX_FRAMES:
-        shown = data.segment_centres(info.frames, _MAX_FRAMES)
+    shown = data.segment_centres(info.frames, min(info.frames, _MAX_FRAMES))
     pictures = plots.render_overlay(
         att, _frames(video, shown), c, index=index, shown=shown, class_name=class_name
     )

@@ -16,7 +16,7 @@ import tyro
 from esv_jax import data
 from esv_jax.checks import expect, expect_int
 from esv_jax.cli.options import read_backbone
-from esv_jax.cli.printing import BAD_INPUT, complain, progress, say
+from esv_jax.cli.printing import exit_code, progress, say
 from esv_jax.data.appending import FeatureAppender
 from esv_jax.data.classes import read_labels
 from esv_jax.data.inputs import prefetch
@@ -149,10 +149,8 @@ class Extract:
                 yield uid, frames
 
     def _report(self, n_before: int, n_new: int, failed: Mapping[str, str], n_stored: int) -> int:
-        for uid, error in failed.items():
-            complain(f"{uid} left out: {error}")
         if n_before:
             say(f"{n_before} of {n_before + n_new} videos were in the store")
         if n_stored:
             say(f"Features of {n_stored} videos in {self.out}")
-        return BAD_INPUT if failed else 0
+        return exit_code(f"{uid} left out: {error}" for uid, error in failed.items())

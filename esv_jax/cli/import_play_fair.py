@@ -12,7 +12,7 @@ import tyro
 
 from esv_jax import checkpoints, models
 from esv_jax.checkpoints.play_fair import ImportReport
-from esv_jax.checks import expect
+from esv_jax.checks import expect, first_few
 from esv_jax.cli.options import with_backbone
 from esv_jax.cli.printing import progress, say, table
 from esv_jax.data import FeatureStore
@@ -92,19 +92,11 @@ class ImportPlayFair:
 
 
 def _compare(model: models.TrainedModel, results: Path, features: Path) -> dict[str, float]:
-    """Return the largest differences of scores and ESVs from those stored by play-fair.
-
-    Args:
-      model: the imported model.
-      results: pickle with "uids", "sequence_idxs", "scores" and "shapley_values".
-      features: HDF5 file with the features of these videos.
-    Raises:
-      ValueError: a pickle of other contents. KeyError: a video without features.
-    """
+    """Return the largest differences of scores and ESVs from those stored by play-fair."""
     stored = checkpoints.load_pickle(results)
     keys = ("uids", "sequence_idxs", "scores", "shapley_values")
     is_dict = isinstance(stored, dict)
-    listed = ", ".join(map(str, stored)) if is_dict else type(stored).__name__
+    listed = first_few(map(repr, stored), 6) if is_dict else type(stored).__name__
     fits = is_dict and all(isinstance(stored.get(key), list | np.ndarray) for key in keys)
     fits = fits and len({len(stored[key]) for key in keys}) == 1 and len(stored["uids"]) > 0
     expect(fits, str(results), f"a dict of {', '.join(keys)}, one entry per video", listed)
@@ -113,15 +105,15 @@ def _compare(model: models.TrainedModel, results: Path, features: Path) -> dict[
     with FeatureStore(features) as store, progress(len(stored["uids"]), "Comparing", "seq") as bar:
         for uid, index, *stored_values in zip(*(stored[key] for key in keys), strict=True):
             x, _ = store[str(uid)]
-            index = np.asarray(index)
+            where, index = f"{results}, {str(uid)!r}", np.asarray(index)
             inside = index.dtype.kind == "i" and index.ndim == 1 and index.size > 0
             inside = inside and index.min() >= 0 and index.max() < len(x)
-            expect(inside, f"{results}, {uid}", f"indices of its {len(x)} elements", index)
+            expect(inside, where, f"indices of its {len(x)} elements", index)
             att = explain(game, x[index], prior=model.prior)
             values = (att.scores, att.values)
             for name, own, other in zip(worst, values, stored_values, strict=True):
-                same, where = np.shape(other) == own.shape, f"{results}, {uid}, {name}"
-                expect(same, where, f"shape {own.shape}", np.shape(other))
+                same, got = np.shape(other) == own.shape, np.shape(other)
+                expect(same, f"{where}, {name}", f"shape {own.shape}", got)
                 worst[name] = max(worst[name], float(np.abs(np.asarray(own) - other).max()))
             bar.update(1)
     return worst

@@ -8,11 +8,14 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tyro
+from jax.typing import ArrayLike
 
 from esv_jax import models
 from esv_jax.checkpoints import load_torch
 from esv_jax.checks import expect, message
+from esv_jax.data.classes import class_index
 from esv_jax.data.inputs import Encoder, Inputs, is_video, open_inputs, open_videos
 from esv_jax.estimators import Constructive, Exact, Surrogate
 from esv_jax.files import JSONObject, expect_writable
@@ -58,13 +61,8 @@ class SequenceOptions:
 
     def make_estimator(self) -> EstimatorChoice:
         """Return the estimator with its settings."""
-        named: dict[str, EstimatorChoice] = {
-            "auto": "auto",
-            "exact": Exact(),
-            "surrogate": self.surrogate,
-            "constructive": self.constructive,
-        }
-        return named[self.estimator]
+        named = {"surrogate": self.surrogate, "constructive": self.constructive, "exact": Exact()}
+        return named.get(self.estimator, "auto")
 
     def load(self, classes: Path | None) -> tuple[LoadedModel, Inputs]:
         """Load the model and open the data; `classes` is a CSV of class names."""
@@ -99,13 +97,9 @@ def load_model(path: Path | None, backbone: Path | None, *, videos: bool) -> Loa
     """Load the files of `--model` and `--backbone`; for videos the default is the shipped model.
 
     Args:
-      path: a model of `esv-jax train` or `import-play-fair` (on features), or one with its own
-        encoder, as written by `models.save_video_model`.
-      backbone: weights of BN-Inception or ResNet-50 that compute the features of a model on
-        features.
-      videos: whether the data are videos.
-    Raises:
-      ValueError: no model for features, no encoder for videos, a backbone of other features.
+      path: a model on features, or one with its own encoder.
+      backbone: weights that compute the features of a model on features.
+      videos: whether the data are videos, which need an encoder.
     """
     if path is None:
         expect(videos, "model", "a file of weights (--model)", "none", "Train one: esv-jax train")
@@ -133,11 +127,7 @@ def _with_encoder(model: models.VideoModel, note: str = "") -> LoadedModel:
 
 
 def with_backbone(model: models.TrainedModel, path: Path) -> models.VideoModel:
-    """Join a model on features and the backbone that computes them.
-
-    Raises:
-      ValueError: a backbone of another width. FileNotFoundError: no such file.
-    """
+    """Join a model on features and the backbone that computes them, if their widths agree."""
     name, variables = read_backbone(path)
     width, wanted = models.backbones.n_features(name, variables), model.heads.feature_dim
     expect(width == wanted, "backbone", f"{wanted} features per frame", f"{width} in {path}")
@@ -147,14 +137,9 @@ def with_backbone(model: models.TrainedModel, path: Path) -> models.VideoModel:
 
 
 def read_backbone(path: Path, *, pooled: bool = False) -> tuple[str, dict[str, Any]]:
-    """Architecture and variables of a backbone, from `.safetensors` or a `.pth` state dict.
+    """Return architecture and variables of a backbone, from `.safetensors` or a `.pth` state dict.
 
-    Args:
-      path: the file.
-      pooled: omit the last layer.
-    Raises:
-      ValueError, TypeError: an unknown architecture; names the file.
-      FileNotFoundError: no such file.
+    With `pooled` the last layer is omitted. ValueError, TypeError: an unknown architecture.
     """
     backbones = models.backbones
     if path.suffix.lower() == ".safetensors":
@@ -169,6 +154,11 @@ def read_backbone(path: Path, *, pooled: bool = False) -> tuple[str, dict[str, A
         return name, backbones.from_state_dict(name, state, last_layer=not pooled)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{path}, {error}") from None
+
+
+def class_of(name: str, scores: ArrayLike, names: tuple[str, ...]) -> int:
+    """Return the index of a class by name or id; of "pred" that of the highest score."""
+    return int(np.argmax(scores)) if name == "pred" else class_index(name, names)
 
 
 # The output
@@ -190,11 +180,7 @@ def file_name(uid: str) -> str:
 
 
 def expect_free(path: Path, *, overwrite: bool) -> None:
-    """Check that a file of results can be written, before any work is done.
-
-    Raises:
-      FileExistsError: the file exists and must not be replaced. OSError: it cannot be written.
-    """
+    """Check that a file of results can be written, and replaced if it exists, before the work."""
     if path.exists() and not overwrite:
         raise FileExistsError(
             message("out", "a file that does not exist yet", path, "Add --overwrite.")

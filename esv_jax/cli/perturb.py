@@ -15,9 +15,9 @@ from esv_jax import data, models, perturbation, plots
 from esv_jax.batches import video_key
 from esv_jax.blur import Edge
 from esv_jax.checks import expect
-from esv_jax.cli.clips import Row, VideoClip, VideoOptions, exit_code, read_clip, try_each
-from esv_jax.cli.options import settings_of
-from esv_jax.cli.printing import progress, say
+from esv_jax.cli.clips import Row, VideoClip, VideoOptions, explain_each, read_clip
+from esv_jax.cli.options import class_of, settings_of
+from esv_jax.cli.printing import exit_code, progress, say
 from esv_jax.extras import require
 from esv_jax.files import JSONObject, atomic_path
 from esv_jax.maps.networks import probabilities
@@ -35,12 +35,9 @@ _MEANING = "mask of a pixel, in 0..1; of the part saliency, the sum of all masks
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Found:
-    """Masks of one video.
+    """Masks of one video, of the class `name`.
 
     Attributes:
-      video: its frames.
-      name: class of the masks.
-      result: from `perturbation.step`.
       perturbed: final network inputs, (A, t, s, s, 3) uint8 RGB: the clip under each mask, or
         without it if the mode is "delete".
     """
@@ -117,7 +114,7 @@ class Perturb(VideoOptions):
             warnings.extend(f"{path.name}, {text}" for text in found.result.warnings)
 
         try:
-            errors = try_each(videos, explain)
+            errors = explain_each(videos, explain)
         finally:
             self._report(rows)
         return exit_code([*errors, *warnings])
@@ -132,11 +129,9 @@ class Perturb(VideoOptions):
         for name in ("iterations", "patience", "mask_step"):
             value = getattr(self, name)
             expect(value is None or value >= 1, name.replace("_", "-"), "a number >= 1", value)
-        core = None
-        if self.core != "none":
-            core = Core(self.core, self.core_frames, self.core_size)
         names = ("areas", "mode", "iterations", "patience", "difference", "per_frame")
         options: dict[str, Any] = {name: getattr(self, name) for name in names}
+        core = None if self.core == "none" else Core(self.core, self.core_frames, self.core_size)
         options["core"] = core
         options["masking"] = Masking(
             perturbation=self.perturbation, edge=self.edge, step=self.mask_step
@@ -154,7 +149,7 @@ class Perturb(VideoOptions):
         options: dict[str, Any],
     ) -> _Found:
         """Find the masks of one video, with a progress bar of the iterations."""
-        c = self.class_of(self.target, np.asarray(fn(video.clip[None])[0]), model)
+        c = class_of(self.target, np.asarray(fn(video.clip[None])[0]), model.class_names)
         key = video_key(jax.random.key(self.seed), video.uid)
         with progress(self.iterations, video.uid, "it") as bar:
 
@@ -256,11 +251,8 @@ class Perturb(VideoOptions):
         columns += ["left" if self.mode == "delete" else "kept", "mask > 0.5", "top frame"]
         cells: list[list[object]] = [
             [
-                row["uid"],
-                row["class"],
-                row["area"],
-                f"{row['probability_clean']:.3f}",
-                f"{row['probability']:.3f}",
+                *(row[name] for name in ("uid", "class", "area")),
+                *(f"{row[name]:.3f}" for name in ("probability_clean", "probability")),
                 f"{100 * float(row['share_above_half']):.1f} %",
                 row["top_frame"],
             ]

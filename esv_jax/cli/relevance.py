@@ -14,11 +14,10 @@ import numpy as np
 from esv_jax import data, models, plots
 from esv_jax import relevance as rules
 from esv_jax.checks import expect
-from esv_jax.cli.clips import VideoClip, VideoOptions, exit_code, read_clip, try_each
-from esv_jax.cli.options import settings_of
-from esv_jax.cli.printing import progress, say, signed
+from esv_jax.cli.clips import VideoClip, VideoOptions, explain_each, read_clip
+from esv_jax.cli.options import class_of, settings_of
+from esv_jax.cli.printing import exit_code, progress, say, signed
 from esv_jax.extras import require
-from esv_jax.files import JSONObject
 from esv_jax.models.clip_model import clip_model_digest
 from esv_jax.results.volumes import save_volumes
 
@@ -46,12 +45,13 @@ Composite = Literal[
 
 
 class _Found(NamedTuple):
-    """Relevance of one video: parts (t, h, w, 3) by name, of class `c`."""
+    """Relevance of one video: parts (t, h, w, 3) by name, of class `c` of `names`."""
 
     video: VideoClip
     parts: dict[str, np.ndarray]
     logits: np.ndarray
     c: int
+    names: tuple[str, ...]
 
     @property
     def probability(self) -> float:
@@ -94,6 +94,7 @@ class Relevance(VideoOptions):
         videos = self.find_videos()
         logits_of, parts_of = jax.jit(model.logits), jax.jit(self._parts_of(model))
         settings = settings_of("relevance", self, clip_model_digest(model))
+        data_frame = require("pandas", "files").DataFrame
         rows: list[list[object]] = []
         frames: list[pandas.DataFrame] = []
 
@@ -101,18 +102,28 @@ class Relevance(VideoOptions):
             video = read_clip(model, uid, path)
             logits = np.asarray(logits_of(video.clip))
             expect(bool(np.isfinite(logits).all()), path.name, "finite logits", logits)
-            c = self.class_of(self.target, logits, model)
+            c = class_of(self.target, logits, model.class_names)
             volumes = map(np.asarray, parts_of(video.clip, jnp.asarray(c)))
             parts = dict(zip(_PARTS[self.method], volumes, strict=True))
-            found = _Found(video, parts, logits, c)
-            self._save(found, model.class_names[c], settings)
-            self._draw(found, model.class_names[c])
-            rows.append(self._row(found, model))
-            frames.append(_by_frame(found))
+            found = _Found(video, parts, logits, c, model.class_names)
+            save_volumes(
+                self.path_of(uid, ".nc"),
+                parts,
+                frame_index=video.index,
+                settings=settings,
+                overwrite=self.overwrite,
+                uid=uid,
+                class_name=model.class_names[c],
+                score=float(logits[c]),
+            )
+            self._draw(found)
+            rows.append(self._row(found))
+            sums = {name: v.sum((1, 2, 3), dtype=np.float64) for name, v in parts.items()}
+            frames.append(data_frame({"uid": uid, "frame": video.index, **sums}))
 
         try:
             with progress(len(videos), "Explaining", "video") as bar:
-                errors = try_each(videos, explain, lambda: bar.update(1))
+                errors = explain_each(videos, explain, lambda: bar.update(1))
         finally:
             if rows:
                 names = _PARTS[self.method]
@@ -144,22 +155,12 @@ class Relevance(VideoOptions):
 
         return parts
 
-    def _save(self, found: _Found, name: str, settings: JSONObject) -> None:
-        save_volumes(
-            self.path_of(found.video.uid, ".nc"),
-            found.parts,
-            frame_index=found.video.index,
-            settings=settings,
-            overwrite=self.overwrite,
-            uid=found.video.uid,
-            class_name=name,
-            score=float(found.logits[found.c]),
-        )
-
-    def _draw(self, found: _Found, name: str) -> None:
+    def _draw(self, found: _Found) -> None:
+        """Write _strip.png and the video _overlay."""
         video, title = found.video, found.video.path.name
         lines = [
-            f"{name}: logit {found.logits[found.c]:.2f}, probability {found.probability:.3f}",
+            f"{found.names[found.c]}: logit {found.logits[found.c]:.2f}, "
+            f"probability {found.probability:.3f}",
             ", ".join(f"{part} {signed(v.sum())}" for part, v in found.parts.items()),
         ]
         labels = [str(i) for i in video.index]
@@ -175,7 +176,7 @@ class Relevance(VideoOptions):
         file = self.path_of(video.uid, f"_overlay.{self.overlay}")
         data.write_video(file, pictures, video.pace)
 
-    def _row(self, found: _Found, model: models.ClipModel) -> list[object]:
+    def _row(self, found: _Found) -> list[object]:
         """Return one row of the printed table."""
         volumes = list(found.parts.values())
         sizes = [np.abs(volume).sum() for volume in volumes]
@@ -184,17 +185,10 @@ class Relevance(VideoOptions):
         top = int(np.abs(volumes[-1].sum((1, 2, 3))).argmax())
         return [
             found.video.uid,
-            model.class_names[found.c],
-            model.class_names[int(found.logits.argmax())],
+            found.names[found.c],
+            found.names[int(found.logits.argmax())],
             f"{found.probability:.3f}",
             *(signed(volume.sum()) for volume in volumes),
             *([] if self.method == "lrp" else [f"{100 * share:.1f} %"]),
             f"{found.video.index[top]}",
         ]
-
-
-def _by_frame(found: _Found) -> pandas.DataFrame:
-    """Return a data frame with the sums of each frame."""
-    sums = {name: v.sum((1, 2, 3), dtype=np.float64) for name, v in found.parts.items()}
-    columns = {"uid": found.video.uid, "frame": found.video.index, **sums}
-    return require("pandas", "files").DataFrame(columns)

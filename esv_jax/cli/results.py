@@ -14,7 +14,7 @@ from esv_jax.cli.printing import BAD_INPUT, complain, say
 from esv_jax.files import atomic_path
 from esv_jax.results import store
 from esv_jax.results.tables import summary
-from esv_jax.sweeps.planning import compare_data
+from esv_jax.sweeps.continuation import compare_data
 
 _SHOWN = 20  # failures that are printed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +22,10 @@ from esv_jax.sweeps.run import Progress, SweepReport
 
 _SHOWN = 10  # failures that are printed
 _EVERY = 10.0  # seconds between two lines of progress
+_SAME = (  # options that `sweep` takes as they are
+    *("classes", "marginals", "uids", "limit", "min_elements", "batch_size", "shard_size"),
+    *("strict", "retry_failed", "overwrite"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,26 +91,17 @@ class Sweep(SequenceOptions):
                 loaded.trained,
                 self.out,
                 frames=self.n_frames,
-                classes=self.classes,
                 estimator=self.make_estimator(),
                 key=jax.random.key(self.seed),
-                marginals=self.marginals,
                 class_names=names,
                 digest=loaded.digest,
-                uids=self.uids,
-                limit=self.limit,
-                min_elements=self.min_elements,
-                batch_size=self.batch_size,
-                shard_size=self.shard_size,
-                strict=self.strict,
-                retry_failed=self.retry_failed,
-                overwrite=self.overwrite,
+                **{name: getattr(self, name) for name in _SAME},
                 settings={"seed": self.seed} | settings_of("sweep", self, loaded.digest),
                 progress=report_progress,
             )
         if first:
             _show(report)
-            for uid, reason in list(report.failures.items())[:_SHOWN]:
+            for uid, reason in itertools.islice(report.failures.items(), _SHOWN):
                 complain(f"{uid}: {reason}")
         return BAD_INPUT if report.failures else 0
 
@@ -182,12 +178,8 @@ def _show(report: SweepReport) -> None:
         sizes = ", ".join(f"{size} of {n} elements" for n, size in report.block_sizes.items())
         rows.append(("videos together", sizes))
     if report.n_hosts > 1:
-        rows.append(
-            (
-                "hosts",
-                f"{report.n_hosts}; times, and the videos explained now, are those of the first",
-            )
-        )
+        those = "times, and the videos explained now, are those of the first"
+        rows.append(("hosts", f"{report.n_hosts}; {those}"))
     width = max(len(name) for name, _ in rows) + 2
     for name, text in rows:
         say(f"{name + ':':<{width}}{text}")

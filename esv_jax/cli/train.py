@@ -14,7 +14,7 @@ from esv_jax import models
 from esv_jax.checks import expect, first_few
 from esv_jax.cli.options import expect_free
 from esv_jax.cli.printing import INTERRUPTED, say, table
-from esv_jax.data.inputs import Inputs, open_inputs
+from esv_jax.data.inputs import open_inputs
 from esv_jax.files import make_folder
 from esv_jax.models import TrainConfig
 
@@ -53,12 +53,8 @@ class Train:
         state = self.checkpoint_dir
         continues = state is not None and state.is_dir() and any(state.iterdir())
         expect_free(self.out, overwrite=self.overwrite or continues)
-        train = _labelled(self.data, self.label, self.classes)
-        sequences, labels, names = _examples(train)
-        validation = None
-        if self.validation is not None:
-            held = _labelled(self.validation, self.label, self.classes)
-            validation = _examples(held)[:2]
+        sequences, labels, names = self._read(self.data)
+        validation = None if self.validation is None else self._read(self.validation)[:2]
         fit = models.train_heads if self.kind == "multi-scale" else models.train_tsn
         model = fit(
             sequences,
@@ -82,6 +78,16 @@ class Train:
         say(f"Weights in {self.out}")
         return 0
 
+    def _read(self, path: Path) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
+        """Read sequences, labels and names of the classes."""
+        inputs = open_inputs(path, self.label, self.classes)
+        way_out = "An HDF5 store with several labels needs --label NAME."
+        got = f"{path} without labels"
+        expect(inputs.labels is not None, "data", "labelled sequences", got, way_out)
+        assert inputs.labels is not None
+        names = inputs.class_names or tuple(map(str, range(int(inputs.labels.max()) + 1)))
+        return [inputs.read(i, None)[0] for i in range(len(inputs))], inputs.labels, names
+
     def _report(self, model: models.TrainedModel) -> None:
         history = model.history
         assert history is not None
@@ -95,7 +101,7 @@ class Train:
             say(f"No sequences were held out, {reason}. Weights are those of the last epoch.")
         if self.test is None:
             return
-        sequences, labels, _ = _examples(_labelled(self.test, self.label, self.classes))
+        sequences, labels, _ = self._read(self.test)
         result = models.evaluate(model.heads, sequences, labels, key=jax.random.key(0))
         scales = [(s, f"{a:.1%}") for s, a in enumerate(result.scale_accuracy, start=1)]
         table("Test accuracy", ["scale", "accuracy"], [*scales, ("all", f"{result.accuracy:.1%}")])
@@ -108,22 +114,3 @@ def _report_single(labels: np.ndarray, names: tuple[str, ...]) -> None:
     if single and counts.max() > 1:
         listed = first_few(single, 5)
         say(f"None held out of {len(single)} classes that have one sequence: {listed}")
-
-
-def _labelled(path: Path, label: str | None, classes: Path | None) -> Inputs:
-    inputs = open_inputs(path, label, classes)
-    expect(
-        inputs.labels is not None,
-        "data",
-        "labelled sequences",
-        f"{path} without labels",
-        "An HDF5 store with several labels needs --label NAME.",
-    )
-    return inputs
-
-
-def _examples(inputs: Inputs) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
-    labels = inputs.labels
-    assert labels is not None
-    names = inputs.class_names or tuple(map(str, range(int(labels.max()) + 1)))
-    return [inputs.read(i, None)[0] for i in range(len(inputs))], labels, names

@@ -17,9 +17,9 @@ import numpy as np
 from esv_jax import results
 from esv_jax.attribution import Attribution
 from esv_jax.checks import expect
+from esv_jax.results.browser import SORTS, Browser
 from esv_jax.results.layout import reading
 from esv_jax.results.sequences import is_results
-from esv_jax.results.tables import SORTS, Browser
 
 PAGES = ("video", "overview")
 OUTCOMES = ("all", "correct", "wrong", "failed")

@@ -14,7 +14,7 @@ from esv_jax.dashboard import figures
 from esv_jax.dashboard.server import Clip, Media
 from esv_jax.dashboard.sources import MAX_CLASSES, Explained, Source, State, format_query
 from esv_jax.extras import require
-from esv_jax.results.tables import VideoRow
+from esv_jax.results.browser import VideoRow
 
 Component: TypeAlias = Any  # of Dash
 

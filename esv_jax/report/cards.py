@@ -13,7 +13,7 @@ import numpy as np
 from esv_jax import data
 from esv_jax.checks import message, nearest
 from esv_jax.display import MOST_BARS, element_text, label_steps
-from esv_jax.results.tables import Browser, VideoRow
+from esv_jax.results.browser import Browser, VideoRow
 from esv_jax.svg import BarPaths, bar_paths, bars_svg
 
 TOP = 5  # classes with the highest scores that can be chosen on a card

@@ -22,7 +22,8 @@ from esv_jax.display import number
 from esv_jax.extras import require
 from esv_jax.files import atomic_path
 from esv_jax.report.cards import Json, class_number, make_card
-from esv_jax.results.tables import Browser, summary
+from esv_jax.results.browser import Browser
+from esv_jax.results.tables import summary
 
 _SHOWN_ELSEWHERE = ("settings", "failures", "warnings", "title")  # attributes
 _FAILURES = 200  # that are listed

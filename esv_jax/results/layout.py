@@ -173,11 +173,7 @@ def compressed(chunk: tuple[int, ...]) -> Encoding:
 
 
 def write_dataset(path: Path, dataset: xarray.Dataset, encoding: Mapping[str, Encoding]) -> None:
-    """Write a netCDF-4 file, built in memory: on a full disk HDF5 itself may crash the process.
-
-    Raises:
-      OSError: a file that cannot be written, a full disk.
-    """
+    """Write a netCDF-4 file, built in memory: on a full disk HDF5 itself may crash the process."""
     require("h5netcdf", "files")
     path.write_bytes(dataset.to_netcdf(engine="h5netcdf", encoding=encoding))
 
@@ -198,11 +194,7 @@ def open_format(path: str | os.PathLike[str], kind: str, writer: str) -> xarray.
 
 
 def open_dataset(path: str | os.PathLike[str], expected: str) -> xarray.Dataset:
-    """Open a netCDF-4 file that has been inspected.
-
-    Raises:
-      ValueError: naming the file, if it is damaged.
-    """
+    """Open a netCDF-4 file that has been inspected; ValueError if it is damaged."""
     xarray = require("xarray", "files")
     require("h5netcdf", "files")
     with naming(str(path), expected):

@@ -102,15 +102,33 @@ def dataset_of(
 ) -> xarray.Dataset:
     """Build the dataset that `save` writes; arguments and errors as of `save`."""
     records = _expect_records(attributions, marginals)
-    coords = _coordinates(records, uids, class_names)
+    n, n_classes = max(record.n for record in records), records[0].n_classes
+    names = [str(uid) for uid in uids]
+    expect(len(names) == len(records), "uids", f"{len(records)} names", len(names))
+    name, times = Counter(names).most_common(1)[0]
+    expect(times == 1, "uids", "distinct names", f"{name!r} {times} times")
+    classes = range(n_classes) if class_names is None else [str(name) for name in class_names]
+    expect(len(classes) == n_classes, "class_names", f"{n_classes} names", len(classes))
+    coords = {
+        "video": ("video", np.array(names, object), {"long_name": "uid of the sequence"}),
+        "element": np.arange(n),
+        "class": np.array(classes, np.int64 if class_names is None else object),
+        "scale": np.arange(1, n + 1),
+    }
     variables = {}
-    arrays = _variables(records) | _given(records, labels, element_index)
+    arrays = _variables(records, n) | _given(records, labels, element_index, n)
     for name, array in arrays.items():
         dims, text = LAYOUT[name]
         variables[name] = (dims[-array.ndim :], array, {"long_name": text, "units": "1"})
-    for name, array in _methods(methods or {}, records).items():
-        text = f"values by {name.replace('_', ' ')}"
-        variables[name] = (ELEMENT, array, {"long_name": text, OTHER_METHOD: name})
+    for name, rows in (methods or {}).items():
+        free = name.isidentifier() and name not in {*LAYOUT, *coords}
+        expect(free, "methods", "names like integrated_gradients that are free", repr(name))
+        expect(len(rows) == len(records), f"methods[{name!r}]", f"{len(records)} rows", len(rows))
+        for i, (row, record) in enumerate(zip(rows, records, strict=True)):
+            expected = record.values.shape
+            expect(np.shape(row) == expected, f"{name}[{i}]", f"shape {expected}", np.shape(row))
+        about = {"long_name": f"values by {name.replace('_', ' ')}", OTHER_METHOD: name}
+        variables[name] = (ELEMENT, _padded(rows, (n, n_classes)), about)
     attrs = provenance("Element Shapley Values", FORMAT, attributions[0].values, settings)
     warnings = list(dict.fromkeys(text for record in records for text in record.warnings))
     removals = sorted({record.removal for record in records if record.removal is not None})
@@ -121,8 +139,12 @@ def dataset_of(
 
 def write_sequences(path: Path, dataset: xarray.Dataset) -> None:
     """Write the dataset of `dataset_of`, to which variables of strings may have been added."""
-    numbers = [name for name, array in dataset.items() if array.dtype != object]
-    write_dataset(path, dataset, {str(name): _encoding(dataset[name].values) for name in numbers})
+    encoding: dict[str, Encoding] = {}
+    for name, array in dataset.items():
+        if array.dtype != object:
+            n_videos = max(1, min(len(array), _CHUNK_BYTES // array[0].nbytes))
+            encoding[str(name)] = compressed((n_videos, *array.shape[1:]))
+    write_dataset(path, dataset, encoding)
 
 
 def open(path: str | os.PathLike[str]) -> xarray.Dataset:
@@ -160,8 +182,7 @@ def is_results(path: str | os.PathLike[str]) -> bool:
 
 def videos_within(path: Path) -> Path | None:
     """Return the folder "videos" within a folder of results, if it exists; the demo has one."""
-    folder = path / "videos"
-    return folder if folder.is_dir() else None
+    return path / "videos" if (path / "videos").is_dir() else None
 
 
 def load_attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
@@ -178,43 +199,36 @@ def load_attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
       ValueError: a uid that is not in the dataset, or whose sequence could not be explained;
         values that cannot be read.
     """
-    with reading(dataset):
-        return _attribution(dataset, uid)
-
-
-def _attribution(dataset: xarray.Dataset, uid: str) -> Attribution:
     names = dataset.indexes["video"]
     if uid not in names:
         got, way_out = repr(uid), nearest(str(uid), names.tolist())
         raise ValueError(message("uid", f"one of {len(names)} in the file", got, way_out))
-    video = dataset.isel(video=names.get_loc(uid))
     reason = json.loads(dataset.attrs.get("failures", "{}")).get(uid)
     expect(reason is None, str(uid), "a sequence that was explained", f"one that failed: {reason}")
-    n = int(video["length"])
-    scores, prior = video["scores"].values, video["prior"].values
-    if "choice" in video.dims:
-        scores, prior = scores[video["chosen"].values], prior[video["chosen"].values]
-
-    def stored(name: str) -> jax.Array | None:
-        if name not in video:
-            return None
-        array = video[name]
-        array = array.isel({dim: slice(n) for dim in ("element", "scale") if dim in array.dims})
-        return None if np.isnan(array.values).all() else jnp.asarray(array.values)
-
+    with reading(dataset):
+        stored = dataset[[name for name in LAYOUT if name in dataset]]
+        video = stored.isel(video=names.get_loc(uid)).load()
+        n = int(video["length"])
+        scores, prior = video["scores"].values, video["prior"].values
+        if "choice" in video.dims:
+            scores, prior = scores[video["chosen"].values], prior[video["chosen"].values]
     values = video["esv"].values[:n]
     if not (np.isfinite(values).all() and np.isfinite(scores).all()):
         raise unreadable(dataset, f"NaN for {uid!r}, as of a shard that is no longer there")
+    optional = {}
+    for name in ("marginals", "std_error"):
+        if name in video and not np.isnan(video[name].values).all():
+            cut = {dim: slice(n) for dim in ("element", "scale") if dim in video[name].dims}
+            optional[name] = jnp.asarray(video[name].isel(cut).values)
     return Attribution(
         values=jnp.asarray(values),
         scores=jnp.asarray(scores),
         prior=jnp.asarray(prior),
-        marginals=stored("marginals"),
-        std_error=stored("std_error"),
         n_evaluations=int(video["n_evaluations"]),
         exact=bool(video["exact"]),
         warnings=tuple(json.loads(dataset.attrs.get("warnings", "[]"))),
         removal=dataset.attrs.get("removal") or None,
+        **optional,
     )
 
 
@@ -235,29 +249,9 @@ def _expect_records(attributions: Sequence[Attribution], marginals: bool) -> lis
     return jax.device_get(stored)
 
 
-def _coordinates(
-    records: Sequence[Attribution], uids: Sequence[str], class_names: Sequence[str] | None
-) -> dict[str, object]:
-    """Return the coordinates of the dimensions."""
-    names = [str(uid) for uid in uids]
-    expect(len(names) == len(records), "uids", f"{len(records)} names", len(names))
-    name, times = Counter(names).most_common(1)[0]
-    expect(times == 1, "uids", "distinct names", f"{name!r} {times} times")
-    n, n_classes = max(record.n for record in records), records[0].n_classes
-    classes = range(n_classes) if class_names is None else [str(name) for name in class_names]
-    expect(len(classes) == n_classes, "class_names", f"{n_classes} names", len(classes))
-    return {
-        "video": ("video", np.array(names, object), {"long_name": "uid of the sequence"}),
-        "element": np.arange(n),
-        "class": np.array(classes, np.int64 if class_names is None else object),
-        "scale": np.arange(1, n + 1),
-    }
-
-
-def _variables(records: Sequence[Attribution]) -> dict[str, np.ndarray]:
-    """Return the variables of V records, padded to the longest."""
-    length = np.array([record.n for record in records])
-    n, c = int(length.max()), records[0].n_classes
+def _variables(records: Sequence[Attribution], n: int) -> dict[str, np.ndarray]:
+    """Return the variables of V records, padded to n elements."""
+    length, c = np.array([record.n for record in records]), records[0].n_classes
     esv = _padded([record.values for record in records], (n, c))
     scores = np.array([record.scores for record in records], np.float32)
     prior = np.array([record.prior for record in records], np.float32)
@@ -273,10 +267,10 @@ def _variables(records: Sequence[Attribution]) -> dict[str, np.ndarray]:
         "n_evaluations": np.array([int(record.n_evaluations) for record in records]),
         "efficiency_gap": abs(total - (scores.astype(np.float64) - prior)).max(1),
     }
-    if any(record.std_error is not None for record in records):
-        variables["std_error"] = _padded([record.std_error for record in records], (n, c))
-    if records[0].marginals is not None:
-        variables["marginals"] = _padded([record.marginals for record in records], (n, n, c))
+    for name, shape in (("std_error", (n, c)), ("marginals", (n, n, c))):
+        rows = [getattr(record, name) for record in records]
+        if any(row is not None for row in rows):
+            variables[name] = _padded(rows, shape)
     return variables
 
 
@@ -284,6 +278,7 @@ def _given(
     records: Sequence[Attribution],
     labels: Sequence[int] | None,
     element_index: Sequence[Sequence[int]] | None,
+    n: int,
 ) -> dict[str, np.ndarray]:
     """Return the variables that the caller passes beside the records."""
     n_videos, n_classes = len(records), records[0].n_classes
@@ -294,28 +289,10 @@ def _given(
         return {"label": label}
     rows = len(element_index)
     expect(rows == n_videos, "element_index", f"{n_videos} rows", rows)
-    index = np.full((rows, max(record.n for record in records)), -1, np.int32)
+    index = np.full((rows, n), -1, np.int32)
     for i, (row, record) in enumerate(zip(element_index, records, strict=True)):
         index[i, : record.n] = _integers(f"element_index[{i}]", row, record.n)
     return {"label": label, "element_index": index}
-
-
-def _methods(
-    methods: Mapping[str, Sequence[ArrayLike]], records: Sequence[Attribution]
-) -> dict[str, np.ndarray]:
-    """Return the values of other methods, padded like ESVs."""
-    n, c = max(record.n for record in records), records[0].n_classes
-    padded = {}
-    taken = {*LAYOUT, "video", "element", "class", "scale"}
-    for name, rows in methods.items():
-        free = name.isidentifier() and name not in taken
-        expect(free, "methods", "names like integrated_gradients that are free", repr(name))
-        expect(len(rows) == len(records), f"methods[{name!r}]", f"{len(records)} rows", len(rows))
-        for i, (row, record) in enumerate(zip(rows, records, strict=True)):
-            expected = record.values.shape
-            expect(np.shape(row) == expected, f"{name}[{i}]", f"shape {expected}", np.shape(row))
-        padded[name] = _padded([np.asarray(row) for row in rows], (n, c))
-    return padded
 
 
 def _integers(name: str, values: Sequence[int], n: int) -> np.ndarray:
@@ -333,9 +310,3 @@ def _padded(rows: Sequence[ArrayLike | None], shape: tuple[int, ...]) -> np.ndar
         if row is not None:
             target[tuple(slice(size) for size in np.shape(row))] = row
     return padded
-
-
-def _encoding(array: np.ndarray) -> Encoding:
-    """Return the compression of an array over videos."""
-    n_videos = max(1, min(len(array), _CHUNK_BYTES // array[0].nbytes))
-    return compressed((n_videos, *array.shape[1:]))

@@ -65,18 +65,15 @@ class Engine:
         key: Array | None,
         *,
         marginals: bool,
-        devices: Sequence[jax.Device] | None = None,
         batch_size: int | None = None,
     ) -> None:
         """Put the game on the devices.
 
         Args:
           key: of the sweep; None if nothing is drawn.
-          marginals: compute mean marginals.
-          devices: of this process; default all.
           batch_size: videos in a block; default by shape and memory (see `block_size`).
         """
-        mesh = Mesh(np.array(devices or jax.local_devices()), ("video",))
+        mesh = Mesh(np.array(jax.local_devices()), ("video",))
         self._by_video, self._everywhere = NamedSharding(mesh, P("video")), NamedSharding(mesh, P())
         self._mesh, self._marginals, self._batch_size = mesh, marginals, batch_size
         self._game = game if game.on_host else jax.device_put(game, self._everywhere)
@@ -96,13 +93,11 @@ class Engine:
     def explain(
         self, estimator: Estimator, sequences: Sequence[np.ndarray], uids: Sequence[str], n: int
     ) -> Values:
-        """Explain sequences, in order.
+        """Explain sequences, in order; their values are padded to n elements with zeros.
 
         Args:
           sequences: (n_i, ...) each, n_i <= n; n_i = n for an estimator that does not pad.
-          uids: their names, for their keys. n: elements of the block.
-        Returns:
-          Their values, padded to n with zeros.
+          uids: their names, for their keys.
         Raises:
           MemoryError: a single video does not fit.
         """
@@ -124,11 +119,11 @@ class Engine:
             self.block_sizes[estimator, n] = block
 
     def _block_size(self, estimator: Estimator, example: jax.ShapeDtypeStruct) -> int:
-        key = (estimator, example.shape[0])
-        if key not in self.block_sizes and self._batch_size is not None:
-            self.block_sizes[key] = self._batch_size
-        if key in self.block_sizes:
-            return self.block_sizes[key]
+        if (estimator, example.shape[0]) in self.block_sizes:
+            return self.block_sizes[estimator, example.shape[0]]
+        if self._batch_size is not None:
+            self.block_sizes[estimator, example.shape[0]] = self._batch_size
+            return self._batch_size
         block = block_size(estimator, self._game, example)
         request = estimator.request(GameInfo.of(self._game, example.shape[0]))
         one = request_cost(self._game, example, request).n_bytes
@@ -154,11 +149,7 @@ class Engine:
             keys = None if made.keys is None else jax.device_put(made.keys, self._by_video)
             arguments = (self._game, xs, self._prior, keys, lengths, plan)
             results.append(self._program(estimator, arguments)(*arguments))
-        fields = {}
-        for name in _FIELDS:
-            if getattr(results[0], name) is not None:
-                leaves = [np.asarray(getattr(result, name)) for result in results]
-                fields[name] = np.concatenate(leaves)[: len(sequences)]
+        fields = {name: each[: len(sequences)] for name, each in _fields_of(results).items()}
         self.n_elements += sum(map(len, sequences))
         self.n_padded += len(results) * rows * example.shape[0]
         return Values(fields, results[0].warnings)
@@ -206,6 +197,13 @@ class Engine:
         )
         self.n_elements += sum(map(len, sequences))
         self.n_padded += sum(map(len, sequences))
-        leaves = {name: getattr(result, name) for name in _FIELDS}
-        fields = {name: np.asarray(leaf) for name, leaf in leaves.items() if leaf is not None}
-        return Values(fields, result.warnings)
+        return Values(_fields_of([result]), result.warnings)
+
+
+def _fields_of(results: Sequence[Attribution]) -> dict[str, np.ndarray]:
+    """Return the fields that batches of results have, one batch after the other."""
+    present = [name for name in _FIELDS if getattr(results[0], name) is not None]
+    return {
+        name: np.concatenate([np.asarray(getattr(result, name)) for result in results])
+        for name in present
+    }

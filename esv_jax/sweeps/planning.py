@@ -1,16 +1,12 @@
-"""Plan of a sweep: the job, its shards, its identity."""
+"""Plan of a sweep: its data and model, divided into shards."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Callable, Sequence
 from os import PathLike
-from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +18,6 @@ from esv_jax import data as sources
 from esv_jax.batches import block_size
 from esv_jax.checks import AnyArray, expect, message
 from esv_jax.estimators import Estimator
-from esv_jax.files import JSONObject
 from esv_jax.games.multi_scale import make_game
 from esv_jax.games.protocol import Cost, Game, ScaleGame, SubsetGame
 from esv_jax.games.scoring import GameInfo, request_cost
@@ -30,7 +25,7 @@ from esv_jax.inputs import checked_prior
 from esv_jax.models import TrainedModel, load_model
 from esv_jax.models.tensor_files import digest_of
 from esv_jax.models.trained import model_digest
-from esv_jax.results import store
+from esv_jax.results.shard_files import ShardExtent
 
 _MAX_WASTE = 0.08  # of the elements of padded sequences
 _MAX_BUCKETS = 16
@@ -110,13 +105,12 @@ def make_job(
         expect(prior is None, "prior", "None beside a model that has one", "a prior")
         prior, class_names = model.prior, class_names or model.class_names
         digest = digest or model_digest(model)
-        game: Game = make_game(model.heads)
-    elif isinstance(model, SubsetGame | ScaleGame):
-        game = model
-        digest = digest or _digest_of_game(model)
-    else:
+        model = make_game(model.heads)
+    if not isinstance(model, SubsetGame | ScaleGame):
         expected = "a TrainedModel, its file, or a game"
         raise TypeError(message("model", expected, type(model).__name__))
+    game: Game = model
+    digest = digest or _digest_of_game(game)
     example = _first_readable(inputs, rows, frames)
     try:
         game.begin(example)
@@ -177,10 +171,15 @@ class Shard(NamedTuple):
     cost: Cost | None
 
     @property
-    def extent(self) -> store.ShardExtent:
+    def rows(self) -> slice:
+        """Rows of the results."""
+        return slice(self.start, self.start + len(self.positions))
+
+    @property
+    def extent(self) -> ShardExtent:
         """Position in the store."""
         sampled = self.estimator is not None and self.estimator.needs_key
-        return store.ShardExtent(self.start, len(self.positions), self.n, sampled)
+        return ShardExtent(self.start, len(self.positions), self.n, sampled)
 
 
 def bucket_ends(
@@ -225,12 +224,9 @@ def bucket_ends(
 
 
 def make_shards(
+    job: Job,
     lengths: np.ndarray,
     choose: Callable[[int], Estimator],
-    game: Game,
-    shape_of: Callable[[int], jax.ShapeDtypeStruct],
-    *,
-    n_classes: int,
     n_values: int,
     shard_size: int | None = None,
 ) -> list[Shard]:
@@ -239,8 +235,7 @@ def make_shards(
     Args:
       lengths: number of elements of every video; 0 if unknown.
       choose: the estimator for sequences of n elements; may raise ValueError.
-      shape_of: shape and dtype of a sequence of n elements.
-      n_classes: C. n_values: numbers stored per element, of all classes, marginals included.
+      n_values: numbers stored per element, of all classes, marginals included.
       shard_size: videos in a shard; default by the size of values and by cost.
     """
     chosen: dict[int, tuple[Estimator | None, str]] = {}
@@ -262,16 +257,14 @@ def make_shards(
     shards: list[Shard] = []
     start = 0
     for n, each, reason in sorted(groups, key=lambda group: (group[0], repr(group[1]), group[2])):
-        positions = groups[n, each, reason]
-        cost = None
-        size = _SHARD_VIDEOS
+        positions, cost, size = groups[n, each, reason], None, _SHARD_VIDEOS
         if each is not None:
-            cost = request_cost(game, shape_of(n), each.request(GameInfo.of(game, n)))
-            if shard_size is None:
-                size = min(size, int(_SHARD_BYTES // (4 * n * n_values + 4 * n_classes)))
-                size = min(size, int(_SHARD_FLOPS // (cost.flops or 1)))
-                block = block_size(each, game, shape_of(n))
-                size = max(size // block * block, block)
+            example = job.example(n)
+            cost = request_cost(job.game, example, each.request(GameInfo.of(job.game, n)))
+            size = min(size, int(_SHARD_BYTES // (4 * n * n_values + 4 * len(job.class_names))))
+            size = min(size, int(_SHARD_FLOPS // (cost.flops or 1)))
+            block = block_size(each, job.game, example)
+            size = max(size // block * block, block)
         size = shard_size or size
         for first in range(0, len(positions), size):
             part = np.array(positions[first : first + size])
@@ -293,111 +286,10 @@ def share_of_host(
         cost = shards[index].cost
         return len(shards[index].positions) * float((cost and cost.flops) or 1)
 
-    load = [0.0] * n_hosts
-    mine = []
+    load, mine = [0.0] * n_hosts, []
     for index in sorted(todo, key=lambda index: (-work(index), index)):
-        least = min(range(n_hosts), key=lambda k: (load[k], k))
+        least = load.index(min(load))
         load[least] += work(index)
         if least == host:
             mine.append(index)
     return sorted(mine)
-
-
-# Identity
-
-
-def identity_of(
-    job: Job, lengths: np.ndarray, shards: Sequence[Shard], options: JSONObject
-) -> JSONObject:
-    """Return the settings that must be equal on all hosts, and for a sweep to be continued."""
-    plan = hashlib.sha256()
-    for shard in shards:
-        rows = ",".join(map(str, shard.positions.tolist()))
-        plan.update(f"{shard.n} {shard.estimator} {rows};".encode())
-    videos = hashlib.sha256(json.dumps([job.uids, lengths.tolist(), job.width]).encode())
-    labels = "none" if job.labels is None else str(job.labels.tolist())
-    names = json.dumps(job.class_names)
-    return {
-        "videos": f"{len(lengths)} ({videos.hexdigest()[:16]})",
-        "labels": hashlib.sha256(labels.encode()).hexdigest()[:16],
-        "classes' names": hashlib.sha256(names.encode()).hexdigest()[:16],
-        "model": job.digest,
-        "prior": hashlib.sha256(np.asarray(job.prior).tobytes()).hexdigest()[:16],
-        **options,
-        "shards": f"{len(shards)} ({plan.hexdigest()[:16]})",
-        "platform": jax.local_devices()[0].platform,
-        "esv_jax": metadata.version("esv-jax"),
-        "jax": jax.__version__,
-    }
-
-
-def differences(there: JSONObject, here: JSONObject) -> str:
-    """Describe the differences between two identities."""
-    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    return "; ".join(f"{name}: {there.get(name)} there, {here.get(name)} here" for name in names)
-
-
-def data_of(job: Job) -> JSONObject:
-    """Return the paths of the data, with a digest of the files' sizes and times.
-
-    They may change without the content (see `changed_videos`), so the identity excludes them.
-    """
-    stamps, source = job.inputs.stamps_when_opened(job.rows.tolist()), job.inputs.source
-    return {
-        "path": None if source is None else str(source.absolute()),
-        "videos": job.inputs.videos is not None,
-        "stamp": None if stamps is None else hashlib.sha256(repr(stamps).encode()).hexdigest(),
-    }
-
-
-def changed_videos(
-    inputs: sources.inputs.Inputs, records: Mapping[int, JSONObject], frames: int | None
-) -> list[str]:
-    """Return the uids of the videos whose content differs from the input of complete shards.
-
-    Args:
-      inputs: the data. records: of the shards. frames: number of elements read of each video.
-    Cost: reads the videos of all these shards.
-    """
-    position, changed = {uid: i for i, uid in enumerate(inputs.uids)}, []
-    for record in records.values():
-        before = {uid: digest for uid, digest in record.get("read", {}).items() if digest}
-        present = [uid for uid in before if uid in position]
-        now = inputs.contents([position[uid] for uid in present], frames)
-        same = {uid for uid, digest in zip(present, now, strict=True) if digest == before[uid]}
-        changed += [uid for uid in before if uid not in same]
-    return changed
-
-
-def compare_data(
-    out: str | PathLike[str], records: Mapping[int, JSONObject]
-) -> tuple[list[str], str]:
-    """Compare the data of a sweep, if they still exist, with the input of its shards.
-
-    Args:
-      out: folder of the sweep. records: of its shards.
-    Returns:
-      Uids of videos with other content or none; a sentence about the comparison.
-    Raises:
-      ValueError: data that can no longer be read.
-    Cost: reads the data.
-    """
-    manifest = store.read_manifest(out)
-    about = manifest.get("data") or {}
-    path = about.get("path")
-    if path is None:
-        return [], "The data came from no file: not compared."
-    if not Path(path).exists():
-        return [], f"The data are no longer at {path}: not compared."
-    inputs = (
-        sources.open_videos(Path(path), _no_encoder)  # files are read, not decoded
-        if about.get("videos")
-        else sources.open_inputs(path)
-    )
-    changed = changed_videos(inputs, records, manifest["identity"].get("frames"))
-    n = sum(len(record.get("read", {})) for record in records.values())
-    return changed, f"{n} videos compared with the data at {path}."
-
-
-def _no_encoder(frames: np.ndarray) -> NoReturn:
-    raise ValueError(message("videos", "files to compare", "a call to decode them"))

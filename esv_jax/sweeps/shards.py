@@ -16,6 +16,7 @@ from esv_jax.checks import expect, message
 from esv_jax.files import JSONObject
 from esv_jax.results import store
 from esv_jax.results.layout import provenance
+from esv_jax.results.shard_files import FORMAT, Header, as_stored
 from esv_jax.sweeps.engine import Engine, Values
 from esv_jax.sweeps.planning import Job, Shard
 
@@ -30,7 +31,7 @@ class Task(NamedTuple):
 
     job: Job
     out: Path
-    header: store.Header
+    header: Header
     shards: list[Shard]
     identity: JSONObject
     engine: Engine
@@ -45,15 +46,13 @@ class Loaded(NamedTuple):
     """Videos of a shard that could be read.
 
     Attributes:
-      shard: its index. rows: of these videos, within the shard.
-      features, elements: of these videos. failures: reasons of the others, by uid.
-      contents: digests of the data of all videos, by uid.
+      shard: its index.
+      read: features and elements of these videos, by row within the shard.
+      failures: reasons of the others, by uid. contents: digests of the data of all, by uid.
     """
 
     shard: int
-    rows: list[int]
-    features: list[np.ndarray]
-    elements: list[np.ndarray]
+    read: dict[int, tuple[np.ndarray, np.ndarray]]
     failures: dict[str, str]
     contents: dict[str, str]
 
@@ -65,14 +64,14 @@ def make_header(
     choices: tuple[str, ...] | None,
     marginals: bool,
     settings: JSONObject,
-) -> store.Header:
+) -> Header:
     """Return the metadata of all videos in the store; rows in the order of the shards."""
     order = np.concatenate([shard.positions for shard in shards])
     labels = np.full(len(order), -1) if job.labels is None else job.labels
-    attributes = provenance("Element Shapley Values", store.FORMAT, job.prior, settings)
+    attributes = provenance("Element Shapley Values", FORMAT, job.prior, settings)
     attributes |= {"model_digest": job.digest, "removal": job.game.removal_name or ""}
     uids = job.uids
-    return store.Header(
+    return Header(
         uids=[uids[i] for i in order],
         lengths=lengths[order].astype(np.int32),
         labels=labels[order].astype(np.int32),
@@ -96,9 +95,8 @@ def load(task: Task, index: int) -> Loaded:
       ValueError: files that changed since the sweep began.
     """
     job, shard = task.job, task.shards[index]
-    uids = task.header.uids[shard.start : shard.start + len(shard.positions)]
+    uids, lengths = task.header.uids[shard.rows], task.header.lengths[shard.rows]
     source = job.rows[shard.positions]
-    lengths = task.header.lengths[shard.start : shard.start + len(source)]
     order = np.argsort(source, kind="stable")  # neighbours in the file are read together
     positions = source[order].tolist()
     reads = job.inputs.read_many(positions, task.frames)
@@ -107,31 +105,25 @@ def load(task: Task, index: int) -> Loaded:
     contents = {uids[row]: digest for row, digest in zip(order.tolist(), digests, strict=True)}
     stamps = job.inputs.stamps(source.tolist())
     if stamps is not None and task.stamps is not None:
-        before = task.stamps[shard.start : shard.start + len(source)]
-        changed = [uid for uid, now, was in zip(uids, stamps, before, strict=True) if now != was]
+        before = zip(uids, stamps, task.stamps[shard.rows], strict=True)
+        changed = [uid for uid, now, was in before if now != was]
         got, way_out = f"others for {changed[:1]}", "Sweep again when no process writes to them."
         expected = "files that stay as they were when the sweep began"
         expect(not changed, "data", expected, got, way_out)
-    failures: dict[str, str] = {}
-    rows, features, elements = [], [], []
-    for row, uid in enumerate(uids):
-        read = found[row]
-        if isinstance(read, Exception):
-            failures[uid] = str(read)
-            continue
-        reason = shard.reason
-        reason = reason or _defect(read[0], int(lengths[row]), task.min_elements, job.width)
-        if reason:
+    failures, read = {}, {}
+    for row, (uid, n) in enumerate(zip(uids, lengths.tolist(), strict=True)):
+        one = found[row]
+        if isinstance(one, Exception):
+            failures[uid] = str(one)
+        elif reason := shard.reason or _defect(one[0], n, task.min_elements, job.width):
             failures[uid] = reason
-            continue
-        rows.append(row)
-        features.append(read[0])
-        elements.append(read[1])
-    if rows:
+        else:
+            read[row] = one
+    if read:
         assert shard.estimator is not None
         with suppress(ValueError, MemoryError):  # raised again when the engine needs the draw
             task.engine.prepare(shard.estimator, shard.n)
-    return Loaded(index, rows, features, elements, failures, contents)
+    return Loaded(index, read, failures, contents)
 
 
 def _defect(x: np.ndarray, n: int, least: int, width: tuple[int, ...]) -> str:
@@ -154,38 +146,35 @@ def explain(task: Task, loaded: Loaded) -> tuple[Loaded, Values | None]:
 
     Videos that raise ValueError, or do not fit the memory, become failures.
     """
-    estimator, n = task.shards[loaded.shard].estimator, task.shards[loaded.shard].n
-    start = task.shards[loaded.shard].start
-    uids = [task.header.uids[start + row] for row in loaded.rows]
+    shard = task.shards[loaded.shard]
+    uids = task.header.uids[shard.rows]
 
-    def values(which: slice) -> Values:
-        assert estimator is not None
-        return task.engine.explain(estimator, loaded.features[which], uids[which], n)
+    def values(rows: list[int]) -> Values:
+        assert shard.estimator is not None
+        features = [loaded.read[row][0] for row in rows]
+        return task.engine.explain(shard.estimator, features, [uids[row] for row in rows], shard.n)
 
-    if not uids:
+    if not loaded.read:
         return loaded, None
     try:
-        return loaded, values(slice(None))
+        return loaded, values(list(loaded.read))
     except (ValueError, MemoryError):
         pass  # one by one shows which
-    parts, kept, failures = [], [], dict(loaded.failures)
-    for k, uid in enumerate(uids):
+    parts, failures = {}, dict(loaded.failures)
+    for row in loaded.read:
         try:
-            parts.append(values(slice(k, k + 1)))
-            kept.append(k)
+            parts[row] = values([row])
         except (ValueError, MemoryError) as error:
-            failures[uid] = str(error)
-    loaded = loaded._replace(
-        rows=[loaded.rows[k] for k in kept],
-        features=[loaded.features[k] for k in kept],
-        elements=[loaded.elements[k] for k in kept],
-        failures=failures,
-    )
+            failures[uids[row]] = str(error)
+    kept = {row: loaded.read[row] for row in parts}
+    loaded = loaded._replace(read=kept, failures=failures)
     if not parts:
         return loaded, None
-    names = parts[0].fields
-    fields = {name: np.concatenate([part.fields[name] for part in parts]) for name in names}
-    return loaded, Values(fields, tuple(dict.fromkeys(w for part in parts for w in part.warnings)))
+    every = list(parts.values())
+    fields = {
+        name: np.concatenate([part.fields[name] for part in every]) for name in every[0].fields
+    }
+    return loaded, Values(fields, tuple(dict.fromkeys(w for part in every for w in part.warnings)))
 
 
 # Classes whose values are stored
@@ -219,16 +208,11 @@ def choice_names(classes: str | Sequence[str], n_classes: int) -> tuple[str, ...
 
 
 def chosen_classes(names: Sequence[str], scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the class for each name, (V, K); -1 for an unknown true class.
-
-    Args:
-      names: see `choice_names`. scores: (V, C). labels: (V,), -1 if unknown.
-    """
+    """Return the class for each of K `choice_names`, (V, K), from scores (V, C) and labels (V,)."""
     ranked = np.argsort(-scores, axis=1, kind="stable")  # ties: the first class, as argmax
     columns = {"gt": labels, "pred": ranked[:, 0]}
-    return np.stack(
-        [columns[name] if name in columns else ranked[:, int(name[3:]) - 1] for name in names], 1
-    ).astype(np.int32)
+    columns |= {f"top{k + 1}": column for k, column in enumerate(ranked.T)}
+    return np.stack([columns[name] for name in names], 1).astype(np.int32)
 
 
 def select_classes(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -267,56 +251,54 @@ def _variables(task: Task, loaded: Loaded, found: Values | None) -> dict[str, np
     """Return the arrays to store for a shard, over all its rows: missing for failed videos."""
     shard, header = task.shards[loaded.shard], task.header
     n_rows, n, c = len(shard.positions), shard.n, len(header.class_names)
-    empty = {"esv": (n_rows, n, c), "scores": (n_rows, c)}
+    shapes = {"esv": (n, c), "scores": (c,)}
     if shard.extent.sampled:
-        empty["std_error"] = (n_rows, n, c)
+        shapes["std_error"] = (n, c)
     if header.marginals:
-        empty["marginals"] = (n_rows, n, n, c)
-    whole = {name: np.full(shape, np.nan, np.float32) for name, shape in empty.items()}
-    whole["failed"], whole["prediction"] = np.ones(n_rows, bool), np.full(n_rows, -1)
-    whole["n_evaluations"] = np.zeros(n_rows, int)
-    whole["exact"] = np.zeros(n_rows, bool)
-    whole["efficiency_gap"] = np.full(n_rows, np.nan)
-    whole["element_index"] = np.full((n_rows, n), -1)
+        shapes["marginals"] = (n, n, c)
+    whole = {
+        **{name: np.full((n_rows, *each), np.nan, np.float32) for name, each in shapes.items()},
+        "failed": np.ones(n_rows, bool),
+        "prediction": np.full(n_rows, -1),
+        "n_evaluations": np.zeros(n_rows, int),
+        "exact": np.zeros(n_rows, bool),
+        "efficiency_gap": np.full(n_rows, np.nan),
+        "element_index": np.full((n_rows, n), -1),
+    }
     chosen = np.full((n_rows, len(task.choices or ())), -1)
     if found is not None:
         assert shard.estimator is not None
-        rows, scores = np.array(loaded.rows), found.fields["scores"]
+        rows, scores = list(loaded.read), found.fields["scores"]
         total = found.fields["values"].sum(1, np.float64)  # zero beyond a video's length
         whole["failed"][rows] = False
         whole["prediction"][rows] = scores.argmax(1)
         whole["exact"][rows] = not shard.estimator.needs_key
         gap = abs(total - (scores.astype(np.float64) - header.prior)).max(1)
         whole["efficiency_gap"][rows] = gap
-        for row, index in zip(loaded.rows, loaded.elements, strict=True):
-            whole["element_index"][row, : len(index)] = index
-        fields = _without_padding(found.fields, np.array([len(x) for x in loaded.features]))
-        fields["esv"] = fields.pop("values")
-        if len(rows) == n_rows:
-            whole |= fields
-        else:
-            for name, array in fields.items():
-                whole[name][rows] = array
+        for row, (_, elements) in loaded.read.items():
+            whole["element_index"][row, : len(elements)] = elements
+        lengths = np.array([len(features) for features, _ in loaded.read.values()])
+        for name, array in _without_padding(found.fields, lengths).items():
+            whole["esv" if name == "values" else name][rows] = array
         if task.choices is not None:
-            labels = header.labels[shard.start : shard.start + n_rows]
-            chosen[rows] = chosen_classes(task.choices, scores, labels[rows])
+            labels = header.labels[shard.rows][rows]
+            chosen[rows] = chosen_classes(task.choices, scores, labels)
     if task.choices is not None:
         for name in {"esv", "std_error", "marginals"} & set(whole):
             whole[name] = select_classes(whole[name], chosen)
         whole["chosen"] = chosen
-    return {name: store.as_stored(name, array) for name, array in sorted(whole.items())}
+    return {name: as_stored(name, array) for name, array in sorted(whole.items())}
 
 
 def _without_padding(fields: dict[str, np.ndarray], lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the engine's arrays with NaN in extent of zero beyond each video's length."""
-    fields = dict(fields)
+    """Return the engine's arrays with NaN in place of zero beyond each video's length."""
     absent = np.arange(fields["values"].shape[1]) >= lengths[:, None]  # (V, n)
     if not absent.any():
         return fields
+    beyond = {"values": absent, "std_error": absent}
+    beyond["marginals"] = absent[:, :, None] | absent[:, None, :]
     nan = np.float32(np.nan)
-    for name in {"values", "std_error"} & set(fields):
-        fields[name] = np.where(absent[:, :, None], nan, fields[name])
-    if "marginals" in fields:
-        beyond = absent[:, :, None] | absent[:, None, :]
-        fields["marginals"] = np.where(beyond[..., None], nan, fields["marginals"])
-    return fields
+    return {
+        name: np.where(beyond[name][..., None], nan, array) if name in beyond else array
+        for name, array in fields.items()
+    }

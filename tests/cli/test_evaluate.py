@@ -4,7 +4,6 @@ import csv
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +13,8 @@ from esv_jax.cli import main
 from esv_jax.cli.evaluate import Evaluate
 from esv_jax.maps.evaluation import ClipEvaluator, make_evaluator
 from esv_jax.maps.evaluation_record import combine_scores
-from esv_jax.models.clip_model import ClipCNN, clip_model_digest
+from esv_jax.models.clip_model import clip_model_digest
+from tests.clips_for_tests import tiny_network
 
 T = 8
 METRICS = ("insertion", "deletion", "pointing", "mass", "coverage", "temporal_grounding")
@@ -24,18 +24,9 @@ SHORT = ["--methods", "gradient_x_input", "random", "--steps", "2"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A tiny network with the classes of the synthetic clips, in a file."""
-    names = ej.data.synthetic_video.SYNTHETIC_VIDEO_CLASSES
-    module = ClipCNN(n_classes=len(names), widths=(2, 2, 2, 2))
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, T, 64, 64, 3)))
-    rng = np.random.default_rng(1)
-    variables = jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), shapes
-    )
-    settings = {"n_classes": len(names), "widths": [2, 2, 2, 2]}
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    return ej.models.save_clip_model(
-        path, ej.models.ClipModel("clip_cnn", settings, variables, names, T)
-    )
+    names = ej.data.synthetic_video.SYNTHETIC_VIDEO_CLASSES
+    return ej.models.save_clip_model(path, tiny_network(names))
 
 
 def run(model, out, *options, data=()):

@@ -12,6 +12,7 @@ import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.cli.explain import MethodName
 from esv_jax.maps import ELEMENT_METHODS, element_values
+from esv_jax.results.browser import Browser
 from tests.games_for_tests import as_float32, random_heads
 
 N, D, C = 5, 3, 4
@@ -85,7 +86,7 @@ def stored(model, game, xs, tmp_path):
 def test_method_values_round_trip_through_files(stored):
     path, methods = stored
     with ej.results.open(path) as dataset:
-        browser = ej.results.tables.Browser(dataset)
+        browser = Browser(dataset)
         assert browser.methods == tuple(methods)
         for k, uid in enumerate("xyz"):
             back = browser.method_values(uid)
@@ -102,7 +103,7 @@ def test_results_without_method_values_are_refused(model, game, xs, tmp_path):
     record = ej.explain(game, xs[0], prior=model.prior)
     path = ej.results.save(tmp_path / "r.nc", [record], uids=["x"])
     with ej.results.open(path) as dataset:
-        browser = ej.results.tables.Browser(dataset)
+        browser = Browser(dataset)
         assert browser.methods == () and browser.method_values("x") == {}
 
 
@@ -131,7 +132,7 @@ def test_the_command_stores_method_values(model, game, xs, tmp_path, capsys):
     words += ["--figures", "0", "--out", str(tmp_path / "r")]
     assert main([*words, "--methods", "grad_cam", "leave_one_out"]) == 0
     with ej.results.open(tmp_path / "r") as dataset:
-        browser = ej.results.tables.Browser(dataset)
+        browser = Browser(dataset)
         assert browser.methods == ("grad_cam", "leave_one_out")
         for x, uid in zip(xs, browser.find(), strict=True):
             expected = element_values(browser.methods, game, x, prior=model.prior)

@@ -3,15 +3,14 @@
 import csv
 import re
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.cli.options import file_name
-from esv_jax.models.clip_model import ClipCNN
-from tests.conftest import drawn_variables
+from esv_jax.results.volumes import open_volumes
+from tests.clips_for_tests import tiny_network
 from tests.games_for_tests import as_float32, random_heads
 
 LONG = ("a" * 299 + "b", "a" * 300, "ვიდეო" * 60, "ვიდეო 1" * 20)  # letters of three bytes
@@ -41,11 +40,7 @@ def clips(tmp_path_factory):
     with open(folder / "list.csv", "w", encoding="utf-8", newline="") as file:
         rows = [(path.name, uid) for path, uid in zip(paths, LONG[1:3], strict=True)]
         csv.writer(file).writerows([("path", "uid"), *rows])
-    module = ClipCNN(n_classes=3, widths=(2, 2, 2, 2))
-    variables = drawn_variables(module, jnp.zeros((1, 8, 64, 64, 3)), seed=1)
-    settings = {"n_classes": 3, "widths": [2, 2, 2, 2]}
-    model = ej.models.ClipModel("clip_cnn", settings, variables, ("left", "right", "up"), 8)
-    ej.models.save_clip_model(folder / "m.safetensors", model)
+    ej.models.save_clip_model(folder / "m.safetensors", tiny_network(("left", "right", "up")))
     return folder
 
 
@@ -93,7 +88,7 @@ def test_relevance_and_perturb(clips, tmp_path, capsys):
     ends = (".nc", "_strip.png", "_overlay.gif")
     written = {path.name for path in out.iterdir()}
     assert written == {name + end for name in names for end in ends} | {"relevance.csv"}
-    with ej.results.open_volumes(out / f"{names[0]}.nc") as volumes:
+    with open_volumes(out / f"{names[0]}.nc") as volumes:
         assert volumes.attrs["uid"] == LONG[1]
     assert main(["relevance", *data, "--out", str(out)]) == 2
     assert "Add --overwrite" in capsys.readouterr().err

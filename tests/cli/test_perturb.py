@@ -12,9 +12,10 @@ import pytest
 import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.maps.networks import probabilities
-from esv_jax.models.clip_model import ClipCNN, clip_model_digest
+from esv_jax.models.clip_model import clip_model_digest
 from esv_jax.perturbation import Core, Masking, perturb, pyramid
-from tests.conftest import drawn_variables
+from esv_jax.results.volumes import open_volumes
+from tests.clips_for_tests import tiny_network
 
 pytest.importorskip("av", reason="needs the video extra")
 
@@ -31,11 +32,7 @@ def folder(tmp_path_factory):
     content = (folder / "a.mp4").read_bytes()
     (folder / "broken.mp4").write_bytes(content[: len(content) // 2])
     ej.data.write_video(folder / "few.mp4", list(made.clips[0][:5]), 12)
-    module = ClipCNN(n_classes=3, widths=(2, 2, 2, 2))
-    variables = drawn_variables(module, jnp.zeros((1, T, 64, 64, 3)), seed=1)
-    settings = {"n_classes": 3, "widths": [2, 2, 2, 2]}
-    model = ej.models.ClipModel("clip_cnn", settings, variables, ("left", "right", "up"), T)
-    ej.models.save_clip_model(folder / "m.safetensors", model)
+    ej.models.save_clip_model(folder / "m.safetensors", tiny_network(("left", "right", "up")))
     return folder
 
 
@@ -97,7 +94,7 @@ def test_files_hold_the_results_of_step(folder, run):
         assert "dropout" not in options
         key = ej.video_key(jax.random.key(0), name)
         assert jax.random.key_data(options["key"]).tolist() == jax.random.key_data(key).tolist()
-        with ej.results.open_volumes(out / f"{name}.nc") as dataset:
+        with open_volumes(out / f"{name}.nc") as dataset:
             assert list(dataset.part.values) == ["saliency", "area 0.1", "area 0.3"]
             assert dataset.attrs["title"] == "Masks of a clip"
             assert dataset.relevance.attrs["long_name"].startswith("mask of a pixel")
@@ -193,7 +190,7 @@ def test_deletion_shows_the_clip_without_the_mask(folder, tmp_path, spy, run, ca
     wanted = model.pictures(perturb(pyramid(clip, "fade"), 1 - found.masks[0]))
     shown = ej.data.decode_frames(tmp_path / "a_perturbed.gif", n=None)[:, 2::4, 2:256:4]
     assert np.abs(shown.astype(int) - wanted).mean() < 10  # a GIF has 256 colours
-    with ej.results.open_volumes(tmp_path / "a.nc") as dataset:
+    with open_volumes(tmp_path / "a.nc") as dataset:
         assert dataset.attrs["mode"] == "delete"
     printed = capsys.readouterr().out
     assert "Masks (delete)" in printed and "left" in printed and "kept" not in printed
@@ -236,7 +233,7 @@ def test_a_failed_mask_is_stored_and_reported(folder, tmp_path, spy, run, capsys
     (line,) = (line for line in printed.err.splitlines() if line.startswith("esv-jax:"))
     assert "a.mp4, area 0.3: the energy was not finite at iteration 2" in line
     assert "Masks of 1 videos" in printed.out
-    with ej.results.open_volumes(tmp_path / "a.nc") as dataset:
+    with open_volumes(tmp_path / "a.nc") as dataset:
         np.testing.assert_array_equal(dataset.relevance[1:], found.masks)
         np.testing.assert_array_equal(dataset.attrs["failed_at"], [-1, 2])
         assert np.isnan(dataset.attrs["energies"][1])

@@ -11,8 +11,9 @@ import pytest
 import esv_jax as ej
 from esv_jax import relevance as rules
 from esv_jax.cli import main
-from esv_jax.models.clip_model import ClipCNN, clip_model_digest
-from tests.conftest import drawn_variables
+from esv_jax.models.clip_model import clip_model_digest
+from esv_jax.results.volumes import open_volumes
+from tests.clips_for_tests import tiny_network
 
 pytest.importorskip("av", reason="needs the video extra")
 
@@ -59,7 +60,7 @@ def test_files_hold_the_results_of_the_functions(videos, tmp_path, capsys, metho
     else:
         wanted = {"relevance": whole}
     uid = paths[0].stem
-    with ej.results.open_volumes(tmp_path / f"{uid}.nc") as dataset:
+    with open_volumes(tmp_path / f"{uid}.nc") as dataset:
         assert list(dataset.part.values) == list(wanted)
         np.testing.assert_array_equal(dataset.frame_index, index)
         for name, volume in wanted.items():
@@ -96,17 +97,13 @@ def test_a_failing_video_does_not_stop_the_others(videos, tmp_path, capsys):
     assert "few.mp4: expected at least 16 frames, for the network, got 9" in errors[1]
     assert "Relevance of 2 videos" in printed.out
     for path in paths:
-        with ej.results.open_volumes(tmp_path / f"{path.stem}.nc") as dataset:
+        with open_volumes(tmp_path / f"{path.stem}.nc") as dataset:
             assert dataset.attrs["class_name"] == "covering"
 
 
 def test_other_models_and_names(videos, tmp_path):
     _, paths = videos
-    module = ClipCNN(n_classes=2, widths=(2, 2, 2, 2))
-    variables = drawn_variables(module, jnp.zeros((1, 8, 64, 64, 3)))
-    model = ej.models.ClipModel(
-        "clip_cnn", {"n_classes": 2, "widths": [2, 2, 2, 2]}, variables, ("a", "b"), 8
-    )
+    model = tiny_network(("a", "b"), seed=0)
     path = ej.models.save_clip_model(tmp_path / "m.safetensors", model)
     classes = tmp_path / "classes.csv"
     classes.write_text("name,id\nleft,0\nright,1\n")
@@ -114,13 +111,13 @@ def test_other_models_and_names(videos, tmp_path):
     out = tmp_path / "out"
     args = ["relevance", str(paths[1]), *options, "--overlay", "none", "--out", str(out)]
     assert main(args) == 0
-    with ej.results.open_volumes(out / f"{paths[1].stem}.nc") as dataset:
+    with open_volumes(out / f"{paths[1].stem}.nc") as dataset:
         assert dataset.attrs["class_name"] == "right" and dataset.sizes["frame"] == 8
     assert main(args) == 2  # nothing is replaced unasked
     assert main([*args, "--overwrite", "--composite", "cplrp"]) == 0
     clip = model.prepare(ej.data.decode_frames(paths[1], indices=ej.data.segment_centres(20, 8)))
     found = rules.lrp(model.logits, clip, 1, composite=rules.preset("cplrp", *model.bounds))
-    with ej.results.open_volumes(out / f"{paths[1].stem}.nc") as dataset:
+    with open_volumes(out / f"{paths[1].stem}.nc") as dataset:
         np.testing.assert_allclose(dataset.relevance[0], found.sum(-1), rtol=1e-3, atol=1e-5)
 
 
@@ -157,7 +154,7 @@ def test_volumes_are_checked(tmp_path, rng):
     volume = rng.normal(size=(3, 4, 5)).astype(np.float32)
     save = ej.results.volumes.save_volumes
     assert save(path, {"a": volume}, settings={"k": 1}, uid="clip") == path
-    with ej.results.open_volumes(path) as dataset:
+    with open_volumes(path) as dataset:
         np.testing.assert_array_equal(dataset.relevance.sel(part="a"), volume)
         np.testing.assert_array_equal(dataset.frame_index, [0, 1, 2])
         assert dataset.attrs["uid"] == "clip"
@@ -176,4 +173,4 @@ def test_volumes_are_checked(tmp_path, rng):
     with pytest.raises(ValueError, match=r"a file written by results\.save "):
         ej.results.open(path)
     with pytest.raises(ValueError, match=r"a file written by results\.save_volumes .* no such"):
-        ej.results.open_volumes(tmp_path / "absent.nc")
+        open_volumes(tmp_path / "absent.nc")

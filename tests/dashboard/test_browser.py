@@ -15,6 +15,7 @@ import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.display import number
 from esv_jax.report.cards import element_texts, make_card
+from esv_jax.results.browser import Browser
 from esv_jax.svg import bar_paths
 from experiments.browsing import dashboard, open_browser
 from tests.browser_for_tests import Watched, expect_browser
@@ -47,7 +48,7 @@ def stored(demo):
     with contextlib.ExitStack() as stack:
         places = {4: demo / "4-frames", 8: demo, 16: demo / "16-frames"}
         opened = {n: stack.enter_context(ej.results.open(place)) for n, place in places.items()}
-        yield {n: ej.results.tables.Browser(dataset) for n, dataset in opened.items()}
+        yield {n: Browser(dataset) for n, dataset in opened.items()}
 
 
 @pytest.fixture(scope="module")

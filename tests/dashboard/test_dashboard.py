@@ -32,6 +32,8 @@ from esv_jax.dashboard.sources import (
     pick,
 )
 from esv_jax.dashboard.views import SHOWN
+from esv_jax.results.browser import SORTS as STORED_SORTS
+from esv_jax.results.browser import Browser
 from experiments.attack.server import callback_bodies, malformed
 from experiments.browsing import dashboard as run_dashboard
 from tests.sweeps_for_tests import LENGTHS, N_CLASSES, run_sweep, write_set
@@ -54,7 +56,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser(folder):
     with ej.results.open(folder / "out") as dataset:
-        yield ej.results.tables.Browser(dataset)
+        yield Browser(dataset)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,7 @@ def test_malformed_parts_become_the_default(query):
 
 def test_the_default_state_is_an_empty_query():
     assert format_query(State()) == ""
-    assert ej.results.tables.SORTS == SORTS
+    assert STORED_SORTS == SORTS
 
 
 # Figures
@@ -366,7 +368,7 @@ def test_notes_explain_what_is_not_shown(pages, folder):
 
 def test_results_without_videos(folder):
     with ej.results.open(folder / "out") as dataset:
-        empty = ej.results.tables.Browser(dataset.isel(video=slice(0)))
+        empty = Browser(dataset.isel(video=slice(0)))
         bare = Pages(open_sources(empty), Media({}))
         assert "hold no videos" in text_of(bare.matches(""))
         assert "hold no videos" in text_of(bare.overview("?page=overview"))
@@ -377,7 +379,7 @@ def test_results_without_videos(folder):
 def test_other_methods_where_the_results_hold_them(folder):
     with ej.results.open(folder / "three") as dataset:
         doubled = (dataset["esv"] * 2).assign_attrs(other_method="of_gradients")
-        other = ej.results.tables.Browser(dataset.assign(of_gradients=doubled))
+        other = Browser(dataset.assign(of_gradients=doubled))
         alone = Pages(open_sources(other), Media({}))
         own = np.asarray(other.attribution("video-3").values)
         query = "?uid=video-3&classes=1&methods=of_gradients,nothing&a=1&b=0"

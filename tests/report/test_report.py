@@ -24,6 +24,7 @@ from esv_jax.display import UNKNOWN, element_text, number
 from esv_jax.report import write_report
 from esv_jax.report.cards import labelled
 from esv_jax.report.page import json_block
+from esv_jax.results.browser import Browser
 from tests.sweeps_for_tests import LENGTHS, run_sweep, write_set
 
 NAMES = ("</script><script>alert(1)</script>", "plain", "quote \" & ' <b>", "two\nlines", "e", "f")
@@ -393,7 +394,7 @@ def test_limits_filters_and_order(saved, tmp_path):
     assert uids(sort="length", descending=True, limit=2) == ["</script>", "clip-e"]
     assert uids(uids=["clip-e", "clip-a"], sort="uid") == ["clip-a", "clip-e"]
     with ej.results.open(saved) as dataset:
-        browser = ej.results.tables.Browser(dataset)
+        browser = Browser(dataset)
         for sort in ("file", "uid", "evidence", "score", "gap", "length"):
             assert uids(sort=sort) == browser.find(sort=sort)
         for correct in (True, False):

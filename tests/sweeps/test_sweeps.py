@@ -15,8 +15,9 @@ from hypothesis import given, settings
 import esv_jax as ej
 from esv_jax import files
 from esv_jax.results import store
+from esv_jax.results.browser import Browser
 from esv_jax.sweeps import engine as engines
-from esv_jax.sweeps.planning import bucket_ends, make_shards, share_of_host
+from esv_jax.sweeps.planning import Job, bucket_ends, make_shards, share_of_host
 from esv_jax.sweeps.shards import choice_names, chosen_classes, select_classes
 from tests.sweeps_for_tests import (
     LENGTHS,
@@ -206,20 +207,22 @@ def test_buckets_are_the_fewest_that_waste_little(lengths, most):
         assert waste(ends) <= 0.2 + 1e-12
 
 
+def job_of_lengths():
+    """A job without data, to plan for any lengths."""
+    model = make_model()
+    names, prior = model.class_names, model.prior
+    return Job(None, np.arange(0), ej.MultiScale(model.heads), prior, names, "", (WIDTH,))
+
+
 def test_shards_hold_every_video_once():
     lengths = np.array([5, 0, 3, 30, 5, 41, 30, 7])
-    game = ej.MultiScale(make_model().heads)
 
     def choose(n):
         if n == 7:
             raise ValueError("seven: expected another number, got 7.")
         return ej.Exact() if n < 20 else ej.Constructive(4, 2)
 
-    def shape_of(n):
-        return jax.ShapeDtypeStruct((n, WIDTH), np.float32)
-
-    sizes = {"n_classes": N_CLASSES, "n_values": N_CLASSES, "shard_size": 1}
-    shards = make_shards(lengths, choose, game, shape_of, **sizes)
+    shards = make_shards(job_of_lengths(), lengths, choose, N_CLASSES, shard_size=1)
     assert sorted(np.concatenate([shard.positions for shard in shards])) == list(range(8))
     assert [shard.start for shard in shards] == list(range(8))
     for shard in shards:
@@ -237,16 +240,10 @@ def test_shards_hold_every_video_once():
 
 def test_default_shards_hold_what_half_a_minute_explains():
     """Whole blocks, bounded by cost and by size."""
-    game = ej.MultiScale(make_model().heads)
-
-    def shape_of(n):
-        return jax.ShapeDtypeStruct((n, WIDTH), np.float32)
-
-    sizes = {"n_classes": N_CLASSES, "n_values": N_CLASSES}
-    shards = make_shards(np.full(3000, 4), lambda n: ej.Exact(), game, shape_of, **sizes)
+    job, lengths = job_of_lengths(), np.full(3000, 4)
+    shards = make_shards(job, lengths, lambda n: ej.Exact(), N_CLASSES)
     assert [len(shard.positions) for shard in shards] == [1024, 1024, 952]
-    wide = sizes | {"n_values": 40_000}
-    shards = make_shards(np.full(3000, 4), lambda n: ej.Exact(), game, shape_of, **wide)
+    shards = make_shards(job, lengths, lambda n: ej.Exact(), n_values=40_000)
     assert {len(shard.positions) for shard in shards[:-1]} == {96}
 
 
@@ -376,7 +373,7 @@ def test_videos_are_found_and_sorted(swept):
     folder, _ = swept
     run_sweep(folder, "browsed", min_elements=3)
     with ej.results.open(folder / "browsed") as dataset:
-        browser = ej.results.tables.Browser(dataset)
+        browser = Browser(dataset)
         every = [browser.row(uid) for uid in browser.find()]
         assert [row.uid for row in every] == dataset["video"].values.tolist()
         assert len(browser) == len(LENGTHS)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from esv_jax.attribution import Attribution
-from esv_jax.cli.explain_output import Explained, choose
+from esv_jax.cli.explain_output import Explanation, choose
 
 NAMES = ("still", "walk", "run")
 VALUES = np.array([[0.1, 0.2, -0.3], [0.25, 0.0, -0.25]], np.float32)
@@ -15,7 +15,7 @@ SCORES = PRIOR + VALUES.sum(0)  # the first is highest
 
 def found(label):
     att = Attribution(jnp.asarray(VALUES), jnp.asarray(SCORES), jnp.asarray(PRIOR), exact=True)
-    return Explained("a", label, None, att, np.array([3, 9]), {})
+    return Explanation("a", label, None, att, np.array([3, 9]), {})
 
 
 @pytest.mark.parametrize(
