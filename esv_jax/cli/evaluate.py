@@ -31,6 +31,8 @@ from esv_jax.maps.evaluation_record import (
     EvaluationSummary,
     combine_scores,
 )
+from esv_jax.maps.map_metrics import METRICS as ALL_METRICS
+from esv_jax.maps.methods import METHODS as ALL_METHODS
 from esv_jax.maps.networks import probabilities
 from esv_jax.models.clip_model import clip_model_digest
 from esv_jax.results.layout import provenance
@@ -105,7 +107,7 @@ class Evaluate(ClipOptions):
         expect_int("seed", self.seed, 0)
         evaluator = make_evaluator(
             model,
-            methods=tuple(maps.METHODS) if self.methods == ("all",) else self.methods,
+            methods=tuple(ALL_METHODS) if self.methods == ("all",) else self.methods,
             metrics=self._metrics(),
             settings=maps.MapSettings(iterations=self.iterations),
             steps=self.steps,
@@ -143,7 +145,7 @@ class Evaluate(ClipOptions):
     def _metrics(self) -> tuple[str, ...]:
         """Return the chosen metrics, those of evidence only where it is known."""
         synthetic = self.data == SYNTHETIC
-        kinds = {name: metric.takes for name, metric in maps.METRICS.items()}
+        kinds = {name: metric.takes for name, metric in ALL_METRICS.items()}
         known = [name for name in kinds if synthetic or not kinds[name].startswith("evidence")]
         if self.metrics == ("all",):
             return tuple(known)

@@ -12,7 +12,6 @@ compiled: wrap a call in `jax.jit`; batch inputs, targets, baselines or keys wit
 
 from esv_jax.gradients.cam import grad_cam, grad_cam_at
 from esv_jax.gradients.input_gradients import (
-    completeness_gap,
     gradient,
     gradient_x_input,
     integrated_gradients,
@@ -22,7 +21,6 @@ from esv_jax.gradients.input_gradients import (
 from esv_jax.gradients.score_function import score_function
 
 __all__ = [
-    "completeness_gap",
     "grad_cam",
     "grad_cam_at",
     "gradient",

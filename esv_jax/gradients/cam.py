@@ -10,7 +10,7 @@ omit it because frames can count against a class; so do these functions by defau
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, get_args
 
 import chex
 import flax.linen as nn
@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 from esv_jax.checks import (
     ScoresOf,
     class_scores,
+    expect,
     expect_choice,
     expect_int,
     message,
@@ -42,7 +43,6 @@ from esv_jax.gradients.derivatives import (
 )
 
 Over = Literal["sequence", "element"]
-Interceptor: TypeAlias = Callable[..., Any]
 
 
 def grad_cam(
@@ -71,8 +71,7 @@ def grad_cam(
     """
     expect_choice("over", over, get_args(Over))
     fn, x, weights = prepare(fn, x, target)
-    if x.ndim < 2:
-        raise ValueError(message("x", "shape (n, ..., D)", x.shape))
+    expect(x.ndim >= 2, "x", "shape (n, ..., D)", x.shape)
     found = _map(x, weighted_gradient(fn, x, weights), weights, over, relu)
     return expect_finite_result("grad_cam", found)
 
@@ -115,13 +114,18 @@ def grad_cam_at(
       or has no channels; and as `grad_cam`.
     Cost: a forward pass and a backward pass, to the layer, per class.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(message("model", "a Linen module", type(model).__name__))
+    kind = type(model).__name__
+    expect(isinstance(model, nn.Module), "model", "a Linen module", kind, kind=TypeError)
     expect_choice("over", over, get_args(Over))
     x = expect_input(x)
     variables = {name: value for name, value in variables.items() if name != "intermediates"}
     calls: dict[str, list[jax.ShapeDtypeStruct]] = {}
-    with nn.intercept_methods(_record_outputs(calls)):
+
+    def record(path: str, out: Array) -> Array:
+        calls.setdefault(path, []).append(jax.ShapeDtypeStruct(out.shape, out.dtype))
+        return out
+
+    with nn.intercept_methods(_on_outputs(record)):
         jax.eval_shape(lambda: model.apply(variables, x, **kwargs))
     path = _find_path(layer, calls)
     index = _find_call(layer, calls[path], call)
@@ -129,7 +133,14 @@ def grad_cam_at(
 
     def scores_and_output(added: Array) -> tuple[Array, Array]:
         """Scores with an array added to the output of the layer, and that output."""
-        with nn.intercept_methods(_add_to_output(path, index, added)):
+        n_calls = 0
+
+        def add(own: str, out: Array) -> Array:
+            nonlocal n_calls
+            n_calls += own == path
+            return out + added if own == path and n_calls == index + 1 else out
+
+        with nn.intercept_methods(_on_outputs(add)):
             out, state = model.apply(
                 variables,
                 x,
@@ -138,9 +149,9 @@ def grad_cam_at(
                 **kwargs,
             )
         kept = traverse_util.flatten_dict(state.get("intermediates", {}), sep="/").get(path, ())
-        if len(kept) <= index or kept[index].shape != shape.shape:
-            got, way_out = f"{layer!r}, in a loop", "Take a layer outside of the loop."
-            raise ValueError(message("layer", "a layer that runs once per call", got, way_out))
+        once = len(kept) > index and kept[index].shape == shape.shape
+        got, way_out = f"{layer!r}, in a loop", "Take a layer outside of the loop."
+        expect(once, "layer", "a layer that runs once per call", got, way_out)
         return class_scores(out if head is None else head(out)), kept[index]
 
     zero = jnp.zeros(shape.shape, shape.dtype)
@@ -169,38 +180,20 @@ def _name(module: nn.Module, method: str) -> str:
     return "/".join((*path, method))
 
 
-def _record_outputs(calls: dict[str, list[jax.ShapeDtypeStruct]]) -> Interceptor:
-    """Record the shape of every output that is an array, by method."""
+def _on_outputs(change: Callable[[str, Array], Array]) -> Callable[..., Any]:
+    """An interceptor that changes every output that is an array, given its method."""
 
     def interceptor(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
         out = method(*args, **kwargs)
-        if isinstance(out, Array):
-            name = _name(context.module, context.method_name)
-            calls.setdefault(name, []).append(jax.ShapeDtypeStruct(out.shape, out.dtype))
-        return out
-
-    return interceptor
-
-
-def _add_to_output(path: str, index: int, added: Array) -> Interceptor:
-    """Add an array to the output of one call of one method."""
-    n_calls = 0
-
-    def interceptor(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        nonlocal n_calls
-        out = method(*args, **kwargs)
-        if not isinstance(out, Array) or _name(context.module, context.method_name) != path:
-            return out
-        n_calls += 1
-        return out + added if n_calls == index + 1 else out
+        own = _name(context.module, context.method_name)
+        return change(own, out) if isinstance(out, Array) else out
 
     return interceptor
 
 
 def _find_path(layer: str, calls: Mapping[str, object]) -> str:
     """The path of the method that a layer's name refers to."""
-    if not isinstance(layer, str):
-        raise TypeError(message("layer", "a name", type(layer).__name__))
+    expect(isinstance(layer, str), "layer", "a name", type(layer).__name__, kind=TypeError)
     for path in (f"{layer}/__call__", layer):
         if path in calls:
             return path
@@ -212,15 +205,12 @@ def _find_path(layer: str, calls: Mapping[str, object]) -> str:
 def _find_call(layer: str, outputs: Sequence[jax.ShapeDtypeStruct], call: int | None) -> int:
     """The index of a call of a layer; refuses ambiguity, and outputs without positions."""
     n_calls = len(outputs)
-    if call is None and n_calls > 1:
-        got, way_out = f"{layer!r}, called {n_calls} times", f"Give call, 0 to {n_calls - 1}."
-        raise ValueError(message("layer", "one call", got, way_out))
+    got, way_out = f"{layer!r}, called {n_calls} times", f"Give call, 0 to {n_calls - 1}."
+    expect(n_calls == 1 or call is not None, "layer", "one call", got, way_out)
     call = expect_int("call", 0 if call is None else call, 0)
-    if call >= n_calls:
-        raise ValueError(message("call", f"a call in 0..{n_calls - 1}", call))
-    output = outputs[call]
-    if not jnp.issubdtype(output.dtype, jnp.floating):
-        raise TypeError(message("layer", "a floating-point output", f"dtype {output.dtype}"))
-    if len(output.shape) < 2:
-        raise ValueError(message("layer", "an output of shape (n, ..., D)", output.shape))
+    expect(call < n_calls, "call", f"a call in 0..{n_calls - 1}", call)
+    dtype, shape = outputs[call].dtype, outputs[call].shape
+    is_floating = bool(jnp.issubdtype(dtype, jnp.floating))
+    expect(is_floating, "layer", "a floating-point output", f"dtype {dtype}", kind=TypeError)
+    expect(len(shape) >= 2, "layer", "an output of shape (n, ..., D)", shape)
     return call

@@ -13,11 +13,11 @@ from jax.typing import ArrayLike
 
 from esv_jax.checks import (
     ScoresOf,
+    expect,
     expect_classes,
     expect_finite,
     expect_floating,
     expect_int,
-    message,
     wider,
 )
 
@@ -33,8 +33,7 @@ _GRADIENTS_AT_ONCE = 2**24  # numbers in the gradients of one batch
 def expect_input(x: ArrayLike) -> Array:
     """Return x as a floating-point array; refuse integers, empty arrays, NaN and infinity."""
     x = expect_floating("x", x, "Convert it, e.g. frames.astype(jnp.float32).")
-    if x.size == 0:
-        raise ValueError(message("x", "at least one number", f"shape {x.shape}"))
+    expect(x.size > 0, "x", "at least one number", f"shape {x.shape}")
     expect_finite("x", x)
     return x
 
@@ -44,10 +43,8 @@ def expect_scores(fn: ScoreFunction, x: Array) -> jax.ShapeDtypeStruct:
     run = ScoresOf(fn).fn
 
     def scores(x: Array) -> Array:
-        out = run(x)
-        if not hasattr(out, "shape"):
-            way_out = "Return its logits alone."
-            raise ValueError(message("fn", "scores of shape (C,)", type(out).__name__, way_out))
+        out, way_out = run(x), "Return its logits alone."
+        expect(hasattr(out, "shape"), "fn", "scores of shape (C,)", type(out).__name__, way_out)
         return out
 
     return ScoresOf(scores).traced(x)
@@ -56,19 +53,14 @@ def expect_scores(fn: ScoreFunction, x: Array) -> jax.ShapeDtypeStruct:
 def class_weights(target: Target, scores: jax.ShapeDtypeStruct) -> Array:
     """One-hot rows that select the target classes: (C,) for one class, (K, C) for K classes.
 
-    Args:
-      target: see `Target`. A traced class cannot be refused: where it is out of range, the row
-        is NaN.
-      scores: of shape (C,).
+    A traced class cannot be refused: where it is out of range, the row is NaN.
     """
     (c,), dtype = scores.shape, scores.dtype
     if target is None:
         return jnp.eye(c, dtype=dtype)
-    classes = jnp.asarray(
-        expect_classes("target", target, c, "a class, classes or None", "classes")
-    )
-    if classes.ndim > 1:
-        raise ValueError(message("target", "one class or shape (K,)", f"shape {classes.shape}"))
+    known = expect_classes("target", target, c, "a class, classes or None", "classes")
+    classes = jnp.asarray(known)
+    expect(classes.ndim <= 1, "target", "one class or shape (K,)", f"shape {classes.shape}")
     rows = jax.nn.one_hot(classes, c, dtype=dtype)
     is_class = (classes >= 0) & (classes < c)
     return jnp.where(is_class[..., None], rows, jnp.nan)
@@ -119,11 +111,8 @@ def summed_gradients(
     """sum over k of shares[k] * `weighted_gradient` at make_input(points[k]), float32 at least.
 
     Args:
-      points: (S,) numbers or keys. shares: (S,).
-      make_input: a point -> an input like x.
-      batch_size: inputs per batch. Default: 2**20 numbers of inputs or 2**24 numbers of
-        gradients, at least one input.
-    Cost: S forward and S (times K classes) backward passes; memory for one batch.
+      points: (S,) numbers or keys. shares: (S,). make_input: a point -> an input like x.
+      batch_size: inputs per batch; default 2**20 numbers of inputs or 2**24 of gradients.
     """
     n_points = len(shares)
     if batch_size is None:

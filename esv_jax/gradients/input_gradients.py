@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from esv_jax.checks import (
+    expect,
     expect_choice,
     expect_finite,
     expect_floating,
@@ -110,8 +111,8 @@ def smooth_grad(
     fn, x, weights = prepare(fn, x, target)
     key, samples = expect_key("key", key), expect_int("samples", samples, 1)
     spread = _like_input("sigma", sigma, x)
-    if is_concrete(spread) and float(spread.min()) < 0:
-        raise ValueError(message("sigma", "standard deviations >= 0", float(spread.min())))
+    valid = not is_concrete(spread) or bool(spread.min() >= 0)
+    expect(valid, "sigma", "standard deviations >= 0", spread.min())
 
     def noisy(noise_key: Array) -> Array:
         return x + spread * jax.random.normal(noise_key, x.shape, x.dtype)
@@ -157,7 +158,7 @@ def integrated_gradients(
     """
     points, shares = integration_rule(rule, steps) if isinstance(rule, str) else _check_nodes(rule)
     fn, x, weights = prepare(fn, x, target)
-    start = _baseline(baseline, x)
+    start = _like_input("baseline", 0 if baseline is None else baseline, x)
     change = x - start
 
     def between(t: Array) -> Array:
@@ -180,25 +181,16 @@ def completeness_gap(
 ) -> Array:
     """Change of the score that attributions do not account for: F(x) - F(baseline) - their sum.
 
-    It measures the error of the integral in `integrated_gradients`. Other libraries report its
-    negative.
-
-    Args:
-      fn, x, target, baseline: as for `integrated_gradients`.
-      attributions: its result: like x for one class, else with the classes as a last axis.
-    Returns:
-      () for one class, else (K,) or (C,), in units of the score.
-    Raises:
-      As `integrated_gradients`; ValueError: attributions of another shape, scores that are not
-      finite.
+    It measures the error of the integral in `integrated_gradients`, whose result and arguments it
+    takes. Other libraries report its negative. Returns () for one class, else (K,) or (C,).
     Cost: two forward passes.
     """
     fn, x, weights = prepare(fn, x, target)
     attributions = expect_floating("attributions", attributions)
     shape = (*x.shape, *weights.shape[:-1])
-    if attributions.shape != shape:
-        raise ValueError(message("attributions", f"shape {shape}", attributions.shape))
-    change = jnp.matmul(weights, fn(x) - fn(_baseline(baseline, x)), precision="highest")
+    expect(attributions.shape == shape, "attributions", f"shape {shape}", attributions.shape)
+    start = _like_input("baseline", 0 if baseline is None else baseline, x)
+    change = jnp.matmul(weights, fn(x) - fn(start), precision="highest")
     dtype = wider(change.dtype, attributions.dtype)
     gap = change.astype(dtype) - attributions.astype(dtype).sum(tuple(range(x.ndim)))
     expect_finite("completeness_gap", gap, "Scores of x and of the baseline must be.")
@@ -259,16 +251,15 @@ def per_element(
     """
     attributions = expect_floating("attributions", attributions)
     expect_choice("how", how, get_args(Reduction))
-    if class_axis is not None and not isinstance(class_axis, bool):
-        raise TypeError(message("class_axis", "True, False or None", type(class_axis).__name__))
+    is_bool = class_axis is None or isinstance(class_axis, bool)
+    kind = type(class_axis).__name__
+    expect(is_bool, "class_axis", "True, False or None", kind, kind=TypeError)
     shape, n_axes = attributions.shape, attributions.ndim
-    if n_axes < (2 if class_axis else 1):
-        letters = "(n, ..., K)" if class_axis else "(n, ...)"
-        raise ValueError(message("attributions", f"shape {letters}", shape))
-    if n_axes > 2 and class_axis is None:
-        expected = f"True or False for attributions of shape {shape}"
-        way_out = "True if the last axis counts classes (target None or a list), else False."
-        raise ValueError(message("class_axis", expected, "None", way_out))
+    letters = "(n, ..., K)" if class_axis else "(n, ...)"
+    expect(n_axes >= (2 if class_axis else 1), "attributions", f"shape {letters}", shape)
+    way_out = "True if the last axis counts classes (target None or a list), else False."
+    expected = f"True or False for attributions of shape {shape}"
+    expect(n_axes <= 2 or class_axis is not None, "class_axis", expected, "None", way_out)
     rest = tuple(range(1, n_axes - bool(class_axis)))
     return attributions.mean(rest) if how == "mean" else attributions.sum(rest)
 
@@ -283,19 +274,14 @@ def _float32_line(first: float, last: float, steps: int) -> np.ndarray:
 
 
 def _check_nodes(rule: Nodes) -> tuple[np.ndarray, np.ndarray]:
-    if not (isinstance(rule, tuple) and len(rule) == 2):
-        got = type(rule).__name__
-        raise TypeError(message("rule", "a name or a pair (points, weights)", got))
+    is_pair, kind = isinstance(rule, tuple) and len(rule) == 2, type(rule).__name__
+    expect(is_pair, "rule", "a name or a pair (points, weights)", kind, kind=TypeError)
     points, weights = (np.asarray(part, np.float64) for part in rule)
-    if points.ndim != 1 or points.size == 0 or points.shape != weights.shape:
-        got = f"{points.shape}, {weights.shape}"
-        raise ValueError(message("rule", "points and weights of one shape (steps,)", got))
+    fits = points.ndim == 1 and points.size > 0 and points.shape == weights.shape
+    got = f"{points.shape}, {weights.shape}"
+    expect(fits, "rule", "points and weights of one shape (steps,)", got)
     expect_finite("rule", (points, weights))
     return points, weights
-
-
-def _baseline(baseline: ArrayLike | None, x: Array) -> Array:
-    return jnp.zeros_like(x) if baseline is None else _like_input("baseline", baseline, x)
 
 
 def _like_input(name: str, value: ArrayLike, x: Array) -> Array:
@@ -305,11 +291,7 @@ def _like_input(name: str, value: ArrayLike, x: Array) -> Array:
     array = expect_floating(name, value)
     expect_finite(name, array)
     try:
-        fits = np.broadcast_shapes(array.shape, x.shape) == x.shape
+        return jnp.broadcast_to(array.astype(x.dtype), x.shape)
     except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            message(name, f"a shape that broadcasts to that of x, {x.shape}", array.shape)
-        )
-    return jnp.broadcast_to(array.astype(x.dtype), x.shape)
+        expected = f"a shape that broadcasts to that of x, {x.shape}"
+        raise ValueError(message(name, expected, array.shape)) from None

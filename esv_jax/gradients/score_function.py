@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from esv_jax.checks import LINKS, Link, expect_choice, expect_int, message
+from esv_jax.checks import LINKS, Link, expect, expect_choice, expect_int, message
 from esv_jax.games.grouped import Grouped, ScoreTable
 from esv_jax.games.multi_scale import MultiScale, direct_logits
 from esv_jax.games.protocol import Game, SubsetGame
@@ -49,24 +49,19 @@ def score_function(
     def scores(x: Array) -> Array:
         dtype = game.output(x).dtype
         if isinstance(game, MultiScale):
-            logits = _multi_scale_logits(game, x, max_evaluations)
+            n, n_max = x.shape[0], game.n_scales
+            n_heads = sum(math.comb(n, s) for s in range(1, min(n, n_max) + 1))
+            expected = f"a sequence of at most {max_evaluations:,} subsequences with a head"
+            got = f"{n_heads:,} of {n} elements"
+            way_out = "Take fewer elements, or raise max_evaluations."
+            expect(n_heads <= max_evaluations, "x", expected, got, way_out)
+            heads = jax.tree.map(lambda leaf: leaf.astype(dtype), game.heads)
+            logits = direct_logits(heads, x.astype(dtype))
         else:
             logits = game.subset_logits(x, jnp.ones((1, x.shape[0]), bool))[0]
         return apply_link(link, logits.astype(dtype))
 
     return scores
-
-
-def _multi_scale_logits(game: MultiScale, x: Array, max_evaluations: int) -> Array:
-    n, n_max = x.shape[0], game.n_scales
-    n_heads = sum(math.comb(n, s) for s in range(1, min(n, n_max) + 1))
-    if n_heads > max_evaluations:
-        expected = f"a sequence of at most {max_evaluations:,} subsequences with a head"
-        way_out = "Take fewer elements, or raise max_evaluations."
-        raise ValueError(message("x", expected, f"{n_heads:,} of {n} elements", way_out))
-    dtype = game.output(x).dtype
-    heads = jax.tree.map(lambda leaf: leaf.astype(dtype), game.heads)
-    return direct_logits(heads, x.astype(dtype))
 
 
 def _refuse(game: object, way_out: str) -> NoReturn:

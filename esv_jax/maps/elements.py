@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
@@ -24,13 +25,12 @@ from esv_jax.gradients import (
 )
 from esv_jax.gradients.derivatives import expect_finite_result, expect_input
 
-_STEPS = 50  # of Integrated Gradients
 ElementMethod: TypeAlias = Callable[[Game, Array, Array], Array]
 """A game, a sequence (n, D) and its prior (C,) -> values (n, C)."""
 
 
 def _integrated_gradients(game: Game, x: Array, prior: Array) -> Array:
-    found = integrated_gradients(score_function(game), x, steps=_STEPS)
+    found = integrated_gradients(score_function(game), x, steps=50)
     return per_element(found, "sum", class_axis=True)
 
 
@@ -39,25 +39,16 @@ def _gradient_x_input(game: Game, x: Array, prior: Array) -> Array:
     return per_element(found, "sum", class_axis=True)
 
 
-def _grad_cam(game: Game, x: Array, prior: Array) -> Array:
-    return grad_cam(score_function(game, "identity"), x)
-
-
-def _leave_one_out(game: Game, x: Array, prior: Array) -> Array:
-    return leave_one_out(game, x, prior=prior)
-
-
-def _leave_one_in(game: Game, x: Array, prior: Array) -> Array:
-    return leave_one_in(game, x, prior=prior)
-
-
+_BY_GRADIENT: dict[str, ElementMethod] = {
+    "integrated_gradients": _integrated_gradients,
+    "gradient_x_input": _gradient_x_input,
+    "grad_cam": lambda game, x, prior: grad_cam(score_function(game, "identity"), x),
+}
 ELEMENT_METHODS: Mapping[str, ElementMethod] = MappingProxyType(
     {
-        "integrated_gradients": _integrated_gradients,
-        "gradient_x_input": _gradient_x_input,
-        "grad_cam": _grad_cam,
-        "leave_one_out": _leave_one_out,
-        "leave_one_in": _leave_one_in,
+        **_BY_GRADIENT,
+        "leave_one_out": lambda game, x, prior: leave_one_out(game, x, prior=prior),
+        "leave_one_in": lambda game, x, prior: leave_one_in(game, x, prior=prior),
     }
 )
 """Methods by name: Integrated Gradients from zeros in 50 steps, gradient x input, signed Grad-CAM
@@ -87,14 +78,12 @@ def element_values(
     for name in names:
         expect_choice("methods", name, ELEMENT_METHODS)
     x, prior = expect_input(x), jnp.asarray(expect_array("prior", prior))
-    found = {name: _compiled(name, game)(game, x, prior) for name in names}
-    return {name: np.asarray(expect_finite_result(name, values)) for name, values in found.items()}
-
-
-def _compiled(name: str, game: Game) -> ElementMethod:
-    """The method, compiled if it uses gradients; the others call compiled scores."""
-    method = ELEMENT_METHODS[name]
-    if method in (_leave_one_out, _leave_one_in):
-        return method
-    score_function(game)  # raises TypeError for games without a gradient
-    return compiled(game, ("element method", name), lambda: method)
+    found = {}
+    for name in names:
+        method = ELEMENT_METHODS[name]
+        if name in _BY_GRADIENT:  # the others call compiled scores
+            score_function(game)  # raises TypeError for games without a gradient
+            make = functools.partial(_BY_GRADIENT.__getitem__, name)
+            method = compiled(game, ("element method", name), make)
+        found[name] = np.asarray(expect_finite_result(name, method(game, x, prior)))
+    return found

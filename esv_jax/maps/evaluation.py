@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +27,13 @@ from esv_jax.checks import (
     expect_floating,
     expect_key,
     expect_shape,
-    message,
 )
 from esv_jax.gradients.derivatives import expect_input
 from esv_jax.maps.evaluation_record import ClipScores, Evaluation, combine_scores
-from esv_jax.maps.map_metrics import METRICS, CurveSettings, Units, checked_evidence, map_scores
+from esv_jax.maps.map_metrics import METRICS, CurveSettings, checked_evidence, map_scores
 from esv_jax.maps.methods import METHODS, MapSettings, compiled, expect_one_target
 from esv_jax.maps.networks import Network, expect_network, probabilities
 from esv_jax.metrics import per_voxel
-from esv_jax.metrics.voxels import Remove
 
 CustomMethod: TypeAlias = Callable[[Array, Array, Array], ArrayLike]
 """(clip (t, h, w, c), target (), key) -> a map, as `metrics.per_voxel` takes it."""
@@ -55,14 +53,7 @@ def evaluate(
     evidence_frames: ArrayLike | None = None,
     key: Array,
     settings: MapSettings | None = None,
-    steps: int = 16,
-    remove: Remove = "blur",
-    units: Units = "pixels",
-    grid: int = 8,
-    n_supervoxels: int = 200,
-    on_progress: Callable[[int, ClipScores], None] | None = None,
-    on_map: Callable[[str, int, np.ndarray], None] | None = None,
-    known: Mapping[int, ClipScores] | None = None,
+    **curves: Any,
 ) -> Evaluation:
     """Scores of the maps of each method by each metric on each of V clips.
 
@@ -79,7 +70,8 @@ def evaluate(
         temporal_grounding        overlap of the highest frames with those of the evidence
 
     The last four need evidence. See `metrics` for definitions and NaN. The scores of a map that is
-    not finite are NaN, with an entry in `warnings`.
+    not finite are NaN, with an entry in `warnings`. For sets that are read clip by clip, use
+    `make_evaluator`.
 
     Args:
       network: a `ClipModel`, or any object with logits; see `clip_map`.
@@ -93,28 +85,16 @@ def evaluate(
       key: `jax.random.key(seed)`; folded with the index of the clip and the name of the method, so
         results are independent of other clips and methods.
       settings: of the methods.
-      steps, remove: of insertion and deletion.
-      units: switched together in curves: "pixels"; "patches", a grid x grid of each frame;
-        "supervoxels", about `n_supervoxels` regions of similar colour over several frames, with the
-        extra "segments".
-      on_progress: called with i and its scores after clip i.
-      on_map: called with a method, i, and the map (t, h, w).
-      known: scores by index of clip from a previous call with the same arguments, reused.
+      **curves: steps=16 and remove="blur" of insertion and deletion; and units=, switched together:
+        "pixels"; "patches", a grid x grid (8) of each frame; "supervoxels", about n_supervoxels
+        (200) regions of similar colour over several frames, with the extra "segments".
     Raises:
       ValueError: shapes, unknown names, a metric without its evidence, a target out of range.
       TypeError: arguments of another kind.
     Cost: for a clip and method, the map and, for each order of curves, 2 * steps forward passes.
     """
     evaluator = make_evaluator(
-        network,
-        methods=methods,
-        metrics=metrics,
-        settings=settings,
-        steps=steps,
-        remove=remove,
-        units=units,
-        grid=grid,
-        n_supervoxels=n_supervoxels,
+        network, methods=methods, metrics=metrics, settings=settings, **curves
     )
     key = expect_key("key", key)
     clips = expect_floating("clips", clips, "Convert them, e.g. clips.astype(jnp.float32).")
@@ -124,42 +104,22 @@ def evaluate(
     targets = np.asarray(targets)
     expect_shape("targets", targets, (len(clips),), f"(V,) = {(len(clips),)}")
     voxels, frames = checked_evidence(evaluator.metrics, clips.shape[:4], evidence, evidence_frames)
-    found = dict(known or {})
-    unknown = sorted(set(found) - set(range(len(clips))))
-    expect(not unknown, "known", f"clips 0..{len(clips) - 1}", unknown)
-    for i, clip in enumerate(clips):
-        if i in found:
-            continue
-
-        def report(name: str, found: np.ndarray, i: int = i) -> None:
-            if on_map is not None:
-                on_map(name, i, found)
-
-        found[i] = evaluator(
+    found = [
+        evaluator(
             clip,
             targets[i],
             key=jax.random.fold_in(key, i),
             evidence=None if voxels is None else voxels[i],
             evidence_frames=None if frames is None else frames[i],
-            on_map=report,
         )
-        if on_progress is not None:
-            on_progress(i, found[i])
-    return combine_scores(
-        evaluator.methods, evaluator.metrics, [found[i] for i in range(len(clips))]
-    )
+        for i, clip in enumerate(clips)
+    ]
+    return combine_scores(evaluator.methods, evaluator.metrics, found)
 
 
 @dataclass(frozen=True, eq=False)
 class ClipEvaluator:
-    """Evaluation of methods by metrics on one clip; see `make_evaluator`.
-
-    Attributes:
-      network: see `clip_map`.
-      functions: of the methods, by name.
-      metrics: names.
-      curves: settings of the curves.
-    """
+    """Evaluation of methods, functions by name, by metrics on one clip; see `make_evaluator`."""
 
     network: Network
     functions: Mapping[str, CustomMethod]
@@ -184,15 +144,9 @@ class ClipEvaluator:
         """Scores of all methods by all metrics on one clip.
 
         Args:
-          clip: (t, h, w, c), floating point, in the units of the network.
-          target: a class, 0..C-1.
-          key: `jax.random.key(seed)`; folded with the name of each method.
-          evidence: (t, h, w) bool. evidence_frames: (t,) bool, default the frames with a voxel of
-            evidence.
+          clip: (t, h, w, c). target: a class. Evidence: (t, h, w) and (t,). See `evaluate`.
+          key: folded with the name of each method.
           on_map: called with the name of each method and its map, (t, h, w).
-        Raises:
-          ValueError: shapes, values that are not finite, a target out of range, metrics without
-          their evidence. TypeError: arguments of another kind.
         """
         clip = expect_input(clip)
         expect_one_target(self.network, clip, target)
@@ -211,15 +165,9 @@ class ClipEvaluator:
             maps.append(found)
             if on_map is not None:
                 on_map(name, np.full_like(found, np.nan) if n_bad else found)
-        scores = map_scores(
-            self.metrics,
-            probabilities(self.network),
-            clip,
-            jnp.stack(list(map(jnp.asarray, maps))),
-            int(target),
-            checked,
-            self.curves,
-        )
+        volumes = jnp.stack(list(map(jnp.asarray, maps)))
+        known = clip, volumes, int(target), checked
+        scores = map_scores(self.metrics, probabilities(self.network), *known, self.curves)
         scores[:, list(warnings)] = np.nan
         return ClipScores(scores, np.array(seconds), tuple(warnings.values()))
 
@@ -230,26 +178,16 @@ def make_evaluator(
     methods: Methods,
     metrics: Iterable[str],
     settings: MapSettings | None = None,
-    steps: int = 16,
-    remove: Remove = "blur",
-    units: Units = "pixels",
-    grid: int = 8,
-    n_supervoxels: int = 200,
+    **curves: Any,
 ) -> ClipEvaluator:
     """A function of one clip that scores methods by metrics, for sets that are read clip by clip.
 
-    Programs are compiled at the first clip and cached.
-
-    Args:
-      See `evaluate`.
-    Raises:
-      ValueError: no methods or metrics, unknown or repeated ones, numbers out of range.
-      TypeError: arguments of another kind.
+    Programs are compiled at the first clip and cached. Args and raises: see `evaluate`.
     """
     expect_network(network)
     for name, value in (("methods", methods), ("metrics", metrics)):
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            raise TypeError(message(name, "a list of names", repr(value)))
+        is_list = isinstance(value, Iterable) and not isinstance(value, str)
+        expect(is_list, name, "a list of names", repr(value), kind=TypeError)
     functions: dict[str, CustomMethod] = {}
     named = methods.items() if isinstance(methods, Mapping) else ((name, name) for name in methods)
     for name, method in named:
@@ -257,9 +195,8 @@ def make_evaluator(
         if isinstance(method, str):
             expect_choice("methods", method, METHODS)
             method = compiled(method, network, settings)
-        elif not callable(method):
-            got = type(method).__name__
-            raise TypeError(message("methods", "names, or functions by name", got))
+        expected, got = "names, or functions by name", type(method).__name__
+        expect(callable(method), "methods", expected, got, kind=TypeError)
         functions[name] = method
     names = tuple(metrics)
     for name in names:
@@ -267,5 +204,4 @@ def make_evaluator(
         expect(names.count(name) == 1, "metrics", "each name once", f"{name!r} again")
     for kind, given in (("methods", functions), ("metrics", names)):
         expect(len(given) > 0, kind, "at least one", "none")
-    curves = CurveSettings(steps, remove, units, grid, n_supervoxels)
-    return ClipEvaluator(network, functions, names, curves)
+    return ClipEvaluator(network, functions, names, CurveSettings(**curves))

@@ -68,32 +68,23 @@ class EvaluationSummary:
 
     def table(self) -> list[JSONObject]:
         """A row for each metric and method: metric, method, mean, low, high, n_clips, seconds."""
+        arrays = {"mean": self.mean, "low": self.low, "high": self.high, "n_clips": self.n_clips}
         return [
-            {
-                "metric": metric,
-                "method": method,
-                "mean": float(self.mean[k, m]),
-                "low": float(self.low[k, m]),
-                "high": float(self.high[k, m]),
-                "n_clips": int(self.n_clips[k, m]),
-                "seconds": float(self.seconds[m]),
-            }
+            {"metric": metric, "method": method}
+            | {name: array[k, m].item() for name, array in arrays.items()}
+            | {"seconds": float(self.seconds[m])}
             for k, metric in enumerate(self.metrics)
             for m, method in enumerate(self.methods)
         ]
 
     def metric_table(self) -> list[JSONObject]:
         """A row for each metric: metric, higher_is_better, reliability, alpha, n_ranked."""
-        return [
-            {
-                "metric": metric,
-                "higher_is_better": self.higher_is_better[k],
-                "reliability": self.reliability[k],
-                "alpha": self.alpha[k],
-                "n_ranked": self.n_ranked[k],
-            }
-            for k, metric in enumerate(self.metrics)
-        ]
+        names = ("metric", "higher_is_better", "reliability", "alpha", "n_ranked")
+        columns = (
+            *(self.metrics, self.higher_is_better),
+            *(self.reliability, self.alpha, self.n_ranked),
+        )
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,48 +112,53 @@ class Evaluation:
     def summary(
         self, *, key: Array, confidence: float = 0.95, resamples: int = 2000
     ) -> EvaluationSummary:
-        """Means with bootstrap intervals, and the reliability of each metric.
+        """Means with their `metrics.bootstrap_interval`, and the reliability of each metric.
 
-        Args:
-          key, confidence, resamples: see `metrics.bootstrap_interval`; all metrics and methods
-            share the resamples.
-        Cost: clips * resamples multiply-adds per score, clips**2 * methods per metric.
+        All metrics and methods share the resamples.
         """
         known = ~np.isnan(self.scores)
         n = known.sum(1)
         total = np.where(known, self.scores, 0).sum(1)
-        mean = np.where(n > 0, total / np.maximum(n, 1), np.nan)
-        low, high = np.full((2, *mean.shape), np.nan)
+        low, high = np.full((2, *n.shape), np.nan)
         enough = n >= 2
         if enough.any():
             values = np.moveaxis(self.scores, 1, 0)[:, enough]
             low[enough], high[enough] = bootstrap_interval(
                 values, key=key, confidence=confidence, resamples=resamples
             )
-        ranked = [_ranked_rows(table) for table in self.scores]
-        pairs = list(zip(ranked, self.higher_is_better, strict=True))
+        complete = [table[~np.isnan(table).any(1)] for table in self.scores]
+        ranked = [table[np.ptp(table, axis=1) > 0] for table in complete]
+        random = self.methods.index(RANDOM) if RANDOM in self.methods else None
+        pairs = [
+            _agreement(table, random, not higher)
+            for table, higher in zip(ranked, self.higher_is_better, strict=True)
+        ]
         return EvaluationSummary(
             methods=self.methods,
             metrics=self.metrics,
             higher_is_better=self.higher_is_better,
-            mean=mean,
+            mean=np.where(n > 0, total / np.maximum(n, 1), np.nan),
             low=low,
             high=high,
             n_clips=n,
-            reliability=tuple(self._reliability(*pair) for pair in pairs),
-            alpha=tuple(_alpha(*pair) for pair in pairs),
+            reliability=tuple(reliability for reliability, _ in pairs),
+            alpha=tuple(alpha for _, alpha in pairs),
             n_ranked=tuple(map(len, ranked)),
             seconds=np.median(self.seconds, axis=0),
         )
 
-    def _reliability(self, table: np.ndarray, higher: bool) -> float | None:
-        if RANDOM not in self.methods or len(table) < 2:
-            return None
-        column = self.methods.index(RANDOM)
-        weights = input_weights(method_ranks(table, not higher), column)
-        if np.count_nonzero(weights) < 2:
-            return None
-        return metric_reliability(table, column, lower_is_better=not higher)
+
+def _agreement(
+    table: np.ndarray, random: int | None, lower: bool
+) -> tuple[float | None, float | None]:
+    """Reliability and Krippendorff's alpha of scores (V, methods); None where undefined."""
+    if len(table) < 2:
+        return None, None
+    ranks = method_ranks(table, lower)
+    alpha = krippendorff_alpha(ranks, "ordinal")
+    if random is None or np.count_nonzero(input_weights(ranks, random)) < 2:
+        return None, alpha
+    return metric_reliability(table, random, lower_is_better=lower), alpha
 
 
 def combine_scores(
@@ -171,11 +167,8 @@ def combine_scores(
     clips: Sequence[ClipScores],
     names: Sequence[str] | None = None,
 ) -> Evaluation:
-    """The `Evaluation` of V clips from their scores.
+    """The `Evaluation` of V clips from their scores; `names` are those of the clips in warnings.
 
-    Args:
-      methods, metrics: of the evaluator. clips: V. names: of clips, for warnings; default "clip 0"
-        and so on.
     Raises:
       ValueError: no clips, scores of other methods or metrics.
     """
@@ -192,15 +185,3 @@ def combine_scores(
         np.stack([clip.seconds for clip in clips]).astype(np.float64),
         tuple(f"{names[i]}, {text}" for i, clip in enumerate(clips) for text in clip.warnings),
     )
-
-
-def _ranked_rows(table: np.ndarray) -> np.ndarray:
-    """The rows of (V, methods) without NaN whose scores differ."""
-    complete = table[~np.isnan(table).any(1)]
-    return complete[np.ptp(complete, axis=1) > 0]
-
-
-def _alpha(table: np.ndarray, higher: bool) -> float | None:
-    if len(table) < 2:
-        return None
-    return krippendorff_alpha(method_ranks(table, not higher), "ordinal")

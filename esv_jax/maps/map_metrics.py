@@ -13,8 +13,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from esv_jax import metrics
-from esv_jax.checks import expect_choice, expect_int, expect_shape, message
+from esv_jax.checks import expect, expect_choice, expect_int, expect_shape
 from esv_jax.data.segments import supervoxels
+from esv_jax.metrics.curves import InsertionDeletion
 from esv_jax.metrics.voxels import Order, Remove
 
 Units = Literal["pixels", "patches", "supervoxels"]
@@ -59,11 +60,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 
 @dataclass(frozen=True)
 class CurveSettings:
-    """Settings of insertion and deletion curves; see `evaluate`.
-
-    Raises:
-      ValueError, TypeError: values out of range, or of another kind.
-    """
+    """Settings of insertion and deletion curves; see `evaluate`."""
 
     steps: int = 16
     remove: Remove = "blur"
@@ -79,20 +76,16 @@ class CurveSettings:
 
     def curves(
         self, fn: Callable[[Array], Array], clip: Array, maps: Array, target: int, order: Order
-    ) -> metrics.curves.InsertionDeletion:
+    ) -> InsertionDeletion:
         """Curves of M maps (M, t, h, w) of one clip (t, h, w, c)."""
-        clips, targets = (
-            jnp.broadcast_to(clip, (len(maps), *clip.shape)),
-            np.full(len(maps), target),
-        )
         segments = None
         if self.units == "supervoxels":
             segments = supervoxels(np.asarray(clip), self.n_supervoxels)
         return metrics.insertion_deletion(
             fn,
-            clips,
+            jnp.broadcast_to(clip, (len(maps), *clip.shape)),
             maps,
-            targets,
+            np.full(len(maps), target),
             self.steps,
             self.remove,
             order=order,
@@ -118,22 +111,18 @@ def checked_evidence(
     """The evidence in a clip of `shape` (t, h, w), or in clips (V, t, h, w), for the metrics.
 
     Frames default to those with a voxel of evidence.
-
-    Raises:
-      ValueError: a metric without its input, other shapes. TypeError: not bool.
     """
-    batch = "V, " if len(shape) == 4 else ""
-    voxels = _checked_bool("evidence", evidence, shape, f"({batch}t, h, w)")
-    frames = _checked_bool(
-        "evidence_frames", evidence_frames, shape[:-2], "(V, t)" if batch else "(t,)"
-    )
+    batch = len(shape) == 4
+    letters = ("(V, t, h, w)", "(V, t)") if batch else ("(t, h, w)", "(t,)")
+    voxels = _checked_bool("evidence", evidence, shape, letters[0])
+    frames = _checked_bool("evidence_frames", evidence_frames, shape[:-2], letters[1])
     if frames is None and voxels is not None:
         frames = np.asarray(voxels.any((-2, -1)))
     given = {"evidence": voxels, "evidence_frames": frames}
     for name in names:
         takes = METRICS[name].takes
-        if takes in given and given[takes] is None:
-            raise ValueError(message(takes, f"an array, for the metric {name!r}", "None"))
+        missing = takes in given and given[takes] is None
+        expect(not missing, takes, f"an array, for the metric {name!r}", "None")
     return Evidence(voxels, frames)
 
 
@@ -143,8 +132,8 @@ def _checked_bool(
     if value is None:
         return None
     array = np.asarray(value)
-    if array.dtype != np.bool_:
-        raise TypeError(message(name, "bool", f"dtype {array.dtype}", "Compare it."))
+    is_bool = array.dtype == np.bool_
+    expect(is_bool, name, "bool", f"dtype {array.dtype}", "Compare it.", kind=TypeError)
     expect_shape(name, array, shape, f"{letters} = {shape}")
     return array
 
@@ -158,11 +147,7 @@ def map_scores(
     evidence: Evidence,
     settings: CurveSettings,
 ) -> np.ndarray:
-    """Scores (metrics, M) float64 of M maps (M, t, h, w) of one clip; NaN where undefined.
-
-    Args:
-      fn: clips (B, t, h, w, c) -> probabilities (B, C), compiled.
-    """
+    """Scores (metrics, M) float64 of M maps (M, t, h, w) of one clip; NaN where undefined."""
     inputs: dict[Input, tuple[object, ...]] = {}
     orders: tuple[Order, ...] = ("most_first", "least_first")
     for order in orders:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ from esv_jax.perturbation.regularisers import Core
 from esv_jax.perturbation.step import step
 from esv_jax.relevance import discriminative, lrp, preset, selective
 from esv_jax.relevance.composites import PRESETS, Composite
+from esv_jax.relevance.temporal import Discriminative
 from esv_jax.strided import split_strides
 
 _NUMBERS_AT_ONCE = 2**24  # input of the network in one pass
@@ -70,8 +71,6 @@ class MapSettings:
       iterations: of "step": updates of the masks.
       core: of "step": shape of the regions of its masks.
       evaluations: of "esv_x_spatial": clips evaluated, at least two per frame.
-    Raises:
-      ValueError, TypeError: values out of range, or of another kind.
     """
 
     composite: str = "epsilon_plus"
@@ -96,8 +95,8 @@ class MapSettings:
             expect(getattr(self, name) >= 0, name, "a number >= 0", getattr(self, name))
         for name in ("window", "stride", "areas"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, tuple):
-                raise TypeError(message(name, "a tuple", type(value).__name__))
+            fits = value is None or isinstance(value, tuple)
+            expect(fits, name, "a tuple", type(value).__name__, kind=TypeError)
         fits = all(0 < area < 1 for area in self.areas) and len(self.areas) > 0
         expect(fits, "areas", "shares between 0 and 1", self.areas)
 
@@ -168,13 +167,10 @@ CompiledMap: TypeAlias = Callable[[Array, Array, Array], Array]
 
 
 def compiled(name: str, network: Network, settings: MapSettings | None = None) -> CompiledMap:
-    """The compiled function of a method, (clip, target, key) -> map, cached.
+    """The compiled function of a method, cached.
 
     Targets and keys are traced, so all clips of a shape share one program; a target out of range
     gives NaN. Methods that are not random take any key. "step" calls several compiled programs.
-
-    Raises:
-      ValueError: an unknown name. TypeError: a network without logits.
     """
     expect_choice("name", name, METHODS)
     expect_network(network)
@@ -194,12 +190,7 @@ def _compiled(name: str, identity: ByIdentity, settings: MapSettings) -> Compile
 
 
 class MapInputs(NamedTuple):
-    """Arguments of a map function.
-
-    Attributes:
-      network, settings: as of `clip_map`. clip: (t, h, w, c), floating point. target: a class, ().
-      key: of random methods.
-    """
+    """Arguments of a map function: as of `clip_map`, with a traced target () and a key."""
 
     network: Network
     clip: Array
@@ -207,32 +198,24 @@ class MapInputs(NamedTuple):
     key: Array
     settings: MapSettings
 
+    @property
+    def composite(self) -> Composite:
+        """The rules of LRP; with a box for the first layer if the network has bounds."""
+        bounds = self.network.bounds if isinstance(self.network, BoundedNetwork) else ()
+        return preset(self.settings.composite, *bounds)
 
-MapFunction: TypeAlias = Callable[[MapInputs], Array]
-"""Inputs -> map (t, h, w)."""
+    @property
+    def split_logits(self) -> ScoreFunction:
+        """The logits, with convolutions whose gradients are fast on CPUs."""
+        return split_strides(self.network.logits)
 
+    def relevance(self) -> Array:
+        """Layer-wise relevance, (t, h, w, c)."""
+        return lrp(self.network.logits, self.clip, self.target, composite=self.composite)
 
-def _composite(inputs: MapInputs) -> Composite:
-    network = inputs.network
-    bounds = network.bounds if isinstance(network, BoundedNetwork) else ()
-    return preset(inputs.settings.composite, *bounds)
-
-
-def _relevance(inputs: MapInputs) -> Array:
-    """Layer-wise relevance, (t, h, w, c)."""
-    composite = _composite(inputs)
-    return lrp(inputs.network.logits, inputs.clip, inputs.target, composite=composite)
-
-
-def _selective(inputs: MapInputs) -> Array:
-    return selective(_relevance(inputs), inputs.settings.sigma).sum(-1)
-
-
-def _discriminative(part: Literal["spatial", "temporal"], inputs: MapInputs) -> Array:
-    found = discriminative(
-        inputs.network.logits, inputs.clip, inputs.target, composite=_composite(inputs)
-    )
-    return (found.spatial if part == "spatial" else found.temporal).sum(-1)
+    def discriminative(self) -> Discriminative:
+        """Spatial and temporal relevance, (t, h, w, c) each."""
+        return discriminative(self.network.logits, self.clip, self.target, composite=self.composite)
 
 
 def _grad_cam(inputs: MapInputs) -> Array:
@@ -251,8 +234,8 @@ def _grad_cam(inputs: MapInputs) -> Array:
         layer=layer,
         head=lambda logits: logits[0],
     )
-    if found.ndim != 4:
-        raise ValueError(message("layer", "an output (1, t, h, w, c)", f"{layer!r}, {found.shape}"))
+    got = f"{layer!r}, {found.shape}"
+    expect(found.ndim == 4, "layer", "an output (1, t, h, w, c)", got)
     return jax.image.resize(found[0], inputs.clip.shape[:3], "linear")
 
 
@@ -263,7 +246,7 @@ def _clips_at_once(clip: Array) -> int:
 
 def _integrated_gradients(inputs: MapInputs) -> Array:
     return integrated_gradients(
-        split_strides(inputs.network.logits),
+        inputs.split_logits,
         inputs.clip,
         inputs.target,
         steps=inputs.settings.integration_steps,
@@ -274,7 +257,7 @@ def _integrated_gradients(inputs: MapInputs) -> Array:
 def _smooth_grad(inputs: MapInputs) -> Array:
     clip = inputs.clip
     found = smooth_grad(
-        split_strides(inputs.network.logits),
+        inputs.split_logits,
         clip,
         inputs.target,
         key=inputs.key,
@@ -283,11 +266,6 @@ def _smooth_grad(inputs: MapInputs) -> Array:
         batch_size=_clips_at_once(clip),
     )
     return jnp.abs(found).sum(-1)
-
-
-def _gradient_x_input(inputs: MapInputs) -> Array:
-    logits = split_strides(inputs.network.logits)
-    return gradient_x_input(logits, inputs.clip, inputs.target).sum(-1)
 
 
 def _occlusion(inputs: MapInputs) -> Array:
@@ -316,14 +294,13 @@ def _esv_x_spatial(inputs: MapInputs) -> Array:
         inputs.network.logits,
         inputs.clip,
         inputs.target,
-        _relevance(inputs).sum(-1),
+        inputs.relevance().sum(-1),
         key=inputs.key,
         evaluations=inputs.settings.evaluations,
     )
 
 
-@dataclass(frozen=True)
-class MapMethod:
+class MapMethod(NamedTuple):
     """A method of `METHODS`.
 
     Attributes:
@@ -332,30 +309,28 @@ class MapMethod:
       compiles_itself: the method calls compiled programs and is not compiled as a whole.
     """
 
-    fn: MapFunction
+    fn: Callable[[MapInputs], Array]
     draws: bool = False
     compiles_itself: bool = False
 
 
 METHODS: Mapping[str, MapMethod] = MappingProxyType(
     {
-        "step": MapMethod(functools.partial(_step, True), draws=True, compiles_itself=True),
-        "step_no_core": MapMethod(
-            functools.partial(_step, False), draws=True, compiles_itself=True
-        ),
-        "lrp": MapMethod(lambda inputs: _relevance(inputs).sum(-1)),
-        "selective": MapMethod(_selective),
-        "discriminative": MapMethod(functools.partial(_discriminative, "temporal")),
-        "discriminative_spatial": MapMethod(functools.partial(_discriminative, "spatial")),
+        "step": MapMethod(functools.partial(_step, True), True, compiles_itself=True),
+        "step_no_core": MapMethod(functools.partial(_step, False), True, compiles_itself=True),
+        "lrp": MapMethod(lambda i: i.relevance().sum(-1)),
+        "selective": MapMethod(lambda i: selective(i.relevance(), i.settings.sigma).sum(-1)),
+        "discriminative": MapMethod(lambda i: i.discriminative().temporal.sum(-1)),
+        "discriminative_spatial": MapMethod(lambda i: i.discriminative().spatial.sum(-1)),
         "grad_cam": MapMethod(_grad_cam),
         "integrated_gradients": MapMethod(_integrated_gradients),
         "smooth_grad": MapMethod(_smooth_grad, draws=True),
-        "gradient_x_input": MapMethod(_gradient_x_input),
+        "gradient_x_input": MapMethod(
+            lambda i: gradient_x_input(i.split_logits, i.clip, i.target).sum(-1)
+        ),
         "occlusion": MapMethod(_occlusion),
         "esv_x_spatial": MapMethod(_esv_x_spatial, draws=True),
-        "random": MapMethod(
-            lambda inputs: jax.random.uniform(inputs.key, inputs.clip.shape[:3]), draws=True
-        ),
+        "random": MapMethod(lambda i: jax.random.uniform(i.key, i.clip.shape[:3]), draws=True),
     }
 )
 """Methods by name; see `clip_map`."""
@@ -374,23 +349,19 @@ def esv_x_spatial(
 
         map[t, y, x] = esv[t] * s[t, y, x],   s = max(spatial, 0) / its sum over the frame
 
-    The elements are the frames, the scores probabilities of the class. Missing frames are replaced
-    by the nearest kept ones (`freeze`), so the network always gets t frames. The prior is 1 / C, or
-    1/2 for a network with a single logit, whose probability is its sigmoid. The values are
-    estimated by `SizeRegression`, exact where `evaluations` cover all subsequences. Each frame sums
-    to its value; a frame without positive values in `spatial` is uniform.
+    The scores are probabilities of the class. Missing frames are replaced by the nearest kept ones
+    (`freeze`). The prior is 1 / C, or 1/2 for a single logit, whose probability is its sigmoid. The
+    values are estimated by `SizeRegression`, exact where `evaluations` cover all subsequences. Each
+    frame sums to its value; a frame without positive values in `spatial` is uniform.
     Source: of the values Price & Damen (2020); the product is specific to this package.
 
     Args:
       fn: clip (t, h, w, c) -> logits (C,), in JAX. clip: floating point.
       target: a class; a traced one out of range gives NaN.
       spatial: (t, h, w), larger where the frame is more relevant.
-      key: `jax.random.key(seed)`; consumed.
-      evaluations: clips evaluated besides the whole, at least 2 t.
+      key: consumed. evaluations: clips evaluated besides the whole, at least 2 t.
     Returns:
       (t, h, w), in units of probability.
-    Raises:
-      ValueError: too few evaluations, a target out of range.
     Cost: `evaluations` + 1 forward passes.
     """
     scores = expect_scores(fn, clip)

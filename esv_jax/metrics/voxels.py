@@ -22,6 +22,7 @@ from esv_jax.checks import (
     expect_floating,
     expect_int,
     is_concrete,
+    message,
     wider,
 )
 
@@ -126,11 +127,7 @@ def make_units(
     supervoxels: bool,
     batched: bool,
 ) -> Units:
-    """The units selected by the options of `insertion`, for clips of `shape` (V, t, h, w).
-
-    Args:
-      segments: (t, h, w); if `batched`, also (V, t, h, w).
-    """
+    """The units selected by the options of `insertion`, for clips of `shape` (V, t, h, w)."""
     both = grid is not None and segments is not None
     expect(not both, "segments", "None beside a grid", "both", "Choose one.")
     expect(segments is not None or not supervoxels, "segments", "ids of supervoxels", "None")
@@ -181,13 +178,8 @@ def step_ends(units: Units, steps: int) -> np.ndarray:
 def switching_rank(maps: Array, units: Units, n_units: int, most_first: bool) -> Array:
     """Rank, from 0, of each voxel's unit in the order of switching, (V, t, h, w) int32.
 
-    Ties keep the order of units; voxels are ordered by frame, row and column.
-
-    Args:
-      maps: (V, t, h, w).
-      n_units: U, the greatest number of units in a clip.
-      most_first: whether units of high importance come first.
-    Cost: one sort of the units per clip.
+    Ties keep the order of units; voxels are ordered by frame, row and column. `n_units` is the
+    greatest number of units in a clip.
     """
     values, ids = maps.reshape(len(maps), -1), None
     if units.ids is not None:
@@ -216,17 +208,11 @@ def replacement(clips: Array, remove: Remove, blur_sigma: float, edge: Edge) -> 
         return jnp.zeros_like(clips) if remove == "fade" else _blurred(clips, blur_sigma, edge)
     fill = expect_floating("remove", remove, "Choose 'blur' or 'fade', or give an array.")
     expect_finite("remove", fill)
-    return broadcast_like("remove", fill, clips, f"that of a clip, {clips.shape[1:]}")
-
-
-def broadcast_like(name: str, value: Array, like: Array, described: str) -> Array:
-    """Broadcast an argument to the shape and dtype of an array."""
     try:
-        fits = np.broadcast_shapes(value.shape, like.shape) == like.shape
+        return jnp.broadcast_to(fill.astype(clips.dtype), clips.shape)
     except ValueError:
-        fits = False
-    expect(fits, name, f"a shape that broadcasts to {described}", value.shape)
-    return jnp.broadcast_to(value.astype(like.dtype), like.shape)
+        expected = f"a shape that broadcasts to that of a clip, {clips.shape[1:]}"
+        raise ValueError(message("remove", expected, fill.shape)) from None
 
 
 _blurred = jax.jit(gaussian_blur, static_argnums=(1, 2))
@@ -245,11 +231,8 @@ def target_probabilities(
     """Probabilities of the targets with voxels revealed or removed in K ways, (V, K).
 
     Args:
-      clips, fills: (V, t, h, w, c).
-      rank: (V, t, h, w), from `switching_rank`.
-      targets: (V,) int; a traced one out of range gives NaN.
+      clips, fills: (V, t, h, w, c). rank: (V, t, h, w), from `switching_rank`. targets: (V,) int.
       switched: (V, K), units switched. reveals: (K,), whether these are revealed, else removed.
-      batch_size: clips in one call of fn; default as many as make 33 million numbers.
     Cost: V * K evaluations in batches of one size: a loop on the host for concrete arrays, a
       compiled loop while tracing.
     """
@@ -297,13 +280,8 @@ def _of_targets(found: Array, targets: Array, i: Array) -> Array:
 def checked_probabilities(found: ArrayLike, targets: ArrayLike) -> Array:
     """Class scores (B, C) as an array, checked to be probabilities.
 
-    They need not sum to 1 over classes: independent sigmoids do not. Values are checked where
-    they are concrete.
-
-    Args:
-      found: (B, C). targets: classes, of any shape.
-    Raises:
-      ValueError: values non-finite or outside 0..1 (e.g. logits), a target out of range.
+    They need not sum to 1 over classes: independent sigmoids do not. Values and targets are checked
+    where they are concrete.
     """
     found = jnp.asarray(found)
     if is_concrete(found):

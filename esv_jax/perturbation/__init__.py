@@ -5,19 +5,9 @@
 `fn` maps clips (B, t, h, w, c) to probabilities (B, C), in JAX, by softmax or independent sigmoids.
 """
 
-from esv_jax.perturbation.descent import Weights, published_weights
 from esv_jax.perturbation.masks import Masking, perturb, pyramid
 from esv_jax.perturbation.occlusion import occlusion
 from esv_jax.perturbation.regularisers import Core
 from esv_jax.perturbation.step import step
 
-__all__ = [
-    "Core",
-    "Masking",
-    "Weights",
-    "occlusion",
-    "perturb",
-    "published_weights",
-    "pyramid",
-    "step",
-]
+__all__ = ["Core", "Masking", "occlusion", "perturb", "pyramid", "step"]

@@ -6,17 +6,15 @@ regularisers. Masks of N clips and A areas are optimised at once.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
-import chex
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from esv_jax.metrics.voxels import scores_of_targets
 from esv_jax.perturbation.masks import MaskGenerator, perturb
@@ -24,7 +22,9 @@ from esv_jax.perturbation.regularisers import Core, Ties, area_loss, core_loss, 
 
 Mode = Literal["preserve", "delete", "dual"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-Optimizer: TypeAlias = optax.GradientTransformation
+
+_LEARNING_RATE = 0.05
+_MOMENTUM = _DAMPENING = 0.9  # as in PyTorch
 
 
 @dataclass(frozen=True)
@@ -65,40 +65,70 @@ def ramped_weights(iterations: int) -> Weights:
     The weight of the area grows from 10 to 600 in the first half of the iterations; the core loss
     begins after an eighth of them.
     """
-    half = max(iterations // 2, 1)
-    growth = float((600 / 10) ** (1 / half))
+    growth = float((600 / 10) ** (1 / max(iterations // 2, 1)))
     return Weights(10.0, growth, 600.0, core=300.0, core_after=iterations // 8)
 
 
 class Energy(NamedTuple):
-    """Energy of N clips and A areas, (N, A) each.
+    """Reward, -log of the probability to maximise, and total energy, (N, A) each.
 
-    Attributes:
-      total: reward plus regularisers, these with their final weights where there are any, so
-        that iterations can be compared.
-      reward: -log of the probability to maximise.
+    The total includes regularisers with their final weights where there are any, so that iterations
+    can be compared.
     """
 
     total: Array
     reward: Array
 
 
-@dataclass(frozen=True)
-class Objective:
-    """The energy of masks as a function of small masks.
+class State(NamedTuple):
+    """State of the optimisation.
 
     Attributes:
-      fn: clips (B, t, h, w, c) -> probabilities (B, C).
-      mode: "preserve" keeps the prediction with the mask, "delete" destroys it without, "dual"
-        does both.
-      areas: A shares of the volume.
-      generator: of masks from small masks.
-      weights: of the regularisers.
-      core: of the core loss, or None. difference: adds the difference loss.
-      per_frame: every frame has the area.
-      dropout: share of frames in which masks are taken as 0, drawn anew in each iteration.
-      padded: the published variant: regularisers of padded masks, cores counted by their nominal
-        size, ties ordered.
+      small: small masks (N, A, t, h', w'). last_finite: those of the last finite energy.
+      buffer: of the descent with momentum, like them.
+      iteration: (), completed. key: of all iterations.
+      energy: at the start of the last iteration, (N, A) each; 0 before the first.
+      n_static: consecutive iterations of small change, (N, A).
+      stopped_at: iterations completed when the mask stopped, (N, A); -1 while it is running.
+      failed_at: the iteration whose energy was not finite, (N, A); -1 for none.
+      has_gradient: the reward had a non-zero gradient in some iteration, (N, A).
+    """
+
+    small: Array
+    last_finite: Array
+    buffer: Array
+    iteration: Array
+    key: Array
+    energy: Energy
+    n_static: Array
+    stopped_at: Array
+    failed_at: Array
+    has_gradient: Array
+
+
+def initial_state(small: Array, key: Array) -> State:
+    """The state before the first iteration."""
+    none = jnp.zeros(small.shape[:2], jnp.int32)
+    zero = none.astype(small.dtype)
+    return State(
+        small=small,
+        last_finite=small,
+        buffer=jnp.zeros_like(small),
+        iteration=jnp.zeros((), jnp.int32),
+        key=key,
+        energy=Energy(zero, zero),
+        n_static=none,
+        stopped_at=none - 1,
+        failed_at=none - 1,
+        has_gradient=none.astype(bool),
+    )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The energy of masks as a function of small masks, and its descent.
+
+    Attributes: see `step`. `fn` maps clips (B, t, h, w, c) to probabilities (B, C).
     """
 
     fn: Callable[[Array], Array]
@@ -111,19 +141,17 @@ class Objective:
     per_frame: bool
     dropout: float
     padded: bool
+    patience: int | None
+    tolerance: float
 
     def value_and_gradient(
         self, levels: Array, targets: Array, small: Array, iteration: Array, key: Array
     ) -> tuple[Energy, Array, Array]:
-        """Energy, its gradient, and the flag that the reward contributes to the gradient.
+        """Energy, its gradient by `small`, and the flag that the reward contributes to it.
 
         Args:
           levels: the pyramid of the clips, (L, N, t, h, w, c). targets: classes (N,).
           small: small masks (N, A, t, h', w').
-          iteration: (), from 0. key: of this iteration.
-        Returns:
-          `Energy`; the gradient by `small`; (N, A) bool.
-        Cost: one forward and backward pass of fn on N * A clips, twice as many for "dual".
         """
         generate = self.generator.padded if self.padded else self.generator
         masks, pull = jax.vjp(generate, small)
@@ -175,162 +203,70 @@ class Objective:
 
     def _penalty(self, masks: Array, iteration: Array) -> tuple[Array, Array]:
         """Weighted regularisers of masks (N, A, t, h, w): with current and final weights."""
-        weights = self.weights
+        weights, dtype = self.weights, masks.dtype
         area = jnp.broadcast_to(jnp.asarray(self.areas, jnp.float32), masks.shape[:2])
         ties: Ties = "first" if self.padded else "share"
         spread = area_loss(masks, area, per_frame=self.per_frame, ties=ties)
         if self.difference:
             spread = spread + difference_loss(masks)
-        now = weights.area_at(iteration).astype(masks.dtype)
-        final = now if math.isinf(weights.limit) else jnp.asarray(weights.limit, masks.dtype)
-        if self.core is None:
-            return now * spread, final * spread
-        filled = core_loss(masks, area, self.core, nominal=self.padded, ties=ties)
-        core_now = weights.core_at(iteration).astype(masks.dtype)
-        core_final = (
-            core_now if math.isinf(weights.limit) else jnp.asarray(weights.core, masks.dtype)
+        filled = None
+        if self.core is not None:
+            filled = core_loss(masks, area, self.core, nominal=self.padded, ties=ties)
+
+        def weighted(of_area: ArrayLike, of_core: ArrayLike) -> Array:
+            total = jnp.asarray(of_area, dtype) * spread
+            return total if filled is None else total + jnp.asarray(of_core, dtype) * filled
+
+        now = weights.area_at(iteration), weights.core_at(iteration)
+        final = now if math.isinf(weights.limit) else (weights.limit, weights.core)
+        return weighted(*now), weighted(*final)
+
+    def iterate(self, levels: Array, targets: Array, state: State) -> State:
+        """One iteration. Masks that have stopped or failed do not change."""
+        key = jax.random.fold_in(state.key, state.iteration)
+        energy, gradient, has_gradient = self.value_and_gradient(
+            levels, targets, state.small, state.iteration, key
         )
-        return now * spread + core_now * filled, final * spread + core_final * filled
+        finite = jnp.isfinite(energy.total) & jnp.isfinite(gradient).all((-3, -2, -1))
+        running = state.stopped_at < 0
+        fails, moves = running & ~finite, running & finite
 
+        def select(which: Array, new: Array, old: Array) -> Array:
+            return jnp.where(which.reshape(*which.shape, *(1,) * (new.ndim - 2)), new, old)
 
-class DampenedState(NamedTuple):
-    """State of `dampened_sgd`: the buffer, and the flag that it holds a gradient."""
+        gradient = select(finite, gradient, jnp.zeros_like(gradient))
+        later = _MOMENTUM * state.buffer + (1 - _DAMPENING) * gradient
+        buffer = jnp.where(state.iteration > 0, later, gradient)
+        moved = jnp.clip(state.small - _LEARNING_RATE * buffer, 0, 1).astype(state.small.dtype)
+        change = jnp.abs(moved - state.small).mean((-3, -2, -1))
+        n_static = jnp.where(change < self.tolerance, state.n_static + 1, 0)
+        stops = jnp.zeros_like(moves)
+        if self.patience is not None:
+            stops = moves & (n_static >= self.patience)
+        known = moves | (state.iteration == 0)  # the first energy has no predecessor to repeat
+        stopped_at = jnp.where(stops, state.iteration + 1, state.stopped_at)
+        pairs = zip(energy, state.energy, strict=True)
+        return State(
+            small=select(moves, moved, select(fails, state.last_finite, state.small)),
+            last_finite=select(moves, state.small, state.last_finite),
+            buffer=buffer,
+            iteration=state.iteration + 1,
+            key=state.key,
+            energy=Energy(*(select(known, *pair) for pair in pairs)),
+            n_static=n_static,
+            stopped_at=jnp.where(fails, state.iteration, stopped_at),
+            failed_at=jnp.where(fails, state.iteration, state.failed_at),
+            has_gradient=state.has_gradient | has_gradient,
+        )
 
-    buffer: chex.ArrayTree
-    is_started: Array
+    def run(self, levels: Array, targets: Array, state: State, n: int) -> tuple[State, Energy]:
+        """n iterations in one loop, and the energies (n, N, A) at the start of each."""
 
+        def body(state: State, _: None) -> tuple[State, Energy]:
+            state = self.iterate(levels, targets, state)
+            return state, state.energy
 
-@functools.cache
-def dampened_sgd(
-    learning_rate: float = 0.05, momentum: float = 0.9, dampening: float = 0.9
-) -> Optimizer:
-    """Gradient descent with momentum and damped gradients, as in PyTorch.
-
-    buffer = momentum * buffer + (1 - dampening) * gradient, at first the gradient itself; the
-    update is -learning_rate * buffer.
-    """
-
-    def init(params: optax.Params) -> DampenedState:
-        return DampenedState(jax.tree.map(jnp.zeros_like, params), jnp.zeros((), bool))
-
-    def update(
-        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.OptState]:
-        buffered, is_started = cast(DampenedState, state)
-
-        def mixed(buffer: Array, gradient: Array) -> Array:
-            later = momentum * buffer + (1 - dampening) * gradient
-            return jnp.where(is_started, later, gradient)
-
-        buffer = jax.tree.map(mixed, buffered, updates)
-        return buffer, DampenedState(buffer, jnp.ones((), bool))
-
-    return optax.chain(optax.GradientTransformation(init, update), optax.scale(-learning_rate))
-
-
-class State(NamedTuple):
-    """State of the optimisation.
-
-    Attributes:
-      small: small masks (N, A, t, h', w').
-      last_finite: small masks at the last iteration with a finite energy.
-      optimizer: state of the optimizer.
-      iteration: (), completed. key: of all iterations.
-      energy: at the start of the last iteration, (N, A) each; 0 before the first.
-      n_static: consecutive iterations of small change, (N, A).
-      stopped_at: iterations completed when the mask stopped, (N, A); -1 while it is running.
-      failed_at: the iteration whose energy was not finite, (N, A); -1 for none.
-      has_gradient: the reward had a non-zero gradient in some iteration, (N, A).
-    """
-
-    small: Array
-    last_finite: Array
-    optimizer: optax.OptState
-    iteration: Array
-    key: Array
-    energy: Energy
-    n_static: Array
-    stopped_at: Array
-    failed_at: Array
-    has_gradient: Array
-
-
-def initial_state(small: Array, optimizer: Optimizer, key: Array) -> State:
-    """The state before the first iteration."""
-    shape, dtype = small.shape[:2], small.dtype
-    never = jnp.full(shape, -1, jnp.int32)
-    return State(
-        small=small,
-        last_finite=small,
-        optimizer=optimizer.init(small),
-        iteration=jnp.zeros((), jnp.int32),
-        key=key,
-        energy=Energy(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)),
-        n_static=jnp.zeros(shape, jnp.int32),
-        stopped_at=never,
-        failed_at=never,
-        has_gradient=jnp.zeros(shape, bool),
-    )
-
-
-def iterate(
-    objective: Objective,
-    optimizer: Optimizer,
-    patience: int | None,
-    tolerance: float,
-    levels: Array,
-    targets: Array,
-    state: State,
-) -> State:
-    """One iteration. Masks that have stopped or failed do not change.
-
-    A mask stops after `patience` consecutive iterations in which its cells change by less than
-    `tolerance` on average; without `patience` never.
-    """
-    key = jax.random.fold_in(state.key, state.iteration)
-    energy, gradient, has_gradient = objective.value_and_gradient(
-        levels, targets, state.small, state.iteration, key
-    )
-    finite = jnp.isfinite(energy.total) & jnp.isfinite(gradient).all((-3, -2, -1))
-    running = state.stopped_at < 0
-    fails, moves = running & ~finite, running & finite
-
-    def select(which: Array, new: Array, old: Array) -> Array:
-        return jnp.where(which.reshape(*which.shape, *(1,) * (new.ndim - 2)), new, old)
-
-    gradient = select(finite, gradient, jnp.zeros_like(gradient))  # optimizers may mix masks
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.small)
-    moved = jnp.clip(state.small + jnp.asarray(updates), 0, 1).astype(state.small.dtype)
-    change = jnp.abs(moved - state.small).mean((-3, -2, -1))
-    n_static = jnp.where(change < tolerance, state.n_static + 1, 0)
-    stops = jnp.zeros_like(moves)
-    if patience is not None:
-        stops = moves & (n_static >= patience)
-    done = state.iteration + 1
-    known = moves | (state.iteration == 0)  # the first energy has no predecessor to repeat
-    stopped_at = jnp.where(stops, done, state.stopped_at)
-    return State(
-        small=select(moves, moved, select(fails, state.last_finite, state.small)),
-        last_finite=select(moves, state.small, state.last_finite),
-        optimizer=optimizer_state,
-        iteration=done,
-        key=state.key,
-        energy=Energy(*(select(known, *pair) for pair in zip(energy, state.energy, strict=True))),
-        n_static=n_static,
-        stopped_at=jnp.where(fails, state.iteration, stopped_at),
-        failed_at=jnp.where(fails, state.iteration, state.failed_at),
-        has_gradient=state.has_gradient | has_gradient,
-    )
-
-
-def run_iterations(advance: Callable[[State], State], state: State, n: int) -> tuple[State, Energy]:
-    """n iterations in one loop, and the energies (n, N, A) at the start of each."""
-
-    def body(state: State, _: None) -> tuple[State, Energy]:
-        state = advance(state)
-        return state, state.energy
-
-    if n == 1:  # no loop: XLA runs convolutions within one at a third of their speed on CPUs
-        state, energy = body(state, None)
-        return state, jax.tree.map(lambda leaf: leaf[None], energy)
-    return lax.scan(body, state, length=n)
+        if n == 1:  # no loop: XLA runs convolutions within one at a third of their speed on CPUs
+            state, energy = body(state, None)
+            return state, jax.tree.map(lambda leaf: leaf[None], energy)
+        return lax.scan(body, state, length=n)

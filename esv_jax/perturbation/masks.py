@@ -72,15 +72,13 @@ class MaskGenerator:
     def __call__(self, small: ArrayLike) -> Array:
         """Masks (..., h, w) of small masks (..., *small_shape) with values in 0..1.
 
-        Raises:
-          TypeError: not floating point. ValueError: another shape.
         Cost: (2 radius + 1)^2 exponentials per pixel, radius = 1 + ceil(sigma / step).
         """
-        return self._generate(small, (self.sigma, self.sigma), self.shape)
+        return self._generate(small, self.sigma, self.shape)
 
     def padded(self, small: ArrayLike) -> Array:
         """Padded masks (..., *padded_shape)."""
-        return self._generate(small, (0, 0), self.padded_shape)
+        return self._generate(small, 0, self.padded_shape)
 
     def crop(self, padded: Array) -> Array:
         """Masks (..., h, w) out of padded ones."""
@@ -110,37 +108,29 @@ class MaskGenerator:
         """
         cell = np.arange(2 * self._radius + 1)[:, None] - self._padding
         away = np.arange(self.step) - self.sigma - self.step * cell  # (k, step)
-        rows, columns = away[:, None, :, None], away[None, :, None, :]
-        z = np.hypot(rows, columns) / self.sigma
+        z = np.hypot(away[:, None, :, None], away[None, :, None, :]) / self.sigma
         return np.exp(-2 * np.maximum(z - 0.5, 0) ** 2)
 
-    def _generate(self, small: ArrayLike, starts: tuple[int, int], shape: tuple[int, int]) -> Array:
-        """The part of `shape` of the padded masks that begins at pixel `starts`."""
+    def _generate(self, small: ArrayLike, start: int, shape: tuple[int, int]) -> Array:
+        """The part of `shape` of the padded masks that begins at row and column `start`."""
         small = expect_floating("small", small)
         h, w = self.small_shape
         fits = small.ndim >= 2 and small.shape[-2:] == (h, w)
         expect(fits, "small", f"shape (..., {h}, {w})", small.shape)
-        flat = small.reshape(-1, h, w)
-        first = [at // self.step for at in starts]
-        blocks = [
-            -(-(at + n) // self.step) - skip
-            for at, n, skip in zip(starts, shape, first, strict=True)
-        ]
-        pad = self._padding
-        cells = jnp.pad(flat, ((0, 0), (pad, pad), (pad, pad)))
+        cells = jnp.pad(small.reshape(-1, h, w), ((0, 0), *((self._padding, self._padding),) * 2))
+        skip, step = start // self.step, self.step
+        rows, columns = (-(-(start + n) // step) - skip for n in shape)  # of blocks
         kernel = self._kernel()
         k = kernel.shape[0]
         # The k x k cells around every block of step x step pixels: (k * k, masks * blocks).
-        bands = jnp.stack([cells[:, y : y + blocks[0]] for y in range(first[0], first[0] + k)])
-        around = jnp.stack(
-            [bands[..., x : x + blocks[1]] for x in range(first[1], first[1] + k)], axis=1
-        ).reshape(k * k, -1)
-        weights = jnp.asarray(kernel.reshape(k * k, -1), flat.dtype)
-        pooled = _smooth_max(weights, around)  # (step * step, masks * blocks)
-        tiles = pooled.reshape(self.step, self.step, len(flat), *blocks)
-        whole = tiles.transpose(2, 3, 0, 4, 1).reshape(len(flat), *(self.step * n for n in blocks))
-        y, x = (at - self.step * skip for at, skip in zip(starts, first, strict=True))
-        inside = whole[:, y : y + shape[0], x : x + shape[1]]
+        bands = jnp.stack([cells[:, y : y + rows] for y in range(skip, skip + k)])
+        around = jnp.stack([bands[..., x : x + columns] for x in range(skip, skip + k)], axis=1)
+        weights = jnp.asarray(kernel.reshape(k * k, -1), cells.dtype)
+        pooled = _smooth_max(weights, around.reshape(k * k, -1))  # (step * step, masks * blocks)
+        tiles = pooled.reshape(step, step, len(cells), rows, columns)
+        whole = tiles.transpose(2, 3, 0, 4, 1).reshape(len(cells), step * rows, step * columns)
+        at = start - step * skip
+        inside = whole[:, at : at + shape[0], at : at + shape[1]]
         return jnp.clip(inside, 0, 1).reshape(*small.shape[:-2], *shape)
 
 
@@ -281,9 +271,8 @@ def perturb(levels: ArrayLike, mask: ArrayLike) -> Array:
     expect(fits, "levels", "shape (L, ..., t, h, w, c), L >= 2", levels.shape)
     expect_shape("mask", mask, levels.shape[1:-1], f"(..., t, h, w) = {levels.shape[1:-1]}")
     if is_concrete(mask):
-        values = np.asarray(mask)
-        inside = bool(((values >= 0) & (values <= 1)).all())
-        expect(inside, "mask", "values in 0..1", f"{values.min()} to {values.max()}")
+        low, high = mask.min(), mask.max()
+        expect(bool(low >= 0) and bool(high <= 1), "mask", "values in 0..1", f"{low} to {high}")
     return _perturbed(levels, mask)
 
 

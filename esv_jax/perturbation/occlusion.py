@@ -21,7 +21,7 @@ from esv_jax.checks import (
     expect_int,
     message,
 )
-from esv_jax.metrics.voxels import Remove, replacement, scores_of_targets
+from esv_jax.metrics.voxels import Remove, in_batches, replacement, scores_of_targets
 
 BLUR_SIGMA = 20.0  # pixels; leaves only coarse colours of 112 x 112 pixels
 _NUMBERS_AT_ONCE = 2**24  # of occluded clips in memory, by default
@@ -76,6 +76,7 @@ def occlusion(
     filled = replacement(clip[None], remove, BLUR_SIGMA, EDGE)[0]
     axes = _axis_windows(clip.shape[:3], window, stride)
     counts = tuple(len(axis) for axis in axes)
+    n = math.prod(counts)
 
     def score(clips: Array) -> Array:
         scores = scores_of(clips).astype(jnp.float32)
@@ -83,14 +84,18 @@ def occlusion(
 
     def occluded_score(windows: Array) -> Array:
         """The score of the clip without each of B windows, (B,)."""
-        t, y, x = (
-            jnp.asarray(axis)[at]
-            for axis, at in zip(axes, jnp.unravel_index(windows, counts), strict=True)
-        )
+        places = jnp.unravel_index(windows, counts)
+        t, y, x = (jnp.asarray(axis)[at] for axis, at in zip(axes, places, strict=True))
         covered = t[:, :, None, None] & y[:, None, :, None] & x[:, None, None, :]
         return score(jnp.where(covered[..., None], filled[None], clip[None]))
 
-    scores = _in_batches(occluded_score, math.prod(counts), clip.size, batch_size)
+    if batch_size is None:
+        batch_size = max(1, _NUMBERS_AT_ONCE // clip.size)
+    batches = jnp.asarray(in_batches(n, batch_size))
+    if len(batches) == 1:
+        scores = occluded_score(batches[0])
+    else:  # passes of 16 clips or more are as fast in a loop, on CPUs too, and compile once
+        scores = lax.map(occluded_score, batches).reshape(-1)[:n]
     drops = (score(clip[None]) - scores).reshape(counts)
     shares = (jnp.asarray(axis / axis.sum(0), jnp.float32) for axis in axes)
     found = jnp.einsum("abc,at,bh,cw->thw", drops, *shares, precision="highest")
@@ -115,23 +120,9 @@ def _axis_windows(
     return axes
 
 
-def _in_batches(fn: Callable[[Array], Array], n: int, size: int, batch_size: int | None) -> Array:
-    """fn(0..n - 1), (n,), in batches; the input of fn has `size` numbers per index."""
-    if batch_size is None:
-        batch_size = max(1, _NUMBERS_AT_ONCE // size)
-    n_batches = -(-n // expect_int("batch_size", batch_size, 1))
-    width = -(-n // n_batches)
-    index = np.minimum(np.arange(n_batches * width), n - 1).reshape(n_batches, width)
-    if n_batches == 1:
-        return fn(jnp.asarray(index[0]))
-    # Forward passes of 16 clips or more are as fast in a loop, on CPUs too, and compile once.
-    return lax.map(fn, jnp.asarray(index)).reshape(-1)[:n]
-
-
-def _three_sizes(name: str, value: object) -> tuple[int, int, int]:
+def _three_sizes(name: str, value: object) -> tuple[int, ...]:
     expected = "three integers, (t, h, w)"
     if not isinstance(value, tuple | list):
         raise TypeError(message(name, expected, repr(value)))
     expect(len(value) == 3, name, expected, value)
-    t, h, w = (expect_int(name, number, 1) for number in value)
-    return t, h, w
+    return tuple(expect_int(name, number, 1) for number in value)

@@ -31,8 +31,7 @@ def area_loss(
     then ones.
 
     Args:
-      masks: (..., t, h, w).
-      area: share of the volume, (...) or one number.
+      masks: (..., t, h, w). area: share of the volume, (...) or one number.
       per_frame: every frame has the area, rather than the whole volume.
       ties: references of equal numbers at the boundary between zeros and ones: "share" gives each
         the mean of them, independent of order and rounding; "first" gives the first ones zeros.
@@ -63,9 +62,7 @@ def difference_loss(masks: ArrayLike) -> Array:
     masks = _checked(masks)
     orders = range(1, min(3, masks.shape[-3] - 1) + 1)
     squares = [(jnp.diff(masks, order, axis=-3) ** 2).mean((-3, -2, -1)) for order in orders]
-    if not squares:
-        return jnp.zeros(masks.shape[:-3], masks.dtype)
-    return jnp.stack(squares).mean(0)
+    return jnp.stack(squares or [jnp.zeros(masks.shape[:-3], masks.dtype)]).mean(0)
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,7 @@ class Core:
 
     def for_frames(self, shape: tuple[int, int]) -> Core:
         """The core with its default size for frames (h, w) if it has none."""
-        if self.size is not None:
-            return self
-        return replace(self, size=max(1, round(min(shape) / 10)))
+        return self if self.size else replace(self, size=max(1, round(min(shape) / 10)))
 
     @property
     def side(self) -> int:
@@ -159,22 +154,17 @@ def core_loss(
     the others.
 
     Args:
-      masks: (..., t, h, w). area: share of the volume, (...) or one number.
-      core: the shape.
+      masks: (..., t, h, w), no smaller than the core. area: share of the volume, (...) or a number.
       nominal: counts the voxels of the core by `Core.nominal`, as published.
       ties: as for `area_loss`.
-    Raises:
-      ValueError: masks smaller than the core.
     """
     filled = core_filled(masks, core)
     flat = filled.reshape(*filled.shape[:-3], -1)
     n = flat.shape[-1]
     voxels = math.prod(np.shape(masks)[-3:]) * jnp.asarray(area, jnp.float32)
     ones = core.nominal if nominal else int(core.kernel.sum())
-    k = jnp.ceil(voxels / ones - 1e-4).astype(jnp.int32)
-    k = jnp.clip(k, 1, n)
-    last = "last" if ties == "first" else ties
-    top = upper_share(flat, n - k, last)
+    k = jnp.clip(jnp.ceil(voxels / ones - 1e-4).astype(jnp.int32), 1, n)
+    top = upper_share(flat, n - k, "last" if ties == "first" else ties)
     n_top, n_rest = (jnp.expand_dims(m, -1).astype(flat.dtype) for m in (k, jnp.maximum(n - k, 1)))
     square = top * (flat - 1) ** 2 / n_top
     rest = (1 - top) * flat**2 / n_rest

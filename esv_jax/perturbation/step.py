@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from esv_jax.checks import (
     ScoresOf,
@@ -36,14 +36,10 @@ from esv_jax.perturbation.descent import (
     Energy,
     Mode,
     Objective,
-    Optimizer,
     State,
     Weights,
-    dampened_sgd,
     initial_state,
-    iterate,
     ramped_weights,
-    run_iterations,
 )
 from esv_jax.perturbation.masks import Masking, perturb, pyramid
 from esv_jax.perturbation.regularisers import Core
@@ -124,7 +120,6 @@ def step(
     padded: bool = False,
     masking: Masking | None = None,
     weights: Weights | None = None,
-    optimizer: Optimizer | None = None,
     patience: int | None = None,
     tolerance: float | None = None,
     start: ArrayLike | None = None,
@@ -166,7 +161,6 @@ def step(
         published program.
       masking: steps of masks, and content of masked regions.
       weights: of the regularisers; default `ramped_weights(iterations)`.
-      optimizer: from optax; default `dampened_sgd()`.
       patience, tolerance: stop a mask whose cells change by less than `tolerance` (default 1e-4) on
         average in `patience` consecutive iterations; default never.
       start: initial small masks, (A, t, h', w') or (N, A, t, h', w'), in 0..1; default one value
@@ -197,14 +191,21 @@ def step(
     key = expect_key("key", key)
     iterations = expect_int("iterations", iterations, 1)
     expect_choice("mode", mode, MODES)
-    for name, value, kind in (
-        ("masking", masking, Masking),
-        ("weights", weights, Weights),
-        ("core", core, Core),
-    ):
-        if value is not None and not isinstance(value, kind):
-            got = type(value).__name__
-            raise TypeError(message(name, f"a {kind.__name__} or None", got))
+    kinds = {"masking": (masking, Masking), "weights": (weights, Weights), "core": (core, Core)}
+    for name, (value, kind) in kinds.items():
+        known, got = value is None or isinstance(value, kind), type(value).__name__
+        expect(known, name, f"a {kind.__name__} or None", got, kind=TypeError)
+    is_number = isinstance(dropout, int | float | np.number) and not isinstance(dropout, bool)
+    got = type(dropout).__name__
+    expect(is_number, "dropout", "a share in [0, 1)", got, kind=TypeError)
+    expect(0 <= dropout < 1, "dropout", "a share in [0, 1)", dropout)
+    shares = tuple(map(float, expect_numbers("areas", areas).ravel()))
+    expect(len(shares) > 0, "areas", "at least one", "none")
+    for area in shares:
+        expect(0 < area < 1, "areas", "shares of the volume in (0, 1)", area)
+    if tolerance is not None:
+        expect(bool(tolerance >= 0), "tolerance", "a number >= 0", tolerance)
+        expect(patience is not None, "patience", "iterations beside tolerance", patience)
     masking = Masking() if masking is None else masking
     generator = masking.generator((clips.shape[2], clips.shape[3]))
     if core is not None:
@@ -214,37 +215,35 @@ def step(
     objective = Objective(
         fn=scores,
         mode=mode,
-        areas=_areas(areas),
+        areas=shares,
         generator=generator,
         weights=ramped_weights(iterations) if weights is None else weights,
         core=core,
         difference=difference,
         per_frame=per_frame,
-        dropout=_dropout(dropout),
+        dropout=float(dropout),
         padded=padded,
+        patience=None if patience is None else expect_int("patience", patience, 1),
+        tolerance=1e-4 if tolerance is None else tolerance,
     )
-    if patience is not None:
-        patience = expect_int("patience", patience, 1)
-    if tolerance is not None:
-        expect(bool(tolerance >= 0), "tolerance", "a number >= 0", tolerance)
-        expect(patience is not None, "patience", "iterations beside tolerance", patience)
     clean = _clean_probabilities(scores, clips, targets)
-    run = _Run(
-        objective,
-        dampened_sgd() if optimizer is None else optimizer,
-        patience,
-        1e-4 if tolerance is None else tolerance,
-    )
     levels = _levels(clips, masking)
-    shape = (len(clips), len(objective.areas), clips.shape[1], *generator.small_shape)
-    _expect_gradients(run.gradient, levels, targets, jnp.ones(shape, clips.dtype))
+    shape = (len(clips), len(shares), clips.shape[1], *generator.small_shape)
+    _expect_gradients(objective, levels, targets, jnp.ones(shape, clips.dtype))
     if start is None:
-        small = _initial_masks(run, levels, targets, clean, shape, key)
+        small = _initial_masks(objective, levels, targets, clean, shape, key)
     else:
-        small = _checked_start(start, shape, clips.dtype)
-    state = initial_state(small, run.optimizer, key)
-    state, energies = _optimise(run, levels, targets, state, iterations, on_progress)
-    masks, probability = _final(run, levels, targets, state.small)
+        small = expect_floating("start", start).astype(clips.dtype)
+        small = small[None] if small.ndim == 4 else small
+        expected = f"shape {shape}, or {shape[1:]} of one clip"
+        expect(small.shape == shape, "start", expected, small.shape)
+        if is_concrete(small):
+            low, high = float(small.min()), float(small.max())
+            expect(low >= 0 and high <= 1, "start", "numbers in 0..1", f"{low}..{high}")
+    state, energies = _optimise(
+        objective, levels, targets, initial_state(small, key), iterations, on_progress
+    )
+    masks, probability = _final(objective, levels, targets, state.small)
     if is_concrete(state.has_gradient):
         useful = bool(np.asarray(state.has_gradient | (state.failed_at >= 0)).any())
         got = "gradients that are zero everywhere"
@@ -260,44 +259,10 @@ def step(
         small_masks=state.small,
         stopped_at=jnp.where(state.stopped_at < 0, iterations, state.stopped_at),
         failed_at=state.failed_at,
-        areas=objective.areas,
-        mode=objective.mode,
+        areas=shares,
+        mode=mode,
     )
     return jax.tree.map(lambda leaf: leaf[0], result) if single else result
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Static part of a compiled program."""
-
-    objective: Objective
-    optimizer: Optimizer
-    patience: int | None
-    tolerance: float
-
-    def gradient(self, levels: Array, targets: Array, small: Array) -> Array:
-        """Return the gradient of the energy at the start."""
-        zero, key = jnp.zeros((), jnp.int32), jax.random.key(0)
-        return self.objective.value_and_gradient(levels, targets, small, zero, key)[1]
-
-    def advance(self, levels: Array, targets: Array, state: State, n: int) -> tuple[State, Energy]:
-        fast = replace(self.objective, fn=split_strides(self.objective.fn))
-
-        def advance(state: State) -> State:
-            return iterate(
-                fast, self.optimizer, self.patience, self.tolerance, levels, targets, state
-            )
-
-        return run_iterations(advance, state, n)
-
-    def constant_mask(self, levels: Array, targets: Array, value: Array) -> Array:
-        """p(target) of N clips under masks of one value, (N,)."""
-        mask = jnp.full(levels.shape[1:-1], value, levels.dtype)
-        return scores_of_targets(self.objective.fn(perturb(levels, mask)), targets)
-
-
-_constant_mask = jax.jit(_Run.constant_mask, static_argnums=0)
-_advance = jax.jit(_Run.advance, static_argnums=(0, 4))
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -306,64 +271,10 @@ def _levels(clips: Array, m: Masking) -> Array:
     return pyramid(clips, m.perturbation, m.levels, m.max_blur, m.edge)
 
 
-def _optimise(
-    run: _Run,
-    levels: Array,
-    targets: Array,
-    state: State,
-    iterations: int,
-    on_progress: Progress | None,
-) -> tuple[State, Energy]:
-    """All iterations, in one loop or in several calls."""
-    if not all(map(is_concrete, (levels, targets, state.small, state.key))):
-        return run.advance(levels, targets, state, iterations)
-    chunk = _CHUNK if on_progress or run.patience else iterations
-    if jax.default_backend() == "cpu":
-        chunk = 1
-    parts: list[Energy] = []
-    done = 0
-    while done < iterations:
-        n = min(chunk, iterations - done)
-        state, energies = _advance(run, levels, targets, state, n)
-        parts.append(energies)
-        done += n
-        if on_progress is not None:
-            on_progress(done, state.energy)
-        may_have_stopped = run.patience is not None or done % _CHUNK == 0
-        if may_have_stopped and bool((state.stopped_at >= 0).all()):
-            break
-
-    def whole(*rows: np.ndarray) -> Array:
-        last = np.repeat(rows[-1][-1:], iterations - done, 0)
-        return jnp.asarray(np.concatenate([*rows, last]))
-
-    return state, jax.tree.map(whole, *jax.device_get(parts))
-
-
 @functools.partial(jax.jit, static_argnums=0)
-def _final(run: _Run, levels: Array, targets: Array, small: Array) -> tuple[Array, Array]:
-    """The masks of small masks, and the probabilities under them."""
-    masks = run.objective.generator(small)
-    way = "delete" if run.objective.mode == "delete" else "preserve"
-    return masks, run.objective.probabilities(levels, targets, masks)[way]
-
-
-# Arguments
-
-
-def _areas(areas: Sequence[float]) -> tuple[float, ...]:
-    shares = tuple(map(float, expect_numbers("areas", areas).ravel()))
-    expect(len(shares) > 0, "areas", "at least one", "none")
-    for area in shares:
-        expect(0 < area < 1, "areas", "shares of the volume in (0, 1)", area)
-    return shares
-
-
-def _dropout(dropout: float) -> float:
-    if not isinstance(dropout, int | float | np.number) or isinstance(dropout, bool):
-        raise TypeError(message("dropout", "a share in [0, 1)", type(dropout).__name__))
-    expect(0 <= dropout < 1, "dropout", "a share in [0, 1)", dropout)
-    return float(dropout)
+def _compiled_scores(fn: ScoresOf, clips: Array) -> Array:
+    scores: Array = fn(clips)
+    return scores
 
 
 def _clean_probabilities(fn: ScoresOf, clips: Array, targets: Array) -> Array:
@@ -374,17 +285,16 @@ def _clean_probabilities(fn: ScoresOf, clips: Array, targets: Array) -> Array:
     return scores_of_targets(scores, targets)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _compiled_scores(fn: ScoresOf, clips: Array) -> Array:
-    scores: Array = fn(clips)
-    return scores
-
-
-def _expect_gradients(gradient: Callable[..., Array], *arrays: Array) -> None:
+def _expect_gradients(objective: Objective, levels: Array, targets: Array, small: Array) -> None:
     """Trace the gradient of fn; raise TypeError if there is none, e.g. for a host callback."""
+
+    def gradient(levels: Array, targets: Array, small: Array) -> Array:
+        zero, key = jnp.zeros((), jnp.int32), jax.random.key(0)
+        return objective.value_and_gradient(levels, targets, small, zero, key)[1]
+
     try:
         with traceable(_FORWARD_ONLY):
-            jax.eval_shape(gradient, *arrays)
+            jax.eval_shape(gradient, levels, targets, small)
     except ValueError as error:
         if "callback" not in str(error):
             raise
@@ -393,7 +303,12 @@ def _expect_gradients(gradient: Callable[..., Array], *arrays: Array) -> None:
 
 
 def _initial_masks(
-    run: _Run, levels: Array, targets: Array, clean: Array, shape: tuple[int, ...], key: Array
+    objective: Objective,
+    levels: Array,
+    targets: Array,
+    clean: Array,
+    shape: tuple[int, ...],
+    key: Array,
 ) -> Array:
     """Small masks of one value per clip, plus noise, (N, A, t, h', w').
 
@@ -402,18 +317,20 @@ def _initial_masks(
     """
     grid = np.linspace(0, 1, _GRID + 2, dtype=levels.dtype)[1:-1]
     if is_concrete(levels) and is_concrete(targets):
-        p = jnp.stack([_constant_mask(run, levels, targets, value) for value in grid])
+        p = jnp.stack([_constant_mask(objective, levels, targets, value) for value in grid])
     else:
-        p = lax.map(lambda value: run.constant_mask(levels, targets, value), jnp.asarray(grid))
-    value = _critical_value(p, clean, run.objective.mode).astype(levels.dtype)
-    noise = jax.random.uniform(
-        jax.random.fold_in(key, -1 % 2**32),  # iterations count from 0
-        shape,
-        levels.dtype,
-        -_JITTER,
-        _JITTER,
-    )
+        p = lax.map(lambda v: _constant_mask(objective, levels, targets, v), jnp.asarray(grid))
+    value = _critical_value(p, clean, objective.mode).astype(levels.dtype)
+    own_key = jax.random.fold_in(key, -1 % 2**32)  # iterations count from 0
+    noise = jax.random.uniform(own_key, shape, levels.dtype, -_JITTER, _JITTER)
     return jnp.broadcast_to(value[:, None, None, None, None], shape) + noise
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _constant_mask(objective: Objective, levels: Array, targets: Array, value: Array) -> Array:
+    """p(target) of N clips under masks of one value, (N,)."""
+    mask = jnp.full(levels.shape[1:-1], value, levels.dtype)
+    return scores_of_targets(objective.fn(perturb(levels, mask)), targets)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -425,12 +342,53 @@ def _critical_value(p: Array, clean: Array, mode: Mode) -> Array:
     return 1 - value if mode == "delete" else value
 
 
-def _checked_start(start: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Initial small masks (N, A, t, h', w')."""
-    given = expect_floating("start", start).astype(dtype)
-    given = given[None] if given.ndim == 4 else given
-    expect(given.shape == shape, "start", f"shape {shape}, or {shape[1:]} of one clip", given.shape)
-    if is_concrete(given):
-        inside = bool(((given >= 0) & (given <= 1)).all())
-        expect(inside, "start", "numbers in 0..1", f"{float(given.min())}..{float(given.max())}")
-    return given
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _advance(
+    objective: Objective, levels: Array, targets: Array, state: State, n: int
+) -> tuple[State, Energy]:
+    fast = replace(objective, fn=split_strides(objective.fn))
+    return fast.run(levels, targets, state, n)
+
+
+def _optimise(
+    objective: Objective,
+    levels: Array,
+    targets: Array,
+    state: State,
+    iterations: int,
+    on_progress: Progress | None,
+) -> tuple[State, Energy]:
+    """All iterations, in one loop or in several calls."""
+    if not all(map(is_concrete, (levels, targets, state.small, state.key))):
+        return _advance(objective, levels, targets, state, iterations)
+    chunk = _CHUNK if on_progress or objective.patience else iterations
+    if jax.default_backend() == "cpu":
+        chunk = 1
+    parts: list[Energy] = []
+    done = 0
+    while done < iterations:
+        n = min(chunk, iterations - done)
+        state, energies = _advance(objective, levels, targets, state, n)
+        parts.append(energies)
+        done += n
+        if on_progress is not None:
+            on_progress(done, state.energy)
+        may_have_stopped = objective.patience is not None or done % _CHUNK == 0
+        if may_have_stopped and bool((state.stopped_at >= 0).all()):
+            break
+
+    def whole(*rows: np.ndarray) -> Array:
+        last = np.repeat(rows[-1][-1:], iterations - done, 0)
+        return jnp.asarray(np.concatenate([*rows, last]))
+
+    return state, jax.tree.map(whole, *jax.device_get(parts))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _final(
+    objective: Objective, levels: Array, targets: Array, small: Array
+) -> tuple[Array, Array]:
+    """The masks of small masks, and the probabilities under them."""
+    masks = objective.generator(small)
+    way = "delete" if objective.mode == "delete" else "preserve"
+    return masks, objective.probabilities(levels, targets, masks)[way]

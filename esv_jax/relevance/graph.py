@@ -34,15 +34,13 @@ Spec: TypeAlias = jax.ShapeDtypeStruct
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operation:
-    """One primitive applied to operands.
+    """One primitive applied to operands, which computes the values numbered `outputs`.
 
     Attributes:
-      primitive: its name. name: the modules or scopes around it, e.g. "TinyCNN/conv1".
-      inputs: operands. outputs: numbers of the values it computes.
+      name: the modules or scopes around it, e.g. "TinyCNN/conv1".
       shapes: of the outputs, with dtype. input_shapes: of the operands.
       function: the name of a called function that is not inlined, else "".
       apply: operand values -> list of output values; keywords replace parameters.
-      params: parameters of the primitive.
     """
 
     primitive: str
@@ -59,10 +57,8 @@ class Operation:
 class Graph:
     """The operations of a function in the order of execution; value 0 is the input.
 
-    Attributes:
-      operations: in order. output: the result of the function.
-      makers: the operation that computes a value, by number. shapes: of all values, with dtype.
-      depends: numbers of the values that are computed from the input.
+    For each value: the operation that computes it (`makers`), its shape and dtype, and whether it
+    is computed from the input (`depends`).
     """
 
     def __init__(self, x: Spec) -> None:
@@ -152,13 +148,9 @@ def evaluate(
 def trace(fn: Callable[[Array], Array], x: Array | Spec, whole: Sequence[str] = ()) -> Graph:
     """The graph of fn(x), by tracing; nothing is computed.
 
-    Calls are inlined. Loops with a known number of steps (`lax.scan`, and `lax.fori_loop` of
-    Python ints) are unrolled where they depend on x. All branches of a `lax.cond` are included;
-    the operands of a branch that is not taken are zeros.
-
-    Args:
-      fn: a function of one array. x: an array, or its shape and dtype.
-      whole: names of functions under `jax.jit` that are kept as one operation each.
+    Calls are inlined, but for functions under `jax.jit` with names in `whole`. Loops with a known
+    number of steps (`lax.scan`, and `lax.fori_loop` of Python ints) are unrolled where they depend
+    on x. All branches of a `lax.cond` are included; the operands of those not taken are zeros.
     """
     spec = jax.ShapeDtypeStruct(x.shape, x.dtype)
     with jax.default_matmul_precision("highest"):  # accelerators shorten float32 products

@@ -49,10 +49,9 @@ class Group:
     """A product or a sum, with the later operations that belong to the same linear layer.
 
     Attributes:
-      first: the product or sum. x, weight: its operands; weight is None for a sum.
+      first: the product or sum of x; weight and info are None for a sum.
       after: operations on its output, in order: moves, products with constants, added constants.
       output: number of the value computed last.
-      info: None for a sum.
     """
 
     first: Operation
@@ -64,11 +63,7 @@ class Group:
 
 
 def find_groups(graph: Graph, active: set[int]) -> dict[int, Group]:
-    """The layers and sums of a graph, by the index of their first operation.
-
-    Args:
-      graph: of the function. active: numbers of the values through which relevance can pass.
-    """
+    """The layers and sums of a graph, by the index of their first operation."""
     users: dict[Operand, list[Operation]] = {}
     for operation in graph.operations:
         for operand in set(operation.inputs):
@@ -177,8 +172,7 @@ class Linear:
     """The linear function of a group.
 
     Attributes:
-      x: inputs. weight: with the factors that follow the product; None for a sum.
-      bias: like the outputs, or None. out: the outputs.
+      weight: with the factors that follow the product; None for a sum. bias: like the outputs.
       factors: constants of the operations after the first, None for moves.
     """
 

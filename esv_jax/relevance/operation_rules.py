@@ -63,9 +63,7 @@ class Step:
     """Propagation of relevance from computed values to their sources.
 
     Attributes:
-      outputs: numbers of the computed values. sources: of those that receive relevance.
-      rule: see `Rule`.
-      keeps: True if a rule or constants may keep a part of the relevance by design.
+      keeps: True if the rule or constants may keep a part of the relevance by design.
       unknown: description of an operation without a rule, else "".
     """
 
@@ -79,11 +77,7 @@ class Step:
 def operation_step(
     graph: Graph, patterns: Patterns, operation: Operation, active: set[int], options: Options
 ) -> Step | None:
-    """The propagation through one operation; None if no operand can receive relevance.
-
-    Raises:
-      ValueError: an operation without a rule, for unknown="error".
-    """
+    """The propagation through one operation; None if no operand can receive relevance."""
     primitive, inputs = operation.primitive, operation.inputs
     own = tuple(n for n, i in enumerate(inputs) if i in active and is_inexact(graph.shapes[i]))
     if not own:

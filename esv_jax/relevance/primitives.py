@@ -79,12 +79,7 @@ def nonnegative_values(graph: Graph) -> set[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Softmax:
-    """The operations of one softmax.
-
-    Attributes:
-      x, output: numbers of its scores and of its weights.
-      operations: those between them, in order.
-    """
+    """The operations of one softmax, in order, from its scores to its weights."""
 
     x: int
     output: int

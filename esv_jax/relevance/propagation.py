@@ -45,7 +45,6 @@ class Plan:
     """The propagation through a function, made before any value is known.
 
     Attributes:
-      graph: of the function.
       groups: layers and sums, by the index of their first operation.
       active: numbers of the values through which relevance can reach the input.
       roots: numbers of values that are elementwise functions of one other value -> its number.
@@ -166,13 +165,10 @@ def _find_roots(plan: Plan, use_bias: bool) -> dict[int, int]:
 
 
 class Propagated(NamedTuple):
-    """Relevance of the input, with the relevance on the way.
+    """Relevance of the input, and of the inputs of each layer by its index.
 
-    Attributes:
-      relevance: of the input, like it.
-      at_layers: of the inputs of each layer, by its index.
-      given: () relevance of the outputs.
-      taken: () the part of it that rules of layers and functions, constants and softmaxes keep.
+    Also the sum of the relevance `given` to the outputs, and of the part that rules of layers and
+    functions, constants and softmaxes have `taken`.
     """
 
     relevance: Array
@@ -184,13 +180,7 @@ class Propagated(NamedTuple):
 def propagate(
     plan: Plan, x: Array, rules: Sequence[Rule], start: Callable[[Array], Array], options: Options
 ) -> Propagated:
-    """Relevance of the input.
-
-    Args:
-      plan: of the function. x: the input.
-      rules: one for each layer.
-      start: outputs of the function -> their relevance.
-    """
+    """Relevance of x by one rule for each layer; `start` maps outputs to their relevance."""
     backward = _Backward(plan, x, rules, options)
     started = start(jnp.asarray(backward.value(plan.graph.output)))
     backward.add(plan.graph.output, started)

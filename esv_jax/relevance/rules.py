@@ -29,12 +29,11 @@ class Layer:
     """A linear layer with its values, the first argument of a rule.
 
     Attributes:
-      name: of the layer, for messages. kind: "dense" or "conv".
+      name: for messages. kind: "dense" or "conv".
       x: its inputs. weight: w, with the scale of a batch norm.
       product: (x, w) -> outputs without bias, linear in both.
       out: outputs with bias. bias: like the outputs, or None.
-      use_bias: include biases in the denominators.
-      stabilizer: s of stab, >= 0.
+      use_bias: include biases in the denominators. stabilizer: s of stab, >= 0.
       is_positive: True if x >= 0 for every input, e.g. after a ReLU.
       low, high: bounds of x for `ZBox`, else None.
     """

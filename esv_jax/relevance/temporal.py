@@ -28,24 +28,6 @@ _MODES = {"replicate": "edge", "zero": "constant"}
 _NUMBERS_AT_ONCE = 2**24  # in one batch of static clips, where no batch size is given
 
 
-class Selected(NamedTuple):
-    """The part of a relevance volume that changes over time.
-
-    Attributes:
-      relevance: the volume where the mask is True, zero elsewhere.
-      mask: (t, h, w) bool, True where the derivative exceeds the threshold.
-      derivative: (t, h, w) >= 0, see `temporal_derivative`.
-      threshold: () sigma standard deviations of the derivative.
-      motion_share: () share of the absolute relevance that is kept, 0..1; 0 if there is none.
-    """
-
-    relevance: Array
-    mask: Array
-    derivative: Array
-    threshold: Array
-    motion_share: Array
-
-
 def selective(relevance: ArrayLike, sigma: float = 2.0, edge: Edge = "replicate") -> Array:
     """The relevance that is motion: where its temporal derivative exceeds sigma deviations.
 
@@ -55,30 +37,22 @@ def selective(relevance: ArrayLike, sigma: float = 2.0, edge: Edge = "replicate"
     Args:
       relevance: (t, h, w), or (t, h, w, c), whose channels are summed for the derivative and have
         one mask.
-      sigma: threshold in standard deviations of the derivative over the volume, >= 0.
+      sigma: threshold in standard deviations of `temporal_derivative` over the volume, >= 0.
       edge: values beyond the volume: "replicate" repeats its edge, so that a constant map has no
         motion; with "zero" the first and last frame and the border count as changes, as in the
         code of the authors.
     Returns:
-      Like `relevance`, zero where the mask is False. `select` returns a record with the mask.
+      Like `relevance`, zero where the derivative is below the threshold.
     Raises:
       ValueError: another rank, fewer than two values, numbers that are not finite, sigma < 0,
       another edge. TypeError: not floating point.
     Cost: a few passes over the volume.
     """
-    return select(relevance, sigma, edge).relevance
-
-
-def select(relevance: ArrayLike, sigma: float = 2.0, edge: Edge = "replicate") -> Selected:
-    """Selective relevance with its mask, derivative, threshold and share of relevance kept."""
     relevance = _expect_volume(relevance)
     expect(not is_concrete(sigma) or bool(sigma >= 0), "sigma", "a number >= 0", sigma)
     derivative = temporal_derivative(relevance, edge)
-    threshold = sigma * derivative.std(ddof=1)
-    mask = derivative > threshold
-    kept = jnp.where(mask if relevance.ndim == 3 else mask[..., None], relevance, 0)
-    share = _share(jnp.abs(kept).sum(), jnp.abs(relevance).sum())
-    return Selected(kept, mask, derivative, threshold, share)
+    mask = derivative > sigma * derivative.std(ddof=1)
+    return jnp.where(mask if relevance.ndim == 3 else mask[..., None], relevance, 0)
 
 
 def temporal_derivative(relevance: ArrayLike, edge: Edge = "replicate") -> Array:
@@ -112,12 +86,8 @@ def motion_share(relevance: ArrayLike, sigmas: ArrayLike, edge: Edge = "replicat
     size = size if size.ndim == 3 else size.sum(-1)
     deviation = derivative.std(ddof=1)
     kept = jnp.stack([jnp.where(derivative > s * deviation, size, 0).sum() for s in sigmas])
-    return _share(kept, size.sum())
-
-
-def _share(part: Array, total: Array) -> Array:
-    """part / total, 0 where the total is 0."""
-    return jnp.where(total > 0, part / jnp.where(total > 0, total, 1), 0)
+    total = size.sum()
+    return jnp.where(total > 0, kept / jnp.where(total > 0, total, 1), 0)
 
 
 def _expect_volume(relevance: ArrayLike) -> Array:
@@ -141,17 +111,6 @@ class Discriminative(NamedTuple):
     spatial: Array
     temporal: Array
 
-    @property
-    def sums(self) -> tuple[Array, Array]:
-        """The sums of both, ()."""
-        return self.spatial.sum(), self.temporal.sum()
-
-    @property
-    def by_frame(self) -> tuple[Array, Array]:
-        """The sums of both for each frame, (t,)."""
-        axes = tuple(range(1, self.spatial.ndim))
-        return self.spatial.sum(axes), self.temporal.sum(axes)
-
 
 def discriminative(
     fn: ScoreFunction,
@@ -159,7 +118,6 @@ def discriminative(
     target: int | Array,
     *,
     scale: Scale = "score",
-    positive: bool = False,
     relevance: ArrayLike | None = None,
     batch_size: int | None = None,
     **options: Unpack[PropagationOptions],
@@ -178,15 +136,13 @@ def discriminative(
       scale: "score" starts each static clip from its own score of the class: the spatial part is
         small where single frames have small scores. "clip" starts them from the score of the
         clip: both parts then differ only in where relevance lies.
-      positive: keep only positive values of both parts; by default signed, and the parts add up
-        to the relevance of the clip.
       relevance: of the clip, like `clip`, if it is known already.
       batch_size: static clips per batch; default about 16 million numbers.
       **options: of `lrp`: composite, use_bias, stabilizer, max_pool, functions, unknown.
     Returns:
-      `Discriminative`, in units of the score.
+      `Discriminative`, in units of the score; its parts add up to the relevance of the clip.
     Raises:
-      As `lrp`; ValueError: more than one target, relevance of another shape, batch_size < 1.
+      As `lrp`; ValueError: more than one target, batch_size < 1.
     Cost: t + 1 LRP passes, one compiled program under `jax.jit`.
     """
     clip, fn = expect_input(clip), ScoresOf(fn)
@@ -211,7 +167,4 @@ def discriminative(
         spatial = jax.lax.map(for_frame, jnp.arange(t), batch_size=batch_size)
     if scale == "clip":
         spatial = spatial * fn(clip)[target].astype(spatial.dtype)
-    temporal = own.astype(spatial.dtype) - spatial
-    if positive:
-        spatial, temporal = jnp.maximum(spatial, 0), jnp.maximum(temporal, 0)
-    return Discriminative(spatial, temporal)
+    return Discriminative(spatial, own.astype(spatial.dtype) - spatial)

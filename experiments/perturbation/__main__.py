@@ -6,8 +6,8 @@ that preserves the prediction: with its core (connected volumes), without, and w
 loss instead. Measured of each mask: share of the evidence covered, share of the probability kept,
 flicker (mean change from frame to frame), area.
 
-All methods of `maps.METHODS` are scored by all of `maps.METRICS`; each metric by its reliability,
-Krippendorff's alpha and its agreement with the others.
+All methods of `maps.methods` are scored by all of `maps.map_metrics`; each metric by its
+reliability, Krippendorff's alpha and its agreement with the others.
 
 Claims, with 95 % bootstrap intervals over clips: masks of a tenth of the volume cover at least 70 %
 of the evidence; no other method has a better insertion score than STEP; the core lowers flicker at
@@ -34,8 +34,9 @@ import numpy as np
 
 from esv_jax.checks import expect, expect_choice, expect_int
 from esv_jax.files import make_folder
-from esv_jax.maps import METHODS, METRICS
 from esv_jax.maps.evaluation_record import Evaluation, combine_scores
+from esv_jax.maps.map_metrics import METRICS
+from esv_jax.maps.methods import METHODS
 from esv_jax.metrics.reliability import spearman
 from esv_jax.models.clip_model import clip_model_digest
 from experiments import harness
@@ -67,7 +68,7 @@ class Settings(ClipSettings):
     out: Path = Path("results/perturbation")
     """Folder for the results; masks of an earlier run with other settings are replaced."""
     methods: tuple[str, ...] = tuple(METHODS)
-    """Methods of `maps.METHODS`: "step", "random" and at least one more."""
+    """Methods of `maps.methods.METHODS`: "step", "random" and at least one more."""
     seed: int = 40_000
     n_clips: int = 8
     iterations: int = 200

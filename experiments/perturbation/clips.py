@@ -14,9 +14,10 @@ import numpy as np
 import esv_jax as ej
 from esv_jax import perturbation
 from esv_jax.cli.evaluate import ScoreFile, open_scores
-from esv_jax.maps import METRICS, MapSettings
+from esv_jax.maps import MapSettings
 from esv_jax.maps.evaluation import make_evaluator
 from esv_jax.maps.evaluation_record import ClipScores
+from esv_jax.maps.map_metrics import METRICS
 from esv_jax.models import ClipModel
 from esv_jax.models.clip_model import clip_model_digest
 from experiments.perturbation.masks import (

@@ -16,13 +16,14 @@ import numpy as np
 from esv_jax import perturbation
 from esv_jax.files import atomic_path
 from esv_jax.perturbation import Core
+from esv_jax.perturbation.descent import published_weights
 
 AREA = 0.1
 """Area of the masks in the claims, as a share of a clip."""
 CORE, NO_CORE, DIFFERENCE = "core", "no core", "difference loss"
 MAIN = (CORE, NO_CORE, DIFFERENCE)
 _SALIENCY_AREAS = (0.05, AREA, 0.2)  # of the masks whose sum is a map
-_WEIGHTS = perturbation.published_weights()
+_WEIGHTS = published_weights()
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         CORE: {"areas": _SALIENCY_AREAS, "core": Core()},

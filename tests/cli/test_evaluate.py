@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax import maps
 from esv_jax.cli import main
 from esv_jax.cli.evaluate import Evaluate
+from esv_jax.maps import map_metrics, methods
 from esv_jax.maps.evaluation import ClipEvaluator, make_evaluator
 from esv_jax.maps.evaluation_record import combine_scores
 from esv_jax.models.clip_model import clip_model_digest
@@ -175,13 +175,15 @@ def test_videos(model, tmp_path, capsys):
     assert len(errors) == 1 and "broken" in errors[0]
     rows = rows_of(out)
     assert {row["uid"] for row in rows} == {path.stem for path in paths}
-    of_videos = {name for name, metric in maps.METRICS.items() if metric.takes.endswith("first")}
+    of_videos = {
+        name for name, metric in map_metrics.METRICS.items() if metric.takes.endswith("first")
+    }
     assert {row["metric"] for row in rows} == of_videos  # without evidence
     network = ej.models.load_clip_model(model)
     index = ej.data.segment_centres(12, T)
     clip = network.prepare(ej.data.decode_frames(paths[0], indices=index))
     c = network.class_names.index("covering")
-    own = maps.clip_map("gradient_x_input", network, clip, c)
+    own = methods.clip_map("gradient_x_input", network, clip, c)
     fn = jax.jit(lambda clips: jax.nn.softmax(jax.vmap(network.logits)(clips)))
     expected = ej.metrics.insertion(fn, clip, own, c, 2).auc
     first = next(row for row in rows if row["uid"] == paths[0].stem)
@@ -220,5 +222,5 @@ def test_help_names_all_methods_and_metrics(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])
     printed = capsys.readouterr().out.replace(",", " ").replace(";", " ").split()
-    assert {*maps.METHODS, *maps.METRICS} <= {*printed}
-    assert {*Evaluate().methods} <= {*maps.METHODS}
+    assert {*methods.METHODS, *map_metrics.METRICS} <= {*printed}
+    assert {*Evaluate().methods} <= {*methods.METHODS}

@@ -11,7 +11,7 @@ import pytest
 import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.cli.explain import MethodName
-from esv_jax.maps import ELEMENT_METHODS, element_values
+from esv_jax.maps.elements import ELEMENT_METHODS, element_values
 from esv_jax.results.browser import Browser
 from tests.games_for_tests import as_float32, random_heads
 

@@ -16,7 +16,6 @@ from esv_jax.games.few_scores import score
 from esv_jax.games.grouped import Grouped
 from esv_jax.games.multi_scale import direct_logits
 from esv_jax.gradients import (
-    completeness_gap,
     grad_cam,
     grad_cam_at,
     gradient,
@@ -26,7 +25,7 @@ from esv_jax.gradients import (
     score_function,
     smooth_grad,
 )
-from esv_jax.gradients.input_gradients import RULES, integration_rule
+from esv_jax.gradients.input_gradients import RULES, completeness_gap, integration_rule
 from tests.conftest import FIXTURES, SHARED, drawn_variables
 from tests.games_for_tests import multi_scale_case
 

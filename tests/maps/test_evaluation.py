@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from esv_jax import data, metrics
-from esv_jax.maps import METRICS, clip_map, evaluate
+from esv_jax.maps import clip_map, evaluate
 from esv_jax.maps.evaluation import make_evaluator
 from esv_jax.maps.evaluation_record import ClipScores, combine_scores
+from esv_jax.maps.map_metrics import METRICS
 from esv_jax.metrics.reliability import method_ranks
 from esv_jax.models import ClipModel
 from esv_jax.models.clip_model import ClipCNN
@@ -128,7 +129,7 @@ def test_scores_equal_direct_calls(units, network, planted):
     shown = masks.any((-2, -1))
     shown[:, 0] = True
     targets = np.array([1, 3, 1])
-    maps = {}
+    curves = {"steps": 4, "units": units, "grid": 5, "n_supervoxels": 30}
     found = evaluate(
         network,
         clips[:2],
@@ -138,18 +139,13 @@ def test_scores_equal_direct_calls(units, network, planted):
         evidence=masks[:2],
         evidence_frames=shown[:2],
         key=KEY,
-        steps=4,
-        units=units,
-        grid=5,
-        n_supervoxels=30,
-        on_map=lambda name, i, found: maps.update({(name, i): found}),
+        **curves,
     )
     fn = jax.jit(lambda clips: jax.nn.softmax(jax.vmap(network.logits)(clips)))
     for i in range(2):
         for m, name in enumerate(names):
             key = jax.random.fold_in(jax.random.fold_in(KEY, i), NUMBERS[name])
             own = clip_map(name, network, clips[i], targets[i], key=key)
-            np.testing.assert_array_equal(maps[name, i], own)
             options = {"pixels": {}, "patches": {"grid": 5}}.get(units)
             if options is None:
                 options = {"segments": data.supervoxels(clips[i], 30), "supervoxels": True}
@@ -175,49 +171,6 @@ def test_scores_are_independent_of_other_methods_and_clips(planted):
     assert len({*alone.scores[0, :, 0]}) > 1  # each clip has numbers of its own
 
 
-def test_known_scores_are_reused(planted):
-    clips, masks = planted
-    calls = []
-
-    def counted(clip, target, key):
-        calls.append(float(clip.sum()))
-        return block(clip, target, key) + jax.random.uniform(key, clip.shape[:3])
-
-    ask = functools.partial(
-        evaluate,
-        BRIGHT,
-        clips,
-        np.zeros(V, int),
-        methods={"counted": counted, "random": "random"},
-        metrics=["insertion", "coverage"],
-        evidence=masks,
-        key=KEY,
-        steps=3,
-    )
-    kept = {}
-
-    def stop_at_1(i, scores):
-        kept[i] = scores
-        if i == 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ask(on_progress=stop_at_1)
-    assert list(kept) == [0, 1] and len(calls) == 2
-    resumed = ask(known=kept)
-    assert len(calls) == 3
-    whole = ask()
-    np.testing.assert_array_equal(resumed.scores, whole.scores)
-    assert len(calls) == 6 and np.isfinite(whole.scores).all()
-    with pytest.raises(ValueError, match=r"known: expected clips 0\.\.2, got \[5\]"):
-        ask(known={5: kept[0]})
-    wrong = ClipScores(np.zeros((1, 2)), np.zeros(2))
-    with pytest.raises(
-        ValueError, match=r"clips\[0\]: expected scores .* = \(2, 2\), got \(1, 2\)"
-    ):
-        ask(known={**kept, 0: wrong})
-
-
 def test_a_non_finite_map_has_nan_scores_and_a_warning(planted):
     clips, masks = planted
 
@@ -225,23 +178,23 @@ def test_a_non_finite_map_has_nan_scores_and_a_warning(planted):
         found = block(clip, target, key)
         return found.at[0, 0, 0].set(jnp.nan) if clip[2, 7, 5, 0] == 1 else found  # the second clip
 
-    maps = {}
-    found = evaluate(
-        BRIGHT,
-        clips,
-        np.zeros(V, int),
-        methods={"fails": fails, "block": block, "random": "random"},
-        metrics=["deletion", "pointing"],
-        evidence=masks,
-        key=KEY,
-        steps=3,
-        on_map=lambda name, i, found: maps.update({(name, i): found}),
-    )
+    own = {"fails": fails, "block": block, "random": "random"}
+    options = {"methods": own, "metrics": ["deletion", "pointing"], "steps": 3}
+    found = evaluate(BRIGHT, clips, np.zeros(V, int), evidence=masks, key=KEY, **options)
     bad = np.zeros((2, V, 3), bool)
     bad[:, 1, 0] = True
     np.testing.assert_array_equal(np.isnan(found.scores), bad)
     assert found.warnings == ("clip 1, fails: 1 of 3200 values are not finite; no scores",)
-    assert np.isnan(maps["fails", 1]).all() and np.isfinite(maps["fails", 0]).all()
+    maps = {}
+    evaluator = make_evaluator(BRIGHT, **options)
+    given = {"key": jax.random.fold_in(KEY, 1), "evidence": masks[1]}
+    one = evaluator(clips[1], 0, on_map=lambda name, found: maps.update({name: found}), **given)
+    np.testing.assert_array_equal(one.scores, found.scores[:, 1])
+    assert np.isnan(maps["fails"]).all() and np.isfinite(maps["block"]).all()
+    with pytest.raises(
+        ValueError, match=r"clips\[1\]: expected scores .* = \(2, 3\), got \(1, 2\)"
+    ):
+        combine_scores(tuple(own), found.metrics, [one, ClipScores(np.zeros((1, 2)), np.zeros(2))])
     np.testing.assert_array_equal(found.scores[:, [0, 2], 0], found.scores[:, [0, 2], 1])
     summary = found.summary(key=KEY)
     assert summary.n_clips.tolist() == [[2, 3, 3]] * 2 and summary.n_ranked[0] == 2

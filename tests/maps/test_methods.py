@@ -12,8 +12,8 @@ import pytest
 
 from esv_jax import gradients, maps, relevance
 from esv_jax.games.removal import frame_index
-from esv_jax.maps import METHODS, MapSettings, clip_map
-from esv_jax.maps.methods import GRAD_CAM_LAYERS, compiled, esv_x_spatial, freeze
+from esv_jax.maps import MapSettings, clip_map
+from esv_jax.maps.methods import GRAD_CAM_LAYERS, METHODS, compiled, esv_x_spatial, freeze
 from esv_jax.maps.networks import probabilities
 from esv_jax.models import ClipModel
 from esv_jax.models.clip_model import CLIP_NETWORKS, ClipCNN

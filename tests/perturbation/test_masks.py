@@ -14,8 +14,8 @@ from scipy import ndimage
 from esv_jax.blur import blur_levels, blur_matrices, gaussian_blur
 from esv_jax.metrics.curves import _probabilities
 from esv_jax.metrics.voxels import replacement
-from esv_jax.perturbation import Core, Masking, perturb, published_weights, pyramid
-from esv_jax.perturbation.descent import ramped_weights
+from esv_jax.perturbation import Core, Masking, perturb, pyramid
+from esv_jax.perturbation.descent import published_weights, ramped_weights
 from esv_jax.perturbation.masks import MaskGenerator
 from esv_jax.perturbation.regularisers import (
     area_loss,
