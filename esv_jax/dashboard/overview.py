@@ -74,7 +74,7 @@ def summarise(source: Source) -> Overview:
     errors = np.sqrt(squares / np.maximum(counts - 1, 1) / np.maximum(counts, 1))
     above = np.zeros((0, 0))
     if values:
-        above = position_statistics(values, bins=None if same else _RELATIVE).overall.above
+        above = position_statistics(values, bins=None if same else _RELATIVE).above
     return Overview(
         evidence={k: np.array([row.evidence for row in own], float) for k, own in groups.items()},
         lengths=np.array([row.n for row in explained], float),

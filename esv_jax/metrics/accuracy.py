@@ -9,7 +9,6 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from esv_jax.checks import expect, expect_finite, expect_floating, wider
-from esv_jax.metrics.statistics import present_elements
 
 
 def relative_error(approx: ArrayLike, exact: ArrayLike) -> Array:
@@ -24,7 +23,7 @@ def relative_error(approx: ArrayLike, exact: ArrayLike) -> Array:
     Raises:
       ValueError: different shapes, no elements, non-finite values. TypeError: not floating point.
     """
-    approx, exact, _ = _pair("approx", approx, "exact", exact)
+    approx, exact = _pair("approx", approx, "exact", exact)
     return jnp.abs(approx - exact).mean(-1) / jnp.abs(exact).mean(-1)
 
 
@@ -47,7 +46,7 @@ def lad_slope(approx: ArrayLike, exact: ArrayLike) -> Array:
       (...); 1 where the approximation is unbiased in scale, NaN where exact is all zero.
     Cost: one sort of n ratios per row.
     """
-    approx, exact, _ = _pair("approx", approx, "exact", exact)
+    approx, exact = _pair("approx", approx, "exact", exact)
     weight = jnp.abs(exact)
     ratio = jnp.where(weight > 0, approx / jnp.where(weight > 0, exact, 1), jnp.inf)
     order = jnp.argsort(ratio, axis=-1)
@@ -71,9 +70,7 @@ class Smoothness(NamedTuple):
     change: Array
 
 
-def smoothness(
-    values_original: ArrayLike, values_jittered: ArrayLike, lengths: ArrayLike | None = None
-) -> Smoothness:
+def smoothness(values_original: ArrayLike, values_jittered: ArrayLike) -> Smoothness:
     """Temporal smoothness: similarity of values when every frame is replaced by a neighbour.
 
     Explain a video from frames at some indices, then from frames at these indices shifted by
@@ -81,46 +78,34 @@ def smoothness(
     are nearly equal, so the values of a smooth method are too.
 
     Args:
-      values_original, values_jittered: (..., N), values of one class per row, padded at the end.
-      lengths: (...) int, elements in each row; default N.
-    Raises:
-      As `relative_error`; ValueError: lengths out of range. TypeError: lengths not integers.
+      values_original, values_jittered: (..., n), values of one class per row.
+    Raises: as `relative_error`.
     """
     names = ("values_original", "values_jittered")
-    original, jittered, present = _pair(
-        names[0], values_original, names[1], values_jittered, lengths
-    )
-    change = jnp.where(present, jnp.abs(jittered - original), 0).sum(-1)
-    scale = jnp.where(present, jnp.abs(original), 0).sum(-1)
-    return Smoothness(_correlation(original, jittered, present), change / scale)
+    original, jittered = _pair(names[0], values_original, names[1], values_jittered)
+    change = jnp.abs(jittered - original).sum(-1) / jnp.abs(original).sum(-1)
+    return Smoothness(_correlation(original, jittered), change)
 
 
-def _pair(
-    name: str, a: ArrayLike, other: str, b: ArrayLike, lengths: ArrayLike | None = None
-) -> tuple[Array, Array, Array]:
-    """Two finite arrays (..., n) of one shape, in their common dtype, and the present elements."""
+def _pair(name: str, a: ArrayLike, other: str, b: ArrayLike) -> tuple[Array, Array]:
+    """Two finite arrays (..., n) of one shape, in their common dtype."""
     a, b = expect_floating(name, a), expect_floating(other, b)
     expect(a.shape == b.shape, name, f"the shape of {other}, {b.shape}", a.shape)
-    present = present_elements(name, a.shape, lengths)
-    for each, values in ((name, a), (other, b)):
-        expect_finite(each, values if lengths is None else jnp.where(present, values, 0))
+    expect(a.shape[-1:] > (0,), name, "shape (..., n), n >= 1", a.shape)
+    expect_finite(name, a)
+    expect_finite(other, b)
     dtype = wider(a.dtype, b.dtype)
-    return a.astype(dtype), b.astype(dtype), present
+    return a.astype(dtype), b.astype(dtype)
 
 
-def _correlation(a: Array, b: Array, present: Array) -> Array:
-    """Correlation over the present elements of the last axis; NaN where either is constant."""
-    a, a_varies = _standardised(a, present)
-    b, b_varies = _standardised(b, present)
-    r = (a * b).sum(-1) / jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-    return jnp.where(a_varies & b_varies, r, jnp.nan)
+def _correlation(a: Array, b: Array) -> Array:
+    """Correlation over the last axis; NaN where either is constant."""
+    a, b = _standardised(a), _standardised(b)
+    return (a * b).sum(-1) / jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
 
 
-def _standardised(a: Array, present: Array) -> tuple[Array, Array]:
-    """(a - mean) / range over the present elements, 0 elsewhere, and the flag range > 0."""
-    n = present.sum(-1, keepdims=True).astype(a.dtype)
-    high = jnp.where(present, a, -jnp.inf).max(-1)
-    low = jnp.where(present, a, jnp.inf).min(-1)
-    mean = jnp.where(present, a, 0).sum(-1, keepdims=True) / n
-    scale = jnp.where(high > low, high - low, 1)  # squares of tiny values would underflow
-    return jnp.where(present, (a - mean) / scale[..., None], 0), high > low
+def _standardised(a: Array) -> Array:
+    """(a - mean) / range, as squares of tiny values underflow; NaN where all are equal."""
+    span = a.max(-1, keepdims=True) - a.min(-1, keepdims=True)
+    away = (a - a.mean(-1, keepdims=True)) / jnp.where(span > 0, span, 1)
+    return jnp.where(span > 0, away, jnp.nan)

@@ -41,7 +41,6 @@ from esv_jax.metrics.voxels import (
     make_units,
     replacement,
     smoothed,
-    step_ends,
     switching_rank,
     target_probabilities,
     voxel_map,
@@ -283,7 +282,9 @@ def _probabilities(
     scores = ScoresOf(fn, "clips", "probabilities")
     smooth = None if smooth is None else expect_int("smooth", smooth, 1)
     units = make_units(batch.clips.shape[:-1], grid, segments, supervoxels, batch.batched)
-    ends = step_ends(units, steps)[:, at]
+    fewest = int(units.counts.min())
+    expect(steps <= fewest, "steps", f"at most {fewest}, the units to switch", steps)
+    ends = np.linspace(0, units.counts, steps + 1, axis=-1).astype(np.int32)[:, at]
     expect_choice("order", order, ORDERS)
     name = "saliencies" if batch.batched else "saliency"
     maps = _voxel_maps(batch.saliencies, batch.clips.shape, name, smooth)

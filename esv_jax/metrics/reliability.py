@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-from jax.typing import ArrayLike
 
 from esv_jax.checks import expect, expect_choice, expect_finite, expect_int, expect_numbers
 from esv_jax.metrics.statistics import Rows
@@ -100,9 +99,7 @@ def _table(values: Rows, name: str = "scores") -> np.ndarray:
     return table
 
 
-def krippendorff_alpha(
-    table: Rows, level: Level = "nominal", missing: ArrayLike | None = None
-) -> float:
+def krippendorff_alpha(table: Rows, level: Level = "nominal") -> float:
     """Krippendorff's alpha of a table of ratings.
 
         alpha = 1 - observed / expected disagreement
@@ -121,7 +118,6 @@ def krippendorff_alpha(
     Args:
       table: (coders, units) numbers; NaN for no rating. Units rated less than twice are left out.
       level: of measurement.
-      missing: (coders, units) bool, further ratings to leave out.
     Returns:
       float, 1 for full agreement, around 0 for agreement by chance, negative for less.
     Raises:
@@ -130,9 +126,19 @@ def krippendorff_alpha(
     Cost: memory for the square of the number of different ratings.
     """
     expect_choice("level", level, LEVELS)
-    counts, ratings = _counts(_ratings(table, missing))
+    rows = expect_numbers("table", table, "Number them.")
+    expect(rows.ndim == 2, "table", "shape (coders, units)", rows.shape)
+    expect(not np.isinf(rows).any(), "table", "finite ratings, or NaN for none", "infinity")
+    rows = rows[:, (~np.isnan(rows)).sum(0) >= 2]
+    expect(rows.size > 0, "table", "a unit with two ratings", "none")
+    known = ~np.isnan(rows)
+    ratings, index = np.unique(rows[known], return_inverse=True)
+    way_out = "Otherwise alpha is undefined."
+    expect(len(ratings) >= 2, "table", "ratings that differ", f"only {ratings[0]}", way_out)
     if level == "ratio":
         expect(bool((ratings >= 0).all()), "table", "ratings >= 0 on a ratio scale", ratings.min())
+    counts = np.zeros((rows.shape[1], len(ratings)))  # of each rating in each unit
+    np.add.at(counts, (np.nonzero(known)[1], index), 1)
     distance = _distances(ratings, counts.sum(0), level)
     per_unit = counts.sum(1)
     pairs = counts / (per_unit - 1)[:, None]
@@ -141,33 +147,6 @@ def krippendorff_alpha(
     observed = (coincidences * distance).sum() / n
     expected = of_rating @ distance @ of_rating / (n * (n - 1))
     return float(1 - observed / expected)
-
-
-def _ratings(table: Rows, missing: ArrayLike | None) -> np.ndarray:
-    """Ratings (coders, units) float64, NaN for none."""
-    ratings = expect_numbers("table", table, "Number them.")
-    expect(ratings.ndim == 2, "table", "shape (coders, units)", ratings.shape)
-    expect(not np.isinf(ratings).any(), "table", "finite ratings, or NaN for none", "infinity")
-    if missing is not None:
-        mask = np.asarray(missing)
-        is_bool = mask.dtype == np.bool_
-        expect(is_bool, "missing", "bool", f"dtype {mask.dtype}", kind=TypeError)
-        expect(mask.shape == ratings.shape, "missing", f"shape {ratings.shape}", mask.shape)
-        ratings[mask] = np.nan
-    return ratings
-
-
-def _counts(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (units, R) of the R different ratings in units rated at least twice; ratings (R,)."""
-    table = table[:, (~np.isnan(table)).sum(0) >= 2]
-    expect(table.size > 0, "table", "a unit with two ratings", "none")
-    known = ~np.isnan(table)
-    ratings, index = np.unique(table[known], return_inverse=True)
-    way_out = "Otherwise alpha is undefined."
-    expect(len(ratings) >= 2, "table", "ratings that differ", f"only {ratings[0]}", way_out)
-    counts = np.zeros((table.shape[1], len(ratings)))
-    np.add.at(counts, (np.nonzero(known)[1], index), 1)
-    return counts, ratings
 
 
 def _distances(ratings: np.ndarray, counts: np.ndarray, level: Level) -> np.ndarray:

@@ -14,13 +14,11 @@ from jax.typing import ArrayLike
 from esv_jax.checks import (
     AnyArray,
     expect,
-    expect_array,
     expect_finite,
     expect_floating,
     expect_int,
     expect_key,
     expect_numbers,
-    is_concrete,
 )
 
 Rows: TypeAlias = ArrayLike | Sequence[ArrayLike]
@@ -98,49 +96,30 @@ class SupportStatistics(NamedTuple):
     distraction: Array
 
 
-def support_statistics(values: ArrayLike, lengths: Integers | None = None) -> SupportStatistics:
+def support_statistics(values: ArrayLike) -> SupportStatistics:
     """Shares and sums of supporting (> 0) and distracting (<= 0) elements of each sequence.
 
     Source of the terms: Price & Damen (2020).
 
     Args:
-      values: (..., N), values of one class per row, padded at the end.
-      lengths: (...) int, elements in each row, 1..N; default N.
+      values: (..., n), values of one class per row.
     Returns:
       `SupportStatistics` of (...).
     Raises:
-      ValueError: no elements, non-finite values, lengths of another shape or out of range.
-      TypeError: values not floating point, lengths not integers.
+      ValueError: no elements, non-finite values. TypeError: values not floating point.
     """
     values = expect_floating("values", values)
-    present = present_elements("values", values.shape, lengths)
-    expect_finite("values", jnp.where(present, values, 0))
-    positive = (values > 0) & present
-    share = positive.sum(-1).astype(values.dtype) / present.sum(-1).astype(values.dtype)
+    expect(values.shape[-1:] > (0,), "values", "shape (..., n), n >= 1", values.shape)
+    expect_finite("values", values)
+    positive = values > 0
+    share = positive.sum(-1).astype(values.dtype) / values.shape[-1]
     support = jnp.where(positive, values, 0).sum(-1)
-    distraction = jnp.where(present & ~positive, values, 0).sum(-1)
+    distraction = jnp.where(positive, 0, values).sum(-1)
     return SupportStatistics(share, 1 - share, support, distraction)
 
 
-def present_elements(name: str, shape: tuple[int, ...], lengths: Integers | None) -> Array:
-    """Mask (..., N) bool of the first `lengths` (...) elements of each row; None for all."""
-    expect(len(shape) >= 1 and shape[-1] >= 1, name, "shape (..., N), N >= 1", shape)
-    if lengths is None:
-        return jnp.ones(shape, bool)
-    sizes = jnp.asarray(expect_array("lengths", lengths))
-    _expect_integers("lengths", sizes)
-    expect(sizes.shape == shape[:-1], "lengths", f"shape {shape[:-1]}", sizes.shape)
-    if is_concrete(sizes):
-        fits = bool(((sizes >= 1) & (sizes <= shape[-1])).all())
-        expect(fits, "lengths", f"1..{shape[-1]} elements", sizes)
-    i = jnp.arange(shape[-1]).reshape((1,) * (len(shape) - 1) + (-1,))
-    return i < sizes[..., None]
-
-
 class PositionStatistics(NamedTuple):
-    """Statistics over a set of sequences by position, K positions; by class, (G, ...) each.
-
-    NaN at positions without data.
+    """Statistics over a set of sequences by position, K positions; NaN at those without data.
 
     Attributes:
       most_supporting: (K,) sequences whose highest value is here; tied elements share one.
@@ -160,67 +139,47 @@ class PositionStatistics(NamedTuple):
     n_sequences: np.ndarray
 
 
-class Positions(NamedTuple):
-    """Result of `position_statistics`.
-
-    Attributes:
-      overall: over all sequences.
-      classes: (G,) int, the classes that occur, ascending; empty without classes.
-      by_class: over the sequences of each class, fields with a leading axis G.
-    """
-
-    overall: PositionStatistics
-    classes: np.ndarray
-    by_class: PositionStatistics
-
-
 def position_statistics(
-    values: Rows,
-    classes: Integers | None = None,
-    lengths: Integers | None = None,
-    *,
-    bins: int | None = None,
-) -> Positions:
-    """Positions of the most supporting and distracting elements, overall and per class.
+    values: Rows, lengths: Integers | None = None, *, bins: int | None = None
+) -> PositionStatistics:
+    """Positions of the most supporting and distracting elements.
 
     A position is the index of an element. With `bins` it is relative: element i of n is in bin
     floor((i + 1/2) bins / n), and where several elements of a sequence share a bin, `above` is
     the share of their pairs. `above` weighs sequences equally, the shares weigh elements equally.
 
     Args:
-      values: (V, N) or a list of (n_i,), of one class per sequence (commonly the true one); or of
-        every class, (V, N, C) or (n_i, C), of which `classes` selects one.
-      classes: (V,) int, the class of each sequence; None for one set.
+      values: (V, N) or a list of (n_i,), of one class per sequence (commonly the true one).
       lengths: (V,) elements in each; default N.
       bins: number of relative positions, >= 1; None for indices.
     Returns:
-      `Positions`, float64, on the host; K is `bins` or the greatest length.
+      `PositionStatistics`, float64, on the host; K is `bins` or the greatest length.
     Raises:
-      ValueError: shapes that disagree, non-finite values, bins < 1. TypeError: classes or
-      lengths that are not integers.
-    Cost: V n**2 comparisons; G K**2 numbers of memory.
+      ValueError: shapes that disagree, non-finite values, bins < 1. TypeError: lengths that are
+      not integers.
+    Cost: V n**2 comparisons.
     """
-    labels = None if classes is None else checked_labels("classes", classes, len(values))  # type: ignore[arg-type]
-    rows = class_values(values, labels, lengths)
+    rows = class_values(values, None, lengths)
     k = max(map(len, rows)) if bins is None else expect_int("bins", bins, 1)
-    group = np.zeros(len(rows), int) if labels is None else labels
-    sums: dict[int, list[np.ndarray]] = {}
-    for row, g in zip(rows, group.tolist(), strict=True):
+    totals = [np.zeros(())] * 7
+    for row in rows:
         i, n = np.arange(len(row)), len(row)
         at = i if bins is None else (2 * i + 1) * k // (2 * n)
         own = _sums(row, (at[:, None] == np.arange(k)).astype(np.float64))
-        sums[g] = list(map(np.add, sums[g], own)) if g in sums else own
-    by_group = [np.stack(fields) for fields in zip(*(sums[g] for g in sorted(sums)), strict=True)]
-    found = np.array(sorted(sums) if labels is not None else [], int)
-    return Positions(
-        overall=_normalised(*(field.sum(0) for field in by_group)),
-        classes=found,
-        by_class=_normalised(*(field[: len(found)] for field in by_group)),
+        totals = [total + part for total, part in zip(totals, own, strict=True)]
+    highest, lowest, above, pairs, positive, elements, sequences = totals
+
+    def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    share = ratio(positive, elements)
+    return PositionStatistics(
+        highest, lowest, ratio(above, pairs), share, 1 - share, sequences.astype(int)
     )
 
 
 def _sums(row: np.ndarray, position: np.ndarray) -> list[np.ndarray]:
-    """The arguments of `_normalised` for one sequence, values (n,) at one-hot positions (n, K)."""
+    """Sums for `position_statistics` of one sequence, values (n,) at one-hot positions (n, K)."""
     highest, lowest = row == row.max(), row == row.min()
     above = (row[:, None] > row[None, :]) + 0.5 * (row[:, None] == row[None, :])
     elements = position.sum(0)
@@ -234,26 +193,6 @@ def _sums(row: np.ndarray, position: np.ndarray) -> list[np.ndarray]:
         elements,
         (elements > 0).astype(np.float64),
     ]
-
-
-def _normalised(
-    highest: np.ndarray,
-    lowest: np.ndarray,
-    above: np.ndarray,
-    pairs: np.ndarray,
-    positive: np.ndarray,
-    elements: np.ndarray,
-    sequences: np.ndarray,
-) -> PositionStatistics:
-    """Statistics from sums over sequences, (..., K) or (..., K, K) each."""
-
-    def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-    share = ratio(positive, elements)
-    return PositionStatistics(
-        highest, lowest, ratio(above, pairs), share, 1 - share, sequences.astype(int)
-    )
 
 
 def _expect_integers(name: str, value: AnyArray) -> None:

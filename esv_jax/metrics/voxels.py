@@ -167,13 +167,6 @@ def _segments(
     return Units(dense, counts)
 
 
-def step_ends(units: Units, steps: int) -> np.ndarray:
-    """Units switched by the end of each step, floor(step * count / steps), (V, steps + 1) int32."""
-    fewest = int(units.counts.min())
-    expect(steps <= fewest, "steps", f"at most {fewest}, the units to switch", steps)
-    return np.linspace(0, units.counts, steps + 1, axis=-1).astype(np.int32)
-
-
 @functools.partial(jax.jit, static_argnames="n_units")
 def switching_rank(maps: Array, units: Units, n_units: int, most_first: bool) -> Array:
     """Rank, from 0, of each voxel's unit in the order of switching, (V, t, h, w) int32.
@@ -242,7 +235,8 @@ def target_probabilities(
 
     def evaluate(index: Array | np.ndarray) -> Array:
         found = fn(_blended(clips, fills, rank, switched, reveals, index))
-        return _of_targets(checked_probabilities(found, targets), targets, index // len(reveals))
+        found = checked_probabilities(found, targets)
+        return scores_of_targets(found.astype(wider(found.dtype)), targets[index // len(reveals)])
 
     if len(batches) == 1:
         found = evaluate(batches[0])
@@ -269,12 +263,6 @@ def _blended(
     n_switched, reveal = (row[:, None, None, None] for row in (switched[i, way], reveals[way]))
     kept = (rank[i] < n_switched) == reveal
     return jnp.where(kept[..., None], clips[i], fills[i])
-
-
-@jax.jit
-def _of_targets(found: Array, targets: Array, i: Array) -> Array:
-    """Probabilities (B,) of the targets of clips i (B,), float32 at least."""
-    return scores_of_targets(found.astype(wider(found.dtype)), targets[i])
 
 
 def checked_probabilities(found: ArrayLike, targets: ArrayLike) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,6 @@ from esv_jax.perturbation.descent import (
 from esv_jax.perturbation.masks import Masking, perturb, pyramid
 from esv_jax.perturbation.regularisers import Core
 from esv_jax.records import register_record, static_field
-from esv_jax.strided import split_strides
 
 _CHUNK = 25  # iterations per call, with a callback or patience
 _JITTER = 0.01  # of the initial masks
@@ -226,8 +225,12 @@ def step(
         patience=None if patience is None else expect_int("patience", patience, 1),
         tolerance=1e-4 if tolerance is None else tolerance,
     )
-    clean = _clean_probabilities(scores, clips, targets)
-    levels = _levels(clips, masking)
+    scores.traced(clips, _FORWARD_ONLY)
+    known = is_concrete(clips) and is_concrete(targets)
+    found = checked_probabilities(_scores(scores, clips) if known else scores(clips), targets)
+    clean = scores_of_targets(found, targets)
+    blur = masking.levels, masking.max_blur, masking.edge
+    levels = _pyramid(clips, masking.perturbation, *blur)
     shape = (len(clips), len(shares), clips.shape[1], *generator.small_shape)
     _expect_gradients(objective, levels, targets, jnp.ones(shape, clips.dtype))
     if start is None:
@@ -265,24 +268,9 @@ def step(
     return jax.tree.map(lambda leaf: leaf[0], result) if single else result
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _levels(clips: Array, m: Masking) -> Array:
-    """The pyramid of clips (N, t, h, w, c), (L, N, t, h, w, c)."""
-    return pyramid(clips, m.perturbation, m.levels, m.max_blur, m.edge)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _compiled_scores(fn: ScoresOf, clips: Array) -> Array:
-    scores: Array = fn(clips)
-    return scores
-
-
-def _clean_probabilities(fn: ScoresOf, clips: Array, targets: Array) -> Array:
-    """p(target) of N unperturbed clips, (N,); checks that fn returns probabilities."""
-    fn.traced(clips, _FORWARD_ONLY)
-    known = is_concrete(clips) and is_concrete(targets)
-    scores = checked_probabilities(_compiled_scores(fn, clips) if known else fn(clips), targets)
-    return scores_of_targets(scores, targets)
+_pyramid = jax.jit(pyramid, static_argnums=(1, 2, 3, 4))
+_scores = jax.jit(ScoresOf.__call__, static_argnums=0)
+_advance = jax.jit(Objective.run, static_argnums=(0, 4))
 
 
 def _expect_gradients(objective: Objective, levels: Array, targets: Array, small: Array) -> None:
@@ -340,14 +328,6 @@ def _critical_value(p: Array, clean: Array, mode: Mode) -> Array:
     above = 1 - lost[::-1].argmax(0) / (_GRID + 1)  # the value above the last one that loses it
     value = jnp.where(lost.any(0), above - 0.5 / (_GRID + 1), 0.5)
     return 1 - value if mode == "delete" else value
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _advance(
-    objective: Objective, levels: Array, targets: Array, state: State, n: int
-) -> tuple[State, Energy]:
-    fast = replace(objective, fn=split_strides(objective.fn))
-    return fast.run(levels, targets, state, n)
 
 
 def _optimise(

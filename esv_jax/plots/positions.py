@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from esv_jax.checks import expect
 from esv_jax.display import sign_colours
-from esv_jax.metrics.statistics import Positions, PositionStatistics
+from esv_jax.metrics.statistics import PositionStatistics
 from esv_jax.plots import style
 from esv_jax.plots.elements import esv_label, zero_line
 
@@ -23,7 +23,7 @@ _PERCENTILES = {"whislo": 5, "q1": 25, "med": 50, "q3": 75, "whishi": 95}  # by 
 
 
 def plot_positions(
-    values: ArrayLike | Positions | PositionStatistics,
+    values: ArrayLike | PositionStatistics,
     *,
     position_labels: Sequence[str] | None = None,
     units: str | None = None,
@@ -38,20 +38,15 @@ def plot_positions(
 
     Args:
       values: (V, n) of one class per sequence, commonly the true one; NaN where a sequence has no
-        element. Or the result of `metrics.position_statistics`, whose overall statistics are
-        drawn, or the statistics of one set.
+        element. Or the result of `metrics.position_statistics`.
       position_labels: n labels; default 0..n-1. title: heading.
       units, ax: see `plot_elements`.
     Raises:
-      ValueError: another shape, infinite values, a position without any value, statistics of
-        several classes, another number of labels.
+      ValueError: another shape, infinite values, a position without any value, another number of
+        labels.
     """
-    found = values.overall if isinstance(values, Positions) else values
-    statistics = found if isinstance(found, PositionStatistics) else None
-    table = _expect_table(found) if statistics is None else np.asarray(statistics.above)
-    if statistics is not None:
-        shape, way_out = np.shape(statistics.n_sequences), "Take one class of each field."
-        expect(len(shape) == 1, "statistics", "those of one set, (K,)", shape, way_out)
+    statistics = values if isinstance(values, PositionStatistics) else None
+    table = _expect_table(values) if statistics is None else np.asarray(statistics.above)
     n = table.shape[1]
     names = style.expect_labels("position_labels", position_labels, n)
     ax, height = style.given_or_new(ax, float(np.clip(3 + 0.2 * n, 6.4, 12)), _PANEL_INCHES)

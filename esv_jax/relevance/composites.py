@@ -161,12 +161,7 @@ def _with_first(composite: Composite, rule: Rule) -> Composite:
 
 def _matches(name: str, pattern: str) -> bool:
     """True if a pattern matches the name of a layer, a part of it, or a module around it."""
-    parts = name.split("/")
-    return any(
-        fnmatch.fnmatchcase("/".join(parts[start:stop]), pattern)
-        for start in range(len(parts))
-        for stop in range(start + 1, len(parts) + 1)
-    )
+    return fnmatch.fnmatchcase(f"/{name}/", f"*/{pattern}/*")
 
 
 def _takes(function: object, n: int) -> bool:

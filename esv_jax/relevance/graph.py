@@ -196,7 +196,10 @@ class _Tracing:
         """Add the steps of a scan, one after the other."""
         p = eqn.params
         inner, _ = _open(p["jaxpr"])
-        n_consts, n_carry = _scan_sizes(p)
+        if "ft_in" in p:  # JAX 0.12
+            n_consts, n_carry = map(len, p["ft_in"].unpack()[:2])
+        else:
+            n_consts, n_carry = p["num_consts"], p["num_carry"]
         first = n_consts + n_carry
         consts, carry = list(operands[:n_consts]), list(operands[n_consts:first])
         rows = [
@@ -255,14 +258,6 @@ def is_complex(value: object) -> bool:
 
 def _specs(variables: Iterable[Any]) -> list[Spec]:
     return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in variables]
-
-
-def _scan_sizes(params: Mapping[str, Any]) -> tuple[int, int]:
-    """Numbers of constants and of carried values among the inputs of a scan."""
-    if "ft_in" in params:  # JAX 0.12
-        consts, carry, _ = params["ft_in"].unpack()
-        return len(consts), len(carry)
-    return params["num_consts"], params["num_carry"]
 
 
 def _unstack(rows: Array) -> list[Array]:

@@ -163,7 +163,7 @@ def preference(shares: np.ndarray) -> np.ndarray:
 def _positions(esv: np.ndarray, settings: Settings) -> dict[str, Any]:
     """Shares of sequences with an extreme at each position and at either end, and preference."""
     v, n = esv.shape
-    overall = ej.metrics.position_statistics(esv).overall
+    overall = ej.metrics.position_statistics(esv)
     counts = {name: getattr(overall, f"most_{name}") for name in EXTREMES}
     where = extremes(esv)
     draws = preference(resampled_means(where, settings))

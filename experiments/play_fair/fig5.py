@@ -116,7 +116,7 @@ def pairs_above(esv: np.ndarray) -> np.ndarray:
 
 def matrix(esv: np.ndarray) -> Matrix:
     """Shares with intervals, from values (V, n)."""
-    share = ej.metrics.position_statistics(esv).overall.above
+    share = ej.metrics.position_statistics(esv).above
     found = wilson(share * len(esv), len(esv))
     return Matrix(share, np.array(found["low"]), np.array(found["high"]), len(esv))
 

@@ -15,25 +15,11 @@ from esv_jax.maps.evaluation import make_evaluator
 from esv_jax.maps.evaluation_record import ClipScores, combine_scores
 from esv_jax.maps.map_metrics import METRICS
 from esv_jax.metrics.reliability import method_ranks
-from esv_jax.models import ClipModel
-from esv_jax.models.clip_model import ClipCNN
 
 V, T, SIDE, C = 3, 8, 20, 4
 CURVES = tuple(name for name, metric in METRICS.items() if metric.takes.endswith("first"))
 EVIDENCE = tuple(name for name in METRICS if name not in CURVES)
 KEY = jax.random.key(3)
-
-
-@pytest.fixture(scope="module")
-def network():
-    module = ClipCNN(n_classes=C, widths=(4, 4, 4, 4))
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, T, SIDE, SIDE, 3)))
-    rng = np.random.default_rng(1)
-    variables = jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), shapes
-    )
-    settings = {"n_classes": C, "widths": [4, 4, 4, 4]}
-    return ClipModel("clip_cnn", settings, variables, tuple("abcd"), T)
 
 
 @pytest.fixture(scope="module")

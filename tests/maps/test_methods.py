@@ -15,8 +15,7 @@ from esv_jax.games.removal import frame_index
 from esv_jax.maps import MapSettings, clip_map
 from esv_jax.maps.methods import GRAD_CAM_LAYERS, METHODS, compiled, esv_x_spatial, freeze
 from esv_jax.maps.networks import probabilities
-from esv_jax.models import ClipModel
-from esv_jax.models.clip_model import CLIP_NETWORKS, ClipCNN
+from esv_jax.models.clip_model import CLIP_NETWORKS
 from esv_jax.perturbation.occlusion import occlusion
 from tests.reference import plain
 
@@ -25,18 +24,6 @@ SETTINGS = MapSettings(
     integration_steps=3, noise_samples=2, window=(4, 10, 10), iterations=3, evaluations=40
 )
 TARGET = 2
-
-
-@pytest.fixture(scope="module")
-def network():
-    module = ClipCNN(n_classes=C, widths=(4, 4, 4, 4))
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, T, SIDE, SIDE, 3)))
-    rng = np.random.default_rng(1)
-    variables = jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), shapes
-    )
-    settings = {"n_classes": C, "widths": [4, 4, 4, 4]}
-    return ClipModel("clip_cnn", settings, variables, tuple("abcd"), T)
 
 
 @pytest.fixture(scope="module")

@@ -206,23 +206,19 @@ def test_many_positions_are_bands(rng):
     assert ax.get_legend() is None and is_inside(ax.figure)
 
 
-@pytest.mark.parametrize("part", ["all", "overall"])
-def test_statistics_are_shares_of_sequences(rng, part):
+def test_statistics_are_shares_of_sequences(rng):
     found = metrics.position_statistics(rng.normal(size=(20, 5)))
-    ax = plots.plot_positions(found if part == "all" else found.overall)
+    ax = plots.plot_positions(found)
     heights = np.array([bar.get_height() for bar in ax.patches]).reshape(2, 5)
-    np.testing.assert_allclose(heights[0], 5 * found.overall.most_supporting)
-    np.testing.assert_allclose(heights[1], -5 * found.overall.most_distracting)
+    np.testing.assert_allclose(heights[0], 5 * found.most_supporting)
+    np.testing.assert_allclose(heights[1], -5 * found.most_distracting)
     np.testing.assert_allclose(np.abs(heights).sum(1), 100)
     assert ax.get_ylabel() == "share of sequences (%)"
     assert ax.yaxis.get_major_formatter()(-20, 0) == "20"
     assert _legend(ax) == ["most supporting", "most distracting"]
 
 
-def test_bad_input_of_positions_is_refused(rng):
-    grouped = metrics.position_statistics(np.eye(4), [0, 1, 0, 1]).by_class
-    with pytest.raises(ValueError, match=r"statistics: expected those of one set, \(K,\)"):
-        plots.plot_positions(grouped)
+def test_bad_input_of_positions_is_refused():
     with pytest.raises(ValueError, match=r"values: .*rows of several lengths\. Fill shorter"):
         plots.plot_positions([[0.1, 0.2], [0.3]])
     with pytest.raises(ValueError, match=r"values: expected shape \(V, n\), got \(2, 3, 4\)"):
