@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from esv_jax.attribution import Attribution
 from esv_jax.checks import AnyArray, expect, message
 from esv_jax.estimators import Estimator
-from esv_jax.explanations import attribute, explained, first_not_finite
+from esv_jax.explanations import ELEMENT_AXES, attribute, explained, first_not_finite
 from esv_jax.games.protocol import Game, ScaleGame
 from esv_jax.games.scoring import GameInfo, block_sequences, compiled, request_cost, side_by_side
 from esv_jax.inputs import (
@@ -39,8 +39,6 @@ from esv_jax.inputs import (
 )
 from esv_jax.subsequences.lattice import Lattice
 from esv_jax.tolerance import larger_estimator, out_of_memory, width_function, without_tolerance
-
-_LENGTH_STEP = 8  # sampled sequences are padded to multiples of this many elements
 
 
 def explain_batch(
@@ -179,17 +177,6 @@ class _Job(NamedTuple):
         return f"content-{zlib.crc32(np.ascontiguousarray(self.sequence(i)).tobytes()):08x}"
 
 
-# Fields of a block, and their axes over elements or scales.
-_AXES = {
-    "values": 1,
-    "scores": 0,
-    "marginals": 2,
-    "std_error": 1,
-    "coverage": 2,
-    "n_evaluations": 0,
-}
-
-
 def _explain_rows(
     job: _Job, which: Sequence[int], each: list[Estimator], fields: dict[str, np.ndarray]
 ) -> tuple[bool, list[str]]:
@@ -198,7 +185,7 @@ def _explain_rows(
     for rows, part in (_one_by_one if job.game.on_host else _block_by_block)(job, which, each):
         exact &= part.exact
         warnings += part.warnings
-        for name, n_axes in _AXES.items():
+        for name, n_axes in ELEMENT_AXES.items():
             if getattr(part, name) is None:
                 continue
             leaf = np.asarray(getattr(part, name))[: len(rows)]
@@ -239,25 +226,22 @@ def _one_by_one(job: _Job, which: Sequence[int], each: list[Estimator]) -> _Part
 def _block_by_block(job: _Job, which: Sequence[int], each: list[Estimator]) -> _Parts:
     """Sequences of a game in JAX, in blocks of one shape per estimator and length."""
     game, key = job.game, job.key
-    groups: dict[tuple[Estimator, int], list[int]] = {}
+    groups: dict[tuple[Estimator, int, int], list[int]] = {}
     for i in sorted(which, key=job.lengths.__getitem__):
-        groups.setdefault((each[i], _padded_length(each[i], int(job.lengths[i]))), []).append(i)
-    for (chosen, padded), members in groups.items():
+        n = int(job.lengths[i])
+        padded = each[i].padded_length(n)
+        groups.setdefault((each[i], padded, padded if each[i].pads else n), []).append(i)
+    for (chosen, padded, n), members in groups.items():
         example = jax.ShapeDtypeStruct((padded, *job.host.shape[2:]), job.host.dtype)
         together = block_size(chosen, game, example)
         name = ("block", chosen, job.marginals)
         run = compiled(game, name, functools.partial(block_program, chosen, job.marginals))
-        plan = shared_plan(chosen, game, padded, key)
+        plan = shared_plan(chosen, game, n, key)
         for start in range(0, len(members), together):
             rows = members[start : start + together]
             sequences, names = map(job.sequence, rows), list(map(job.name, rows))
             block = make_block(chosen, list(sequences), names, key, (together, *example.shape))
             yield rows, run(game, block.xs, job.prior, block.keys, block.lengths, plan)
-
-
-def _padded_length(estimator: Estimator, n: int) -> int:
-    """Elements that a block has for sequences of n: n, or the next multiple of eight."""
-    return -(-n // _LENGTH_STEP) * _LENGTH_STEP if estimator.pads else n
 
 
 def block_size(estimator: Estimator, game: Game, example: Any) -> int:
@@ -272,7 +256,7 @@ def shared_plan(estimator: Estimator, game: Game, n: int, key: Array | None) -> 
     """The draw that sequences of n elements share, made on the host; None where there is none."""
     if key is None or not estimator.draws_on_host:
         return None
-    return estimator.draw(key, GameInfo.of(game, n))
+    return estimator.draw(key, GameInfo.of(game, estimator.padded_length(n)), n)
 
 
 class Block(NamedTuple):

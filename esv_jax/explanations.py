@@ -23,7 +23,7 @@ from esv_jax.checks import AnyArray, expect, is_concrete, message
 from esv_jax.estimators import Estimator, SurrogatePlan
 from esv_jax.games.grouped import Groups, ScoreTable
 from esv_jax.games.protocol import Game, ScaleGame
-from esv_jax.games.scoring import GameInfo, compiled, request_cost, score_rows
+from esv_jax.games.scoring import GameInfo, HeadRows, compiled, request_cost, score_rows
 from esv_jax.groups import as_players
 from esv_jax.inputs import (
     FINITE,
@@ -173,10 +173,15 @@ def explained(
         if not marginals:
             result = dataclasses.replace(result, marginals=None)
     else:
+        n = x.shape[0]
         if key is not None and estimator.draws_on_host:
-            plan, key = estimator.draw(key, GameInfo.of(game, x.shape[0])), None
+            info = GameInfo.of(game, estimator.padded_length(n))
+            plan, key = estimator.draw(key, info, n), None
+        if isinstance(plan, HeadRows) and plan.member.shape[-1] > n:
+            x = jnp.pad(x, [(0, plan.member.shape[-1] - n), *[(0, 0)] * (x.ndim - 1)])
         steps = functools.partial(attribute, estimator, marginals=marginals)
         result = compiled(game, (estimator, marginals), lambda: steps)(game, x, prior, key, plan)
+        result = without_padding(result, n)
     found = result.values, result.scores
     is_traced = isinstance(result.values, jax.core.Tracer)
     if not is_traced and not all(np.isfinite(np.asarray(leaf)).all() for leaf in found):
@@ -185,6 +190,30 @@ def explained(
         way_out = "A model has to take any subset of elements, one element alone included."
         raise ValueError(message("game", FINITE, first_not_finite(game, x), way_out))
     return result
+
+
+ELEMENT_AXES = {
+    "values": 1,
+    "scores": 0,
+    "marginals": 2,
+    "std_error": 1,
+    "coverage": 2,
+    "n_evaluations": 0,
+}
+"""Fields of a result and the number of their first axes, over elements or scales."""
+
+
+def without_padding(result: Attribution, n: int) -> Attribution:
+    """The result of the first n elements."""
+    if result.values.shape[0] == n:
+        return result
+    fields = {name: getattr(result, name) for name, axes in ELEMENT_AXES.items() if axes}
+    cut = {
+        name: leaf[(slice(n),) * ELEMENT_AXES[name]]
+        for name, leaf in fields.items()
+        if leaf is not None
+    }
+    return dataclasses.replace(result, **cut)
 
 
 def _on_host(

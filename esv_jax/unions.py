@@ -65,7 +65,7 @@ class UnionSampling(Estimator):
 
     Attributes:
       settings: of the models; `pool` is also, about, the number of parts drawn per scale. `base`
-        and `error_draws` are not used.
+        and `errors` are not used.
       labels: the group of each element, 0..g - 1.
     """
 
@@ -74,12 +74,12 @@ class UnionSampling(Estimator):
     takes: ClassVar[tuple[type, ...]] = (ScaleGame,)
     draws_on_host: ClassVar[bool] = True
 
-    def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> UnionPlan:
+    def draw(
+        self, key: Array | None, info: GameInfo, length: Array | int | None = None
+    ) -> UnionPlan:
         """Models of heads, and parts of all unions of the groups; cached."""
         assert key is not None
-        models = dataclasses.replace(self.settings, base=_LEAST_PARTS, error_draws=0).draw(
-            key, info
-        )
+        models = dataclasses.replace(self.settings, base=_LEAST_PARTS, errors=False).draw(key, info)
         parts = _draw_parts(models.n_scales, self.labels, self._parts, words_of(key))
         u, k, r, n = parts[1].shape
         flat = jnp.moveaxis(parts[1], 1, 0).reshape(k, u * r, n)
@@ -123,7 +123,7 @@ class UnionSampling(Estimator):
             marginals=marginals,
             std_error=std_error,
             n_evaluations=models.pool_valid.sum() + drawn.valid.sum(),
-            warnings=self.settings.warnings(models.n),
+            warnings=self.settings.warnings(models.order),
         )
 
     def doubled(self, info: GameInfo) -> UnionSampling | None:

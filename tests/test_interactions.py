@@ -228,7 +228,7 @@ def test_sampled_interactions_of_exact_models_and_draws_are_exact(rng):
     game, x, prior, _ = multi_scale_case(rng, n, 2)  # pairs of heads of two are the whole story
     every = [[(code >> i) & 1 for i in range(n)] for code in range(2**n)]
     rows = [row for row in every for _ in range(times // math.comb(n, sum(row)))]
-    plan = make_plan(n, 2, 16, 16, 2, 0, SEED)
+    plan = make_plan(n, 2, 16, 16, 2, False, SEED)
     exact = pairwise_interactions(game, x, prior=prior)
     logits = game.head_logits(jnp.asarray(x), plan.member)
     softmax = functools.partial(sampled_interactions, link="softmax")

@@ -63,7 +63,11 @@ class Constructive(Estimator):
         expect_int("iterations", self.iterations, 1)
         expect_choice("unseen", self.unseen, ("skip", "zero"))
 
-    def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Samples:
+    def padded_length(self, n: int) -> int:
+        """The next multiple of eight."""
+        return -(-n // 8) * 8
+
+    def draw(self, key: Array | None, info: GameInfo, length: Array | int | None = None) -> Samples:
         """Samples with a leading axis of iterations, member (I, n, m, n)."""
         assert key is not None
         drawn = lax.map(

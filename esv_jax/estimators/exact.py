@@ -31,7 +31,7 @@ class Exact(Estimator):
     takes: ClassVar[tuple[type, ...]] = (ScaleGame, SubsetGame)
     needs_key: ClassVar[bool] = False
 
-    def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Lattice:
+    def draw(self, key: Array | None, info: GameInfo, length: Array | int | None = None) -> Lattice:
         """The lattice of all subsequences; `key` and `length` are not used."""
         return make_lattice(info.n)
 

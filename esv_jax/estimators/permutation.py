@@ -48,7 +48,7 @@ class PermutationSampling(Estimator):
     def __post_init__(self) -> None:
         expect_int("permutations", self.permutations, 1)
 
-    def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Array:
+    def draw(self, key: Array | None, info: GameInfo, length: Array | int | None = None) -> Array:
         """Rows of all prefixes of the orders, of their complements, and the whole: (m, n) bool."""
         assert key is not None
         return order_rows(random_orders(key, self.permutations, info.n))

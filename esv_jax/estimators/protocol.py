@@ -23,7 +23,7 @@ class Estimator(Protocol, metaclass=NominalFirst):
       takes: kinds of games, `SubsetGame` and `ScaleGame`.
       needs_key: whether subsequences are drawn.
       plan_type: type of the plans that it replays; None for none.
-      pads: whether sequences may be padded, so that lengths share compiled programs.
+      pads: whether sequences of several lengths may share a draw and a block.
       draws_per_sequence: whether each sequence of a set draws with a key of its own; else one
         draw serves all.
       draws_on_host: whether `draw` makes tables on the host, from a concrete key.
@@ -36,8 +36,12 @@ class Estimator(Protocol, metaclass=NominalFirst):
     draws_per_sequence: ClassVar[bool] = False
     draws_on_host: ClassVar[bool] = False
 
-    def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Rows:
+    def draw(self, key: Array | None, info: GameInfo, length: Array | int | None = None) -> Rows:
         """Draw subsequences of the first `length` elements (default all); consumes the key."""
+
+    def padded_length(self, n: int) -> int:
+        """Elements that sequences of n are padded to, so that lengths share a compiled program."""
+        return n
 
     def replay(self, plan: Any) -> Rows:
         """The draw of a given plan; by default the plan itself."""

@@ -91,7 +91,7 @@ class SizeRegression(Estimator):
     def _budget(self, n: int) -> int:
         return default_budget(n) if self.budget is None else self.budget
 
-    def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> Array:
+    def draw(self, key: Array | None, info: GameInfo, length: Array | int | None = None) -> Array:
         """Smaller sides of the pairs, their complements, and the whole: (2 P + 1, n) bool."""
         assert key is not None
         side = draw_pairs(key, make_pair_plan(info.n, self._budget(info.n)))

@@ -24,7 +24,10 @@ _MIN_POOL = 16
 _RAISE = 0.2  # of the variance, for each time the pool would have to be larger
 _UNSEEN = 0.0125  # of the root mean square value: error that is alike in every draw
 _ILL_CONDITIONED = 4  # coefficients per subsequence of the pool
-_CORRECT_ALL_UP_TO = 24  # elements; beyond, residuals of other subsequences weigh next to nothing
+_CURVED = 1.2  # of the variance to first order, for what the link's curvature adds
+_SIGNS = 16  # random signs of errors that all subsequences share
+_SLOPES = 8  # subsequences of each size at which the link is linearised for errors
+_LENGTHS = 8, 12, 20, 32, 50, 77, 115  # to which sequences are padded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +45,10 @@ class Surrogate(Estimator):
     the error is a fraction of Algorithm 1's. Pool, weights and inverses depend on n, the settings
     and the key alone: they are built once on the host and reused for all sequences and classes.
 
-    `std_error` covers what the pool leaves open (a wild bootstrap of the fit's leave-one-out
-    residuals, linearised) and what the base sample does (the spread around its least squares),
-    averaged half and half with the class's mean over elements. Beyond it there is error that no
+    `std_error` covers what the pool leaves open (leave-one-out residuals of the fit, through the
+    values' response to them, with the link linearised at a few subsequences of each size) and
+    what the base sample does (the spread around its least squares), averaged half and half with the
+    class's mean over elements. Beyond it there is error that no
     resampling sees, for it is alike in every draw: what three and more elements do together, and
     shrinkage where the pool has fewer members than the model coefficients. For these 1.25 % of
     the class's root mean square value is added, by the share of subsequences that pools leave open
@@ -59,7 +63,7 @@ class Surrogate(Estimator):
         order 1, with an entry in `warnings`.
       base: most subsequences per size on which effects are read; None is 4 * pool up to 20
         elements, 4096 at least, and pool / 2 beyond, 1024 at least. They cost no model evaluations.
-      error_draws: draws of the bootstrap; 0 gives no standard errors.
+      errors: whether to estimate standard errors.
     Raises:
       ValueError, TypeError: on settings out of range.
     """
@@ -67,7 +71,7 @@ class Surrogate(Estimator):
     pool: int = 1024
     order: int | None = None
     base: int | None = None
-    error_draws: int = 8
+    errors: bool = True
     takes: ClassVar[tuple[type, ...]] = (ScaleGame,)
     plan_type: ClassVar[type | None] = SurrogatePlan
     draws_on_host: ClassVar[bool] = True
@@ -79,32 +83,43 @@ class Surrogate(Estimator):
             expect(self.order <= 2, "order", "1 or 2", self.order)
         if self.base is not None:
             expect_int("base", self.base, _MIN_POOL)
-        expect_int("error_draws", self.error_draws, 0)
+        expect(
+            isinstance(self.errors, bool), "errors", "True or False", self.errors, kind=TypeError
+        )
 
-    def draw(self, key: Array | None, info: GameInfo, length: Array | None = None) -> SurrogatePlan:
-        """The plan for sequences of n elements: pool, inverses, weights, signs; cached.
+    def draw(
+        self, key: Array | None, info: GameInfo, length: Array | int | None = None
+    ) -> SurrogatePlan:
+        """The plan for sequences of `length` (default n) elements, padded to n; cached.
 
         Raises:
           ValueError: fewer than 3 elements, or a key that is being traced (draw the plan outside,
           and pass it as `plan`).
         """
         assert key is not None
-        n = info.n
+        n = info.n if length is None else int(length)
         expect(n >= _MIN_ELEMENTS, "x", f"at least {_MIN_ELEMENTS} elements", n, "Use Exact().")
-        sizes = min(info.n_scales, n), self.pool, self._base(n), self._order(n), self.error_draws
-        return make_plan(n, *sizes, words_of(key))
+        settings = self.pool, self._base(n), self._order(n), self.errors
+        return make_plan(n, info.n_scales, *settings, words_of(key), info.n)
+
+    def padded_length(self, n: int) -> int:
+        """The next of 8, 12, 20, 32, 50, 77, 115, then 1.5 times as long each."""
+        lengths = list(_LENGTHS)
+        while lengths[-1] < n:
+            lengths.append(lengths[-1] * 3 // 2)
+        return next(length for length in lengths if n <= length)
 
     def _order(self, n: int) -> int:
         most = (3 if self.order is None else _ILL_CONDITIONED) * self.pool
         return 1 if self.order == 1 or n * (n + 1) // 2 > most else 2
 
-    def warnings(self, n: int) -> tuple[str, ...]:
-        """Warnings about a fit to sequences of n elements."""
-        if self.order is None or self._order(n) == self.order:
+    def warnings(self, order: int) -> tuple[str, ...]:
+        """Warnings about fits of an order."""
+        if self.order is None or order == self.order:
             return ()
         return (
-            f"Surrogate: {n * (n + 1) // 2} pairs and elements cannot be told apart by a pool of "
-            f"{self.pool}; elements alone were modelled (order 1).",
+            f"Surrogate: a pool of {self.pool} cannot tell pairs and elements apart, more than "
+            f"{_ILL_CONDITIONED} times as many; elements alone were modelled (order 1).",
         )
 
     def _base(self, n: int) -> int:
@@ -120,50 +135,24 @@ class Surrogate(Estimator):
         info: GameInfo,
         length: Array | None = None,
     ) -> Attribution:
-        """Values from the heads' logits (K, m, C) on the pool; sequences are never padded."""
-        plan, link = drawn.astype(scores.dtype), info.link
-        everything = plan.n <= _CORRECT_ALL_UP_TO
-        read = _read_effects(plan, plan.base, scores, prior, link, everything)
+        """Values from the heads' logits (K, m, C) on the pool; zero in the padding."""
+        plan = drawn.astype(scores.dtype)
+        fit = fit_heads(plan, scores)
+        beyond = residuals(plan, fit, scores)
+        read = _read_effects(plan, fit, beyond, prior, info.link)
+        values = _values(plan, read, prior)
         std_error = None
-        if plan.signs.shape[0]:
-            std_error = self._std_error(plan, scores, read, prior, link, everything)
+        if plan.response is not None:
+            std_error = _std_error(plan, plan.response, beyond, read, values, info.link)
         return Attribution(
-            values=_values(read, prior),
+            values=values,
             scores=read.whole,
             prior=prior,
-            marginals=_marginals(read, prior),
+            marginals=_marginals(plan, read, prior),
             std_error=std_error,
             n_evaluations=plan.pool_valid.sum(),
-            warnings=self.warnings(plan.n),
+            warnings=self.warnings(plan.order),
         )
-
-    def _std_error(
-        self,
-        plan: SurrogatePlan,
-        logits: Array,
-        read: _Effects,
-        prior: Array,
-        link: Link,
-        everything: bool,
-    ) -> Array:
-        """Standard errors (n, C); see the class."""
-        left_out = _left_out(plan, residuals(plan, fit_heads(plan, logits), logits))
-
-        def values(logits: Array) -> Array:
-            few = _read_effects(
-                plan, plan.error_base, logits, prior, link, everything, not everything
-            )
-            return _values(few, prior)
-
-        _, push = jax.linearize(values, logits)
-        signs = plan.signs.astype(logits.dtype)
-        moved = jax.vmap(lambda sign: push(sign[..., None] * left_out))(signs)
-        times = max(1.0, plan.features.shape[2] / plan.member.shape[1])
-        variance = (1 + _RAISE * (times - 1)) * (moved**2).mean(0) + read.variance
-        variance = 0.5 * (variance + variance.mean(0, keepdims=True))
-        unseen = _UNSEEN * times * float(np.mean(_open_shares(plan)))
-        size = (_values(read, prior) ** 2).mean(0, keepdims=True)
-        return jnp.sqrt(variance + unseen**2 * size)
 
     def doubled(self, info: GameInfo) -> Surrogate | None:
         """Twice the pool; None where the pool holds every subsequence that a head takes."""
@@ -193,107 +182,177 @@ class Surrogate(Estimator):
         rows = [min(self.pool, total) for total in self._totals(info)]
         p = n if self._order(n) == 1 else n * (n + 1) // 2
         base = self._base(n)
-        others = n_scales * (max(rows) * (p + n) + p * p) + p * p + 2 * n * base * n + 3 * base * p
-        per_class = n_scales * max(rows) + 6 * base + n * base * bool(self.error_draws)
+        others = n_scales * (3 * max(rows) * n + p * p) + p * p + 2 * n * base * n
+        others += (max(rows) + 3 * base) * p
+        per_class = n_scales * max(rows) + 6 * base + n_scales * max(rows) * bool(self.errors)
         return Request("heads", sum(rows), per_class=per_class, others=others)
 
 
-def _left_out(plan: SurrogatePlan, beyond: Array) -> Array:
-    """Leave-one-out residuals (K, m, C), by the share of each scale that the pool leaves open."""
+def _std_error(
+    plan: SurrogatePlan,
+    responses: Array,
+    beyond: Array,
+    read: _Effects,
+    values: Array,
+    link: Link,
+) -> Array:
+    """Standard errors (N, C); see `Surrogate`."""
+    dtype, (width, c) = beyond.dtype, values.shape
+    n, present = plan.n.astype(dtype), plan.present.astype(dtype)[:, None]
+    sizes = jnp.arange(1, width, dtype=plan.n.dtype)
+    share = jax.vmap(lambda s: mix_of_scale(plan.n_scales, s, dtype)[1])(sizes)  # (N - 1, K)
+    share = jnp.where((sizes < plan.n)[:, None], share, 0)
+    share = share / jnp.maximum(share.sum(0, keepdims=True), jnp.finfo(dtype).tiny)
+    share = jnp.repeat(share / _SLOPES, _SLOPES, axis=0)
+    scores = read.some.reshape(-1, c)
     left_out = beyond / (1 - jnp.minimum(plan.leverage, 0.95))[..., None]
-    return left_out * jnp.sqrt(jnp.asarray(_open_shares(plan), beyond.dtype))[:, None, None]
+    left_out = left_out * jnp.sqrt(plan.left_open)[:, None, None]
+
+    def one_scale(total: Array, scale: tuple[Array, ...]) -> tuple[Array, None]:
+        response, error, share = scale  # (N + 1, m), (m, C), (S,)
+        moved = _through(link, scores, share, error)
+        end = _through(link, read.whole[None], jnp.ones(1, dtype), error)
+        own, last = response[:-1], response[-1:]
+        square = jnp.matmul(own**2, moved**2, precision="highest")
+        square = square + 2 * jnp.matmul(own * last, moved * end, precision="highest")
+        return total + square + jnp.matmul(last**2, end**2, precision="highest"), None
+
+    start = jnp.zeros((width, c), dtype)
+    moved, _ = lax.scan(one_scale, start, (responses, left_out, share.T))
+    moved = jnp.maximum(moved, 0) + _by_slope(responses, left_out, read, link)
+    p = n if plan.order == 1 else n * (n + 1) / 2
+    times = jnp.maximum(1, p / plan.pool_valid.sum(1).max().astype(dtype))
+    variance = (_CURVED + _RAISE * (times - 1)) * moved / n**2 + read.variance
+    variance = 0.5 * (variance + (variance * present).sum(0, keepdims=True) / n)
+    unseen = _UNSEEN * times * plan.left_open.sum() / jnp.minimum(n, plan.n_scales)
+    size = (values**2).sum(0, keepdims=True) / n
+    return jnp.sqrt(variance + unseen**2 * size) * present
 
 
-def _open_shares(plan: SurrogatePlan) -> list[float]:
-    """Return per scale the share of its subsequences that are not in the pool."""
-    pool = plan.member.shape[1]
-    return [
-        0.0 if enumerated else 1 - pool / math.comb(plan.n, k)
-        for k, enumerated in enumerate(plan.enumerated, start=1)
-    ]
+def _by_slope(responses: Array, left_out: Array, read: _Effects, link: Link) -> Array:
+    """Squared changes (N, C) of the effects' sum, as slopes of the link differ with an element.
+
+    An error that all subsequences of a size share moves those with element i by another slope than
+    those without: by the derivative of the slope in the direction of d_s[i].
+    """
+    c = left_out.shape[-1]
+    if link == "identity":
+        return jnp.zeros((responses.shape[1] - 1, c), left_out.dtype)
+    signs = np.random.default_rng(0).integers(0, 2, (_SIGNS, *left_out.shape[:2])) * 2 - 1
+    weight = jnp.asarray(signs, left_out.dtype) * responses[None, :, -1]  # (E, K, m)
+    common = jnp.einsum("ekm,kmc->ec", weight, left_out, precision="highest")
+    scores, effect = read.mean, read.effect  # (N - 1, C), (N - 1, N, C)
+
+    def one(change: Array) -> Array:
+        if link == "sigmoid":
+            return (effect * ((1 - 2 * scores) * change[None])[:, None]).sum(0)
+        own = change[None] - (scores @ change)[:, None]
+        other = (effect @ change)[..., None] * scores[:, None]
+        return (effect * own[:, None] - other).sum(0)
+
+    return (jax.vmap(one)(common) ** 2).mean(0)
+
+
+def _through(link: Link, scores: Array, weight: Array, error: Array) -> Array:
+    """Changes (m, C) of scores for changes `error` of logits, to first order at S points.
+
+    Args:
+      scores: (S, C) there. weight: (S,), their shares.
+    """
+    if link == "identity":
+        return error
+    slope = scores if link == "softmax" else scores * (1 - scores)
+    moved = error * jnp.matmul(weight, slope, precision="highest")[None]
+    if link == "softmax":
+        common = jnp.matmul(error, scores.T, precision="highest") * weight[None]
+        moved = moved - jnp.matmul(common, scores, precision="highest")
+    return moved
 
 
 class _Effects(NamedTuple):
     """Effects by size, from a base.
 
     Attributes:
-      effect: (n - 1, n, C), d_s. mean: (n - 1, C), mean score of each size.
+      effect: (N - 1, N, C), d_s; zero for s >= n. mean: (N - 1, C), mean score of each size.
+      some: (N - 1, R, C), scores of a few subsequences of each size.
       whole: (C,), score of the whole sequence.
-      variance: (n, C), of the ESVs, because the base is a sample.
+      variance: (N, C), of the ESVs, because the base is a sample.
     """
 
     effect: Array
     mean: Array
+    some: Array
     whole: Array
     variance: Array
 
 
-def _values(read: _Effects, prior: Array) -> Array:
-    """ESVs (n, C)."""
-    n = read.effect.shape[1]
-    return ((read.whole - prior)[None, :] + read.effect.sum(0)) / n
+def _values(plan: SurrogatePlan, read: _Effects, prior: Array) -> Array:
+    """ESVs (N, C), zero in the padding."""
+    values = ((read.whole - prior)[None, :] + read.effect.sum(0)) / plan.n.astype(prior.dtype)
+    return jnp.where(plan.present[:, None], values, 0)
 
 
-def _marginals(read: _Effects, prior: Array) -> Array:
-    """Mean marginal contributions (n, n, C), whose mean over scales is `_values`.
+def _marginals(plan: SurrogatePlan, read: _Effects, prior: Array) -> Array:
+    """Mean marginal contributions (N, N, C), whose mean over scales is `_values`.
 
     E[v_s | i in] is the size's mean + (n - s)/n d_s, E[v_s | i not in] the mean - s/n d_s.
     """
-    n, c = read.effect.shape[1:]
+    width, c = read.effect.shape[1:]
     dtype = read.effect.dtype
-    mean = jnp.concatenate([prior[None], read.mean, read.whole[None]])  # sizes 0..n
-    nothing = jnp.zeros((1, n, c), dtype)
+    sizes = jnp.arange(1, width + 1, dtype=plan.n.dtype)
+    mean = jnp.concatenate([prior[None], read.mean, read.whole[None]])  # sizes 0..N
+    at_end = (jnp.arange(width + 1, dtype=plan.n.dtype) == plan.n)[:, None]
+    mean = jnp.where(at_end, read.whole[None], mean)
+    nothing = jnp.zeros((1, width, c), dtype)
     effect = jnp.concatenate([nothing, read.effect, nothing])
-    s = jnp.arange(1, n + 1, dtype=dtype)[:, None, None] / n
+    n = plan.n.astype(dtype)
+    s = sizes.astype(dtype)[:, None, None] / n
     step = (mean[1:] - mean[:-1])[:, None]
-    return step + (1 - s) * effect[1:] + (s - 1 / n) * effect[:-1]
+    marginals = step + (1 - s) * effect[1:] + (s - 1 / n) * effect[:-1]
+    return jnp.where((plan.present[:, None] & plan.present[None])[..., None], marginals, 0)
 
 
 def _read_effects(
-    plan: SurrogatePlan,
-    base: Base,
-    logits: Array,
-    prior: Array,
-    link: Link,
-    everything: bool,
-    fit_alone: bool = False,
+    plan: SurrogatePlan, fit: Fit, beyond: Array, prior: Array, link: Link
 ) -> _Effects:
-    """Effects per size from the heads' logits on the pool (K, m, C).
+    """Effects per size from the heads' models and the residuals (K, m, C) of the pool.
 
-    Args:
-      everything: whether every subsequence is corrected by all its parts in the pool (exact when
-        the pool holds all), or only those in the pool by their own residual.
+    With `plan.all_parts` every subsequence is corrected by all its parts in the pool (exact when
+    the pool holds all), else only those in the pool by their own residual.
     """
-    n, dtype = plan.n, logits.dtype
-    fit = fit_heads(plan, logits)
-    beyond = None if fit_alone else residuals(plan, fit, logits)
+    width, dtype = plan.member.shape[-1], beyond.dtype
+    c, n = beyond.shape[-1], plan.n.astype(dtype)
 
-    def one_size(state: None, size: tuple[Array, Base]) -> tuple[None, tuple[Array, ...]]:
-        s, rows = size
+    def read(s: Array, rows: Base) -> tuple[Array, ...]:
         value = polynomial(fit, mix_of_scale(plan.n_scales, s, dtype), rows.member)
-        if everything and beyond is not None:
+        if plan.all_parts:
             value = value + _of_parts(plan, beyond, rows.member, s)
         valid = rows.valid.astype(dtype)[:, None]
         scores = apply_link(link, value) * valid
         effect = jnp.matmul(rows.effect, scores, precision="highest")
         mean = scores.sum(0) / valid.sum()
         # What least squares leaves; its squares carry the sampling variance of the effects.
-        centred = rows.member.astype(dtype) - s.astype(dtype) / n
+        centred = jnp.where(plan.present[None], rows.member.astype(dtype) - s.astype(dtype) / n, 0)
         explained = jnp.matmul(centred, effect, precision="highest") * ((n - 1) / n)
         rest = (scores - mean[None, :] - explained) * valid
         variance = jnp.matmul(rows.effect**2, rest**2, precision="highest") * rows.sampled
-        return None, (effect, mean, variance)
+        among = jnp.arange(_SLOPES) * rows.valid.sum() // _SLOPES
+        return effect, mean, scores[among], variance
 
-    sizes = (jnp.arange(1, n), base)
-    _, (effect, mean, variance) = lax.scan(one_size, None, sizes)
-    if not everything and beyond is not None:
-        effect = effect.at[: plan.n_scales].add(_own_corrections(plan, fit, beyond, link)[: n - 1])
-    last = jnp.asarray(n)
-    whole = jnp.ones((1, n), bool)
-    value = polynomial(fit, mix_of_scale(plan.n_scales, last, dtype), whole)
-    if beyond is not None:
-        value = value + _of_parts(plan, beyond, whole, last)
-    return _Effects(effect, mean, apply_link(link, value)[0], variance.sum(0) / n**2)
+    def one_size(state: None, size: tuple[Array, Base]) -> tuple[None, tuple[Array, ...]]:
+        nothing = jnp.zeros((width, c), dtype)
+        some = jnp.zeros((_SLOPES, c), dtype)
+        none = nothing, some[0], some, nothing
+        return None, lax.cond(size[0] < plan.n, read, lambda *_: none, *size)
+
+    sizes = jnp.arange(1, width, dtype=plan.n.dtype)
+    _, (effect, mean, some, variance) = lax.scan(one_size, None, (sizes, plan.base))
+    if not plan.all_parts:
+        corrections = _own_corrections(plan, fit, beyond, link)
+        effect = effect.at[: plan.n_scales].add(corrections[: width - 1])
+    value = polynomial(fit, mix_of_scale(plan.n_scales, plan.n, dtype), plan.present[None])
+    value = value + _of_parts(plan, beyond, plan.present[None], plan.n)
+    return _Effects(effect, mean, some, apply_link(link, value)[0], variance.sum(0) / n**2)
 
 
 def _of_parts(plan: SurrogatePlan, beyond: Array, member: Array, s: Array) -> Array:
@@ -301,7 +360,7 @@ def _of_parts(plan: SurrogatePlan, beyond: Array, member: Array, s: Array) -> Ar
 
     Each part of k elements weighs 1 / binomial(s, k), those not in the pool nothing.
     """
-    n, dtype = plan.n, beyond.dtype
+    n, dtype = plan.member.shape[-1], beyond.dtype
     m = member.astype(dtype)
     share = np.zeros((n + 1, plan.n_scales))
     for size in range(1, n + 1):

@@ -6,11 +6,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from esv_jax.checks import Link
-from esv_jax.estimators.surrogate_plan import CORRELATION, NOISE, SurrogatePlan, pair_index
+from esv_jax.estimators.surrogate_plan import (
+    CORRELATION,
+    NOISE,
+    SurrogatePlan,
+    features,
+    pair_index,
+)
 from esv_jax.games.scoring import apply_link
 
 _STRETCH = 1 / (1 - CORRELATION)
@@ -36,34 +41,61 @@ def fit_heads(plan: SurrogatePlan, logits: Array) -> Fit:
     two) elements whose pool is complete are such polynomials, and are taken as they are.
     Cost: 2 K (m p + p**2) C multiply-adds with p = n (n + 1) / 2 (order 1: n).
     """
-    n, dtype = plan.n, logits.dtype
+    width, dtype = plan.member.shape[-1], logits.dtype
+    n = plan.n.astype(dtype)
+    present = plan.present.astype(dtype)
     valid = plan.pool_valid.astype(dtype)[..., None]
-    mean = (logits * valid).sum(1) / valid.sum(1)  # (K, C)
-    centred = (logits - mean[:, None]) * valid
-    moment = jnp.einsum("kmp,kmc->kpc", plan.features, centred, precision="highest") / NOISE
-    alone = jnp.einsum("kpq,kqc->kpc", plan.inverse, moment, precision="highest")
+    count = jnp.maximum(valid.sum(1), 1)  # (K, 1): padded plans have scales without subsequences
+    mean = jnp.where(valid > 0, logits, 0).sum(1) / count  # (K, C)
+    centred = jnp.where(valid > 0, logits - mean[:, None], 0)
+    q = jnp.arange(1, plan.n_scales + 1, dtype=dtype) / n
+
+    def moments(scale: tuple[Array, ...]) -> tuple[Array, Array]:
+        member, is_there, y, q, spreads, inverse = scale
+        z = features(member.astype(dtype), q, spreads, present[None], plan.order) * is_there
+        moment = jnp.matmul(z.T, y, precision="highest") / NOISE
+        return z.sum(0), jnp.matmul(inverse, moment, precision="highest")
+
+    each = (plan.member, valid, centred, q, plan.scale, plan.inverse)
+    offset, alone = lax.map(moments, each)
     shared = jnp.matmul(plan.common, _STRETCH * alone.sum(0), precision="highest")
     pull = jnp.einsum("kpq,qc->kpc", plan.inverse, shared, precision="highest")
     weight = alone + _STRETCH * pull
 
     # From centred, scaled features back to membership itself.
-    constant = mean - jnp.einsum("kp,kpc->kc", plan.offset, weight, precision="highest")
-    weight = weight * plan.scale[..., None]
-    linear, pair = weight[:, :n], weight[:, n:]
-    q = jnp.asarray(np.arange(1, plan.n_scales + 1) / n, dtype)[:, None]
-    constant = constant - q * linear.sum(1)
+    constant = mean - jnp.einsum("kp,kpc->kc", offset / count, weight, precision="highest")
+    linear = weight[:, :width] * plan.scale[:, 0, None, None]
+    pair = weight[:, width:] * plan.scale[:, 1, None, None]
+    constant = constant - q[:, None] * linear.sum(1)
     if plan.order == 2:
-        i, j = pair_index(n)
+        i, j = pair_index(width)
         touching = jnp.zeros_like(linear).at[:, i].add(pair).at[:, j].add(pair)
-        constant = constant + q**2 * pair.sum(1)
-        linear = linear - q[..., None] * touching
-    if plan.enumerated[0]:
-        constant, pair = constant.at[0].set(0), pair.at[0].set(0)
-        linear = linear.at[0].set(logits[0, :n])
-    if plan.order == 2 and plan.n_scales > 1 and plan.enumerated[1]:
-        constant, linear = constant.at[1].set(0), linear.at[1].set(0)
-        pair = pair.at[1].set(logits[1, : n * (n - 1) // 2])
+        constant = constant + q[:, None] ** 2 * pair.sum(1)
+        linear = linear - q[:, None, None] * touching
+    constant, linear, pair = _as_given(plan, logits, constant, linear, pair)
     return Fit(constant, linear, pair)
+
+
+def _as_given(
+    plan: SurrogatePlan, logits: Array, constant: Array, linear: Array, pair: Array
+) -> tuple[Array, Array, Array]:
+    """Heads of one element, and with pairs of two, whose pool is complete, without a fit."""
+    width = plan.member.shape[-1]
+    is_one = plan.enumerated[0]
+    alone = jnp.zeros_like(linear[0]).at[: logits.shape[1]].set(logits[0, :width])
+    alone = jnp.where(plan.present[:, None], alone, 0)
+    constant = constant.at[0].set(jnp.where(is_one, 0, constant[0]))
+    linear = linear.at[0].set(jnp.where(is_one, alone, linear[0]))
+    pair = pair.at[0].set(jnp.where(is_one, 0, pair[0]))
+    if plan.order == 1 or plan.n_scales == 1:
+        return constant, linear, pair
+    is_two = plan.enumerated[1]
+    i, j = pair_index(width)
+    there = plan.present[i] & plan.present[j]
+    both = jnp.where(there[:, None], logits[1, plan.pair_row], 0)
+    constant = constant.at[1].set(jnp.where(is_two, 0, constant[1]))
+    linear = linear.at[1].set(jnp.where(is_two, 0, linear[1]))
+    return constant, linear, pair.at[1].set(jnp.where(is_two, both, pair[1]))
 
 
 def polynomial(fit: Fit, weights: tuple[Array, Array, Array], member: Array) -> Array:
@@ -102,7 +134,7 @@ def residuals(plan: SurrogatePlan, fit: Fit, logits: Array) -> Array:
     """Residuals of the pool's logits, (K, m, C); 0 in padding."""
     one_head = jnp.eye(plan.n_scales, dtype=logits.dtype)
     fitted = [polynomial(fit, (one_head[k],) * 3, plan.member[k]) for k in range(plan.n_scales)]
-    return (logits - jnp.stack(fitted)) * plan.pool_valid.astype(logits.dtype)[..., None]
+    return jnp.where(plan.pool_valid[..., None], logits - jnp.stack(fitted), 0)
 
 
 def pair_matrix(fit: Fit, n: int) -> Array:
@@ -138,7 +170,7 @@ def sampled_interactions(
     """
     plan = plan.astype(logits.dtype)
     fit = fit_heads(plan, logits)
-    n, c, dtype = plan.n, prior.shape[0], logits.dtype
+    n, c, dtype = plan.member.shape[-1], prior.shape[0], logits.dtype
     pair = pair_matrix(fit, n)  # (K, n, n, C)
 
     def of_size(size: Array, y: Array) -> tuple[Array, Array, Array]:

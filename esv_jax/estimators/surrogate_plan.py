@@ -20,16 +20,17 @@ from esv_jax.records import register_record, static_field
 # Prior variances of the ridge model, in units of the heads' own variance: additive effects, pair
 # effects, what neither explains; and the correlation of effects between neighbouring scales.
 _ADDITIVE, _PAIRWISE, NOISE, CORRELATION = 0.75, 0.15, 0.10, 0.7
-_ERROR_ROWS = 128
+_ALL_PARTS_UP_TO = 20  # elements whose residuals correct all subsequences that contain them
+_DOUBLE_UP_TO = 512  # coefficients of a head's model; more are solved in single precision
 
 
 class Base(NamedTuple):
-    """Subsequences of the sizes 1..n - 1, row s - 1 of each array for size s.
+    """Subsequences of the sizes 1..N - 1, row s - 1 of each array for size s; none from n on.
 
     Attributes:
-      member: (n - 1, N, n) bool. valid: (n - 1, N) bool, False in padding.
-      effect: (n - 1, n, N); times scores it gives d_i = E[v | i in] - E[v | i not in].
-      sampled: (n - 1,), the share of each size's subsequences that is not here.
+      member: (N - 1, R, N) bool. valid: (N - 1, R) bool, False in padding.
+      effect: (N - 1, N, R); times scores it gives d_i = E[v | i in] - E[v | i not in].
+      sampled: (N - 1,), the share of each size's subsequences that is not here.
     """
 
     member: Array
@@ -41,37 +42,48 @@ class Base(NamedTuple):
 @register_record
 @dataclasses.dataclass(frozen=True)
 class SurrogatePlan(HeadRows):
-    """Tables for sequences of n elements and heads of scales 1..K, reused for all of them.
+    """Tables for sequences of n elements, padded to N, and heads of scales 1..K.
+
+    Only shapes and static fields are compiled: plans of all n with one N share a program.
 
     Attributes:
-      member: (K, m, n) bool, the pool, on which heads are evaluated; `pool_valid` (K, m).
-      features: (K, m, p) of the pool, centred and scaled, zero in padding.
-      offset, scale: (K, p), what centred and scaled them.
-      inverse: (K, p, p) of each scale's own ridge system; `common` (p, p) of what scales share.
+      member: (K, m, N) bool, the pool, on which heads are evaluated; `pool_valid` (K, m).
+      scale: (K, 2), standard deviations of the priors of elements' and of pairs' coefficients.
+      inverse: (K, p, p) of each scale's own ridge system; `common` (p, p) of what scales share;
+        zero at elements and pairs in the padding.
+      pair_row: (N (N - 1) / 2,) int32, row of the pool of two elements that is this pair.
       base: subsequences of every size on which effects are read.
-      error_base: fewer of them, on which errors are.
-      pool_effect: (K, n, m), as `Base.effect`, on the pool.
+      pool_effect: (K, N, m), as `Base.effect`, on the pool.
       leverage: (K, m), share of a pool member's own logits in its fitted ones.
-      signs: (E, K, m) int8, random signs of the bootstrap.
-      n, n_scales, order: sizes; order 2 has pairs, 1 elements alone.
-      enumerated: per scale, whether the pool holds all subsequences.
+      response: (K, N + 1, m), change of the effects' sum over sizes per change of a pool member's
+        logits, and in the last row that of the whole sequence's logits; None without errors.
+      enumerated: (K,) bool, whether the pool holds all subsequences of a scale.
+      left_open: (K,), the share of a scale's subsequences that the pool does not hold.
+      n: int32, elements.
+      n_scales, order: K; order 2 has pairs, 1 elements alone.
+      all_parts: whether residuals of the pool correct all subsequences that contain its members.
     """
 
     pool_valid: Array
-    features: Array
-    offset: Array
     scale: Array
     inverse: Array
     common: Array
+    pair_row: Array
     base: Base
-    error_base: Base
     pool_effect: Array
     leverage: Array
-    signs: Array
-    n: int = static_field()
+    response: Array | None
+    enumerated: Array
+    left_open: Array
+    n: Array
     n_scales: int = static_field()
     order: int = static_field()
-    enumerated: tuple[bool, ...] = static_field()
+    all_parts: bool = static_field()
+
+    @property
+    def present(self) -> Array:
+        """(N,) bool, False in the padding."""
+        return jnp.arange(self.member.shape[-1], dtype=self.n.dtype) < self.n
 
     def astype(self, dtype: Any) -> SurrogatePlan:
         """The plan with its numbers in another precision."""
@@ -113,15 +125,11 @@ def draw_subsets(words: np.ndarray, k: int, m: int) -> np.ndarray:
 
 
 def random_words(key: Array, *shape: int) -> np.ndarray:
-    """Random uint32 words of `shape` on the host, from a concrete key.
-
-    Drawn as one row of a power of two, so that few programs are compiled: one takes 0.2 s, and up
-    to 1 s for arrays of several axes.
-    """
+    """Random uint32 words of `shape` on the host, from a concrete key; nothing is compiled."""
+    words = np.ravel(jax.random.key_data(key)).tolist()
     m = math.prod(shape)
-    with jax.ensure_compile_time_eval():
-        words = jax.random.bits(key, (2 ** max(m - 1, 1).bit_length(),), jnp.uint32)
-    return np.asarray(words)[:m].reshape(shape)
+    raw = np.random.Philox(np.random.SeedSequence(words)).random_raw(-(-m // 2))
+    return raw.astype("<u8").view("<u4")[:m].astype(np.uint32).reshape(shape)
 
 
 def key_of(words: tuple[int, ...], impl: str) -> Array:
@@ -166,98 +174,222 @@ def pair_index(n: int) -> tuple[np.ndarray, np.ndarray]:
     return np.triu_indices(n, 1)
 
 
-def _features(member: np.ndarray, q: float, order: int) -> np.ndarray:
-    z = member - q
+def features(member: Any, q: Any, scale: Any, present: Any, order: int) -> Any:
+    """Scaled, not centred features (m, p) of subsequences (m, N); NumPy or JAX."""
+    z = (member - q) * present
     if order == 1:
-        return z
+        return scale[0] * z
     i, j = pair_index(member.shape[1])
-    return np.concatenate([z, z[:, i] * z[:, j]], axis=1)
+    xp = np if isinstance(z, np.ndarray) else jnp
+    return xp.concatenate([scale[0] * z, scale[1] * z[:, i] * z[:, j]], axis=1)
 
 
-def _make_base(key: Array, n: int, most: int) -> Base:
+def _make_base(key: Array, n: int, most: int, width: int) -> Base:
     """All subsequences of a size where they are few, else `most`; n - s are complements of s."""
     words = random_words(key, n // 2, n_word_rows(most), n)
     rows: dict[int, np.ndarray] = {}
     for s in range(1, n):
         rows[s] = ~rows[n - s] if 2 * s > n else draw_subsets(words[s - 1], s, most)
-    width = max(map(len, rows.values()))
-    member = np.zeros((n - 1, width, n), bool)
-    effect = np.zeros((n - 1, n, width), np.float32)
+    most_rows = min(most, max(math.comb(width, s) for s in range(1, width)))
+    member = np.zeros((width - 1, most_rows, width), bool)
+    effect = np.zeros((width - 1, width, most_rows), np.float32)
+    sampled = np.zeros(width - 1, np.float32)
     for s, table in rows.items():
-        member[s - 1, : len(table)] = table
-        effect[s - 1, :, : len(table)] = effect_weights(table)
-    sampled = np.array([1 - len(rows[s]) / math.comb(n, s) for s in range(1, n)], np.float32)
+        member[s - 1, : len(table), :n] = table
+        effect[s - 1, :n, : len(table)] = effect_weights(table)
+        sampled[s - 1] = 1 - len(table) / math.comb(n, s)
     return Base(*jax.device_put((member, member.any(-1), effect, sampled)))
 
 
-@functools.lru_cache(maxsize=4)  # hundreds of megabytes each for long sequences
+@functools.lru_cache(maxsize=8)  # up to hundreds of megabytes each for long sequences
 def make_plan(
     n: int,
     n_scales: int,
     pool: int,
     base: int,
     order: int,
-    error_draws: int,
+    errors: bool,
     seed: tuple[tuple[int, ...], str],
+    width: int | None = None,
 ) -> SurrogatePlan:
-    """Build the plan on the host, in double precision; cached.
+    """Build the plan on the host; cached.
 
     Args:
-      n: elements, >= 3. n_scales: K. pool: most subsequences per scale. base: most per size.
-      order: 1 or 2. error_draws: random signs to draw. seed: `words_of` a key.
-    Cost: K inverses of p x p, p = n (order 1) or n (n + 1) / 2.
+      n: elements, >= 3. n_scales: scales that have a head. pool: most subsequences per scale.
+      base: most per size. order: 1 or 2. errors: whether standard errors are wanted.
+      seed: `words_of` a key.
+      width: elements to pad to, N >= n; default n. What is drawn does not depend on it.
+    Cost: K products and inverses of p x p, p = n (order 1) or n (n + 1) / 2.
     """
+    width = n if width is None else width
+    n_heads = min(n_scales, n)
     with jax.ensure_compile_time_eval():  # the plan is cached: it must not belong to a trace
-        pool_key, base_key, error_key, sign_key = jax.random.split(key_of(*seed), 4)
-    words = random_words(pool_key, n_scales, n_word_rows(pool), n)
-    pools = [draw_subsets(words[k - 1], k, pool) for k in range(1, n_scales + 1)]
-    width = max(len(rows) for rows in pools)
-    p = n if order == 1 else n * (n + 1) // 2
-    n_pairs = max(n * (n - 1) // 2, 1)
-    stretch = 1 / (1 - CORRELATION)
+        pool_key, base_key, _, _ = jax.random.split(key_of(*seed), 4)
+    words = random_words(pool_key, n_heads, n_word_rows(pool), n)
+    pools = [draw_subsets(words[k - 1], k, pool) for k in range(1, n_heads + 1)]
 
-    features = np.zeros((n_scales, width, p), np.float32)
-    offset, scale = np.zeros((n_scales, p)), np.zeros((n_scales, p))
-    inverse = np.zeros((n_scales, p, p), np.float32)
-    leverage = np.zeros((n_scales, width), np.float32)
-    common = np.eye(p) / CORRELATION + n_scales * stretch * np.eye(p)
+    n_scales = min(n_scales, width)
+    m = min(pool, max(math.comb(width, k) for k in range(1, n_scales + 1)))
+    member = np.zeros((n_scales, m, width), bool)
+    effect = np.zeros((n_scales, width, m), np.float32)
+    leverage = np.zeros((n_scales, m), np.float32)
+    enumerated = np.zeros(n_scales, bool)
+    left_open = np.zeros(n_scales, np.float32)
+    scale = np.zeros((n_scales, 2), np.float32)
+    n_pairs = max(n * (n - 1) // 2, 1)
     for k, rows in enumerate(pools, start=1):
-        q = k / n
-        spread = q * (1 - q)
+        member[k - 1, : len(rows), :n] = rows
+        left_open[k - 1] = 1 - len(rows) / math.comb(n, k)
+        enumerated[k - 1] = len(rows) == math.comb(n, k)
         if k < n:  # the whole sequence is one subsequence; nothing varies
-            scale[k - 1, :n] = math.sqrt(_ADDITIVE / (n * spread))
-            scale[k - 1, n:] = math.sqrt(_PAIRWISE / (n_pairs * spread**2))
-        z = _features(rows, q, order) * scale[k - 1]
-        offset[k - 1] = z.mean(0)
-        z -= offset[k - 1]
-        own = np.linalg.inv(z.T @ z / NOISE + stretch * np.eye(p))
-        features[k - 1, : len(rows)] = z
-        leverage[k - 1, : len(rows)] = ((z @ own) * z).sum(1) / NOISE + 1 / len(rows)
-        inverse[k - 1] = own
-        common -= stretch**2 * own
-    pool_member = np.zeros((n_scales, width, n), bool)
-    pool_effect = np.zeros((n_scales, n, width), np.float32)
-    for k, rows in enumerate(pools):
-        pool_member[k, : len(rows)] = rows
-        if k + 1 < n:
-            pool_effect[k, :, : len(rows)] = effect_weights(rows)
-    signs = 1 - 2 * (random_words(sign_key, error_draws, n_scales, width) & 1).astype(np.int8)
+            effect[k - 1, :n, : len(rows)] = effect_weights(rows)
+            spread = k / n * (1 - k / n)
+            scale[k - 1] = (_ADDITIVE / (n * spread)) ** 0.5, (_PAIRWISE / n_pairs) ** 0.5 / spread
+    all_parts = n <= _ALL_PARTS_UP_TO
+    own, common, leverages, responses = _ridge(pools, scale, order, errors, all_parts)
+    for k, each in enumerate(leverages):
+        leverage[k, : len(each)] = each
+    response = None
+    if errors:
+        response = np.zeros((n_scales, width + 1, m), np.float32)
+        rows_of = [*range(n), width]
+        for k, table in enumerate(responses):
+            response[k, rows_of, : table.shape[1]] = table
+
+    at = np.arange(n)  # of true coefficients among padded ones
+    pair_row = np.zeros(width * (width - 1) // 2, np.int32)
+    if order == 2:
+        i, j = pair_index(n)
+        index = np.zeros((width, width), np.int64)
+        index[pair_index(width)] = np.arange(len(pair_row))
+        pair_row[index[i, j]] = np.arange(len(i))
+        at = np.concatenate([at, width + index[i, j]])
+    p = width if order == 1 else width * (width + 1) // 2
+    inverse = np.zeros((n_scales, p, p), np.float32)
+    padded_common = np.zeros((p, p), np.float32)
+    for k, table in enumerate(own):
+        inverse[k][np.ix_(at, at)] = table
+    padded_common[np.ix_(at, at)] = common
     with jax.ensure_compile_time_eval():
+        put = jax.device_put
         return SurrogatePlan(
-            member=jax.device_put(pool_member),
-            pool_valid=jax.device_put(pool_member.any(-1)),
-            features=jax.device_put(features),
-            offset=jax.device_put(offset.astype(np.float32)),
-            scale=jax.device_put(scale.astype(np.float32)),
-            inverse=jax.device_put(inverse),
-            common=jax.device_put(np.linalg.inv(common).astype(np.float32)),
-            base=_make_base(base_key, n, base),
-            error_base=_make_base(error_key, n, min(base, _ERROR_ROWS)),
-            pool_effect=jax.device_put(pool_effect),
-            leverage=jax.device_put(leverage),
-            signs=jax.device_put(signs),
-            n=n,
+            member=put(member),
+            pool_valid=put(member.any(-1)),
+            scale=put(scale),
+            inverse=put(inverse),
+            common=put(padded_common),
+            pair_row=put(pair_row),
+            base=_make_base(base_key, n, base, width),
+            pool_effect=put(effect),
+            leverage=put(leverage),
+            response=None if response is None else put(response),
+            enumerated=put(enumerated),
+            left_open=put(left_open),
+            n=put(np.int32(n)),
             n_scales=n_scales,
             order=order,
-            enumerated=tuple(len(rows) == math.comb(n, k) for k, rows in enumerate(pools, start=1)),
+            all_parts=all_parts,
         )
+
+
+def _ridge(
+    pools: list[np.ndarray], scale: np.ndarray, order: int, errors: bool, all_parts: bool
+) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Inverses of the tied ridge systems of all heads, and what errors need of them.
+
+    With Z_k the centred features of scale k's pool and y_k its logits, coefficients are
+
+        w_k = own_k b_k + stretch^2 own_k common sum over l of own_l b_l,   b_k = Z_k' y_k / NOISE.
+
+    To first order in the link, effects and the score of the whole depend on w_k by F_k w_k: an
+    element's effect at any size is a multiple of its linear coefficient and the sum of its pairs',
+    less their means. Where residuals correct `all_parts`, they add D_k (y_k - Z_k w_k).
+
+    Returns:
+      own inverses (p, p) per scale, the common one, leverages (m_k,), responses (n + 1, m_k).
+    """
+    n = pools[0].shape[1]
+    p = n if order == 1 else n * (n + 1) // 2
+    dtype: Any = np.float64 if p <= _DOUBLE_UP_TO else np.float32
+    stretch, n_scales = 1 / (1 - CORRELATION), len(pools)
+    eye = np.eye(p, dtype=dtype)
+    tables: list[np.ndarray] = []
+    own: list[np.ndarray] = []
+    offsets, leverages = [], []
+    common = eye * (1 / CORRELATION + n_scales * stretch)
+    for k, rows in enumerate(pools, start=1):
+        z = features(rows.astype(dtype), dtype(k / n), scale[k - 1].astype(dtype), dtype(1), order)
+        offsets.append(z.mean(0))
+        z -= offsets[-1]
+        inverse = _inverse(z.T @ z / dtype(NOISE) + dtype(stretch) * eye)
+        common -= dtype(stretch**2) * inverse
+        leverages.append(((z @ inverse) * z).sum(1) / NOISE + 1 / len(rows))
+        tables.append(z)
+        own.append(inverse)
+    common = _inverse(common)
+    if not errors:
+        return own, common, leverages, []
+
+    i, j = pair_index(n)
+    element = np.arange(n)[:, None]
+    touches = np.zeros((n, 0)) if order == 1 else ((element == i) | (element == j)).astype(dtype)
+    shares = size_shares(n, n_scales).sum(0)  # (K,)
+    solved, direct = [], []
+    for k, (rows, z, inverse) in enumerate(zip(pools, tables, own, strict=True), start=1):
+        m, (one, two), spread = len(rows), scale[k - 1].astype(dtype), k / n * (1 - k / n)
+        read, given = np.zeros((n + 1, p), dtype), np.zeros((n + 1, m), dtype)
+        if not (k <= order and m == math.comb(n, k)):  # else logits are taken as they are
+            read[:n, :n] = one * np.eye(n)
+            read[:n, n:] = two * (2 * k - n) / (n * max(n - 2, 1)) * touches
+            read[:n] = (read[:n] - read[:n].mean(0)) * (n / (n - 1)) * shares[k - 1]
+            # The mean over all subsequences of k elements, less that over the pool.
+            read[n, n:] = -two * spread / (n - 1)
+            read[n] = (read[n] - offsets[k - 1]) / n_scales
+            given[n] = 1 / (m * n_scales)
+            if all_parts:
+                given[:n] = _direct_response(rows, k, n_scales)
+                given[:n] -= given[:n].mean(1, keepdims=True)
+                read[:n] -= given[:n] @ z
+        solved.append(read @ inverse)
+        direct.append(given)
+    pulled = (dtype(stretch**2) * np.sum(solved, axis=0)) @ common
+    responses = [
+        (mine + pulled @ inverse) @ z.T / dtype(NOISE) + given
+        for mine, inverse, z, given in zip(solved, own, tables, direct, strict=True)
+    ]
+    return own, common, leverages, responses
+
+
+def _inverse(a: np.ndarray) -> np.ndarray:
+    """Inverse of a positive definite matrix by its Schur complement: products, for the most part.
+
+    Half the time of `np.linalg.inv` for thousands of rows.
+    """
+    p = len(a)
+    if p <= 256:
+        return np.linalg.inv(a)
+    half = p // 2
+    first = _inverse(a[:half, :half])
+    across = first @ a[:half, half:]
+    last = _inverse(a[half:, half:] - across.T @ a[:half, half:])
+    corner = across @ last
+    return np.block([[first + corner @ across.T, -corner], [-corner.T, last]])
+
+
+def size_shares(n: int, n_scales: int) -> np.ndarray:
+    """Weight (n - 1, K) of head k's effects in those of f^ms at size s: k / (s min(s, K))."""
+    s, k = np.arange(1, n)[:, None], np.arange(1, n_scales + 1)
+    return np.where(k <= s, k / (s * np.minimum(s, n_scales)), 0.0)
+
+
+def _direct_response(rows: np.ndarray, k: int, n_scales: int) -> np.ndarray:
+    """Effects (n, m), summed over sizes, of one logit more on each of the subsequences (m, n)."""
+    n = rows.shape[1]
+    inside = outside = 0.0
+    for s in range(k, n):
+        share = 1 / (min(s, n_scales) * math.comb(s, k))
+        inside += share * math.comb(n - k, s - k) / math.comb(n - 1, s - 1)
+        if k < n:
+            with_it = math.comb(n - k - 1, s - k - 1) / math.comb(n - 1, s - 1) if s > k else 0.0
+            outside += share * (with_it - math.comb(n - k - 1, s - k) / math.comb(n - 1, s))
+    return np.where(rows.T, inside, outside)

@@ -22,6 +22,7 @@ from esv_jax.batches import (
 )
 from esv_jax.checks import AnyArray, message
 from esv_jax.estimators import Estimator
+from esv_jax.explanations import ELEMENT_AXES
 from esv_jax.games.protocol import Game
 from esv_jax.games.scoring import GameInfo, request_cost
 from esv_jax.inputs import free_bytes
@@ -103,11 +104,12 @@ class Engine:
         """
         if self._game.on_host:
             return self._on_host(estimator, sequences, uids)
-        example = jax.ShapeDtypeStruct((n, *sequences[0].shape[1:]), sequences[0].dtype)
+        shape = (n if estimator.pads else estimator.padded_length(n), *sequences[0].shape[1:])
+        example = jax.ShapeDtypeStruct(shape, sequences[0].dtype)
         block = self._block_size(estimator, example)
         while True:
             try:
-                return self._in_blocks(estimator, sequences, uids, example, block)
+                return self._in_blocks(estimator, sequences, uids, n, example, block)
             except Exception as error:
                 if not out_of_memory(error):
                     raise
@@ -136,11 +138,12 @@ class Engine:
         estimator: Estimator,
         sequences: Sequence[np.ndarray],
         uids: Sequence[str],
+        n: int,
         example: jax.ShapeDtypeStruct,
         block: int,
     ) -> Values:
         rows = block * self._mesh.size
-        plan = self._plan_for(estimator, example.shape[0])
+        plan = self._plan_for(estimator, n)
         results = []
         for start in range(0, len(sequences), rows):
             part, names = sequences[start : start + rows], uids[start : start + rows]
@@ -149,7 +152,10 @@ class Engine:
             keys = None if made.keys is None else jax.device_put(made.keys, self._by_video)
             arguments = (self._game, xs, self._prior, keys, lengths, plan)
             results.append(self._program(estimator, arguments)(*arguments))
-        fields = {name: each[: len(sequences)] for name, each in _fields_of(results).items()}
+        fields = {
+            name: each[(slice(len(sequences)), *[slice(n)] * ELEMENT_AXES[name])]
+            for name, each in _fields_of(results).items()
+        }
         self.n_elements += sum(map(len, sequences))
         self.n_padded += len(results) * rows * example.shape[0]
         return Values(fields, results[0].warnings)

@@ -60,7 +60,7 @@ CASES = (
     *(f"exact-{n}" for n in (8, 10, 12, 14, 16, 18, 20)),
     "batch-8",
     *("constructive-16-256-4", "constructive-16-1024-4", "constructive-49-1024-4"),
-    *("surrogate-49-1024-0", "surrogate-49-1024-8"),
+    *("surrogate-49-1024-0", "surrogate-49-1024-1"),
 )
 
 
@@ -69,7 +69,7 @@ class Settings(Repeated):
     """Cases and repeats, at least five."""
 
     cases: tuple[str, ...] = CASES
-    """exact-N, batch-N (256 sequences), constructive-N-M-ITERATIONS, surrogate-N-POOL-ERROR_DRAWS
+    """exact-N, batch-N (256 sequences), constructive-N-M-ITERATIONS, surrogate-N-POOL-ERRORS
     (its plan is made before)."""
 
 
@@ -108,7 +108,7 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
         estimator: Any = ej.Constructive(*numbers)
         key = jax.random.key(0)
     elif kind == "surrogate":
-        estimator = ej.Surrogate(numbers[0], error_draws=numbers[1])
+        estimator = ej.Surrogate(numbers[0], errors=bool(numbers[1]))
         plan = estimator.draw(jax.random.key(0), GameInfo.of(game, n))
     else:
         estimator = ej.Exact()

@@ -139,7 +139,7 @@ def measured(settings: Settings) -> Iterator[dict[str, Any]]:
         few = write_random(folder / "long.hdf", lengths, overwrite=True)
         sampled: dict[str, Any] = {
             "Constructive(1024, 4)": ej.Constructive(1024, 4),
-            "Surrogate(1024)": ej.Surrogate(1024, error_draws=0),
+            "Surrogate(1024)": ej.Surrogate(1024, errors=False),
             "Surrogate(1024), error bars": ej.Surrogate(1024),
         }
         for name, estimator in sampled.items():

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
+from esv_jax.estimators import surrogate, surrogate_plan
 from esv_jax.estimators.surrogate_models import fit_heads, mix_of_scale, polynomial, residuals
 from esv_jax.estimators.surrogate_plan import (
     CORRELATION,
     NOISE,
     draw_subsets,
     effect_weights,
+    features,
     make_plan,
     n_word_rows,
     pair_index,
@@ -54,9 +56,21 @@ def test_effects_of_additive_scores_are_read_exactly(rng, n, k, m):
     np.testing.assert_allclose(effect_weights(rows).sum(0), 0, atol=1e-9)
 
 
+def centred_features(plan):
+    """Scaled features of the pool, less their means; zero in padding: (K, m, p) float64."""
+    n, found = int(plan.n), []
+    for k, (member, valid, scale) in enumerate(
+        zip(plan.member, plan.pool_valid, plan.scale, strict=True), start=1
+    ):
+        z = features(np.asarray(member, np.float64), k / n, np.asarray(scale, float), 1, plan.order)
+        valid = np.asarray(valid)
+        found.append(np.where(valid[:, None], z - z[valid].mean(0), 0))
+    return np.stack(found)
+
+
 def ridge_by_one_system(plan, logits):
     """All heads' weights and what they share, from one dense system; (K, p, C) float64."""
-    z = np.asarray(plan.features, np.float64)
+    z = centred_features(plan)
     n_scales, _, p = z.shape
     own = 1 / (1 - CORRELATION)
     system = np.zeros(((n_scales + 1) * p, (n_scales + 1) * p))
@@ -75,7 +89,7 @@ def ridge_by_one_system(plan, logits):
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_fit_is_the_ridge_of_one_system(rng, x64, order):
-    plan = make_plan(7, 5, 18, 32, order, 0, SEED).astype(jnp.float64)
+    plan = make_plan(7, 5, 18, 32, order, False, SEED).astype(jnp.float64)
     logits = jnp.asarray(rng.normal(size=(*plan.pool_valid.shape, 3)))
     logits = jnp.where(plan.pool_valid[..., None], logits, 0)
     weights = ridge_by_one_system(plan, np.asarray(logits))
@@ -83,7 +97,7 @@ def test_the_fit_is_the_ridge_of_one_system(rng, x64, order):
     for k in range(2, 5):  # smaller heads are taken as they are where the pool is complete
         valid = np.asarray(plan.pool_valid[k])
         mean = np.asarray(logits[k])[valid].mean(0)
-        expected = mean + np.asarray(plan.features[k])[valid] @ weights[k]
+        expected = mean + centred_features(plan)[k][valid] @ weights[k]
         one_head = (jnp.eye(5)[k],) * 3
         fitted = polynomial(fit, one_head, plan.member[k])[valid]
         np.testing.assert_allclose(fitted, expected, atol=2e-5)  # the plan's single precision
@@ -92,8 +106,8 @@ def test_the_fit_is_the_ridge_of_one_system(rng, x64, order):
 
 
 def test_small_heads_are_fitted_exactly(rng):
-    plan = make_plan(6, 4, 18, 32, 2, 0, SEED)
-    assert plan.enumerated == (True, True, False, True)
+    plan = make_plan(6, 4, 18, 32, 2, False, SEED)
+    assert np.asarray(plan.enumerated).tolist() == [True, True, False, True]
     logits = jnp.asarray(rng.normal(size=(*plan.pool_valid.shape, 2)), jnp.float32)
     beyond = residuals(plan, fit_heads(plan, logits), logits)
     np.testing.assert_allclose(beyond[:2], 0, atol=1e-5)
@@ -103,7 +117,7 @@ def test_small_heads_are_fitted_exactly(rng):
 def test_mixing_averages_over_parts(rng):
     """f^ms of a polynomial is the mean over scales of its mean over all parts."""
     n, n_scales, s = 6, 3, 5
-    plan = make_plan(n, n_scales, 18, 32, 2, 0, SEED)
+    plan = make_plan(n, n_scales, 18, 32, 2, False, SEED)
     logits = jnp.asarray(rng.normal(size=(*plan.pool_valid.shape, 2)), jnp.float32)
     fit = fit_heads(plan, logits)
     whole = subsets(rng, n, s)
@@ -143,7 +157,7 @@ def test_full_pools_are_exact(n, n_max, link):
 @pytest.mark.parametrize("order", [1, 2])
 def test_efficiency_holds_at_any_budget(n, order):
     game, x, prior = smooth_case(n, n)
-    estimator = ej.Surrogate(pool=16, base=16, order=order, error_draws=2)
+    estimator = ej.Surrogate(pool=16, base=16, order=order)
     att = ej.explain(game, x, prior=prior, estimator=estimator, key=jax.random.key(0))
     assert np.abs(att.efficiency_gap()).max() < 3e-6
     np.testing.assert_allclose(att.marginals.mean(0), att.values, atol=1e-6)
@@ -166,7 +180,7 @@ def errors(estimator, n, sequences, seeds):
 
 @pytest.mark.slow
 def test_the_error_falls_and_beats_algorithm_1():
-    few, many = (errors(ej.Surrogate(m, error_draws=0), 12, 4, 3) for m in (24, 160))
+    few, many = (errors(ej.Surrogate(m, errors=False), 12, 4, 3) for m in (24, 160))
     algorithm_1 = errors(ej.Constructive(24, 1), 12, 4, 3)
     assert many < few / 2
     assert few < algorithm_1
@@ -176,7 +190,7 @@ def test_the_error_falls_and_beats_algorithm_1():
 def test_intervals_cover():
     """95 % intervals over 2 pools x 10 games x 11 elements x 4 classes."""
     z = []
-    estimator = ej.Surrogate(pool=48, error_draws=16)
+    estimator = ej.Surrogate(pool=48)
     for i in range(10):
         game, x, prior = smooth_case(100 + i, 11)
         exact = ej.explain(game, x, prior=prior)
@@ -257,7 +271,7 @@ def test_order_is_chosen_by_the_pool():
         ({"order": 3}, ValueError, "order: expected 1 or 2, got 3"),
         ({"order": 0}, ValueError, "order: expected an integer >= 1"),
         ({"base": 3}, ValueError, "base: expected an integer >= 16"),
-        ({"error_draws": -1}, ValueError, "error_draws: expected an integer >= 0"),
+        ({"errors": 1}, TypeError, "errors: expected True or False"),
         ({"pool": 16.0}, TypeError, "pool: expected an integer"),
     ],
 )
@@ -319,8 +333,88 @@ def test_a_fit_with_too_many_coefficients_falls_back_with_a_warning(rng):
     ],
 )
 def test_the_ridge_systems_are_well_conditioned(n, pool):
-    plan = make_plan(n, min(n, 8), pool, 64, ej.Surrogate(pool)._order(n), 0, SEED)
+    plan = make_plan(n, min(n, 8), pool, 64, ej.Surrogate(pool)._order(n), False, SEED)
     for table in (*np.asarray(plan.inverse, np.float64), np.asarray(plan.common, np.float64)):
         np.testing.assert_allclose(table, table.T, rtol=0, atol=1e-6 * np.abs(table).max())
         spectrum = np.abs(np.linalg.eigvalsh(table))  # a third of the time of singular values
         assert spectrum.max() / spectrum.min() < 1e4  # float32 keeps three digits and more
+
+
+def plan_and_logits(n, width, n_scales=5, order=2, pool=18, base=200, c=3):
+    """A plan of n elements padded to `width`, and logits on its pool, NaN in the padding."""
+    plan = make_plan(n, n_scales, pool, base, order, True, SEED, width)
+    heads = min(n_scales, n)
+    drawn = np.random.default_rng(1).normal(size=(heads, pool, c)).astype(np.float32)
+    logits = np.full((*plan.pool_valid.shape, c), np.nan, np.float32)
+    rows = min(pool, plan.member.shape[1])
+    logits[:heads, :rows] = drawn[:, :rows]
+    return plan, jnp.asarray(np.where(plan.pool_valid[..., None], logits, np.nan))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("link", ["softmax", "identity"])
+@pytest.mark.parametrize(("n", "n_scales", "width"), [(9, 5, 12), (5, 8, 12), (23, 6, 32)])
+def test_padding_changes_nothing(order, link, n, n_scales, width):
+    estimator = ej.Surrogate(pool=18, base=200, order=order)
+    prior, found = jnp.full(3, 1 / 3), []
+    for size in (n, width):
+        plan, logits = plan_and_logits(n, size, n_scales, order)
+        info = GameInfo(size, n_scales, True, link)
+        found.append(estimator.estimate(plan, logits, prior, info))
+    alone, padded = found
+    for name in ("values", "std_error", "marginals", "scores"):
+        expected, leaf = np.asarray(getattr(alone, name)), np.asarray(getattr(padded, name))
+        inside = leaf[tuple(slice(length) for length in expected.shape)]
+        np.testing.assert_allclose(inside, expected, rtol=0, atol=1e-6, err_msg=name)
+        assert np.abs(leaf).sum() == pytest.approx(np.abs(inside).sum(), rel=1e-6)
+    assert int(alone.n_evaluations) == int(padded.n_evaluations)
+
+
+def test_lengths_share_programs(monkeypatch):
+    """All lengths from 9 to 115 have six padded lengths; `explain` returns n elements of each."""
+    estimator = ej.Surrogate()
+    assert len({estimator.padded_length(n) for n in range(9, 116)}) == 6
+    assert all(n <= estimator.padded_length(n) <= 1.6 * n + 2 for n in range(9, 2000))
+    assert estimator.padded_length(116) == 172
+    traces, head_logits = [], ej.MultiScale.head_logits
+
+    def counted(game, x, member):
+        traces.append(member.shape)
+        return head_logits(game, x, member)
+
+    monkeypatch.setattr(ej.MultiScale, "head_logits", counted)
+    game, _, prior = smooth_case(3, 9)
+    for n in (9, 11, 12):
+        x = np.random.default_rng(n).normal(size=(n, game.heads.w1.shape[2])).astype(np.float32)
+        small = ej.Surrogate(pool=19, base=16, order=1)
+        att = ej.explain(game, x, prior=prior, estimator=small, key=jax.random.key(0))
+        assert att.values.shape == (n, 4) and att.marginals.shape == (n, n, 4)
+        assert np.abs(att.efficiency_gap()).max() < 3e-6
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("all_parts", [True, False])
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_response_is_the_derivative_of_the_values(monkeypatch, x64, order, all_parts):
+    """With the identity link values are linear in the logits; the base holds all subsequences."""
+    n, c = 7, 1
+    monkeypatch.setattr(surrogate_plan, "_ALL_PARTS_UP_TO", n if all_parts else 0)
+    pool = 17 if all_parts else 16  # plans are cached by their settings
+    plan, logits = plan_and_logits(n, n, order=order, pool=pool, c=c)
+    plan, logits = plan.astype(jnp.float64), jnp.asarray(logits, jnp.float64)
+    logits = jnp.where(plan.pool_valid[..., None], logits, 0)
+
+    def values(logits):
+        fit = fit_heads(plan, logits)
+        beyond = residuals(plan, fit, logits)
+        if not all_parts:  # errors are those of the fit alone
+            beyond = 0 * beyond
+        read = surrogate._read_effects(plan, fit, beyond, jnp.zeros(c), "identity")
+        return surrogate._values(plan, read, jnp.zeros(c))[:, 0]
+
+    slope = jax.jacobian(values)(logits)[..., 0]  # (n, K, m)
+    response = np.moveaxis(np.asarray(plan.response), 0, 1)  # (n + 1, K, m)
+    exact = np.asarray(plan.left_open) == 0  # has no errors, so no response is needed
+    expected = (response[:n] + response[n:]) / n
+    np.testing.assert_allclose(slope[:, ~exact], expected[:, ~exact], atol=2e-6)
+    assert np.abs(expected[:, ~exact]).max() > 1e-3
