@@ -25,8 +25,7 @@ import numpy as np
 import optax
 
 import esv_jax as ej
-from esv_jax.models import ClipModel
-from esv_jax.models.clip_model import STRIDES, ClipCNN, clip_model_digest
+from esv_jax.models.clip_model import STRIDES, ClipCNN, ClipModel, clip_model_digest
 from experiments.synthetic_training import (
     Study,
     TrainSettings,

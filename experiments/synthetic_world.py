@@ -25,11 +25,11 @@ import numpy as np
 import optax
 
 import esv_jax as ej
-from esv_jax.models import FrameEncoder, TrainedModel, VideoModel
+from esv_jax.models import TrainedModel
 from esv_jax.models.evaluation import draw_subsequences
-from esv_jax.models.frame_encoder import FrameCNN
+from esv_jax.models.frame_encoder import FrameCNN, FrameEncoder
 from esv_jax.models.trainable import MultiScaleHeads
-from esv_jax.models.video_model import video_model_digest
+from esv_jax.models.video_model import VideoModel, video_model_digest
 from experiments.harness import check_counts
 from experiments.synthetic_training import (
     Study,

@@ -2,8 +2,7 @@
 
 import jax.numpy as jnp
 
-import esv_jax as ej
-from esv_jax.models.clip_model import ClipCNN
+from esv_jax.models.clip_model import ClipCNN, ClipModel
 from tests.conftest import drawn_variables
 
 
@@ -12,4 +11,4 @@ def tiny_network(names, seed=1, n_frames=8):
     module = ClipCNN(n_classes=len(names), widths=(2, 2, 2, 2))
     variables = drawn_variables(module, jnp.zeros((1, n_frames, 64, 64, 3)), seed=seed)
     settings = {"n_classes": len(names), "widths": [2, 2, 2, 2]}
-    return ej.models.ClipModel("clip_cnn", settings, variables, tuple(names), n_frames)
+    return ClipModel("clip_cnn", settings, variables, tuple(names), n_frames)

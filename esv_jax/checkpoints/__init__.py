@@ -5,17 +5,16 @@
     import_play_fair    a folder of play-fair as a model; `read_play_fair` adds a report
 
 Classes and functions that a file names are replaced by constructors of this package, or by inert
-`Unknown` records.
+`unpickle.Unknown` records.
 """
 
 from esv_jax.checkpoints.archives import load_torch
 from esv_jax.checkpoints.play_fair import import_play_fair, read_play_fair
 from esv_jax.checkpoints.result_pickles import load_pickle
-from esv_jax.checkpoints.unpickle import CheckpointError, Unknown
+from esv_jax.checkpoints.unpickle import CheckpointError
 
 __all__ = [
     "CheckpointError",
-    "Unknown",
     "import_play_fair",
     "load_pickle",
     "load_torch",

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Literal, cast
+from typing import IO, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -93,7 +93,10 @@ def read_torch(path: StrPath) -> TorchCheckpoint:
         ignored = [short(key) for key in archive.root if key != found_under] if found_under else []
         entries: dict[str, Tensor | np.ndarray] = {}
         for key, value in state.items():
-            _refuse_special(key, value, name)
+            # A state dict without a tensor that is not dense would look complete.
+            is_torch = isinstance(value, Unknown) and value.module.split(".")[0] == "torch"
+            if is_torch and value.name.startswith("_rebuild"):
+                raise CheckpointError(message(name, f"a dense tensor {short(key)}", short(value)))
             if isinstance(key, str) and isinstance(value, Tensor | np.ndarray):
                 entries[key] = value
             else:
@@ -104,33 +107,17 @@ def read_torch(path: StrPath) -> TorchCheckpoint:
 
 def _state_dict(root: Value, name: str) -> tuple[str, dict[Value, Value]]:
     """The dict of arrays, and its key in `root`."""
-    if isinstance(root, Unknown):
-        got, way_out = f"a whole object ({short(root)})", "Save its state_dict() instead."
-        raise CheckpointError(message(name, "a state dict", got, way_out))
+    got, way_out = f"a whole object ({short(root)})", "Save its state_dict() instead."
+    expect(not isinstance(root, Unknown), name, "a state dict", got, way_out)
     expect(isinstance(root, dict), name, "a dict with a state dict", short(root))
-    for key in STATE_KEYS:
-        if _has_arrays(root.get(key)):
-            return key, root[key]
-    if not _has_arrays(root):
-        keys = ", ".join(short(key) for key in list(root)[:_MAX_KEYS_SHOWN])
-        more = ", ..." if len(root) > _MAX_KEYS_SHOWN else ""
-        got = f"entries {keys}{more}" if root else "an empty dict"
-        expected = "a state dict at the top or under " + ", ".join(STATE_KEYS)
-        raise CheckpointError(message(name, expected, got))
-    return "", root
-
-
-def _has_arrays(value: Value) -> bool:
-    if not isinstance(value, dict):
-        return False
-    return any(isinstance(entry, Tensor | np.ndarray) for entry in value.values())
-
-
-def _refuse_special(key: Value, value: Value, name: str) -> None:
-    """Refuse a tensor that is not dense: a state dict without it would look complete."""
-    is_torch = isinstance(value, Unknown) and value.module.split(".")[0] == "torch"
-    if is_torch and value.name.startswith("_rebuild"):
-        raise CheckpointError(message(name, f"a dense tensor {short(key)}", short(value)))
+    for key, entry in [*((key, root.get(key)) for key in STATE_KEYS), ("", root)]:
+        values = entry.values() if isinstance(entry, dict) else ()
+        if any(isinstance(value, Tensor | np.ndarray) for value in values):
+            return key, entry
+    got = "entries " + ", ".join(short(key) for key in list(root)[:_MAX_KEYS_SHOWN])
+    got += ", ..." if len(root) > _MAX_KEYS_SHOWN else ""
+    expected = "a state dict at the top or under " + ", ".join(STATE_KEYS)
+    raise CheckpointError(message(name, expected, got if root else "an empty dict"))
 
 
 def _arrays(
@@ -169,21 +156,19 @@ def _open_archive(path: StrPath) -> Iterator[_Archive]:
         if head.startswith(b"PK"):
             yield _open_zip(data, name)
             return
-        way_out = "Load it with torch and save it again."
-        is_tar = head[257:262] == b"ustar"
+        way_out, is_tar = "Load it with torch and save it again.", head[257:262] == b"ustar"
         expect(not is_tar, name, "a checkpoint of torch 0.1.10 or later", "an older tar", way_out)
         is_page = head.lstrip()[:1] == b"<"
         expect(not is_page, name, "a torch checkpoint", "a web page", "Was the link still there?")
-        is_pickle = head[:1] == b"\x80"
-        expect(is_pickle, name, "a torch checkpoint", f"a file that starts with {head[:12]!r}")
+        got = f"a file that starts with {head[:12]!r}"
+        expect(head[:1] == b"\x80", name, "a torch checkpoint", got)
         yield _open_legacy(data, name)
 
 
 # Zip archives
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     """Offset, size and checksum of a member of a zip archive."""
 
     start: int
@@ -203,14 +188,12 @@ def _open_zip(data: mmap.mmap, name: str) -> _Archive:
 
     def persistent(identifier: Value) -> Storage | Unknown:
         storage = storage_of(identifier, name)
-        if isinstance(storage, Unknown):
-            return storage
-        key = f"{folder}data/{storage.key}"
-        if key not in members:
-            raise CheckpointError(message(name, f"a member {short(key)}", "none", _WAY_OUT))
-        if members[key].size != storage.nbytes:
+        if isinstance(storage, Storage):
+            key = f"{folder}data/{storage.key}"
+            expect(key in members, name, f"a member {short(key)}", "none", _WAY_OUT)
             expected = f"{storage.nbytes} bytes of storage {short(storage.key)}"
-            raise CheckpointError(message(name, expected, members[key].size))
+            size = members[key].size
+            expect(size == storage.nbytes, name, expected, size)
         return storage
 
     def read(storage: Storage) -> bytes:
@@ -234,20 +217,18 @@ def _members(data: mmap.mmap, name: str) -> dict[str, _Member]:
     expect(not is_script, name, "a torch checkpoint", "a program of TorchScript", way_out)
     members: dict[str, _Member] = {}
     for entry in entries:
-        what = short(entry.filename)
+        what, size = short(entry.filename), entry.file_size
         is_plain = entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1
-        is_plain = is_plain and entry.file_size == entry.compress_size
+        is_plain = is_plain and size == entry.compress_size
         expected = f"{what} uncompressed, as torch writes it"
         expect(is_plain, name, expected, "it compressed or encrypted", "Unpack and store it.")
         expect(entry.filename not in members, name, f"one {what}", "two")
         at = entry.header_offset
         fits = 0 <= at <= len(data) - _LOCAL.size and data[at : at + 4] == b"PK\x03\x04"
         expect(fits, name, f"{what} within the file", "another offset", _WAY_OUT)
-        *_, name_size, extra_size = _LOCAL.unpack_from(data, at)
-        start = at + _LOCAL.size + name_size + extra_size
-        fits = start + entry.file_size <= len(data)
-        expect(fits, name, f"{entry.file_size} bytes of {what}", "fewer", _WAY_OUT)
-        members[entry.filename] = _Member(start, entry.file_size, entry.CRC)
+        start = at + _LOCAL.size + sum(_LOCAL.unpack_from(data, at)[-2:])  # name, extra field
+        expect(start + size <= len(data), name, f"{size} bytes of {what}", "fewer", _WAY_OUT)
+        members[entry.filename] = _Member(start, size, entry.CRC)
     total = sum(member.size for member in members.values())
     expect(total <= len(data), name, f"members of at most {len(data)} bytes in all", total)
     return members
@@ -286,16 +267,15 @@ def _open_legacy(data: mmap.mmap, name: str) -> _Archive:
     system, at = unpickle(data, name, TORCH, start=at)
     is_little = isinstance(system, dict) and system.get("little_endian") is True
     expect(is_little, name, "little-endian numbers", "others")
-
     storages: dict[str, Storage] = {}
 
     def persistent(identifier: Value) -> Storage | Unknown:
         storage = storage_of(identifier, name)
         if isinstance(storage, Storage):
             known = storages.setdefault(storage.key, storage)
-            if (known.kind, known.numel) != (storage.kind, storage.numel):
-                expected = f"one storage {short(storage.key)}"
-                raise CheckpointError(message(name, expected, "two of different sizes"))
+            is_one = (known.kind, known.numel) == (storage.kind, storage.numel)
+            expected = f"one storage {short(storage.key)}"
+            expect(is_one, name, expected, "two of different sizes")
         return storage
 
     root, at = unpickle(data, name, TORCH, start=at, persistent=persistent)
@@ -307,15 +287,12 @@ def _open_legacy(data: mmap.mmap, name: str) -> _Archive:
 
     starts: dict[str, int] = {}
     for key in keys:
-        storage = storages[key]
+        storage, what = storages[key], f"of storage {short(key)}"
         expect(at + 8 <= len(data), name, f"storage {short(key)}", "the end", _WAY_OUT)
         numel = int.from_bytes(data[at : at + 8], "little", signed=True)
-        expected = f"{storage.numel} elements of storage {short(key)}"
-        expect(numel == storage.numel, name, expected, numel)
-        starts[key] = at + 8
-        at = starts[key] + storage.nbytes
-        expected = f"{storage.nbytes} bytes of storage {short(key)}"
-        expect(at <= len(data), name, expected, "fewer", _WAY_OUT)
+        expect(numel == storage.numel, name, f"{storage.numel} elements {what}", numel)
+        starts[key], at = at + 8, at + 8 + storage.nbytes
+        expect(at <= len(data), name, f"{storage.nbytes} bytes {what}", "fewer", _WAY_OUT)
 
     def read(storage: Storage) -> bytes:
         start = starts[storage.key]

@@ -66,7 +66,7 @@ class Layers:
 
 def _without_prefix(arrays: Arrays) -> Arrays:
     """The entries without "module.", if every name has it."""
-    if arrays and all(name.startswith(_PARALLEL) for name in arrays):
+    if all(name.startswith(_PARALLEL) for name in arrays):
         return {name.removeprefix(_PARALLEL): array for name, array in arrays.items()}
     return arrays
 
@@ -104,17 +104,16 @@ def trn_layers(arrays: Arrays, name: str) -> Layers:
             raise CheckpointError(message(name, expected, _listed(arrays), way_out))
         entries.setdefault(int(match[1]), {})[match[2]] = array
     order = sorted(entries)
-    is_complete = all(len(entries[i]) == 2 for i in order)
     # Dropout is at index 0 (1 after a ReLU); then linear layers alternate with ReLUs.
     first = order[0] if order else 0
-    alternates = first in (1, 2) and len(order) >= 2
-    alternates = alternates and order == list(range(first, order[-1] + 1, 2))
+    fits = first in (1, 2) and len(order) >= 2 and all(len(entries[i]) == 2 for i in order)
+    fits = fits and order == list(range(first, order[-1] + 1, 2))
     expected += " at i = 1, 3, ..., or 2, 4, ... after a ReLU"
-    expect(is_complete and alternates, name, expected, _listed(arrays))
+    expect(fits, name, expected, _listed(arrays))
     layers = tuple(_linear(entries[i], f"{name}, model.{i}") for i in order)
-    for k, (left, right) in enumerate(itertools.pairwise(layers)):
-        expected = f"{left[0].shape[0]} columns in layer {k + 2}, as layer {k + 1} has rows"
-        expect(right[0].shape[1] == left[0].shape[0], name, expected, right[0].shape[1])
+    for k, ((left, _), (right, _)) in enumerate(itertools.pairwise(layers)):
+        expected = f"{len(left)} columns in layer {k + 2}, as layer {k + 1} has rows"
+        expect(right.shape[1] == len(left), name, expected, right.shape[1])
     return Layers(name, layers, input_relu=first == 2)
 
 
@@ -138,17 +137,16 @@ def check_scales(heads: Mapping[int, Layers]) -> None:
     Raises:
       CheckpointError: (a ValueError) naming the file of the head that does not fit.
     """
-    first = heads[1]
-    d, h = first.width, first.layers[0][0].shape[0]
-    way_out = "Is it the checkpoint of this scale?"
+    first, way_out = heads[1], "Is it the checkpoint of this scale?"
+    d, h = first.width, len(first.layers[0][0])
     for s, head in sorted(heads.items()):
         shape = head.layers[0][0].shape
         expected = f"a first layer (H, s*D) = ({h}, {s * d}) at scale {s}, by D = {d} of scale 1"
         expect(shape == (h, s * d), head.name, expected, shape, way_out)
-        fits = head.n_classes == first.n_classes
-        expect(fits, head.name, f"{first.n_classes} classes", head.n_classes)
-        expected = f"{len(first.layers)} layers, as at scale 1"
-        expect(len(head.layers) == len(first.layers), head.name, expected, len(head.layers))
+        c, n = first.n_classes, len(first.layers)
+        expect(head.n_classes == c, head.name, f"{c} classes", head.n_classes)
+        expected, got = f"{n} layers, as at scale 1", len(head.layers)
+        expect(got == n, head.name, expected, got)
         fits = head.input_relu == first.input_relu
         expect(fits, head.name, "a ReLU on the features at every scale or none", "another")
 
@@ -167,24 +165,18 @@ def logit_errors(heads: HeadStack | TsnHead, layers: Mapping[int, Layers]) -> di
     rng = np.random.default_rng(0)
     for s, source in sorted(layers.items()):
         x = rng.normal(size=(_N_EXAMPLES, s, source.width // s)).astype(np.float32)
+        h = x.reshape(_N_EXAMPLES, -1).astype(np.float64)
+        h = np.maximum(h, 0) if source.input_relu else h
+        for k, (w, b) in enumerate(source.layers):
+            h = (np.maximum(h, 0) if k else h) @ w.T.astype(np.float64) + b
         if isinstance(heads, TsnHead):
-            mask = jnp.ones(s, jnp.bool_)
-            found = [tsn_logits(heads, row, mask) for row in jnp.asarray(x)]
+            found = [tsn_logits(heads, row, jnp.ones(s, jnp.bool_)) for row in jnp.asarray(x)]
         else:
             found = [head_logits(heads, s, row) for row in jnp.asarray(x)]
-        expected = _logits(source, x.reshape(_N_EXAMPLES, -1).astype(np.float64))
-        error = np.abs(np.stack([np.asarray(row) for row in found]) - expected).max()
-        largest = float(np.abs(expected).max())
+        error = np.abs(np.stack([np.asarray(row) for row in found]) - h).max()
+        largest = float(np.abs(h).max())
         errors[f"scale {s}" if len(layers) > 1 else "head"] = float(error) / (largest or 1.0)
     return errors
-
-
-def _logits(source: Layers, x: np.ndarray) -> np.ndarray:
-    """Logits (examples, C) of the source layers in double precision."""
-    h = np.maximum(x, 0) if source.input_relu else x
-    for k, (w, b) in enumerate(source.layers):
-        h = (np.maximum(h, 0) if k else h) @ w.T.astype(np.float64) + b
-    return h
 
 
 def _linear(entries: Arrays, name: str) -> tuple[np.ndarray, np.ndarray]:

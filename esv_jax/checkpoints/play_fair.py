@@ -14,8 +14,9 @@ Source: willprice/play-fair at 5b4ad20; Price & Damen (2020), Section 5.1.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -136,17 +137,17 @@ class _Folder:
         return sorted(self.features.glob("*.pth"))
 
 
-def import_play_fair(
+def read_play_fair(
     directory: StrPath,
     model: Kind | None = None,
     *,
     n_max: int | None = None,
     priors: StrPath | None = None,
     classes: StrPath | None = None,
-) -> models.TrainedModel:
+) -> PlayFairImport:
     """Import a model of play-fair on frame features, without running code of its checkpoints.
 
-        model = import_play_fair("play-fair")
+        model = read_play_fair("play-fair").model
         att = explain(make_game(model.heads), x, prior=model.prior)
 
     Args:
@@ -157,8 +158,9 @@ def import_play_fair(
       priors: class priors; default the `class-priors.csv` of the folder.
       classes: class names; default its `classes.csv`, or numbers without one.
     Returns:
-      The model in single precision; `save_model` writes it. Features of a TSN pass a ReLU first,
-      as in its published settings; those of a TRN if its layers have one.
+      The model in single precision, which `save_model` writes, with a report of the files and the
+      error of the logits. Features of a TSN pass a ReLU first, as in its published settings; those
+      of a TRN if its layers have one.
     Raises:
       FileNotFoundError: no such folder.
       CheckpointError: (a ValueError) naming the file: a missing scale, layers that do not fit,
@@ -166,18 +168,6 @@ def import_play_fair(
     Cost: reads the state dicts that are used, and every checkpoint in the folder once, for its
       digest.
     """
-    return read_play_fair(directory, model, n_max=n_max, priors=priors, classes=classes).model
-
-
-def read_play_fair(
-    directory: StrPath,
-    model: Kind | None = None,
-    *,
-    n_max: int | None = None,
-    priors: StrPath | None = None,
-    classes: StrPath | None = None,
-) -> PlayFairImport:
-    """Same as `import_play_fair`, with a report of the files and the error of the logits."""
     if not Path(directory).is_dir():
         raise FileNotFoundError(message(str(directory), "a folder of play-fair", "none"))
     if model is not None:
@@ -187,19 +177,21 @@ def read_play_fair(
     folder = _Folder(Path(directory), _features(Path(directory)), {})
     features = folder.features
     kind = model or ("mtrn" if _by_scale(features, _TRN) or _by_scale(features, _MTRN) else "tsn")
+    heads: HeadStack | TsnHead
     if kind == "tsn":
         expect(n_max is None, "n_max", "no scales for a TSN", n_max)
-        layers = {1: _read_tsn(folder)}
-        w, b = layers[1].layers[0]
-        heads: HeadStack | TsnHead = TsnHead(
-            jnp.asarray(w.T), jnp.asarray(b), input_relu=layers[1].input_relu
-        )
+        path = features / _TSN
+        expect(path.is_file(), str(path), "the checkpoint of the TSN", f"only {folder.listed()}")
+        layers = {1: tsn_layers(folder.read(path, "average-consensus head"), str(path))}
+        ((w, b),), input_relu = layers[1].layers, layers[1].input_relu
+        heads = TsnHead(jnp.asarray(w.T), jnp.asarray(b), input_relu)
         sizes = {"D": heads.feature_dim, "C": heads.n_classes}
     else:
         layers = _read_trn(folder, n_max)
         check_scales(layers)
-        stacked = {s: head.head() for s, head in layers.items()}
-        heads = models.stack_heads(stacked, input_relu=layers[1].input_relu)
+        heads = models.stack_heads(
+            {s: head.head() for s, head in layers.items()}, layers[1].input_relu
+        )
         sizes = {"n_max": heads.n_max, "D": heads.feature_dim, "C": heads.n_classes}
         sizes["H"] = heads.hidden_dim
     prior, names = _read_tables(folder, priors, classes, layers[1])
@@ -208,6 +200,13 @@ def read_play_fair(
             folder.record(path, "not used", "")
     report = ImportReport(kind, tuple(folder.records.values()), logit_errors(heads, layers), sizes)
     return PlayFairImport(models.TrainedModel(heads, prior, names), report)
+
+
+def import_play_fair(
+    directory: StrPath, model: Kind | None = None, **options: Any
+) -> models.TrainedModel:
+    """The model of `read_play_fair`, whose arguments it takes, without the report."""
+    return read_play_fair(directory, model, **options).model
 
 
 def _features(folder: Path) -> Path:
@@ -227,38 +226,26 @@ def _by_scale(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
     return {int(match[1]): path for match, path in matches if match}
 
 
-def _read_tsn(folder: _Folder) -> Layers:
-    path = folder.features / _TSN
-    expect(path.is_file(), str(path), "the checkpoint of the TSN", f"only {folder.listed()}")
-    return tsn_layers(folder.read(path, "average-consensus head"), str(path))
-
-
 def _read_trn(folder: _Folder, n_max: int | None) -> dict[int, Layers]:
     """The heads by scale: of one file each, or, if there are none, of one file with all."""
-    paths = _by_scale(folder.features, _TRN)
-    together = _by_scale(folder.features, _MTRN)
+    features = folder.features
+    paths, together = _by_scale(features, _TRN), _by_scale(features, _MTRN)
     if not paths and together:
         path = together.get(n_max or max(together), together[max(together)])
         states = split_scales(folder.read(path, "heads of all scales"), str(path))
         scales = range(1, (n_max or max(states)) + 1)
-        missing = [s for s in scales if s not in states]
-        if missing:
-            expected = f"a head for every scale 1..{max(scales)}"
-            got = f"none for scale {missing[0]} (scales {sorted(states)})"
-            raise CheckpointError(message(str(path), expected, got))
+        for s in scales:
+            got = f"none for scale {s} (scales {sorted(states)})"
+            expect(s in states, str(path), f"a head for every scale 1..{max(scales)}", got)
         return {s: trn_layers(states[s], f"{path}, scale {s}") for s in scales}
-    if not paths:
-        expected = "checkpoints trn_<s>_frames.pth"
-        raise CheckpointError(message(str(folder.features), expected, folder.listed()))
+    expect(bool(paths), str(features), "checkpoints trn_<s>_frames.pth", folder.listed())
     scales = range(1, (n_max or max(paths)) + 1)
+    has_tsn = (features / _TSN).is_file()
+    way_out = f"Choose n_max= to read fewer scales{', or model=' + repr('tsn') if has_tsn else ''}."
     for s in scales:
-        if s not in paths:
-            name = str(folder.features / f"trn_{s}_frames.pth")
-            expected = f"a checkpoint for every scale 1..{max(scales)}"
-            way_out = "Choose n_max= to read fewer scales."
-            if (folder.features / _TSN).is_file():
-                way_out = "Choose n_max= to read fewer scales, or model='tsn'."
-            raise CheckpointError(message(name, expected, f"only {folder.listed()}", way_out))
+        name, expected = f"trn_{s}_frames.pth", f"a checkpoint for every scale 1..{max(scales)}"
+        got = f"only {folder.listed()}"
+        expect(s in paths, str(features / name), expected, got, way_out)
     return {
         s: trn_layers(folder.read(paths[s], f"head of scale {s}"), str(paths[s])) for s in scales
     }
@@ -268,45 +255,40 @@ def _read_tables(
     folder: _Folder, priors: StrPath | None, classes: StrPath | None, head: Layers
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Priors (C,) and names of the classes, as many as the head has."""
-    c = head.n_classes
-    expected = f"{c} classes, as {head.name} has"
+
+    def rows(path: Path, read: Callable[[Path], Any], role: str) -> Any:
+        found, expected = read(path), f"{head.n_classes} classes, as {head.name} has"
+        expect(len(found) == head.n_classes, str(path), expected, len(found))
+        folder.record(path, role, "csv")
+        return found
+
     path = Path(priors) if priors is not None else _table(folder.path, _PRIORS, "priors")
     if path is None:
         name, way_out = str(folder.path / _PRIORS[0]), "Pass the file with priors=."
         raise CheckpointError(message(name, "class priors", "none", way_out))
-    prior = data.classes.read_class_priors(path)
-    expect(len(prior) == c, str(path), expected, len(prior))
-    folder.record(path, "class priors", "csv")
+    prior = rows(path, data.classes.read_class_priors, "class priors")
     path = Path(classes) if classes is not None else _table(folder.path, _CLASSES, "classes")
     if path is None:
-        return prior, tuple(map(str, range(c)))
-    names = data.classes.read_classes(path)
-    expect(len(names) == c, str(path), expected, len(names))
-    folder.record(path, "class names", "csv")
-    return prior, names
+        return prior, tuple(map(str, range(head.n_classes)))
+    return prior, rows(path, data.classes.read_classes, "class names")
 
 
 def _table(folder: Path, names: tuple[str, ...], argument: str) -> Path | None:
-    """The only table of these names in the folders where a project keeps it."""
-    for root in _roots(folder):
-        for name in names:
-            for subfolder in _TABLES:
-                found = sorted(root.glob(name if subfolder == "." else f"{subfolder}/{name}"))
-                if len(found) > 1:
-                    got = ", ".join(_relative(path, root) for path in found)
-                    way_out = f"Pass one with {argument}=."
-                    raise CheckpointError(message(str(folder), f"one {name}", got, way_out))
-                if found:
-                    return found[0]
-    return None
-
-
-def _roots(folder: Path) -> list[Path]:
-    """The folder, and the project around it if it is one of its own folders."""
-    whole = folder.resolve()
+    """The only table of these names in the folder, or in the project around it."""
+    whole, roots = folder.resolve(), [folder]
     if whole.parts[-2:] == ("checkpoints", "features"):
-        return [folder, whole.parent.parent]
-    return [folder, whole.parent] if whole.name == "checkpoints" else [folder]
+        roots.append(whole.parent.parent)
+    elif whole.name == "checkpoints":
+        roots.append(whole.parent)
+    for root, name, subfolder in itertools.product(roots, names, _TABLES):
+        found = sorted(root.glob(name if subfolder == "." else f"{subfolder}/{name}"))
+        if len(found) > 1:
+            got = ", ".join(_relative(path, root) for path in found)
+            way_out = f"Pass one with {argument}=."
+            raise CheckpointError(message(str(folder), f"one {name}", got, way_out))
+        if found:
+            return found[0]
+    return None
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -83,8 +83,8 @@ def _expect_finite_tree(name: str, value: Value) -> None:
                 raise CheckpointError(message(name, "arrays with their data", "one without"))
             if id(item) in depth or not isinstance(item, dict | list | tuple | set | frozenset):
                 continue
-            is_cycle = id(item) in open_containers
-            expect(not is_cycle, name, "a tree of containers", "one that contains itself")
+            is_new = id(item) not in open_containers
+            expect(is_new, name, "a tree of containers", "one that contains itself")
             expect(len(path) <= _MAX_DEPTH, name, f"at most {_MAX_DEPTH} levels", "more")
             open_containers.add(id(item))
             path.append((item, iter(_values(item))))
@@ -137,12 +137,10 @@ def _array(
         source.reserve(len(raw))
         raw = raw.encode("latin-1")
     expect(is_shape(shape), source.name, "the shape of an array", "another value")
-    size = math.prod(shape) * dtype.itemsize
-    is_raw = isinstance(raw, bytes | bytearray)
-    if not is_raw or len(raw) != size or not is_text(order, "C", "F"):
-        got = len(raw) if is_raw else type(raw).__name__
-        expected = f"{size} bytes of an array {shape} of {dtype}"
-        raise CheckpointError(message(source.name, expected, got))
+    size, is_raw = math.prod(shape) * dtype.itemsize, isinstance(raw, bytes | bytearray)
+    fits = is_raw and len(raw) == size and is_text(order, "C", "F")
+    got = len(raw) if is_raw else type(raw).__name__
+    expect(fits, source.name, f"{size} bytes of an array {shape} of {dtype}", got)
     source.reserve(2 * size)
     if size == 0:
         return np.zeros(shape, dtype.newbyteorder("="))
@@ -180,8 +178,7 @@ def _from_buffer(args: Args, source: Source) -> Value:
     array, axes = _array(*args[:3], "C", source), args[4]
     if array is None:
         return None
-    fits = isinstance(axes, tuple) and len(axes) == array.ndim
-    fits = fits and all(type(axis) is int for axis in axes)
+    fits = isinstance(axes, tuple) and all(type(axis) is int for axis in axes)
     fits = fits and sorted(axes) == list(range(array.ndim))
     expect(fits, source.name, f"an order of {array.ndim} axes", "another value")
     return array.transpose(axes)
@@ -239,9 +236,8 @@ def _container(
 
 
 def _dict(pairs: Collection[Value]) -> dict[Value, Value] | None:
-    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-        return None
-    return {as_key(key): value for key, value in pairs}
+    fits = all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs)
+    return {as_key(key): value for key, value in pairs} if fits else None
 
 
 def _complex(args: Args, source: Source) -> Value:

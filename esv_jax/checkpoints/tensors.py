@@ -14,7 +14,6 @@ import numpy as np
 
 from esv_jax.checkpoints.result_pickles import PLAIN, Args, is_shape, is_text, make_table, to_tuple
 from esv_jax.checkpoints.unpickle import (
-    CheckpointError,
     Constructor,
     Source,
     Table,
@@ -23,7 +22,6 @@ from esv_jax.checkpoints.unpickle import (
     expect,
     short,
 )
-from esv_jax.checks import message
 
 _MAX_KEY = 1_024  # characters
 
@@ -118,12 +116,11 @@ def storage_of(identifier: Value, name: str) -> Storage | Unknown:
     """
     is_tuple = isinstance(identifier, tuple) and bool(identifier)
     if is_tuple and is_text(identifier[0], "module"):
-        if len(identifier) < 2 or not isinstance(identifier[1], Unknown):
-            raise CheckpointError(message(name, "the class of a module", "another value"))
+        fits = len(identifier) > 1 and isinstance(identifier[1], Unknown)
+        expect(fits, name, "the class of a module", "another value")
         return identifier[1]
-    if not is_tuple or not is_text(identifier[0], "storage") or len(identifier) not in (5, 6):
-        got = f"another one ({short(identifier)})"
-        raise CheckpointError(message(name, "references to tensor storages", got))
+    fits = is_tuple and is_text(identifier[0], "storage") and len(identifier) in (5, 6)
+    expect(fits, name, "references to tensor storages", f"another one ({short(identifier)})")
     _, kind, key, _, numel, *views = identifier
     is_key = isinstance(key, str) and len(key) <= _MAX_KEY
     expect(is_key, name, "the key of a storage", short(key))
@@ -156,15 +153,14 @@ def _tensor(args: Args, source: Source, kind: ElementType | None = None) -> Tens
     fits = fits and all(map(_is_count, strides))
     expect(fits, source.name, f"{len(shape)} strides of a tensor, each 0 or more", short(strides))
     expect(_is_count(offset), source.name, "an offset of 0 or more", short(offset))
-    if kind.itemsize != storage.kind.itemsize:
-        got = f"one of {storage.kind.name}"
-        expect(storage.kind.name == "untyped", source.name, f"a storage of {kind.name}", got)
+    fits = storage.kind.name == "untyped" or kind.itemsize == storage.kind.itemsize
+    expect(fits, source.name, f"a storage of {kind.name}", f"one of {storage.kind.name}")
     scale = kind.itemsize // storage.kind.itemsize
     last = offset + sum((s - 1) * step for s, step in zip(shape, strides, strict=True) if s > 1)
     first, stop = storage.start // scale, storage.stop // scale
-    if math.prod(shape) > 0 and first + last >= stop:
-        expected = f"a tensor within the {stop - first} elements of its storage"
-        raise CheckpointError(message(source.name, expected, f"one that reaches element {last}"))
+    fits = math.prod(shape) == 0 or first + last < stop
+    expected = f"a tensor within the {stop - first} elements of its storage"
+    expect(fits, source.name, expected, f"one that reaches element {last}")
     return Tensor(storage, kind, first + offset, shape, strides)
 
 
@@ -200,40 +196,34 @@ _TENSOR_FUNCTIONS = {
     "_rebuild_parameter_with_state": _parameter,
 }
 
-# name, dtype in the file, storage class
-_ELEMENT_TYPES = (
-    ("float16", "<f2", "HalfStorage"),
-    ("float32", "<f4", "FloatStorage"),
-    ("float64", "<f8", "DoubleStorage"),
-    ("bfloat16", "<u2", "BFloat16Storage"),
-    ("complex64", "<c8", "ComplexFloatStorage"),
-    ("complex128", "<c16", "ComplexDoubleStorage"),
-    ("int8", "<i1", "CharStorage"),
-    ("int16", "<i2", "ShortStorage"),
-    ("int32", "<i4", "IntStorage"),
-    ("int64", "<i8", "LongStorage"),
-    ("uint8", "<u1", "ByteStorage"),
-    ("uint16", "<u2", None),
-    ("uint32", "<u4", None),
-    ("uint64", "<u8", None),
-    ("bool", "<u1", "BoolStorage"),
-    ("untyped", "<u1", "UntypedStorage"),
-)
+# dtype in the file, and storage class, by torch's name
+_ELEMENT_TYPES = {
+    "float16": ("<f2", "HalfStorage"),
+    "float32": ("<f4", "FloatStorage"),
+    "float64": ("<f8", "DoubleStorage"),
+    "bfloat16": ("<u2", "BFloat16Storage"),
+    "complex64": ("<c8", "ComplexFloatStorage"),
+    "complex128": ("<c16", "ComplexDoubleStorage"),
+    "int8": ("<i1", "CharStorage"),
+    "int16": ("<i2", "ShortStorage"),
+    "int32": ("<i4", "IntStorage"),
+    "int64": ("<i8", "LongStorage"),
+    "uint8": ("<u1", "ByteStorage"),
+    "uint16": ("<u2", None),
+    "uint32": ("<u4", None),
+    "uint64": ("<u8", None),
+    "bool": ("<u1", "BoolStorage"),
+    "untyped": ("<u1", "UntypedStorage"),
+}
+_NAMES: dict[tuple[str, str], Value] = {
+    ("torch", "Size"): to_tuple,
+    ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
+    **{("torch._utils", name): call for name, call in _TENSOR_FUNCTIONS.items()},
+}
+for _name, (_stored, _class) in _ELEMENT_TYPES.items():
+    _NAMES["torch", _name] = _kind = ElementType(_name, _stored)
+    if _class is not None:
+        _NAMES |= {(module, _class): _kind for module in ("torch", "torch.cuda")}
+_NAMES["torch.storage", "UntypedStorage"] = _NAMES["torch", "UntypedStorage"]
 
-
-def _torch_names() -> dict[tuple[str, str], Value]:
-    names: dict[tuple[str, str], Value] = {
-        ("torch", "Size"): to_tuple,
-        ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
-        **{("torch._utils", name): call for name, call in _TENSOR_FUNCTIONS.items()},
-    }
-    for name, stored, storage in _ELEMENT_TYPES:
-        kind = ElementType(name, stored)
-        names["torch", name] = kind
-        if storage is not None:
-            names |= {(module, storage): kind for module in ("torch", "torch.cuda")}
-    names["torch.storage", "UntypedStorage"] = names["torch", "UntypedStorage"]
-    return names
-
-
-TORCH: Table = {**PLAIN, **make_table(_torch_names())}
+TORCH: Table = {**PLAIN, **make_table(_NAMES)}

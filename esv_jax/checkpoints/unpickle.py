@@ -273,8 +273,8 @@ class _RestrictedUnpickler(_Unpickler):
         self.append(self._called(klass, tuple(args)))
 
     def _reduce(self) -> None:
-        args, function = self.stack.pop(), self.stack.pop()
-        self.append(self._called(function, args))
+        args = self.stack.pop()
+        self.append(self._called(self.stack.pop(), args))
 
     def _new_with_keywords(self) -> None:
         keywords, args, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
@@ -322,10 +322,6 @@ class _RestrictedUnpickler(_Unpickler):
         else:
             raise self._source.error("a dict to put values in", short(target))
 
-    def _append(self) -> None:
-        value = self.stack.pop()
-        self._extend([value])
-
     def _set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._update([key, value])
@@ -371,7 +367,7 @@ class _RestrictedUnpickler(_Unpickler):
         0x81: _reduce,  # NEWOBJ
         0x92: _new_with_keywords,
         ord("b"): _build,
-        ord("a"): _append,
+        ord("a"): lambda self: self._extend([self.stack.pop()]),
         ord("e"): lambda self: self._extend(self.pop_mark()),
         0x90: lambda self: self._extend(self.pop_mark()),  # ADDITEMS
         ord("s"): _set_item,

@@ -20,6 +20,7 @@ from esv_jax.data.classes import class_index
 from esv_jax.data.video_files import find_videos
 from esv_jax.extras import require
 from esv_jax.files import atomic_path, make_folder
+from esv_jax.models.clip_model import ClipModel, clip_model_from_state_dict
 
 if TYPE_CHECKING:
     import pandas
@@ -50,7 +51,7 @@ class VideoClip:
     pace: float
 
 
-def read_clip(model: models.ClipModel, uid: str, path: Path) -> VideoClip:
+def read_clip(model: ClipModel, uid: str, path: Path) -> VideoClip:
     """Decode and prepare the frames of a video that a network takes; refuse one of too few."""
     info = data.probe_video(path)
     t = model.n_frames
@@ -78,7 +79,7 @@ class ClipOptions:
     out: Path = Path("results")
     """Folder for the outputs."""
 
-    def load_network(self) -> models.ClipModel:
+    def load_network(self) -> ClipModel:
         """Load the 3D network and check the names of its classes, and that of the target."""
         names = None if self.classes is None else tuple(data.classes.read_classes(self.classes))
         if self.model is None:
@@ -92,7 +93,7 @@ class ClipOptions:
         else:
             state = load_torch(self.model)
             try:
-                model = models.clip_model_from_state_dict(state, names)
+                model = clip_model_from_state_dict(state, names)
             except (ValueError, TypeError) as error:
                 raise type(error)(f"{self.model}, {error}") from None
         if names is not None:
@@ -100,7 +101,7 @@ class ClipOptions:
         self.check_class(model)
         return model
 
-    def check_class(self, model: models.ClipModel) -> None:
+    def check_class(self, model: ClipModel) -> None:
         """Refuse an unknown class before any work is done."""
         if self.target != "pred":
             class_index(self.target, model.class_names)

@@ -20,7 +20,7 @@ from esv_jax.estimators import Constructive
 from esv_jax.files import expect_writable, make_folder
 from esv_jax.games.multi_scale import make_game
 from esv_jax.maps import element_values
-from esv_jax.models.video_model import video_model_digest
+from esv_jax.models.video_model import VideoModel, video_model_digest
 
 _N_FRAMES, _FPS, _EXPLAINED = 48, 12.0, 8
 _BESIDE = ("integrated_gradients", "grad_cam", "leave_one_out")  # stored with these 8
@@ -120,7 +120,7 @@ def _demo_video(out: Path, seed: int, n_videos: int) -> None:
 def _explain_frames(
     out: Path,
     made: data.synthetic_video.SyntheticVideos,
-    model: models.VideoModel,
+    model: VideoModel,
     encoded: np.ndarray,
     n: int,
     seed: int,

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import tyro
 
-from esv_jax import __version__, data, maps, models
+from esv_jax import __version__, data, maps
 from esv_jax.batches import video_key
 from esv_jax.checks import expect, expect_int, message
 from esv_jax.cli.clips import ClipOptions, explain_each, read_clip
@@ -34,7 +34,7 @@ from esv_jax.maps.evaluation_record import (
 from esv_jax.maps.map_metrics import METRICS as ALL_METRICS
 from esv_jax.maps.methods import METHODS as ALL_METHODS
 from esv_jax.maps.networks import probabilities
-from esv_jax.models.clip_model import clip_model_digest
+from esv_jax.models.clip_model import ClipModel, clip_model_digest
 from esv_jax.results.layout import provenance
 
 SYNTHETIC = "synthetic"
@@ -134,7 +134,7 @@ class Evaluate(ClipOptions):
                 self._report(evaluator, found, settings)
         return exit_code(errors)
 
-    def check_class(self, model: models.ClipModel) -> None:
+    def check_class(self, model: ClipModel) -> None:
         """Refuse an unknown class, and labels for videos, which have none."""
         if self.target != "label":
             super().check_class(model)
@@ -156,7 +156,7 @@ class Evaluate(ClipOptions):
                 raise ValueError(message("metrics", expected, repr(name), way_out))
         return self.metrics or (METRICS + EVIDENCE if synthetic else METRICS)
 
-    def _clips(self, model: models.ClipModel) -> dict[str, Callable[[], _Clip]]:
+    def _clips(self, model: ClipModel) -> dict[str, Callable[[], _Clip]]:
         """Return functions that read the clips, by uid."""
         if self.data != SYNTHETIC:
             videos = find_videos([Path(self.data)]).items()
@@ -169,7 +169,7 @@ class Evaluate(ClipOptions):
 
     def _scores(
         self,
-        model: models.ClipModel,
+        model: ClipModel,
         evaluator: ClipEvaluator,
         file: ScoreFile,
         uid: str,
@@ -210,9 +210,7 @@ class Evaluate(ClipOptions):
         say(f"Scores of {len(found)} clips in {self.out}")
 
 
-def _synthetic_clip(
-    model: models.ClipModel, made: data.synthetic_video.SyntheticVideos, i: int
-) -> _Clip:
+def _synthetic_clip(model: ClipModel, made: data.synthetic_video.SyntheticVideos, i: int) -> _Clip:
     mask = np.repeat(made.evidence_mask[i][..., None], 3, -1).astype(np.uint8) * 255
     return _Clip(
         model.prepare(made.clips[i]),
@@ -222,7 +220,7 @@ def _synthetic_clip(
     )
 
 
-def _video_clip(model: models.ClipModel, uid: str, path: Path) -> _Clip:
+def _video_clip(model: ClipModel, uid: str, path: Path) -> _Clip:
     return _Clip(read_clip(model, uid, path).clip)
 
 

@@ -20,8 +20,10 @@ from esv_jax.data.inputs import Encoder, Inputs, is_video, open_inputs, open_vid
 from esv_jax.estimators import Constructive, Exact, Surrogate
 from esv_jax.files import JSONObject, expect_writable
 from esv_jax.inputs import EstimatorChoice
+from esv_jax.models import backbones
+from esv_jax.models.frame_encoder import FrameEncoder
 from esv_jax.models.trained import model_digest
-from esv_jax.models.video_model import holds_encoder, video_model_digest
+from esv_jax.models.video_model import VideoModel, holds_encoder, video_model_digest
 
 _LONGEST = 120  # bytes of a name in UTF-8; endings such as "_perturbed.mp4" follow, 255 fit
 
@@ -122,18 +124,18 @@ def load_model(path: Path | None, backbone: Path | None, *, videos: bool) -> Loa
     return LoadedModel(trained, model_digest(trained))
 
 
-def _with_encoder(model: models.VideoModel, note: str = "") -> LoadedModel:
+def _with_encoder(model: VideoModel, note: str = "") -> LoadedModel:
     return LoadedModel(model.trained, video_model_digest(model), model.encoder, note)
 
 
-def with_backbone(model: models.TrainedModel, path: Path) -> models.VideoModel:
+def with_backbone(model: models.TrainedModel, path: Path) -> VideoModel:
     """Join a model on features and the backbone that computes them, if their widths agree."""
     name, variables = read_backbone(path)
-    width, wanted = models.backbones.n_features(name, variables), model.heads.feature_dim
+    width, wanted = backbones.n_features(name, variables), model.heads.feature_dim
     expect(width == wanted, "backbone", f"{wanted} features per frame", f"{width} in {path}")
-    has_last = width != models.backbones.BACKBONES[name].pooled_dim
+    has_last = width != backbones.BACKBONES[name].pooled_dim
     settings = {"n_outputs": width if has_last else None}
-    return models.VideoModel(models.FrameEncoder(name, settings, variables), model)
+    return VideoModel(FrameEncoder(name, settings, variables), model)
 
 
 def read_backbone(path: Path, *, pooled: bool = False) -> tuple[str, dict[str, Any]]:
@@ -141,7 +143,7 @@ def read_backbone(path: Path, *, pooled: bool = False) -> tuple[str, dict[str, A
 
     With `pooled` the last layer is omitted. ValueError, TypeError: an unknown architecture.
     """
-    backbones = models.backbones
+    backbones = backbones
     if path.suffix.lower() == ".safetensors":
         name, variables = backbones.load_backbone(path)
         if not pooled:

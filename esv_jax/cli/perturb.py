@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esv_jax import data, models, perturbation, plots
+from esv_jax import data, perturbation, plots
 from esv_jax.batches import video_key
 from esv_jax.blur import Edge
 from esv_jax.checks import expect
@@ -21,7 +21,7 @@ from esv_jax.cli.printing import exit_code, progress, say
 from esv_jax.extras import require
 from esv_jax.files import JSONObject, atomic_path
 from esv_jax.maps.networks import probabilities
-from esv_jax.models.clip_model import clip_model_digest
+from esv_jax.models.clip_model import ClipModel, clip_model_digest
 from esv_jax.perturbation import Core, Masking
 from esv_jax.perturbation.descent import Mode
 from esv_jax.perturbation.masks import Perturbation
@@ -143,7 +143,7 @@ class Perturb(VideoOptions):
 
     def _found(
         self,
-        model: models.ClipModel,
+        model: ClipModel,
         fn: Callable[[jax.Array], jax.Array],
         video: VideoClip,
         options: dict[str, Any],

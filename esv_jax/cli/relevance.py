@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esv_jax import data, models, plots
+from esv_jax import data, plots
 from esv_jax import relevance as rules
 from esv_jax.checks import expect
 from esv_jax.cli.clips import VideoClip, VideoOptions, explain_each, read_clip
 from esv_jax.cli.options import class_of, settings_of
 from esv_jax.cli.printing import exit_code, progress, say, signed
 from esv_jax.extras import require
-from esv_jax.models.clip_model import clip_model_digest
+from esv_jax.models.clip_model import ClipModel, clip_model_digest
 from esv_jax.results.volumes import save_volumes
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Relevance(VideoOptions):
         return exit_code(errors)
 
     def _parts_of(
-        self, model: models.ClipModel
+        self, model: ClipModel
     ) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]:
         """Return the function of a clip and a class to the parts of `_PARTS`."""
         composite = rules.preset(self.composite, *model.bounds)

@@ -35,7 +35,7 @@ from esv_jax.maps.networks import (
     expect_network,
     probabilities,
 )
-from esv_jax.models import ClipModel
+from esv_jax.models.clip_model import ClipModel
 from esv_jax.perturbation.occlusion import occlusion
 from esv_jax.perturbation.regularisers import Core
 from esv_jax.perturbation.step import step

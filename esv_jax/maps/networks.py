@@ -12,7 +12,7 @@ import jax
 from jax import Array
 
 from esv_jax.checks import message
-from esv_jax.models import ClipModel
+from esv_jax.models.clip_model import ClipModel
 
 
 class Network(Protocol):

@@ -10,15 +10,10 @@ from typing import TYPE_CHECKING
 from esv_jax.extras import lazy
 
 if TYPE_CHECKING:
-    from esv_jax.models import backbones as backbones
-    from esv_jax.models.clip_model import ClipModel as ClipModel
-    from esv_jax.models.clip_model import clip_model_from_state_dict as clip_model_from_state_dict
     from esv_jax.models.clip_model import load_clip_model as load_clip_model
     from esv_jax.models.clip_model import load_synthetic_clips as load_synthetic_clips
     from esv_jax.models.clip_model import save_clip_model as save_clip_model
     from esv_jax.models.evaluation import evaluate as evaluate
-    from esv_jax.models.frame_encoder import FrameEncoder as FrameEncoder
-    from esv_jax.models.frame_encoder import register_frame_encoder as register_frame_encoder
     from esv_jax.models.heads import stack_heads as stack_heads
     from esv_jax.models.trained import TrainConfig as TrainConfig
     from esv_jax.models.trained import TrainedModel as TrainedModel
@@ -26,25 +21,16 @@ if TYPE_CHECKING:
     from esv_jax.models.trained import save_model as save_model
     from esv_jax.models.training import train_heads as train_heads
     from esv_jax.models.training import train_tsn as train_tsn
-    from esv_jax.models.video_model import VideoModel as VideoModel
     from esv_jax.models.video_model import load_synthetic_world as load_synthetic_world
     from esv_jax.models.video_model import load_video_model as load_video_model
     from esv_jax.models.video_model import save_video_model as save_video_model
 
 _NAMES = {
-    "backbones": (),
-    "clip_model": (
-        "ClipModel",
-        "clip_model_from_state_dict",
-        "load_clip_model",
-        "load_synthetic_clips",
-        "save_clip_model",
-    ),
+    "clip_model": ("load_clip_model", "load_synthetic_clips", "save_clip_model"),
     "evaluation": ("evaluate",),
-    "frame_encoder": ("FrameEncoder", "register_frame_encoder"),
     "heads": ("stack_heads",),
     "trained": ("TrainConfig", "TrainedModel", "load_model", "save_model"),
     "training": ("train_heads", "train_tsn"),
-    "video_model": ("VideoModel", "load_synthetic_world", "load_video_model", "save_video_model"),
+    "video_model": ("load_synthetic_world", "load_video_model", "save_video_model"),
 }
 __getattr__, __dir__, __all__ = lazy(__name__, _NAMES)

@@ -10,7 +10,8 @@ A file holds the arrays under their public names; its header "esv_jax" holds kin
 
 from __future__ import annotations
 
-import os
+import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -38,7 +39,7 @@ from esv_jax.models.state_dicts import (
     variable_shapes,
     variables_from_state,
 )
-from esv_jax.models.tensor_files import TensorFormat, Tensors, Variables, digest_of
+from esv_jax.models.tensor_files import PathLike, TensorFormat, Tensors, Variables, digest_of
 
 __all__ = [
     "BACKBONES",
@@ -59,8 +60,7 @@ Key = TypeVar("Key")
 _SIDE = 224  # pixels, of the images that the published weights were trained on
 _N_OUTPUTS = 256  # features per frame of the paper's models
 _LAST = "last_linear"
-_LAST_NAMES = ("fc", "new_fc")
-_HEADS = ("consensus.", "temporal_module.")
+_NAMES = {"last_names": ("fc", "new_fc"), "dropped": ("consensus.", "temporal_module.")}
 _FORMAT = TensorFormat("esv_jax", "a backbone written by save_backbone", ("backbone",))
 
 
@@ -107,7 +107,7 @@ def recognise(state: Tensors) -> str:
     Raises:
       ValueError: a state dict of another network.
     """
-    return recognise_network(state, _plain(state), BACKBONES)
+    return recognise_network(state, BACKBONES, **_NAMES)
 
 
 def from_state_dict(name: str, state: Tensors, *, last_layer: bool = True) -> dict[str, Any]:
@@ -129,16 +129,12 @@ def from_state_dict(name: str, state: Tensors, *, last_layer: bool = True) -> di
         are named.
       TypeError: arrays that are not floating-point.
     """
-    plain = _plain(state)
-    if not last_layer:
-        plain = {key: array for key, array in plain.items() if not key.startswith(f"{_LAST}.")}
-    has_last = any(key.startswith(f"{_LAST}.") for key in plain)
-    n_outputs = (last_width(plain, _LAST) or _N_OUTPUTS) if has_last else None
-    return variables_from_state(_shapes(name, n_outputs), plain)
-
-
-def _plain(state: Tensors) -> dict[str, np.ndarray]:
-    return plain_names(state, _LAST_NAMES, _HEADS)
+    plain = plain_names(state, **_NAMES)
+    of_last = [key for key in plain if key.startswith(f"{_LAST}.")]
+    if of_last and last_layer:
+        return variables_from_state(_shapes(name, last_width(plain, _LAST) or _N_OUTPUTS), plain)
+    pooled = {key: array for key, array in plain.items() if key not in of_last}
+    return variables_from_state(_shapes(name, None), pooled)
 
 
 def _shapes(name: str, n_outputs: int | None) -> Variables:
@@ -228,52 +224,39 @@ def extract_stream(
     Cost: memory for two batches and the current piece.
     """
     batch_size = expect_int("batch_size", batch_size, minimum=1)
-    started: tuple[Array, list[tuple[Key, int]]] | None = None
-    for batch, runs in _batches(pieces, batch_size):
-        features = extract(jnp.asarray(batch))  # returns before it is computed
+    frames = _frames(pieces)
+    started: tuple[list[Key], Array] | None = None
+    while batch := list(itertools.islice(frames, batch_size)):
+        padded = np.zeros((batch_size, *batch[0][1].shape), np.float32)
+        np.stack([frame for _, frame in batch], out=padded[: len(batch)])
+        features = extract(jnp.asarray(padded))  # returns before it is computed
         if started is not None:
-            yield from _by_run(*started)
-        started = features, runs
+            yield from _by_key(*started)
+        started = [key for key, _ in batch], features
     if started is not None:
-        yield from _by_run(*started)
+        yield from _by_key(*started)
 
 
-def _batches(
-    pieces: Iterable[tuple[Key, np.ndarray]], batch_size: int
-) -> Iterator[tuple[np.ndarray, list[tuple[Key, int]]]]:
-    """Full batches, and the runs of their rows that belong to one video."""
-    batch, runs, filled = np.empty(0), list[tuple[Key, int]](), 0
+def _frames(pieces: Iterable[tuple[Key, np.ndarray]]) -> Iterator[tuple[Key, np.ndarray]]:
     shape: tuple[int, ...] | None = None
     for key, frames in pieces:
         shape = frames.shape[1:] if shape is None else shape
         if frames.ndim != 4 or frames.shape[1:] != shape:
             expected = f"shape (k, {', '.join(map(str, shape))}), as before"
             raise ValueError(message(f"frames of {key!r}", expected, frames.shape))
-        begin = 0
-        while begin < len(frames):
-            if filled == 0:
-                batch, runs = np.zeros((batch_size, *shape), np.float32), []
-            count = min(len(frames) - begin, batch_size - filled)
-            batch[filled : filled + count] = frames[begin : begin + count]
-            runs.append((key, count))
-            begin, filled = begin + count, (filled + count) % batch_size
-            if filled == 0:
-                yield batch, runs
-    if filled > 0:
-        yield batch, runs
+        yield from ((key, frame) for frame in frames)
 
 
-def _by_run(features: Array, runs: list[tuple[Key, int]]) -> Iterator[tuple[Key, np.ndarray]]:
-    rows, begin = np.asarray(features), 0
-    for key, count in runs:
-        yield key, rows[begin : begin + count]
-        begin += count
+def _by_key(keys: list[Key], features: Array) -> Iterator[tuple[Key, np.ndarray]]:
+    rows = zip(keys, np.asarray(features), strict=False)  # without the padding
+    for key, group in itertools.groupby(rows, operator.itemgetter(0)):
+        yield key, np.stack([row for _, row in group])
 
 
 # Files
 
 
-def save_backbone(path: str | os.PathLike[str], name: str, variables: Variables) -> Path:
+def save_backbone(path: PathLike, name: str, variables: Variables) -> Path:
     """Write a backbone to one file and return its path; an existing file is replaced atomically.
 
     The same weights always give the same bytes.
@@ -291,7 +274,7 @@ def save_backbone(path: str | os.PathLike[str], name: str, variables: Variables)
     return _FORMAT.write(path, state, header, digest_of(state))
 
 
-def load_backbone(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+def load_backbone(path: PathLike) -> tuple[str, dict[str, Any]]:
     """The name and variables of a backbone written by `save_backbone`; runs no code of the file.
 
     Raises:
@@ -301,9 +284,8 @@ def load_backbone(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
 
 
 def _from_file(header: JSONObject, state: Tensors) -> tuple[tuple[str, dict[str, Any]], str]:
-    name, digest = header["architecture"], digest_of(state)
-    intact = digest == header["digest"]  # otherwise refused by `read`
-    return (name, from_state_dict(name, state) if intact else {}), digest
+    name = header["architecture"]
+    return (name, from_state_dict(name, state)), digest_of(state)
 
 
 def backbone_digest(variables: Variables) -> str:

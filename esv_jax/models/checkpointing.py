@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 _KEPT = 2  # saved states
 _OVERHEAD = 2**18  # bytes of a saved state beside its arrays, at most
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -62,9 +63,7 @@ class SavedStates:
 
     def __init__(self, manager: Any, folder: Path, settings: JSONObject, every: int) -> None:
         self._manager = manager  # of Orbax; None saves nothing
-        self._folder = folder
-        self._settings = settings
-        self._every = every
+        self._folder, self._settings, self._every = folder, settings, every
 
     def restore(self, state: T) -> T:
         """The latest undamaged state, or `state` (which gives the structure) if none was saved.
@@ -78,22 +77,28 @@ class SavedStates:
             return state
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            digest = _digest_path(self._folder, step)
+            digest = self._folder / f"{step}.sha256"
             has_digest = digest.is_file()
             if has_digest and digest.read_text(errors="replace") != _digest(self._folder, step):
                 damaged.append(step)  # not read with Orbax, whose threads print their errors
                 continue
             try:
-                settings, restored = self._read(step, state)
+                differing, restored = self._read(step, state)
             except (ValueError, KeyError, OSError):
                 if has_digest:  # undamaged: another error, and nothing may be deleted
                     raise
                 damaged.append(step)
                 continue
-            self._expect_same(settings)
+            if differing:
+                expected, got = (
+                    ", ".join(f"{name}={pair[k]!r}" for name, pair in differing.items())
+                    for k in (0, 1)
+                )
+                way_out = "Use another folder, or the settings and data that the run began with."
+                raise ValueError(message("checkpoint_dir", f"a run with {expected}", got, way_out))
             for each in damaged:
                 self._manager.delete(each)
-                _digest_path(self._folder, each).unlink(missing_ok=True)
+                (self._folder / f"{each}.sha256").unlink(missing_ok=True)
             if damaged:
                 text = f"checkpoint_dir: the state of epoch {damaged[0]} is damaged."
                 warnings.warn(f"{text} Training continues from epoch {step}.", stacklevel=5)
@@ -102,14 +107,17 @@ class SavedStates:
         got = f"{self._folder}, where the state of epoch {damaged[0]} is damaged"
         raise ValueError(message("checkpoint_dir", "an undamaged state", got, way_out))
 
-    def _read(self, step: int, state: T) -> tuple[JSONObject, T]:
-        """Settings and state after `step` epochs; `state` itself where the settings differ."""
+    def _read(self, step: int, state: T) -> tuple[dict[str, tuple[Any, Any]], T]:
+        """Settings that differ (saved, given), and the state after `step` epochs if none does."""
         import orbax.checkpoint as ocp
 
         args = ocp.args.Composite(settings=ocp.args.JsonRestore())
         settings = self._manager.restore(step, args=args)["settings"]
-        if self._differing(settings):
-            return settings, state
+        names = sorted({*settings, *self._settings})
+        pairs = {name: (settings.get(name), self._settings.get(name)) for name in names}
+        differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        if differing:
+            return differing, state
         leaves = named_leaves(state)
         like = {name: np.asarray(leaf) for name, leaf in leaves.items()}
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
@@ -118,7 +126,7 @@ class SavedStates:
             jnp.asarray(restored[name]) if isinstance(leaf, jax.Array) else restored[name]
             for name, leaf in leaves.items()
         ]
-        return settings, jax.tree.unflatten(jax.tree.structure(state), found)
+        return {}, jax.tree.unflatten(jax.tree.structure(state), found)
 
     def save(self, state: object, step: int, last: bool = False) -> None:
         """Save the state after `step` epochs, if one is due or it is the `last`.
@@ -126,9 +134,8 @@ class SavedStates:
         Raises:
           OSError: not enough space.
         """
-        if self._manager is None or step == self._manager.latest_step():
-            return
-        if not last and step % self._every:
+        is_due = last or step % self._every == 0
+        if self._manager is None or not is_due or step == self._manager.latest_step():
             return
         import orbax.checkpoint as ocp
 
@@ -139,26 +146,11 @@ class SavedStates:
         with _ctrl_c_delayed():
             _expect_space(self._folder, 2 * sum(x.nbytes for x in leaves.values()) + _OVERHEAD)
             self._manager.save(step, args=args, force=True)
-            with atomic_path(_digest_path(self._folder, step)) as path:
+            with atomic_path(self._folder / f"{step}.sha256") as path:
                 path.write_text(_digest(self._folder, step))
             for path in self._folder.glob("*.sha256"):
                 if path.stem.isdigit() and not (self._folder / path.stem).is_dir():
                     path.unlink()  # of a state that Orbax has dropped
-
-    def _differing(self, settings: JSONObject) -> list[str]:
-        """Names of the settings that differ from those of this run."""
-        names = sorted({*settings, *self._settings})
-        return [name for name in names if settings.get(name) != self._settings.get(name)]
-
-    def _expect_same(self, settings: JSONObject) -> None:
-        """Refuse to continue a run that was begun with other settings or data."""
-        differing = self._differing(settings)
-        if not differing:
-            return
-        expected = ", ".join(f"{name}={settings.get(name)!r}" for name in differing)
-        got = ", ".join(f"{name}={self._settings.get(name)!r}" for name in differing)
-        way_out = "Use another folder, or the settings and data that the run began with."
-        raise ValueError(message("checkpoint_dir", f"a run with {expected}", got, way_out))
 
 
 def _expect_space(folder: Path, n_bytes: int) -> None:
@@ -174,7 +166,7 @@ def _expect_space(folder: Path, n_bytes: int) -> None:
         with path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, n_bytes)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in _FULL:
             return  # a disk that cannot reserve
         got = f"a full disk at {folder} ({error.strerror})"
         way_out = "Free some space there, or choose another folder."
@@ -182,11 +174,6 @@ def _expect_space(folder: Path, n_bytes: int) -> None:
         raise OSError(message("checkpoint_dir", expected, got, way_out)) from error
     finally:
         path.unlink(missing_ok=True)
-
-
-def _digest_path(folder: Path, step: int) -> Path:
-    """The file with the digest of a saved state."""
-    return folder / f"{step}.sha256"
 
 
 def _digest(folder: Path, step: int) -> str:

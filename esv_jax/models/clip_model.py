@@ -7,9 +7,7 @@ are (B, t, h, w, 3), channels last; the networks return logits (B, C).
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +35,8 @@ from esv_jax.models.state_dicts import (
     variables_from_state,
 )
 from esv_jax.models.tensor_files import (
+    ASSETS,
+    PathLike,
     TensorFormat,
     Tensors,
     Variables,
@@ -72,58 +72,34 @@ class ClipCNN(nn.Module):
 
     @nn.compact
     def __call__(self, clips: Array) -> Array:
-        """Logits of B clips.
+        """Logits (B, C) of clips (B, t, h, w, 3), floating point, 0..1.
 
-        Args:
-          clips: (B, t, h, w, 3), floating point, 0..1.
-        Returns:
-          (B, C).
         Raises:
           ValueError: another shape.
         """
         fits = clips.ndim == 5 and clips.shape[-1] == 3
         expect(fits, "clips", "shape (B, t, h, w, 3)", clips.shape)
-        x = clips
-        init = nn.initializers.he_normal()
-        for i, width in enumerate(self.widths):
-            kernel, strides = _KERNELS[i], STRIDES[i]
+        x, init = clips, nn.initializers.he_normal()
+        for i, (width, kernel, strides) in enumerate(
+            zip(self.widths, _KERNELS, STRIDES, strict=True)
+        ):
             x = nn.relu(nn.Conv(width, kernel, strides, kernel_init=init, name=f"conv_{i}")(x))
         return nn.Dense(self.n_classes, name="dense")(x.reshape(x.shape[0], -1))
 
 
 _KINETICS = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))  # mean, deviation
-_UCF_101 = ((90.0, 98.0, 102.0),)
+_R2PLUS1D = Preprocessing(128, 112, 1.0, "RGB", *_KINETICS)
+_C3D = Preprocessing(128, 112, 255.0, "BGR", (90.0, 98.0, 102.0))
 CLIP_NETWORKS: Mapping[str, PublishedNetwork] = MappingProxyType(
     {
-        "r2plus1d_18": PublishedNetwork(
-            R2Plus1D18,
-            Preprocessing(128, 112, 1.0, "RGB", *_KINETICS),
-            mark="stem.0.weight",
-            last="fc",
-            n_frames=16,
-        ),
-        "c3d": PublishedNetwork(
-            C3D,
-            Preprocessing(128, 112, 255.0, "BGR", *_UCF_101),
-            mark="conv5b.weight",
-            last="fc8",
-            n_frames=16,
-        ),
+        "r2plus1d_18": PublishedNetwork(R2Plus1D18, _R2PLUS1D, "stem.0.weight", "fc", n_frames=16),
+        "c3d": PublishedNetwork(C3D, _C3D, "conv5b.weight", "fc8", n_frames=16),
     }
 )
 """Published 3D networks by name."""
 
 NETWORKS = ("clip_cnn", *CLIP_NETWORKS)
 """Names of the networks that a `ClipModel` can have."""
-
-
-def recognise_clip_network(state: Tensors) -> str:
-    """The name of the published network that a state dict belongs to.
-
-    Raises:
-      ValueError: a state dict of another network.
-    """
-    return recognise_network(state, plain_names(state), CLIP_NETWORKS)
 
 
 def clip_network_from_state_dict(name: str, state: Tensors) -> tuple[nn.Module, Variables]:
@@ -135,7 +111,7 @@ def clip_network_from_state_dict(name: str, state: Tensors) -> tuple[nn.Module, 
 
     Args:
       name: "r2plus1d_18" (torchvision's layout) or "c3d" (`conv1` ... `conv5b`, `fc6` ... `fc8`),
-        as returned by `recognise_clip_network`.
+        as returned by `state_dicts.recognise_network`.
       state: {name: array} as PyTorch has it. Leading `module.`, `model.` and similar are removed;
         counters of batches may be absent.
     Returns:
@@ -191,6 +167,12 @@ class ClipModel:
         return _module(self.network, json.dumps(dict(self.settings)))
 
     @property
+    def _preprocessing(self) -> Preprocessing | None:
+        """Preprocessing of a published network; None for a `ClipCNN`."""
+        published = CLIP_NETWORKS.get(self.network)
+        return None if published is None else published.preprocessing
+
+    @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest possible value of a prepared clip, (3,) each, by channel."""
         if self._preprocessing is not None:
@@ -222,12 +204,6 @@ class ClipModel:
         """The part of frames that the network processes, as pictures (t, s, s, 3) uint8, RGB."""
         return self.pictures(self.prepare(frames))
 
-    @property
-    def _preprocessing(self) -> Preprocessing | None:
-        """Preprocessing of a published network; None for a `ClipCNN`."""
-        published = CLIP_NETWORKS.get(self.network)
-        return None if published is None else published.preprocessing
-
     def logits(self, clip: Array) -> Array:
         """Logits (C,) of one prepared clip (t, s, s, 3), in JAX: differentiable, compilable.
 
@@ -257,9 +233,7 @@ def load_synthetic_clips() -> ClipModel:
     A `ClipCNN` on 16 frames of 64 x 64; `about` holds its training settings and accuracy.
     Nothing is downloaded.
     """
-    asset = importlib.resources.files("esv_jax.models") / "assets" / "synthetic_clips.safetensors"
-    with importlib.resources.as_file(asset) as path:
-        return load_clip_model(path)
+    return load_clip_model(ASSETS / "synthetic_clips.safetensors")
 
 
 def clip_model_from_state_dict(
@@ -273,7 +247,7 @@ def clip_model_from_state_dict(
     Raises:
       ValueError, TypeError: as `clip_network_from_state_dict`; a wrong number of names.
     """
-    name = recognise_clip_network(state)
+    name = recognise_network(state, CLIP_NETWORKS)
     module, variables = clip_network_from_state_dict(name, state)
     n = int(getattr(module, "n_classes"))  # noqa: B009  # of every network, unknown to nn.Module
     names = tuple(map(str, range(n))) if class_names is None else tuple(class_names)
@@ -283,7 +257,7 @@ def clip_model_from_state_dict(
 # Files
 
 
-def save_clip_model(path: str | os.PathLike[str], model: ClipModel, *, half: bool = False) -> Path:
+def save_clip_model(path: PathLike, model: ClipModel, *, half: bool = False) -> Path:
     """Write a model to one file and return its path; an existing file is replaced atomically.
 
     Args:
@@ -305,7 +279,7 @@ def save_clip_model(path: str | os.PathLike[str], model: ClipModel, *, half: boo
     return _FORMAT.write(path, tensors, header, _model(header, tensors)[1])
 
 
-def load_clip_model(path: str | os.PathLike[str]) -> ClipModel:
+def load_clip_model(path: PathLike) -> ClipModel:
     """Read a model written by `save_clip_model`; runs no code of the file.
 
     Raises:

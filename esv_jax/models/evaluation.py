@@ -180,13 +180,10 @@ def pad_examples(
     checks.expect(len(sequences) > 0, name, "at least one sequence", "none")
     arrays: list[np.ndarray] = []
     for i, sequence in enumerate(sequences):
-        each = f"{name}[{i}]"
-        array = np.asarray(sequence)
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            got = f"dtype {array.dtype}"
-            raise TypeError(message(each, "a floating-point array", got, "Cast it."))
-        width = None if i == 0 else arrays[0].shape[1]
-        letters = "(n, D)" if i == 0 else f"(n, D) with D = {width}"
+        each, array = f"{name}[{i}]", np.asarray(sequence)
+        checks.as_array(each, array)
+        width = arrays[0].shape[1] if i else None
+        letters = f"(n, D) with D = {width}" if i else "(n, D)"
         checks.expect_shape(each, array, (None, width), letters)
         checks.expect(len(array) > 0, each, "at least one element", "none", "Leave it out.")
         checks.expect_finite(each, array)
@@ -195,19 +192,12 @@ def pad_examples(
     features = np.zeros((len(arrays), lengths.max(), arrays[0].shape[1]), np.float32)
     for row, array in zip(features, arrays, strict=True):
         row[: len(array)] = array
-    label_name = "labels" if name == "sequences" else f"{name} labels"
-    return Examples(features, lengths, _checked_labels(labels, len(arrays), n_classes, label_name))
 
-
-def _checked_labels(labels: ArrayLike, m: int, n_classes: int, name: str) -> np.ndarray:
-    array = np.asarray(labels)
-    checks.expect_shape(name, array, (m,), f"({m},), one per sequence")
-    if not np.issubdtype(array.dtype, np.integer):
-        way_out = "Number the classes from 0."
-        raise TypeError(message(name, "integers", f"dtype {array.dtype}", way_out))
-    outside = (array < 0) | (array >= n_classes)
-    if outside.any():
-        i = int(np.flatnonzero(outside)[0])
+    name, classes = "labels" if name == "sequences" else f"{name} labels", np.asarray(labels)
+    checks.expect_shape(name, classes, (len(arrays),), f"({len(arrays)},), one per sequence")
+    is_integer, got = np.issubdtype(classes.dtype, np.integer), f"dtype {classes.dtype}"
+    checks.expect(is_integer, name, "integers", got, "Number the classes from 0.", kind=TypeError)
+    for i in np.flatnonzero((classes < 0) | (classes >= n_classes))[:1]:
         expected = f"classes in 0..{n_classes - 1}"
-        raise ValueError(message(f"{name}[{i}]", expected, int(array[i])))
-    return array.astype(np.int64)
+        raise ValueError(message(f"{name}[{i}]", expected, int(classes[i])))
+    return Examples(features, lengths, classes.astype(np.int64))

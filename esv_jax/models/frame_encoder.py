@@ -125,38 +125,27 @@ class FrameCNN(nn.Module):
 
     @nn.compact
     def __call__(self, frames: Array) -> Array:
-        """Features of B frames.
-
-        Args:
-          frames: (B, 64, 64, 3), floating point, 0..1, as returned by `prepare_frames`.
-        Returns:
-          (B, D), not rectified.
-        """
-        x = nn.relu(self._linear("patch", _patches(frames), self.widths[0]))  # (B, 16, 16, .)
+        """Features (B, D), not rectified, of frames (B, 64, 64, 3) of `prepare_frames`."""
+        b, h, w, channels = frames.shape
+        x = frames.reshape(b, h // _PATCH, _PATCH, w // _PATCH, _PATCH, channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // _PATCH, w // _PATCH, -1)
+        x = nn.relu(self._linear("patch", x, self.widths[0]))  # (B, 16, 16, .)
         for i, (width, stride) in enumerate(zip(self.widths[1:], _STRIDES, strict=True)):
-            x = nn.relu(self._convolution(f"conv_{i}", x, width, stride))
-        return self._linear("dense", x.reshape(x.shape[0], -1), self.feature_dim)
+            kernel, bias = self._weights(f"conv_{i}", (3, 3, x.shape[-1], width), x)
+            layout = ("NHWC", "HWIO", "NHWC")
+            x = jax.lax.conv_general_dilated(
+                x, kernel, (stride,) * 2, "SAME", dimension_numbers=layout
+            )
+            x = nn.relu(x + bias[None, None, None])
+        return self._linear("dense", x.reshape(b, -1), self.feature_dim)
 
     def _linear(self, name: str, x: Array, width: int) -> Array:
         w, b = self._weights(name, (x.shape[-1], width), x)
         return x @ w + b.reshape((1,) * (x.ndim - 1) + (width,))
 
-    def _convolution(self, name: str, x: Array, width: int, stride: int) -> Array:
-        w, b = self._weights(name, (3, 3, x.shape[-1], width), x)
-        layout = ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_general_dilated(x, w, (stride,) * 2, "SAME", dimension_numbers=layout)
-        return y + b[None, None, None]
-
     def _weights(self, name: str, shape: tuple[int, ...], x: Array) -> tuple[Array, Array]:
         w = self.param(f"{name}_w", nn.initializers.he_normal(), shape, x.dtype)
         return w, self.param(f"{name}_b", nn.initializers.zeros, shape[-1:], x.dtype)
-
-
-def _patches(frames: Array) -> Array:
-    """Squares of 4 x 4 pixels as vectors, (B, h / 4, w / 4, 48)."""
-    b, h, w, channels = frames.shape
-    x = frames.reshape(b, h // _PATCH, _PATCH, w // _PATCH, _PATCH, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // _PATCH, w // _PATCH, -1)
 
 
 def prepare_frames(frames: ArrayLike, size: int = 64) -> Array:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,15 @@ from esv_jax.records import register_record, static_field
 
 _IN_ORDER = "Heads must be given for every scale 1..n_max in order."
 _REQUIRED = ("w1", "b1", "w2", "b2")
+_LAYER = ("w", "b")
+_LETTERS = {
+    "w1": "(s*D, H)",
+    "b1": "(H,)",
+    "w2": "(H, C)",
+    "b2": "(C,)",
+    "w": "(H, H)",
+    "b": "(H,)",
+}
 
 
 @register_record
@@ -114,21 +123,8 @@ class TsnHead:
         return self.w.shape[1]
 
 
-class LayerArrays(TypedDict):
-    """A further hidden layer of one scale: w (H, H), b (H,)."""
-
-    w: np.ndarray
-    b: np.ndarray
-
-
-class HeadArrays(TypedDict):
-    """The head of scale s: w1 (s*D, H), b1 (H,), w2 (H, C), b2 (C,), further hidden layers."""
-
-    w1: np.ndarray
-    b1: np.ndarray
-    w2: np.ndarray
-    b2: np.ndarray
-    hidden: list[LayerArrays]
+HeadArrays: TypeAlias = dict[str, Any]
+"""The head of scale s: w1 (s*D, H), b1 (H,), w2 (H, C), b2 (C,), "hidden": layers {"w", "b"}."""
 
 
 def head_logits(stack: HeadStack, s: int, x_sub: Array) -> Array:
@@ -206,20 +202,29 @@ def stack_heads(
       ValueError: missing scales or keys, wrong shapes, values that are not finite.
       TypeError: heads that are not mappings of floating-point arrays.
     """
-    named = _in_scale_order(heads)
-    plain = [_checked_head(name, head) for name, head in named]
-    for s, ((name, _), head) in enumerate(zip(named, plain, strict=True), start=1):
-        _expect_sizes(name, head, s, plain[0])
-
+    plain: list[HeadArrays] = []
+    for s, (name, head) in enumerate(_in_scale_order(heads).items(), start=1):
+        plain.append(_checked_head(name, head, s, plain[0] if plain else None))
     n_max, (d, h) = len(plain), plain[0]["w1"].shape
     dtype = np.result_type(*jax.tree.leaves(plain))  # one for all, so that layers compose
-    for s, head in enumerate(plain, start=1):
-        w1 = head["w1"].reshape(s, d, h)
-        head["w1"] = np.pad(w1, [(0, n_max - s), (0, 0), (0, 0)])
-    stacked = jax.tree.map(lambda *arrays: jax.device_put(np.stack(arrays).astype(dtype)), *plain)
-    hidden = tuple(HiddenLayer(**layer) for layer in stacked["hidden"])
-    arrays = {name: stacked[name] for name in _REQUIRED}
-    return HeadStack(**arrays, hidden=hidden, input_relu=bool(input_relu))
+    for s, arrays in enumerate(plain, start=1):
+        arrays["w1"] = np.pad(arrays["w1"].reshape(s, d, h), [(0, n_max - s), (0, 0), (0, 0)])
+    stacked = jax.tree.map(lambda *each: jax.device_put(np.stack(each).astype(dtype)), *plain)
+    return stack_of(stacked, bool(input_relu))
+
+
+def stack_of(arrays: HeadArrays, input_relu: bool) -> HeadStack:
+    """The stack of arrays that have the scale axis."""
+    hidden = tuple(HiddenLayer(**layer) for layer in arrays["hidden"])
+    return HeadStack(**(arrays | {"hidden": hidden}), input_relu=input_relu)
+
+
+def head_arrays(tensors: Mapping[str, Any], prefix: str = "") -> HeadArrays:
+    """The arrays of one head, or of a stack, from their names in a file, e.g. "hidden.0.w"."""
+    head: HeadArrays = {name: tensors[prefix + name] for name in _REQUIRED}
+    layers = range(sum(name.startswith(f"{prefix}hidden.") for name in tensors) // 2)
+    head["hidden"] = [{k: tensors[f"{prefix}hidden.{i}.{k}"] for k in _LAYER} for i in layers]
+    return head
 
 
 def unstack_heads(stack: HeadStack) -> list[HeadArrays]:
@@ -237,67 +242,56 @@ def unstack_heads(stack: HeadStack) -> list[HeadArrays]:
     ]
 
 
-def _in_scale_order(heads: object) -> list[tuple[str, object]]:
-    """The heads of scales 1..n_max, each with its name in messages."""
+def _in_scale_order(heads: object) -> dict[str, object]:
+    """The heads of scales 1..n_max, by their names in messages."""
     if isinstance(heads, Mapping) and not any(isinstance(key, str) for key in heads):
-        for s in range(1, len(heads) + 1):
-            if s not in heads:
-                expected = f"a head for every scale 1..{max(heads)}"
-                got = f"none for scale {s} (scales {sorted(heads)})"
-                raise ValueError(message("heads", expected, got))
-        named = [(f"heads[{s}]", heads[s]) for s in range(1, len(heads) + 1)]
+        missing = [s for s in range(1, len(heads) + 1) if s not in heads]
+        if missing:
+            expected = f"a head for every scale 1..{max(heads)}"
+            got = f"none for scale {missing[0]} (scales {sorted(heads)})"
+            raise ValueError(message("heads", expected, got))
+        named = {f"heads[{s}]": heads[s] for s in range(1, len(heads) + 1)}
     elif isinstance(heads, Sequence) and not isinstance(heads, str):
-        named = [(f"heads[{i}]", head) for i, head in enumerate(heads)]
+        named = {f"heads[{i}]": head for i, head in enumerate(heads)}
     else:
-        got = f"one {type(heads).__name__}"
-        way_out = "One head alone is written [head]."
+        got, way_out = f"one {type(heads).__name__}", "One head alone is written [head]."
         raise TypeError(message("heads", "a list with one dict per scale", got, way_out))
     checks.expect(bool(named), "heads", "at least the head of scale 1", "none", _IN_ORDER)
     return named
 
 
-def _checked_head(name: str, head: object) -> HeadArrays:
-    """The arrays of one head, each floating-point and finite, under the expected names."""
+def _checked_head(name: str, head: object, s: int, first: HeadArrays | None) -> HeadArrays:
+    """The arrays of the head of scale s, with the sizes of `first`, the head of scale 1."""
     if not isinstance(head, Mapping):
         raise TypeError(message(name, "a dict of arrays", type(head).__name__))
     for key in head:
         checks.expect_choice(f"{name} key", key, (*_REQUIRED, "hidden"))
-    w1, b1, w2, b2 = _arrays(name, head, _REQUIRED)
-    hidden: list[LayerArrays] = []
-    for i, layer in enumerate(head.get("hidden", ())):
-        w, b = _arrays(f"{name}.hidden[{i}]", layer, ("w", "b"))
-        hidden.append({"w": w, "b": b})
-    checks.expect_shape(f"{name}.w1", w1, (None, None), "(s*D, H)")
-    checks.expect_shape(f"{name}.w2", w2, (None, None), "(H, C)")
-    return {"w1": w1, "b1": b1, "w2": w2, "b2": b2, "hidden": hidden}
+    checked = _arrays(name, head, _REQUIRED)
+    checks.expect_shape(f"{name}.w1", checked["w1"], (None, None), "(s*D, H)")
+    checks.expect_shape(f"{name}.w2", checked["w2"], (None, None), "(H, C)")
+    groups = {f"{name}.hidden[{i}]": layer for i, layer in enumerate(head.get("hidden", ()))}
+    groups = {place: _arrays(place, layer, _LAYER) for place, layer in groups.items()}
+    checked["hidden"] = [*groups.values()]
+    first = checked if first is None else first
+    (d, h), c, n = first["w1"].shape, first["w2"].shape[-1], len(first["hidden"])
+    expected = f"{n} further hidden layers, as at scale 1"
+    checks.expect(len(groups) == n, f"{name}.hidden", expected, len(groups))
+    shapes = {"w1": (s * d, h), "b1": (h,), "w2": (h, c), "b2": (c,), "w": (h, h), "b": (h,)}
+    for place, group in (groups | {name: checked}).items():
+        for key in (key for key in shapes if key in group):
+            letters = f"{_LETTERS[key].replace('s', str(s))} = {shapes[key]}"
+            way_out = _IN_ORDER if key == "w1" else "H and C are the same at every scale."
+            checks.expect_shape(f"{place}.{key}", group[key], shapes[key], letters, way_out)
+    return checked
 
 
-def _arrays(name: str, group: Mapping[str, object], keys: Sequence[str]) -> list[np.ndarray]:
-    """The arrays under `keys`, in this order."""
-    arrays = []
+def _arrays(name: str, group: Mapping[str, object], keys: Sequence[str]) -> HeadArrays:
+    arrays: HeadArrays = {}
     for key in keys:
         if key not in group:
             got = f"no {key!r} ({', '.join(group)})"
             raise ValueError(message(name, "keys " + ", ".join(keys), got))
         array = checks.expect_floating(f"{name}.{key}", group[key])
         checks.expect_finite(f"{name}.{key}", array)
-        arrays.append(np.asarray(array))
+        arrays[key] = np.asarray(array)
     return arrays
-
-
-def _expect_sizes(name: str, head: HeadArrays, s: int, first: HeadArrays) -> None:
-    """Refuse a head whose shapes are not those of scale s with the sizes of scale 1, `first`."""
-    (d, h), c = first["w1"].shape, first["w2"].shape[-1]
-    shared = "H and C are the same at every scale."
-    letters = f"({s}*D, H) = ({s * d}, {h})"
-    checks.expect_shape(f"{name}.w1", head["w1"], (s * d, h), letters, _IN_ORDER)
-    checks.expect_shape(f"{name}.b1", head["b1"], (h,), f"(H,) = ({h},)", shared)
-    checks.expect_shape(f"{name}.w2", head["w2"], (h, c), f"(H, C) = ({h}, {c})", shared)
-    checks.expect_shape(f"{name}.b2", head["b2"], (c,), f"(C,) = ({c},)", shared)
-    n, got = len(first["hidden"]), len(head["hidden"])
-    expected = f"{n} further hidden layers, as at scale 1"
-    checks.expect(got == n, f"{name}.hidden", expected, got)
-    for i, layer in enumerate(head["hidden"]):
-        layer_name = f"{name}.hidden[{i}]"
-        checks.expect_shape(f"{layer_name}.w", layer["w"], (h, h), f"(H, H) = ({h}, {h})", shared)
-        checks.expect_shape(f"{layer_name}.b", layer["b"], (h,), f"(H,) = ({h},)", shared)

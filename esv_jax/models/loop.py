@@ -5,7 +5,7 @@ An epoch is one compiled scan over steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -26,19 +26,14 @@ from esv_jax.models.trained import TrainConfig
 Callback: TypeAlias = Callable[[int, Mapping[str, float]], None]
 """Function of the number of finished epochs and the metrics of the last."""
 
-
-class Keys(NamedTuple):
-    """The keys of a run, one for each purpose."""
-
-    split: Array
-    init: Array
-    epochs: Array
-    validation: Array
-
-
-def make_keys(config: TrainConfig) -> Keys:
-    """The keys derived from `config.seed`."""
-    return Keys(*jax.random.split(jax.random.key(config.seed), len(Keys._fields)))
+_COMPILED = (
+    "n_max",
+    "batch_size",
+    "max_epochs",
+    "learning_rate",
+    "warmup_fraction",
+    "weight_decay",
+)
 
 
 class Learned(NamedTuple):
@@ -74,6 +69,7 @@ def run_epochs(
     held: Examples | None,
     moments: tuple[np.ndarray | None, np.ndarray | None],
     config: TrainConfig,
+    keys: Sequence[Array],
     saved: SavedStates,
     progress: bool,
     callback: Callback | None,
@@ -84,13 +80,15 @@ def run_epochs(
       train: standardised examples to train on.
       held: raw examples to choose the best epoch by; None keeps the last epoch.
       moments: mean and standard deviation (D,) used for `train`, or None twice.
+      keys: of the initial weights, of the epochs, and of validation.
     Returns:
       The run as it ended, and whether it was interrupted after at least one epoch.
     """
-    keys, program = make_keys(config), _program(config)
-    data: Examples = jax.device_put(train)
-    held = jax.device_put(held)
-    run = saved.restore(_start(module, program, data, key=keys.init))
+    init_key, epochs_key, validation_key = keys
+    # Runs that differ in other settings, e.g. the seed, share compiled programs.
+    program = TrainConfig(**{name: getattr(config, name) for name in _COMPILED})
+    data, held = jax.device_put((train, held))
+    run = saved.restore(_start(module, program, data, key=init_key))
     bar = None
     if progress:
         tqdm = extras.require("tqdm", "cli").tqdm
@@ -99,18 +97,23 @@ def run_epochs(
     try:
         while not _is_finished(run, config, held):
             epoch = int(run.epoch)
-            epoch_key = jax.random.fold_in(keys.epochs, epoch)
+            epoch_key = jax.random.fold_in(epochs_key, epoch)
             learned, losses = _epoch(module, program, run.learned, data, key=epoch_key)
             scores = None
             if held is not None:
                 draws = config.validation_subsequences
                 variables = learned.variables
-                scores = _validate(module, draws, variables, *moments, held, keys.validation)
+                scores = _validate(module, draws, variables, *moments, held, validation_key)
             # Waited for here: NumPy turns a Ctrl-C in its own conversions into ValueError.
             losses, scores = jax.device_get((losses, scores))
             run = _after_epoch(run, learned, losses, scores)
             saved.save(run, epoch + 1)
-            metrics = _metrics(run)
+            row = run.curves[epoch]
+            metrics = {
+                "train_loss": float(row[2 : 2 + len(losses)].mean()),
+                "validation_accuracy": float(row[0]),
+                "validation_loss": float(row[1]),
+            }
             if bar is not None:
                 bar.set_postfix({name: f"{value:.3f}" for name, value in metrics.items()})
                 bar.update()
@@ -125,21 +128,6 @@ def run_epochs(
             bar.close()
     saved.save(run, int(run.epoch), last=True)
     return run, interrupted
-
-
-def _program(config: TrainConfig) -> TrainConfig:
-    """The settings that an epoch is compiled for; the others have defaults, to compile less often.
-
-    Runs that differ only in the others, e.g. in their seed, share one program.
-    """
-    return TrainConfig(
-        n_max=config.n_max,
-        batch_size=config.batch_size,
-        max_epochs=config.max_epochs,
-        learning_rate=config.learning_rate,
-        warmup_fraction=config.warmup_fraction,
-        weight_decay=config.weight_decay,
-    )
 
 
 def _optimiser(config: TrainConfig, n_examples: int) -> optax.GradientTransformation:
@@ -166,13 +154,8 @@ def _start(module: TrainableHeads, config: TrainConfig, data: Examples, *, key: 
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     memory = _optimiser(config, len(data.labels)).init(params)
     learned = Learned(params, batch_stats, memory)
-    return Run(
-        learned=learned,
-        best=learned.variables,
-        curves=np.full((config.max_epochs, 2 + 2 * n_scales), np.nan),
-        epoch=np.array(0),
-        best_epoch=np.array(0),
-    )
+    curves = np.full((config.max_epochs, 2 + 2 * n_scales), np.nan)
+    return Run(learned, learned.variables, curves, epoch=np.array(0), best_epoch=np.array(0))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -255,41 +238,22 @@ def _epoch(
 
 def _after_epoch(run: Run, learned: Learned, losses: np.ndarray, scores: Evaluation | None) -> Run:
     """The run with one more epoch; the best parameters change if it has the best scores."""
-    curves = run.curves.copy()
-    epoch = int(run.epoch)
-    n_scales = len(losses)
     if not np.isfinite(losses).all():
         expected = "a rate at which training converges"
-        got = f"a mean loss of {losses.mean()} in epoch {epoch + 1}"
+        got = f"a mean loss of {losses.mean()} in epoch {int(run.epoch) + 1}"
         raise ValueError(message("learning_rate", expected, got, "Lower it."))
-    curves[epoch, 2 : 2 + n_scales] = losses
-    better = True
+    curves, n_scales = run.curves.copy(), len(losses)
+    row, epoch, better = curves[int(run.epoch)], np.array(run.epoch + 1), True
+    row[2 : 2 + n_scales] = losses
     if scores is not None:
-        curves[epoch, :2] = scores.accuracy, scores.loss
-        curves[epoch, 2 + n_scales :] = scores.scale_accuracy
-        if run.best_epoch > 0:
-            best_accuracy, best_loss = curves[int(run.best_epoch) - 1, :2]
-            accuracy, loss = curves[epoch, :2]
-            better = (accuracy, -loss) > (best_accuracy, -best_loss)
-    return Run(
-        learned=learned,
-        best=learned.variables if better else run.best,
-        curves=curves,
-        epoch=np.array(epoch + 1),
-        best_epoch=np.array(epoch + 1) if better else run.best_epoch,
-    )
+        row[:2], row[2 + n_scales :] = (scores.accuracy, scores.loss), scores.scale_accuracy
+        best = curves[int(run.best_epoch) - 1]
+        better = run.best_epoch == 0 or (row[0], -row[1]) > (best[0], -best[1])
+    if not better:
+        return run._replace(learned=learned, curves=curves, epoch=epoch)
+    return Run(learned, learned.variables, curves, epoch=epoch, best_epoch=epoch)
 
 
 def _is_finished(run: Run, config: TrainConfig, held: Examples | None) -> bool:
     waited = int(run.epoch - run.best_epoch)
     return int(run.epoch) >= config.max_epochs or (held is not None and waited >= config.patience)
-
-
-def _metrics(run: Run) -> dict[str, float]:
-    row = run.curves[int(run.epoch) - 1]
-    n_scales = (len(row) - 2) // 2
-    return {
-        "train_loss": float(row[2 : 2 + n_scales].mean()),
-        "validation_accuracy": float(row[0]),
-        "validation_loss": float(row[1]),
-    }

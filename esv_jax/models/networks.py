@@ -15,7 +15,6 @@ Children are named as in the public state dicts, with "_" for "." (see `state_di
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -52,47 +51,64 @@ def _precision(dtype: DTypeLike) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
 
-def _conv_norm(
-    x: Array,
-    features: int,
-    kernel: tuple[int, ...],
-    names: tuple[str, str],
-    *,
-    strides: int | tuple[int, ...] = 1,
-    use_bias: bool = False,
-    relu: bool = True,
-    dtype: DTypeLike = jnp.float32,
-) -> Array:
-    """Convolution, batch norm and, if requested, ReLU: (B, ..., c) -> (B, ..., features).
+class _Network(nn.Module, kw_only=True):  # type: ignore[call-arg]
+    """A module whose arithmetic has a dtype, float32 or bfloat16; parameters stay float32."""
 
-    Padded with size // 2 zeros on every side, so that only strides change the size.
+    dtype: DTypeLike = jnp.float32
 
-    Args:
-      names: of the two children of the module being set up, convolution and batch norm.
+    @nn.nowrap
+    def conv_norm(
+        self,
+        x: Array,
+        features: int,
+        kernel: tuple[int, ...],
+        names: tuple[str, str],
+        strides: int | tuple[int, ...] = 1,
+        use_bias: bool = False,
+        relu: bool = True,
+    ) -> Array:
+        """Convolution, batch norm and, if requested, ReLU: (B, ..., c) -> (B, ..., features).
+
+        Padded with size // 2 zeros on every side, so that only strides change the size. `names`
+        are those of the two children.
+        """
+        conv = nn.Conv(
+            features,
+            kernel,
+            strides=strides,
+            padding=[(size // 2, size // 2) for size in kernel],
+            use_bias=use_bias,
+            dtype=self.dtype,
+            precision=_precision(self.dtype),
+            name=names[0],
+        )
+        x = BatchNorm(name=names[1])(conv(x))
+        return nn.relu(x) if relu else x
+
+    @nn.nowrap
+    def dense(self, x: Array, width: int, name: str) -> Array:
+        """A linear layer."""
+        return nn.Dense(width, dtype=self.dtype, precision=_precision(self.dtype), name=name)(x)
+
+
+class _Backbone(_Network):
+    """A network from images to features.
+
+    Attributes:
+      n_outputs: width F of the last layer; None leaves it out: F is that of the pooled channels.
     """
-    conv = nn.Conv(
-        features,
-        kernel,
-        strides=strides,
-        padding=[(size // 2, size // 2) for size in kernel],
-        use_bias=use_bias,
-        dtype=dtype,
-        precision=_precision(dtype),
-        name=names[0],
-    )
-    x = BatchNorm(name=names[1])(conv(x))
-    return nn.relu(x) if relu else x
 
+    n_outputs: int | None = 256
 
-def _pool_and_project(x: Array, n_outputs: int | None, dtype: DTypeLike) -> Array:
-    """Mean over the positions of (B, h, w, c), then the last layer if there is one: float32."""
-    # Fused with its producer, JAX 0.12 makes NaN of this mean in bfloat16 on CPUs.
-    x = x if x.dtype == jnp.float32 else jax.lax.optimization_barrier(x)
-    x = x.astype(jnp.float32).mean(axis=(1, 2))  # (B, c)
-    if n_outputs is None:
-        return x
-    last = nn.Dense(n_outputs, dtype=dtype, precision=_precision(dtype), name="last_linear")
-    return last(x).astype(jnp.float32)
+    @nn.nowrap
+    def pool_and_project(self, x: Array) -> Array:
+        """Mean over the positions of (B, h, w, c), then the last layer if there is one: float32."""
+        # Fused with its producer, JAX 0.12 makes NaN of this mean in bfloat16 on CPUs.
+        x = x if x.dtype == jnp.float32 else jax.lax.optimization_barrier(x)
+        x = x.astype(jnp.float32).mean(axis=(1, 2))  # (B, c)
+        if self.n_outputs is None:
+            return x
+        return self.dense(x, self.n_outputs, "last_linear").astype(jnp.float32)
 
 
 # BN-Inception
@@ -140,17 +156,14 @@ def _halving_max_pool(x: Array) -> Array:
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=over)
 
 
-def _inception_layer(dtype: DTypeLike) -> Callable[..., Array]:
-    """Function that adds a convolution with bias and its batch norm to a module."""
-
-    def layer(x: Array, name: str, features: int, size: int, stride: int = 1) -> Array:
-        names, kernel = (name, f"{name}_bn"), (size, size)
-        return _conv_norm(x, features, kernel, names, strides=stride, use_bias=True, dtype=dtype)
-
-    return layer
+class _Inception(_Network):
+    @nn.nowrap
+    def layer(self, x: Array, name: str, features: int, size: int, stride: int = 1) -> Array:
+        """A convolution with bias and its batch norm."""
+        return self.conv_norm(x, features, (size, size), (name, f"{name}_bn"), stride, True)
 
 
-class InceptionBlock(nn.Module):
+class InceptionBlock(_Inception):
     """Branches side by side, concatenated over channels: 1 x 1, 3 x 3, double 3 x 3, pooling.
 
     Without the 1 x 1 branch the block halves the resolution: its last convolutions have stride 2,
@@ -159,20 +172,16 @@ class InceptionBlock(nn.Module):
     Attributes:
       widths: channels of the branches.
       max_pooled: whether the pooling of a full-resolution block takes maxima instead of means.
-      dtype: of the arithmetic.
     """
 
     widths: Widths
     max_pooled: bool = False
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(B, h, w, c) -> (B, h', w', sum of the branches)."""
-        width = self.widths
+        width, layer = self.widths, self.layer
         halves = width.one == 0
-
-        layer = _inception_layer(self.dtype)
         stride = 2 if halves else 1
         three = layer(x, "3x3_reduce", width.reduce, 1)
         three = layer(three, "3x3", width.three, 3, stride)
@@ -190,84 +199,63 @@ class InceptionBlock(nn.Module):
         return jnp.concatenate([one, three, double, pooled], axis=-1)
 
 
-class BNInception(nn.Module):
-    """BN-Inception: images (B, h, w, 3) to features (B, F) float32.
-
-    Attributes:
-      n_outputs: width F of the last layer; None leaves it out, F = 1024 pooled channels.
-      dtype: of the arithmetic, float32 or bfloat16; parameters stay float32.
-    """
-
-    n_outputs: int | None = 256
-    dtype: DTypeLike = jnp.float32
+class BNInception(_Backbone, _Inception):
+    """BN-Inception: images (B, h, w, 3) to features (B, F) float32; 1024 pooled channels."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Features of preprocessed images: BGR in 0..255 minus the means, 224 x 224."""
-
-        layer = _inception_layer(self.dtype)
-        x = layer(x.astype(self.dtype), "conv1_7x7_s2", 64, 7, stride=2)
-        x = layer(_halving_max_pool(x), "conv2_3x3_reduce", 64, 1)
-        x = _halving_max_pool(layer(x, "conv2_3x3", 192, 3))
+        x = self.layer(x.astype(self.dtype), "conv1_7x7_s2", 64, 7, stride=2)
+        x = self.layer(_halving_max_pool(x), "conv2_3x3_reduce", 64, 1)
+        x = _halving_max_pool(self.layer(x, "conv2_3x3", 192, 3))
         for name, widths in _BLOCKS.items():
-            x = InceptionBlock(widths, name == _MAX_POOLED, self.dtype, name=name)(x)
-        return _pool_and_project(x, self.n_outputs, self.dtype)
+            x = InceptionBlock(widths, name == _MAX_POOLED, dtype=self.dtype, name=name)(x)
+        return self.pool_and_project(x)
 
 
 # ResNet-50
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(_Network):
     """1 x 1, 3 x 3 and 1 x 1 convolutions beside a shortcut, summed.
 
     Attributes:
       width: channels in between; the output has four times as many.
       stride: of the 3 x 3 convolution and of the shortcut.
       projects: whether the shortcut is a 1 x 1 convolution instead of the input itself.
-      dtype: of the arithmetic.
     """
 
     width: int
     stride: int = 1
     projects: bool = False
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(B, h, w, c) -> (B, h / stride, w / stride, 4 width)."""
-        out, stride, dtype = 4 * self.width, self.stride, self.dtype
-        y = _conv_norm(x, self.width, (1, 1), ("conv1", "bn1"), dtype=dtype)
-        y = _conv_norm(y, self.width, (3, 3), ("conv2", "bn2"), strides=stride, dtype=dtype)
-        y = _conv_norm(y, out, (1, 1), ("conv3", "bn3"), relu=False, dtype=dtype)
+        out, stride = 4 * self.width, self.stride
+        y = self.conv_norm(x, self.width, (1, 1), ("conv1", "bn1"))
+        y = self.conv_norm(y, self.width, (3, 3), ("conv2", "bn2"), stride)
+        y = self.conv_norm(y, out, (1, 1), ("conv3", "bn3"), relu=False)
         if self.projects:
             names = ("downsample_0", "downsample_1")
-            x = _conv_norm(x, out, (1, 1), names, strides=stride, relu=False, dtype=dtype)
+            x = self.conv_norm(x, out, (1, 1), names, stride, relu=False)
         return nn.relu(x + y)
 
 
-class ResNet50(nn.Module):
-    """ResNet-50: images (B, h, w, 3) to features (B, F) float32.
-
-    Attributes:
-      n_outputs: width F of the last layer; None leaves it out, F = 2048 pooled channels.
-      dtype: of the arithmetic, float32 or bfloat16; parameters stay float32.
-    """
-
-    n_outputs: int | None = 256
-    dtype: DTypeLike = jnp.float32
+class ResNet50(_Backbone):
+    """ResNet-50: images (B, h, w, 3) to features (B, F) float32; 2048 pooled channels."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Features of preprocessed images: standardised RGB, 224 x 224."""
-        x = x.astype(self.dtype)
-        x = _conv_norm(x, 64, (7, 7), ("conv1", "bn1"), strides=2, dtype=self.dtype)
+        x = self.conv_norm(x.astype(self.dtype), 64, (7, 7), ("conv1", "bn1"), 2)
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, n_blocks in enumerate((3, 4, 6, 3)):
             for i in range(n_blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"layer{stage + 1}_{i}"
-                x = Bottleneck(64 * 2**stage, stride, i == 0, self.dtype, name=name)(x)
-        return _pool_and_project(x, self.n_outputs, self.dtype)
+                x = Bottleneck(64 * 2**stage, stride, i == 0, dtype=self.dtype, name=name)(x)
+        return self.pool_and_project(x)
 
 
 # C3D
@@ -281,7 +269,7 @@ _C3D_STAGES = (
 )
 
 
-class C3D(nn.Module):
+class C3D(_Network):
     """C3D: clips (B, 16, 112, 112, 3) to logits (B, C); dropout is off.
 
     The first dense layer fixes the size of the clip: its 512 x 1 x 4 x 4 inputs come from 16 frames
@@ -289,31 +277,25 @@ class C3D(nn.Module):
 
     Attributes:
       n_classes: C, 487 of Sports-1M, 101 of UCF-101.
-      dtype: of the arithmetic; parameters are float32.
     """
 
-    n_classes: int = 487
-    dtype: DTypeLike = jnp.float32
+    n_classes: int
 
     @nn.compact
     def __call__(self, clips: Array) -> Array:
         """Logits of preprocessed clips."""
-        dtype, precision = self.dtype, _precision(self.dtype)
-        x = clips.astype(dtype)
+        x, how = clips.astype(self.dtype), {"precision": _precision(self.dtype)}
         for stage, convolutions in enumerate(_C3D_STAGES):
             for name, width in convolutions:
-                conv = nn.Conv(
-                    width, (3, 3, 3), padding=1, name=name, dtype=dtype, precision=precision
-                )
+                conv = nn.Conv(width, (3, 3, 3), padding=1, name=name, dtype=self.dtype, **how)
                 x = nn.relu(conv(x))
             window = (1 if stage == 0 else 2, 2, 2)
             edge = (1, 1) if stage == 4 else (0, 0)  # 7 x 7 positions become 4 x 4
             x = nn.max_pool(x, window, strides=window, padding=((0, 0), edge, edge))
         x = x.transpose(0, 4, 1, 2, 3).reshape(x.shape[0], -1)  # weights have channels first
-        for name in ("fc6", "fc7"):
-            x = nn.relu(nn.Dense(4096, name=name, dtype=dtype, precision=precision)(x))
-        last = nn.Dense(self.n_classes, name="fc8", dtype=dtype, precision=precision)
-        return last(x).astype(jnp.float32)
+        x = nn.relu(self.dense(x, 4096, "fc6"))
+        x = nn.relu(self.dense(x, 4096, "fc7"))
+        return self.dense(x, self.n_classes, "fc8").astype(jnp.float32)
 
 
 # R(2+1)D-18
@@ -324,60 +306,55 @@ def factored_width(inputs: int, outputs: int) -> int:
     return inputs * outputs * 27 // (inputs * 9 + 3 * outputs)
 
 
-class FactoredBlock(nn.Module):
+class FactoredBlock(_Network):
     """Two convolutions, each factored into space and time, beside a shortcut, summed.
 
     Attributes:
       width: output channels.
       stride: of the first convolutions in space and in time.
-      dtype: of the arithmetic.
     """
 
     width: int
     stride: int = 1
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(B, t, h, w, c) -> (B, t / stride, h / stride, w / stride, width)."""
-        inputs, out, dtype = x.shape[-1], self.width, self.dtype
+        inputs, out = x.shape[-1], self.width
         between = factored_width(inputs, out)
         y = x
         for conv, s in (("conv1", self.stride), ("conv2", 1)):
             names = (f"{conv}_0_0", f"{conv}_0_1")
-            y = _conv_norm(y, between, (1, 3, 3), names, strides=(1, s, s), dtype=dtype)
-            names, relu = (f"{conv}_0_3", f"{conv}_1"), conv == "conv1"
-            y = _conv_norm(y, out, (3, 1, 1), names, strides=(s, 1, 1), relu=relu, dtype=dtype)
+            y = self.conv_norm(y, between, (1, 3, 3), names, (1, s, s))
+            names = (f"{conv}_0_3", f"{conv}_1")
+            y = self.conv_norm(y, out, (3, 1, 1), names, (s, 1, 1), relu=conv == "conv1")
         if self.stride > 1 or inputs != out:
-            names, strides = ("downsample_0", "downsample_1"), (self.stride,) * 3
-            x = _conv_norm(x, out, (1, 1, 1), names, strides=strides, relu=False, dtype=dtype)
+            names = ("downsample_0", "downsample_1")
+            x = self.conv_norm(x, out, (1, 1, 1), names, (self.stride,) * 3, relu=False)
         return nn.relu(x + y)
 
 
-class R2Plus1D18(nn.Module):
+class R2Plus1D18(_Network):
     """R(2+1)D-18: clips (B, t, h, w, 3) to logits (B, C).
 
     Total strides are 8 in time and 16 in space; clips may have any size.
 
     Attributes:
       n_classes: C, 400 of Kinetics.
-      dtype: of the arithmetic; parameters are float32.
     """
 
-    n_classes: int = 400
-    dtype: DTypeLike = jnp.float32
+    n_classes: int
 
     @nn.compact
     def __call__(self, clips: Array) -> Array:
         """Logits of preprocessed clips."""
-        dtype, x = self.dtype, clips.astype(self.dtype)
-        names = ("stem_0", "stem_1")
-        x = _conv_norm(x, 45, (1, 7, 7), names, strides=(1, 2, 2), dtype=dtype)
-        x = _conv_norm(x, 64, (3, 1, 1), ("stem_3", "stem_4"), dtype=dtype)
+        x = clips.astype(self.dtype)
+        x = self.conv_norm(x, 45, (1, 7, 7), ("stem_0", "stem_1"), (1, 2, 2))
+        x = self.conv_norm(x, 64, (3, 1, 1), ("stem_3", "stem_4"))
         for stage, width in enumerate((64, 128, 256, 512)):
             for i in range(2):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = FactoredBlock(width, stride, dtype, name=f"layer{stage + 1}_{i}")(x)
+                name = f"layer{stage + 1}_{i}"
+                x = FactoredBlock(width, stride, dtype=self.dtype, name=name)(x)
         x = x.astype(jnp.float32).mean(axis=(1, 2, 3))
-        last = nn.Dense(self.n_classes, dtype=dtype, precision=_precision(dtype), name="fc")
-        return last(x).astype(jnp.float32)
+        return self.dense(x, self.n_classes, "fc").astype(jnp.float32)

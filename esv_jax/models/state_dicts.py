@@ -23,8 +23,6 @@ from esv_jax.checks import expect, first_few, message
 from esv_jax.data.preprocessing import Preprocessing
 from esv_jax.models.tensor_files import Tensors, Variables
 
-Path = tuple[str, ...]
-
 _LEAVES = {
     ("params", "kernel"): "weight",
     ("params", "scale"): "weight",
@@ -60,26 +58,26 @@ class PublishedNetwork:
 
 
 def recognise_network(
-    state: Tensors, plain: Tensors, networks: Mapping[str, PublishedNetwork]
+    state: Tensors, networks: Mapping[str, PublishedNetwork], **names: Collection[str]
 ) -> str:
-    """The name of the network that a state dict belongs to.
+    """The name, in `networks`, of the network that a state dict belongs to.
 
     Args:
       state: as PyTorch has it.
-      plain: the same under plain names.
       networks: candidates by name.
+      names: arguments of `plain_names`.
     Raises:
       ValueError: a state dict of another network.
     """
-    for name, network in networks.items():
-        if network.mark in plain:
-            return name
-    expected = "a state dict of " + " or ".join(networks)
-    raise ValueError(message("state dict", expected, ", ".join([*state][:3]) or "an empty one"))
+    plain = plain_names(state, **names)
+    found = [name for name, network in networks.items() if network.mark in plain]
+    got = ", ".join([*state][:3]) or "an empty one"
+    expect(bool(found), "state dict", "a state dict of " + " or ".join(networks), got)
+    return found[0]
 
 
 def plain_names(
-    state: Tensors, last_names: Collection[str] = (), dropped: tuple[str, ...] = ()
+    state: Tensors, last_names: Collection[str] = (), dropped: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
     """A state dict without the names of wrappers.
 
@@ -102,7 +100,7 @@ def plain_names(
         if len(parts) == 2 and parts[0] in last_names:
             parts = ["last_linear", parts[1]]
         name = ".".join(parts)
-        if name.startswith(dropped) or parts[-1] == _COUNTER:
+        if name.startswith(tuple(dropped)) or parts[-1] == _COUNTER:
             continue
         if name in plain:
             got = f"{origin[name]!r} and {full!r}"
@@ -124,7 +122,7 @@ def variable_shapes(module: nn.Module, shape: tuple[int, ...]) -> Variables:
     return jax.eval_shape(module.init, jax.random.key(0), inputs)
 
 
-def torch_name(path: Path) -> str:
+def torch_name(path: tuple[str, ...]) -> str:
     """The state dict's name of a leaf of the variables, e.g. ("params", "conv1", "kernel")."""
     *modules, leaf = path[1:]
     if modules[0].startswith("inception_"):
@@ -149,45 +147,38 @@ def variables_from_state(shapes: Variables, state: Tensors) -> dict[str, Any]:
     leaves = flax.traverse_util.flatten_dict(dict(shapes))
     paths = {torch_name(path): path for path in leaves}
     missing = [name for name in paths if name not in state]
-    unknown = [name for name in state if name not in paths]
-    if missing:
-        got = f"no {first_few(missing, _SHOWN)}"
-        raise ValueError(message("state dict", "an entry for every layer", got))
+    got = f"no {first_few(missing, _SHOWN)}"
+    expect(not missing, "state dict", "an entry for every layer", got)
+    unknown = first_few([name for name in state if name not in paths], _SHOWN)
     way_out = "Leave out what is no part of it."
-    expect(not unknown, "state dict", "names of this model", first_few(unknown, _SHOWN), way_out)
-    arrays = {path: _to_linen(state[name]) for name, path in paths.items()}
+    expect(not unknown, "state dict", "names of this model", unknown, way_out)
     wrong = [
         f"{name} {np.shape(state[name])} for {torch_shape(leaves[path].shape)}"
         for name, path in paths.items()
-        if arrays[path].shape != leaves[path].shape
+        if np.shape(state[name]) != torch_shape(leaves[path].shape)
     ]
     expect(not wrong, "state dict", "the shapes of this model", first_few(wrong, _SHOWN))
+    filled = {}
     for name, path in paths.items():
-        if not np.issubdtype(arrays[path].dtype, np.floating):
-            raise TypeError(message(name, "floating-point weights", f"dtype {arrays[path].dtype}"))
-        expect(bool(np.isfinite(arrays[path]).all()), name, "finite weights", "NaN or infinity")
-    filled = {path: jnp.asarray(array, jnp.float32) for path, array in arrays.items()}
+        array = np.asarray(state[name])
+        if not np.issubdtype(array.dtype, np.floating):
+            raise TypeError(message(name, "floating-point weights", f"dtype {array.dtype}"))
+        expect(bool(np.isfinite(array).all()), name, "finite weights", "NaN or infinity")
+        moved = array.transpose(*range(2, array.ndim), 1, 0) if array.ndim > 1 else array
+        filled[path] = jnp.asarray(moved, jnp.float32)
     return flax.traverse_util.unflatten_dict(filled)
 
 
 def to_state_dict(variables: Variables) -> dict[str, np.ndarray]:
     """Weights under the names, and in the layout, of the public PyTorch models."""
     leaves = flax.traverse_util.flatten_dict(jax.device_get(dict(variables)))
-    return {torch_name(path): _to_torch(leaf) for path, leaf in leaves.items()}
-
-
-def _to_linen(array: np.ndarray) -> np.ndarray:
-    """(out, in, ...) to (..., in, out)."""
-    array = np.asarray(array)
-    return array.transpose(*range(2, array.ndim), 1, 0) if array.ndim > 1 else array
-
-
-def _to_torch(array: np.ndarray) -> np.ndarray:
-    """(..., in, out) to (out, in, ...)."""
-    array = np.asarray(array)
-    last = array.ndim - 1
-    moved = array.transpose(last, last - 1, *range(last - 1)) if array.ndim > 1 else array
-    return np.ascontiguousarray(moved)
+    state = {}
+    for path, leaf in leaves.items():
+        array = np.asarray(leaf)
+        axes = [*range(array.ndim)]
+        moved = array.transpose(axes[:-3:-1] + axes[:-2])  # (..., in, out) to (out, in, ...)
+        state[torch_name(path)] = np.ascontiguousarray(moved)
+    return state
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -18,10 +18,15 @@ from esv_jax.checks import message
 from esv_jax.files import JSONObject, atomic_path, make_folder
 
 Model = TypeVar("Model")
+PathLike: TypeAlias = str | os.PathLike[str]
 Tensors: TypeAlias = Mapping[str, np.ndarray]
 """Arrays by name."""
 Variables: TypeAlias = Mapping[str, Any]
 """Nested dicts of arrays by collection ("params", "batch_stats"), as Linen modules take them."""
+
+ASSETS = Path(__file__).parent / "assets"
+"""Folder of the models that come with the package."""
+_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,28 +37,21 @@ class TensorFormat:
       name: of the header among the file's metadata.
       expected: the file in error messages, e.g. "a model written by save_model".
       kinds: accepted values of the header's entry "kind"; empty for headers without it.
-      version: value of the header's entry "format".
     """
 
     name: str
     expected: str
     kinds: tuple[str, ...] = ()
-    version: int = 1
 
-    def write(
-        self, path: str | os.PathLike[str], tensors: Tensors, header: JSONObject, digest: str
-    ) -> Path:
-        """Write arrays and header; the folder is made if absent.
-
-        The same arguments give the same bytes.
+    def write(self, path: PathLike, tensors: Tensors, header: JSONObject, digest: str) -> Path:
+        """Write arrays and header; the folder is made if absent. Same arguments, same bytes.
 
         Raises:
           ValueError, OSError: a path that cannot be written to.
         """
         safetensors = extras.require("safetensors.numpy", "files")
         path = Path(path)
-        full = {"format": self.version, **header, "digest": digest}
-        text = json.dumps(full, allow_nan=False)
+        text = json.dumps({"format": _VERSION, **header, "digest": digest}, allow_nan=False)
         content = safetensors.save(dict(tensors), metadata={self.name: text})
         make_folder(path.parent)
         with atomic_path(path) as temporary:
@@ -61,9 +59,7 @@ class TensorFormat:
         return path
 
     def read(
-        self,
-        path: str | os.PathLike[str],
-        build: Callable[[JSONObject, Tensors], tuple[Model, str]],
+        self, path: PathLike, build: Callable[[JSONObject, Tensors], tuple[Model, str]]
     ) -> Model:
         """Read a file of this format; runs no code of the file.
 
@@ -74,25 +70,27 @@ class TensorFormat:
           FileNotFoundError: no such file. ValueError: a damaged or foreign file.
         """
         header, tensors = self._read(path)
+        got, way_out = "", ""
         try:
             version, kind = header["format"], header["kind"] if self.kinds else None
-            known = version == self.version and (not self.kinds or kind in self.kinds)
-            if known:
+            if version != _VERSION or (self.kinds and kind not in self.kinds):
+                got = f"format {version}" + (f", kind {kind!r}" if self.kinds else "")
+                way_out = "It may come from a newer version."
+            else:
+                stored = header["digest"]
                 model, digest = build(header, tensors)
-                intact = digest == header["digest"]
+                if digest != stored:
+                    got = "arrays that differ from the digest in the header"
         except KeyError as error:
             raise self._refused(path, f"no entry {error}") from error
         except (TypeError, ValueError, AttributeError, IndexError) as error:
             got = f"a header and arrays that do not go together ({error})"
             raise self._refused(path, got) from error
-        if not known:
-            got = f"format {version}" + (f", kind {kind!r}" if self.kinds else "")
-            raise self._refused(path, got, "It may come from a newer version.")
-        if not intact:
-            raise self._refused(path, "arrays that differ from the digest in the header")
+        if got:
+            raise self._refused(path, got, way_out)
         return model
 
-    def matches(self, path: str | os.PathLike[str]) -> bool:
+    def matches(self, path: PathLike) -> bool:
         """Return whether a file has a header of this name."""
         safetensors = extras.require("safetensors", "files")
         try:
@@ -101,7 +99,7 @@ class TensorFormat:
         except (safetensors.SafetensorError, OSError):
             return False  # reading it as another format reports the error
 
-    def _read(self, path: str | os.PathLike[str]) -> tuple[JSONObject, Tensors]:
+    def _read(self, path: PathLike) -> tuple[JSONObject, Tensors]:
         """The header and the arrays of a file."""
         safetensors = extras.require("safetensors", "files")
         if not Path(path).is_file():
@@ -122,7 +120,7 @@ class TensorFormat:
             raise self._refused(path, f"a damaged header {self.name!r}")
         return header, tensors
 
-    def _refused(self, path: str | os.PathLike[str], got: str, way_out: str = "") -> ValueError:
+    def _refused(self, path: PathLike, got: str, way_out: str = "") -> ValueError:
         return ValueError(message(str(path), self.expected, got, way_out))
 
 
@@ -149,15 +147,9 @@ def digest_of(tensors: Tensors, start: str = "") -> str:
 
 def to_half(tensors: Tensors) -> dict[str, np.ndarray]:
     """Arrays with the floating-point ones in half precision."""
-    return {
-        name: array.astype(np.float16) if np.issubdtype(array.dtype, np.floating) else array
-        for name, array in tensors.items()
-    }
+    return {k: x.astype(np.float16) if x.dtype.kind == "f" else x for k, x in tensors.items()}
 
 
 def from_half(tensors: Tensors) -> dict[str, np.ndarray]:
     """Arrays with those of half precision in single precision."""
-    return {
-        name: array.astype(np.float32) if array.dtype == np.float16 else array
-        for name, array in tensors.items()
-    }
+    return {k: x.astype(np.float32) if x.dtype == np.float16 else x for k, x in tensors.items()}

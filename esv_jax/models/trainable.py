@@ -98,6 +98,9 @@ class ScaleHead(nn.Module):
         return nn.Dropout(self.dropout, deterministic=not self.train)(nn.relu(h))
 
 
+_SHARED = ("hidden_dim", "n_classes", "n_hidden_layers", "input_relu", "dropout", "batch_norm")
+
+
 class MultiScaleHeads(nn.Module):
     """Heads of scales 1..n_max; every parameter has a leading scale axis.
 
@@ -138,16 +141,8 @@ class MultiScaleHeads(nn.Module):
             split_rngs={"params": True, "dropout": True},
             axis_size=self.n_max,
         )
-        head = lifted(
-            hidden_dim=self.hidden_dim,
-            n_classes=self.n_classes,
-            n_hidden_layers=self.n_hidden_layers,
-            input_relu=self.input_relu,
-            dropout=self.dropout,
-            batch_norm=self.batch_norm,
-            train=train,
-            name="heads",
-        )
+        settings = {name: getattr(self, name) for name in _SHARED}
+        head = lifted(**settings, train=train, name="heads")
         return head(jnp.arange(1, self.n_max + 1), elements, mask)
 
     @nn.nowrap
@@ -175,7 +170,8 @@ class MultiScaleHeads(nn.Module):
         stats = variables.get("batch_stats", {}).get("heads", {})
         w1, b1 = self._fold_norm(0, params["w1"], params["b1"], params, stats)
         if mean is not None and std is not None:
-            _expect_linear_input(self.input_relu)
+            if self.input_relu:
+                raise ValueError("mean, std: cannot be folded through input_relu.")
             w1 = w1 / jnp.asarray(std)[None, None, :, None]
             b1 = b1 - jnp.einsum("spdh,d->sh", w1, mean, precision="highest")
         hidden = []
@@ -214,14 +210,12 @@ class Tsn(nn.Module):
 
     @nn.compact
     def __call__(self, elements: Array, mask: Array, *, train: bool = False) -> Array:
-        """Logits of B padded subsequences.
+        """Logits (1, B, C) of B padded subsequences; arguments as of `MultiScaleHeads`.
 
         Args:
           elements: (1, B, p, D), elements, then padding.
           mask: (1, B, p) bool, False for padding.
           train: drop features; needs the rng "dropout" where dropout > 0.
-        Returns:
-          (1, B, C).
         """
         dtype = elements.dtype
         shape = (elements.shape[-1], self.n_classes)
@@ -245,15 +239,11 @@ class Tsn(nn.Module):
         """The head as a plain record on raw features; arguments as of `MultiScaleHeads.fold`."""
         w, b = variables["params"]["w"], variables["params"]["b"]
         if mean is not None and std is not None:
-            _expect_linear_input(self.input_relu)
+            if self.input_relu:
+                raise ValueError("mean, std: cannot be folded through input_relu.")
             w = w / jnp.asarray(std)[:, None]
             b = b - jnp.matmul(jnp.asarray(mean), w, precision="highest")
         return TsnHead(w=w, b=b, input_relu=self.input_relu)
 
 
 TrainableHeads: TypeAlias = MultiScaleHeads | Tsn
-
-
-def _expect_linear_input(input_relu: bool) -> None:
-    if input_relu:
-        raise ValueError("mean, std: cannot be folded through input_relu.")

@@ -6,7 +6,6 @@ history. The same model always gives the same bytes.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import numpy as np
 
 from esv_jax import checks
 from esv_jax.files import JSONObject
-from esv_jax.models.heads import HeadStack, HiddenLayer, TsnHead
-from esv_jax.models.tensor_files import TensorFormat, Tensors, digest_of, tensors_of
+from esv_jax.models.heads import HeadStack, TsnHead, head_arrays, stack_of
+from esv_jax.models.tensor_files import PathLike, TensorFormat, Tensors, digest_of, tensors_of
 
 _KINDS = ("multi_scale", "average_consensus")
 _FORMAT = TensorFormat("esv_jax", "a model written by save_model", _KINDS)
@@ -77,11 +76,14 @@ class TrainConfig:
             value = getattr(self, name)
             is_share = value is None or 0 <= value < 1
             checks.expect(is_share, name, "a share in [0, 1)", value)
-        for name in ("weight_decay", "prior_smoothing"):
+        for name, sign in (
+            ("weight_decay", ">="),
+            ("prior_smoothing", ">="),
+            ("learning_rate", ">"),
+        ):
             value = getattr(self, name)
-            checks.expect(0 <= value < float("inf"), name, "a finite number >= 0", value)
-        rate = self.learning_rate
-        checks.expect(0 < rate < float("inf"), "learning_rate", "a finite number > 0", rate)
+            fits = 0 <= value < float("inf") and (value > 0 or sign == ">=")
+            checks.expect(fits, name, f"a finite number {sign} 0", value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,21 +115,20 @@ class History:
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers; NaN, which JSON lacks, becomes None."""
         plain = dict(vars(self))
-        for name, value in plain.items():
-            if isinstance(value, np.ndarray):
-                objects = value.astype(object)
-                objects[np.isnan(value)] = None
-                plain[name] = objects.tolist()
+        for name in _CURVES:
+            values = plain[name].astype(object)
+            values[np.isnan(plain[name])] = None
+            plain[name] = values.tolist()
         return plain
 
     @classmethod
     def from_json(cls, fields: JSONObject) -> History:
         """The inverse of `to_json`."""
-        arrays: dict[str, Any] = {
-            name: np.array(value, dtype=np.float64) if isinstance(value, list) else value
-            for name, value in fields.items()
-        }
-        return cls(**arrays)
+        curves = {name: np.array(fields[name], dtype=np.float64) for name in _CURVES}
+        return cls(**(fields | curves))
+
+
+_CURVES = ("train_loss", "validation_accuracy", "validation_loss", "validation_scale_accuracy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +160,7 @@ class TrainedModel:
         checks.expect(got == n_classes, "class_names", f"{n_classes} names", got)
 
 
-def save_model(path: str | os.PathLike[str], model: TrainedModel) -> Path:
+def save_model(path: PathLike, model: TrainedModel) -> Path:
     """Write a model to one file and return its path; an existing file is replaced atomically.
 
     Args:
@@ -173,7 +174,7 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> Path:
     return _FORMAT.write(path, _tensors(model), header, model_digest(model))
 
 
-def load_model(path: str | os.PathLike[str]) -> TrainedModel:
+def load_model(path: PathLike) -> TrainedModel:
     """Read a model written by `save_model`; runs no code of the file.
 
     Weights in double precision come back in double precision in JAX's x64 mode only.
@@ -223,18 +224,9 @@ def _tensors(model: TrainedModel) -> dict[str, np.ndarray]:
 def _model(header: JSONObject, tensors: Tensors) -> tuple[TrainedModel, str]:
     """The model that header and arrays describe, and the digest of the arrays."""
     arrays = {name: jnp.asarray(array) for name, array in tensors.items() if name != "prior"}
-    input_relu = header["input_relu"]
     heads: HeadStack | TsnHead
-    if header["kind"] == "average_consensus":
-        heads = TsnHead(w=arrays["w"], b=arrays["b"], input_relu=input_relu)
+    if header["kind"] == _KINDS[1]:
+        heads = TsnHead(arrays["w"], arrays["b"], header["input_relu"])
     else:
-        n_hidden = sum(name.startswith("hidden.") for name in arrays) // 2
-        layers = range(n_hidden)
-        heads = HeadStack(
-            **{name: arrays[name] for name in ("w1", "b1", "w2", "b2")},
-            hidden=tuple(
-                HiddenLayer(arrays[f"hidden.{i}.w"], arrays[f"hidden.{i}.b"]) for i in layers
-            ),
-            input_relu=input_relu,
-        )
+        heads = stack_of(head_arrays(arrays), header["input_relu"])
     return from_header(header, heads, tensors["prior"]), digest_of(tensors)

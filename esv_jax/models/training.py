@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from os import PathLike
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ from esv_jax import checks
 from esv_jax.checks import message
 from esv_jax.models.checkpointing import open_states
 from esv_jax.models.evaluation import Examples, pad_examples
-from esv_jax.models.loop import Callback, make_keys, run_epochs
+from esv_jax.models.loop import Callback, run_epochs
 from esv_jax.models.trainable import MultiScaleHeads, TrainableHeads, Tsn
 from esv_jax.models.trained import History, TrainConfig, TrainedModel
 
@@ -32,18 +32,23 @@ Labelled: TypeAlias = tuple[Sequence[ArrayLike], ArrayLike]
 _SHARE = 0.1  # of each class, held out by default
 
 
+class Options(TypedDict, total=False):
+    """Keyword arguments of `train_heads` and `train_tsn`, described there."""
+
+    class_names: Sequence[str] | None
+    validation: Labelled | None
+    checkpoint_dir: str | PathLike[str] | None
+    checkpoint_every: int
+    progress: bool
+    callback: Callback | None
+
+
 def train_heads(
     sequences: Sequence[ArrayLike],
     labels: ArrayLike,
     n_classes: int,
     config: TrainConfig | None = None,
-    *,
-    class_names: Sequence[str] | None = None,
-    validation: Labelled | None = None,
-    checkpoint_dir: str | PathLike[str] | None = None,
-    checkpoint_every: int = 1,
-    progress: bool = False,
-    callback: Callback | None = None,
+    **options: Unpack[Options],
 ) -> TrainedModel:
     """Train a head for every scale 1..n_max.
 
@@ -61,13 +66,13 @@ def train_heads(
       labels: (m,) ints in 0..n_classes - 1.
       n_classes: classes C.
       config: settings; the defaults of `TrainConfig` if None.
-      class_names: C names; "0", "1", ... if None.
-      validation: (sequences, labels) to choose the best epoch by. If None, a share of each
-        class is held out of `sequences`.
-      checkpoint_dir: folder for the training state. A run found there is continued, if its
-        settings and data are the same.
-      checkpoint_every: epochs between saved states.
-      progress: show a progress bar.
+      class_names: C names; default "0", "1", ...
+      validation: (sequences, labels) to choose the best epoch by; default a share of each
+        class, held out of `sequences`.
+      checkpoint_dir: folder for the training state; default none. A run found there is
+        continued, if its settings and data are the same.
+      checkpoint_every: epochs between saved states; default 1.
+      progress: show a progress bar; default False.
       callback: called after each epoch with the number of finished epochs and the metrics
         "train_loss", "validation_accuracy" and "validation_loss".
     Returns:
@@ -83,8 +88,7 @@ def train_heads(
         dropout=config.dropout,
         batch_norm=config.batch_norm,
     )
-    data, states = (sequences, labels), (checkpoint_dir, checkpoint_every)
-    return _train(module, data, validation, config, class_names, states, progress, callback)
+    return _train(module, (sequences, labels), config, **options)
 
 
 def train_tsn(
@@ -92,13 +96,7 @@ def train_tsn(
     labels: ArrayLike,
     n_classes: int,
     config: TrainConfig | None = None,
-    *,
-    class_names: Sequence[str] | None = None,
-    validation: Labelled | None = None,
-    checkpoint_dir: str | PathLike[str] | None = None,
-    checkpoint_every: int = 1,
-    progress: bool = False,
-    callback: Callback | None = None,
+    **options: Unpack[Options],
 ) -> TrainedModel:
     """Train an average-consensus head, in each step on `n_max` random elements per sequence.
 
@@ -106,36 +104,37 @@ def train_tsn(
     """
     config = config or TrainConfig()
     module = Tsn(n_classes, config.n_max, config.input_relu, config.dropout)
-    data, states = (sequences, labels), (checkpoint_dir, checkpoint_every)
-    return _train(module, data, validation, config, class_names, states, progress, callback)
+    return _train(module, (sequences, labels), config, **options)
 
 
 def _train(
     module: TrainableHeads,
     data: Labelled,
-    validation: Labelled | None,
     config: TrainConfig,
-    class_names: Sequence[str] | None,
-    states: tuple[str | PathLike[str] | None, int],
-    progress: bool,
-    callback: Callback | None,
+    class_names: Sequence[str] | None = None,
+    validation: Labelled | None = None,
+    checkpoint_dir: str | PathLike[str] | None = None,
+    checkpoint_every: int = 1,
+    progress: bool = False,
+    callback: Callback | None = None,
 ) -> TrainedModel:
     """Check the data, train `module`, and return it as a model on raw features."""
     n_classes = checks.expect_int("n_classes", module.n_classes, minimum=2)
     names = tuple(map(str, range(n_classes) if class_names is None else class_names))
     checks.expect(len(names) == n_classes, "class_names", f"{n_classes} names", len(names))
-    train, held = _examples(data, n_classes, config, validation)
+    split_key, *keys = jax.random.split(jax.random.key(config.seed), 4)
+    train, held = pad_examples(*data, n_classes), None
+    if validation is None:
+        train, held = hold_out(train, config.validation_fraction, key=split_key)
+    else:
+        held = pad_examples(*validation, n_classes, name="validation")
+        width, got = train.features.shape[2], held.features.shape[2]
+        checks.expect(got == width, "validation", f"feature width D = {width}", got)
     longest = int(train.lengths.max())
     if isinstance(module, MultiScaleHeads) and config.n_max > longest:
         expected = f"at most {longest}, the longest training sequence"
         way_out = "Larger scales have no sequence to train on."
         raise ValueError(message("n_max", expected, config.n_max, way_out))
-    moments: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
-    features = train.features
-    if config.standardise and not config.input_relu:
-        mean, std = moments = feature_moments(train)
-        scaled = (features - mean[None, None]) / std[None, None]
-        features = np.where(_is_element(train)[..., None], scaled, 0)
     settings = {
         "model": type(module).__name__,
         **asdict(config),
@@ -143,43 +142,30 @@ def _train(
         "training data": _digest(train),
         "validation data": _digest(held),
     }
-    train = train._replace(features=features)
-    with open_states(*states, settings) as saved:
+    moments: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+    if config.standardise and not config.input_relu:
+        mean, std = moments = feature_moments(train)
+        scaled = (train.features - mean[None, None]) / std[None, None]
+        train = train._replace(features=np.where(_is_element(train)[..., None], scaled, 0))
+    with open_states(checkpoint_dir, checkpoint_every, settings) as saved:
         run, interrupted = run_epochs(
-            module, train, held, moments, config, saved, progress, callback
+            module, train, held, moments, config, keys, saved, progress, callback
         )
     curves = run.curves[: int(run.epoch)]
     n_scales = (curves.shape[1] - 2) // 2
-    return TrainedModel(
-        heads=module.fold(run.best, *moments),
-        prior=class_prior(np.asarray(data[1]), n_classes, config.prior_smoothing),
-        class_names=names,
-        history=History(
-            train_loss=curves[:, 2 : 2 + n_scales],
-            validation_accuracy=curves[:, 0],
-            validation_loss=curves[:, 1],
-            validation_scale_accuracy=curves[:, 2 + n_scales :],
-            best_epoch=int(run.best_epoch),
-            interrupted=interrupted,
-        ),
-        config=config,
+    history = History(
+        train_loss=curves[:, 2 : 2 + n_scales],
+        validation_accuracy=curves[:, 0],
+        validation_loss=curves[:, 1],
+        validation_scale_accuracy=curves[:, 2 + n_scales :],
+        best_epoch=int(run.best_epoch),
+        interrupted=interrupted,
     )
+    prior = class_prior(np.asarray(data[1]), n_classes, config.prior_smoothing)
+    return TrainedModel(module.fold(run.best, *moments), prior, names, history, config)
 
 
 # Examples
-
-
-def _examples(
-    data: Labelled, n_classes: int, config: TrainConfig, validation: Labelled | None
-) -> tuple[Examples, Examples | None]:
-    """Checked examples for training and for validation."""
-    examples = pad_examples(*data, n_classes)
-    if validation is None:
-        return hold_out(examples, config.validation_fraction, key=make_keys(config).split)
-    held = pad_examples(*validation, n_classes, name="validation")
-    width, got = examples.features.shape[2], held.features.shape[2]
-    checks.expect(got == width, "validation", f"feature width D = {width}", got)
-    return examples, held
 
 
 def hold_out(
@@ -195,8 +181,6 @@ def hold_out(
     Raises:
       ValueError: a fraction that holds out nothing.
     """
-    if fraction == 0:
-        return examples, None
     share, least = (_SHARE, 1) if fraction is None else (fraction, 0)
     order = np.asarray(jax.random.permutation(key, len(examples.labels)))
     held = np.zeros(len(order), dtype=bool)
@@ -204,15 +188,15 @@ def hold_out(
         members = order[examples.labels[order] == c]
         n = max(round(share * len(members)), least)
         held[members[: min(n, len(members) - 1)]] = True
-    if not held.any():
-        if fraction is None:
-            return examples, None
+    if held.any():
+        rest, taken = (Examples(*(array[rows] for array in examples)) for rows in (~held, held))
+        return rest, taken
+    if fraction:
         expected = "a share that holds out at least one example"
         way_out = "Leave it out, give a validation set, a larger fraction, or 0."
         got = f"{fraction} of {len(order)} examples"
         raise ValueError(message("validation_fraction", expected, got, way_out))
-    rest, taken = (Examples(*(array[rows] for array in examples)) for rows in (~held, held))
-    return rest, taken
+    return examples, None
 
 
 def class_prior(labels: np.ndarray, n_classes: int, smoothing: float = 0.0) -> np.ndarray:

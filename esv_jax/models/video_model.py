@@ -6,9 +6,7 @@ subsequences are scored. The same model always gives the same bytes.
 
 from __future__ import annotations
 
-import importlib.resources
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +16,16 @@ from flax import traverse_util
 
 from esv_jax.files import JSONObject
 from esv_jax.models.frame_encoder import FrameEncoder
-from esv_jax.models.heads import HeadStack, TsnHead, stack_heads, unstack_heads
+from esv_jax.models.heads import (
+    HeadStack,
+    TsnHead,
+    head_arrays,
+    stack_heads,
+    unstack_heads,
+)
 from esv_jax.models.tensor_files import (
+    ASSETS,
+    PathLike,
     TensorFormat,
     Tensors,
     digest_of,
@@ -56,14 +62,10 @@ def load_synthetic_world() -> VideoModel:
     Encoder "frame_cnn" with heads of scales 1..8; `about` holds its training settings and accuracy.
     Nothing is downloaded.
     """
-    asset = importlib.resources.files("esv_jax.models") / "assets" / "synthetic_world.safetensors"
-    with importlib.resources.as_file(asset) as path:
-        return load_video_model(path)
+    return load_video_model(ASSETS / "synthetic_world.safetensors")
 
 
-def save_video_model(
-    path: str | os.PathLike[str], model: VideoModel, *, half: bool = False
-) -> Path:
+def save_video_model(path: PathLike, model: VideoModel, *, half: bool = False) -> Path:
     """Write a model to one file and return its path; an existing file is replaced atomically.
 
     Args:
@@ -86,7 +88,7 @@ def save_video_model(
     return _FORMAT.write(path, tensors, header, _model(header, tensors)[1])
 
 
-def load_video_model(path: str | os.PathLike[str]) -> VideoModel:
+def load_video_model(path: PathLike) -> VideoModel:
     """Read a model written by `save_video_model`; runs no code of the file.
 
     Raises:
@@ -95,7 +97,7 @@ def load_video_model(path: str | os.PathLike[str]) -> VideoModel:
     return _FORMAT.read(path, _model)
 
 
-def holds_encoder(path: str | os.PathLike[str]) -> bool:
+def holds_encoder(path: PathLike) -> bool:
     """Return whether a file was written by `save_video_model`, by its header."""
     return _FORMAT.matches(path)
 
@@ -130,19 +132,9 @@ def _model(header: JSONObject, tensors: Tensors) -> tuple[VideoModel, str]:
 
 
 def _heads(header: JSONObject, tensors: Tensors) -> HeadStack | TsnHead:
-    input_relu = header["input_relu"]
-    if header["n_max"] is None:
+    n_max, input_relu = header["n_max"], header["input_relu"]
+    if n_max is None:
         w, b = jnp.asarray(tensors["heads.w"]), jnp.asarray(tensors["heads.b"])
-        return TsnHead(w=w, b=b, input_relu=input_relu)
-    heads: list[dict[str, object]] = []
-    for s in range(1, header["n_max"] + 1):
-        n_hidden = sum(name.startswith(f"heads.{s}.hidden.") for name in tensors) // 2
-        head: dict[str, object] = {
-            name: tensors[f"heads.{s}.{name}"] for name in ("w1", "b1", "w2", "b2")
-        }
-        head["hidden"] = [
-            {name: tensors[f"heads.{s}.hidden.{i}.{name}"] for name in ("w", "b")}
-            for i in range(n_hidden)
-        ]
-        heads.append(head)
+        return TsnHead(w, b, input_relu)
+    heads = [head_arrays(tensors, f"heads.{s}.") for s in range(1, n_max + 1)]
     return stack_heads(heads, input_relu)

@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 
 import esv_jax as ej
+from esv_jax.models import backbones
 from experiments.attack import fuzz
 from experiments.attack.harness import REFUSED, Attempts, Outcome, attempt_all
 from experiments.attack.hostile_files import KINDS, zeros
@@ -37,7 +38,7 @@ def _read_all(path: Path) -> None:
         **dict.fromkeys(
             (".pth", ".pt", ".pkl", ".npz"), (ej.checkpoints.load_torch, ej.checkpoints.load_pickle)
         ),
-        ".safetensors": (ej.models.load_model, ej.models.backbones.load_backbone),
+        ".safetensors": (ej.models.load_model, backbones.load_backbone),
         ".csv": (ej.data.classes.read_classes, ej.data.classes.read_class_priors),
     }
     refused: Exception | None = None

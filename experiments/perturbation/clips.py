@@ -18,8 +18,7 @@ from esv_jax.maps import MapSettings
 from esv_jax.maps.evaluation import make_evaluator
 from esv_jax.maps.evaluation_record import ClipScores
 from esv_jax.maps.map_metrics import METRICS
-from esv_jax.models import ClipModel
-from esv_jax.models.clip_model import clip_model_digest
+from esv_jax.models.clip_model import ClipModel, clip_model_digest
 from experiments.perturbation.masks import (
     AREA,
     CORE,

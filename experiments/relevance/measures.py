@@ -15,7 +15,7 @@ from scipy import ndimage
 import esv_jax as ej
 from esv_jax import relevance as rules
 from esv_jax.checks import expect_int
-from esv_jax.models import ClipModel
+from esv_jax.models.clip_model import ClipModel
 from esv_jax.relevance.temporal import motion_share
 
 SCORES = ("motion", "appearance")

@@ -12,7 +12,7 @@ import numpy as np
 
 import esv_jax as ej
 from esv_jax import plots
-from esv_jax.models import ClipModel
+from esv_jax.models.clip_model import ClipModel
 from esv_jax.plots import style
 from experiments.relevance.measures import METHODS, SCORES, Maps, contrasted
 

@@ -18,11 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from esv_jax import checkpoints
-from esv_jax.checkpoints import CheckpointError, Unknown, load_pickle, load_torch
+from esv_jax.checkpoints import CheckpointError, load_pickle, load_torch
 from esv_jax.checkpoints.archives import read_torch
 from esv_jax.checkpoints.heads import trn_layers
 from esv_jax.checkpoints.tensors import TORCH
-from esv_jax.checkpoints.unpickle import Constructor, unpickle
+from esv_jax.checkpoints.unpickle import Constructor, Unknown, unpickle
 from esv_jax.models.heads import head_logits, unstack_heads
 from esv_jax.models.trained import model_digest
 from tests.conftest import FIXTURES

@@ -11,7 +11,9 @@ import esv_jax as ej
 from esv_jax.cli import main
 from esv_jax.cli.options import load_model
 from esv_jax.data.inputs import is_video, open_videos
-from esv_jax.models.video_model import video_model_digest
+from esv_jax.models import backbones
+from esv_jax.models.frame_encoder import FrameEncoder
+from esv_jax.models.video_model import VideoModel, video_model_digest
 from tests.conftest import drawn_variables
 
 pytest.importorskip("av", reason="needs the video extra")
@@ -92,9 +94,9 @@ def test_a_backbone_computes_features_for_imported_heads(videos, tmp_path):
     """A model on features and a backbone beside it explain a video."""
     _, _, paths = videos
     name = "resnet50"
-    module = ej.models.backbones.build_backbone(name, n_outputs=6)
+    module = backbones.build_backbone(name, n_outputs=6)
     variables = drawn_variables(module, np.zeros((1, 224, 224, 3), np.float32))
-    backbone = ej.models.backbones.save_backbone(tmp_path / "b.safetensors", name, variables)
+    backbone = backbones.save_backbone(tmp_path / "b.safetensors", name, variables)
     rng = np.random.default_rng(0)
     heads = ej.models.stack_heads(
         [
@@ -116,10 +118,8 @@ def test_a_backbone_computes_features_for_imported_heads(videos, tmp_path):
     with ej.results.open(out / "results.nc") as dataset:
         assert dataset.sizes["element"] == 3 and list(dataset["class"].values) == ["a", "b", "c"]
         values = dataset["esv"].values
-    encoder = ej.models.FrameEncoder(name, {"n_outputs": 6}, variables)
-    one_file = ej.models.save_video_model(
-        tmp_path / "v.safetensors", ej.models.VideoModel(encoder, trained)
-    )
+    encoder = FrameEncoder(name, {"n_outputs": 6}, variables)
+    one_file = ej.models.save_video_model(tmp_path / "v.safetensors", VideoModel(encoder, trained))
     again = ["--model", str(one_file), "--frames", "3", "--out", str(tmp_path / "again")]
     assert main(["explain", str(paths[0]), *again, "--figures", "0"]) == 0
     with ej.results.open(tmp_path / "again" / "results.nc") as dataset:

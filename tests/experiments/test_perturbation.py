@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.models.clip_model import ClipCNN
+from esv_jax.models.clip_model import ClipCNN, ClipModel
 from esv_jax.perturbation import Masking, perturb, pyramid
 from experiments.perturbation import pictures
 from experiments.perturbation.__main__ import Settings, agreement, findings, main
@@ -35,7 +35,7 @@ def model(tmp_path_factory):
     )
     settings = {"n_classes": len(names), "widths": [2, 2, 2, 2]}
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    tiny = ej.models.ClipModel("clip_cnn", settings, variables, names, T)
+    tiny = ClipModel("clip_cnn", settings, variables, names, T)
     return ej.models.save_clip_model(path, tiny)
 
 

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esv_jax.models import ClipModel
-from esv_jax.models.clip_model import ClipCNN
+from esv_jax.models.clip_model import ClipCNN, ClipModel
 
 
 @pytest.fixture(scope="module")

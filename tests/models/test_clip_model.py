@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 
 import esv_jax as ej
-from esv_jax.models import (
-    ClipModel,
-    clip_model_from_state_dict,
-    load_clip_model,
-    load_synthetic_clips,
-    save_clip_model,
-)
+from esv_jax.models import load_clip_model, load_synthetic_clips, save_clip_model
 from esv_jax.models.clip_model import (
     CLIP_NETWORKS,
     ClipCNN,
+    ClipModel,
     clip_model_digest,
+    clip_model_from_state_dict,
 )
 from esv_jax.models.state_dicts import to_state_dict
 from experiments import synthetic_clips

@@ -8,13 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esv_jax.models.clip_model import (
-    CLIP_NETWORKS,
-    clip_network_from_state_dict,
-    recognise_clip_network,
-)
+from esv_jax.models.clip_model import CLIP_NETWORKS, clip_network_from_state_dict
 from esv_jax.models.networks import factored_width
-from esv_jax.models.state_dicts import to_state_dict
+from esv_jax.models.state_dicts import recognise_network, to_state_dict
 from tests.conftest import SHARED
 from tests.models.test_backbones import by_rule
 
@@ -31,7 +27,7 @@ def case(request):
 
 def test_outputs_are_those_of_pytorch(case):
     name, state, z = case
-    assert recognise_clip_network(state) == name
+    assert recognise_network(state, CLIP_NETWORKS) == name
     module, variables = clip_network_from_state_dict(name, state)
     clips = jnp.asarray(np.moveaxis(z["input"], 1, -1))
     found = np.asarray(jax.jit(module.apply)(variables, clips))
@@ -58,7 +54,7 @@ def test_bad_state_dicts_are_refused(case):
     with pytest.raises(ValueError, match="shapes of this model"):
         clip_network_from_state_dict(name, state | {f"{last}.weight": np.zeros((2, 2))})
     with pytest.raises(ValueError, match="a state dict of r2plus1d_18 or c3d"):
-        recognise_clip_network({"layer.weight": np.zeros(2)})
+        recognise_network({"layer.weight": np.zeros(2)}, CLIP_NETWORKS)
     with pytest.raises(ValueError, match="name"):
         clip_network_from_state_dict("i3d", state)
 

@@ -14,19 +14,21 @@ import pytest
 
 import esv_jax as ej
 from esv_jax.models import (
-    FrameEncoder,
     TrainConfig,
     TrainedModel,
-    VideoModel,
     load_synthetic_world,
     load_video_model,
-    register_frame_encoder,
     save_video_model,
     stack_heads,
 )
-from esv_jax.models.frame_encoder import FrameCNN, prepare_frames
+from esv_jax.models.frame_encoder import (
+    FrameCNN,
+    FrameEncoder,
+    prepare_frames,
+    register_frame_encoder,
+)
 from esv_jax.models.heads import TsnHead
-from esv_jax.models.video_model import video_model_digest
+from esv_jax.models.video_model import VideoModel, video_model_digest
 from experiments import synthetic_evidence, synthetic_world
 from tests.conftest import drawn_variables
 

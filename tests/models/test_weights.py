@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from esv_jax import models
+from esv_jax.models import backbones
 from esv_jax.models.heads import TsnHead
 from esv_jax.models.trained import History, model_digest
 
@@ -171,7 +172,7 @@ def test_a_changed_file_is_refused(tmp_path, change, says):
 def test_a_damaged_header_is_refused(tmp_path, text):
     path = tmp_path / "m"
     path.write_bytes(safetensors_numpy.save({"w1": np.ones(2)}, metadata={"esv_jax": text}))
-    for load in (models.load_model, models.backbones.load_backbone):
+    for load in (models.load_model, backbones.load_backbone):
         with pytest.raises(ValueError, match=rf"^{path}: .* got a damaged header 'esv_jax'\.$"):
             load(path)
 
