@@ -258,24 +258,15 @@ def clip_model_from_state_dict(
 
 
 def save_clip_model(path: PathLike, model: ClipModel, *, half: bool = False) -> Path:
-    """Write a model to one file and return its path; an existing file is replaced atomically.
+    """Write a model to one file and return its path; arguments as of `save_video_model`.
 
-    Args:
-      path: the file, e.g. "clips.safetensors"; its folder is made if absent.
-      model: the model.
-      half: store weights in half precision; they come back in single precision, rounded.
     Raises:
       ValueError, OSError: a path that cannot be written to.
     """
     tensors = tensors_of(model.variables)
     tensors = to_half(tensors) if half else tensors
-    header = {
-        "network": model.network,
-        "settings": dict(model.settings),
-        "class_names": list(model.class_names),
-        "n_frames": model.n_frames,
-        "about": dict(model.about),
-    }
+    names = ("network", "settings", "class_names", "n_frames", "about")
+    header = {name: getattr(model, name) for name in names}
     return _FORMAT.write(path, tensors, header, _model(header, tensors)[1])
 
 
@@ -298,11 +289,9 @@ def _model(header: JSONObject, tensors: Tensors) -> tuple[ClipModel, str]:
     """The model that header and arrays describe, in single precision, and its digest."""
     flat = {name: jnp.asarray(array) for name, array in from_half(tensors).items()}
     model = ClipModel(
-        network=header["network"],
-        settings=header["settings"],
         variables=traverse_util.unflatten_dict(flat, sep="."),
         class_names=tuple(header["class_names"]),
         n_frames=int(header["n_frames"]),
-        about=header["about"],
+        **{name: header[name] for name in ("network", "settings", "about")},
     )
     return model, clip_model_digest(model)

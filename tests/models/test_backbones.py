@@ -373,7 +373,6 @@ TENSORS = {"w": np.zeros(2, np.float32)}
 @pytest.mark.parametrize(
     ("header", "text"),
     [
-        (None, "got tensors without the header 'esv_jax'"),
         ({"kind": "multi_scale", "format": 1}, "got format 1, kind 'multi_scale'. It may"),
         ({"kind": "backbone", "format": 2}, "got format 2, kind 'backbone'. It may come from a"),
         (
@@ -383,18 +382,12 @@ TENSORS = {"w": np.zeros(2, np.float32)}
         ({"kind": "backbone", "format": 1, "architecture": "resnet50"}, "no entry 'digest'"),
     ],
 )
-def test_other_files_are_refused(tmp_path, header, text):
-    metadata = None if header is None else {"esv_jax": json.dumps(header)}
+def test_files_with_other_headers_are_refused(tmp_path, header, text):
     path = tmp_path / "b.safetensors"
-    safetensors.numpy.save_file(TENSORS, path, metadata=metadata)
+    safetensors.numpy.save_file(TENSORS, path, metadata={"esv_jax": json.dumps(header)})
     with pytest.raises(
         ValueError, match=rf"b\.safetensors: expected a backbone written by.*{text}"
     ):
-        backbones.load_backbone(path)
-    with pytest.raises(FileNotFoundError, match="got no such file"):
-        backbones.load_backbone(tmp_path / "none.safetensors")
-    path.write_bytes(b"\0" * 40)
-    with pytest.raises(ValueError, match="a damaged or foreign file"):
         backbones.load_backbone(path)
 
 

@@ -118,15 +118,6 @@ def test_a_model_from_a_pytorch_state_dict():
 
 
 def test_bad_files_and_settings_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected a model written by save_clip_model"):
-        load_clip_model(tmp_path / "absent.safetensors")
-    broken = tmp_path / "broken.safetensors"
-    broken.write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match="a damaged or foreign file"):
-        load_clip_model(broken)
-    other = ej.models.save_video_model(tmp_path / "v.safetensors", ej.models.load_synthetic_world())
-    with pytest.raises(ValueError, match=r"tensors without the header 'esv_jax\.clip_model'"):
-        load_clip_model(other)
     path = save_clip_model(tmp_path / "m.safetensors", small())
     content = bytearray(path.read_bytes())
     content[-1] ^= 64

@@ -168,28 +168,32 @@ def test_a_changed_file_is_refused(tmp_path, change, says):
     assert str(caught.value).startswith(f"{path}: expected a model written by save_model")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000])
-def test_a_damaged_header_is_refused(tmp_path, text):
-    path = tmp_path / "m"
-    path.write_bytes(safetensors_numpy.save({"w1": np.ones(2)}, metadata={"esv_jax": text}))
-    for load in (models.load_model, backbones.load_backbone):
-        with pytest.raises(ValueError, match=rf"^{path}: .* got a damaged header 'esv_jax'\.$"):
+@pytest.mark.parametrize(
+    ("load", "written_by", "header"),
+    [
+        (models.load_model, "save_model", "esv_jax"),
+        (backbones.load_backbone, "save_backbone", "esv_jax"),
+        (models.load_clip_model, "save_clip_model", "esv_jax.clip_model"),
+        (models.load_video_model, "save_video_model", "esv_jax.video_model"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, load, written_by, header):
+    path, said = tmp_path / "m", rf"m: expected a (model|backbone) written by {written_by}, got "
+    with pytest.raises(FileNotFoundError, match=f"{said}no such file"):
+        load(path)
+    whole = safetensors_numpy.save({"w1": np.ones(2)})
+    for content in (b"", b"\0" * 40, b"not one of ours", whole[:-10]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{said}a damaged or foreign file"):
             load(path)
-
-
-def test_other_files_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="a model written by save_model, got no such"):
-        models.load_model(tmp_path / "nothing")
-    path = models.save_model(tmp_path / "m", make_model())
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match="got a damaged or foreign file"):
-        models.load_model(path)
-    path.write_bytes(b"")
-    with pytest.raises(ValueError, match="got a damaged or foreign file"):
-        models.load_model(path)
-    path.write_bytes(safetensors_numpy.save({"w1": np.ones(2)}))
-    with pytest.raises(ValueError, match="got tensors without the header 'esv_jax'"):
-        models.load_model(path)
+    for metadata in (None, {"other": "{}"}):
+        path.write_bytes(safetensors_numpy.save({"w1": np.ones(2)}, metadata=metadata))
+        with pytest.raises(ValueError, match=f"{said}tensors without the header '{header}'"):
+            load(path)
+    for text in ("", "{", "[]", "3", "[" * 100_000):
+        path.write_bytes(safetensors_numpy.save({"w1": np.ones(2)}, metadata={header: text}))
+        with pytest.raises(ValueError, match=rf"{said}a damaged header '{header}'\.$"):
+            load(path)
 
 
 def test_prior_and_names_must_have_one_entry_per_class():
