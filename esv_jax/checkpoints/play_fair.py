@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -99,8 +99,7 @@ class ImportReport:
         return {**asdict(self), "tolerance": TOLERANCE}
 
 
-@dataclass(frozen=True, eq=False)
-class PlayFairImport:
+class PlayFairImport(NamedTuple):
     """An imported model with its report."""
 
     model: models.TrainedModel
@@ -129,12 +128,9 @@ class _Folder:
         return found.arrays
 
     def listed(self) -> str:
-        """The checkpoints, for messages."""
-        return ", ".join(path.name for path in self.checkpoints()) or "no checkpoints"
-
-    def checkpoints(self) -> list[Path]:
-        """Paths of the checkpoints, used or not."""
-        return sorted(self.features.glob("*.pth"))
+        """The checkpoints, used or not, for messages."""
+        names = sorted(path.name for path in self.features.glob("*.pth"))
+        return ", ".join(names) or "no checkpoints"
 
 
 def read_play_fair(
@@ -195,7 +191,7 @@ def read_play_fair(
         sizes = {"n_max": heads.n_max, "D": heads.feature_dim, "C": heads.n_classes}
         sizes["H"] = heads.hidden_dim
     prior, names = _read_tables(folder, priors, classes, layers[1])
-    for path in folder.checkpoints():
+    for path in sorted(features.glob("*.pth")):
         if path not in folder.records:
             folder.record(path, "not used", "")
     report = ImportReport(kind, tuple(folder.records.values()), logit_errors(heads, layers), sizes)
@@ -240,12 +236,11 @@ def _read_trn(folder: _Folder, n_max: int | None) -> dict[int, Layers]:
         return {s: trn_layers(states[s], f"{path}, scale {s}") for s in scales}
     expect(bool(paths), str(features), "checkpoints trn_<s>_frames.pth", folder.listed())
     scales = range(1, (n_max or max(paths)) + 1)
-    has_tsn = (features / _TSN).is_file()
-    way_out = f"Choose n_max= to read fewer scales{', or model=' + repr('tsn') if has_tsn else ''}."
+    way_out = "Choose n_max= to read fewer scales"
+    way_out += ", or model='tsn'." if (features / _TSN).is_file() else "."
+    expected, got = f"a checkpoint for every scale 1..{max(scales)}", f"only {folder.listed()}"
     for s in scales:
-        name, expected = f"trn_{s}_frames.pth", f"a checkpoint for every scale 1..{max(scales)}"
-        got = f"only {folder.listed()}"
-        expect(s in paths, str(features / name), expected, got, way_out)
+        expect(s in paths, str(features / f"trn_{s}_frames.pth"), expected, got, way_out)
     return {
         s: trn_layers(folder.read(paths[s], f"head of scale {s}"), str(paths[s])) for s in scales
     }

@@ -196,34 +196,32 @@ _TENSOR_FUNCTIONS = {
     "_rebuild_parameter_with_state": _parameter,
 }
 
-# dtype in the file, and storage class, by torch's name
-_ELEMENT_TYPES = {
-    "float16": ("<f2", "HalfStorage"),
-    "float32": ("<f4", "FloatStorage"),
-    "float64": ("<f8", "DoubleStorage"),
-    "bfloat16": ("<u2", "BFloat16Storage"),
-    "complex64": ("<c8", "ComplexFloatStorage"),
-    "complex128": ("<c16", "ComplexDoubleStorage"),
-    "int8": ("<i1", "CharStorage"),
-    "int16": ("<i2", "ShortStorage"),
-    "int32": ("<i4", "IntStorage"),
-    "int64": ("<i8", "LongStorage"),
-    "uint8": ("<u1", "ByteStorage"),
-    "uint16": ("<u2", None),
-    "uint32": ("<u4", None),
-    "uint64": ("<u8", None),
-    "bool": ("<u1", "BoolStorage"),
-    "untyped": ("<u1", "UntypedStorage"),
+# Element types with their storage classes
+_STORAGES = {
+    ElementType("float16", "<f2"): "HalfStorage",
+    ElementType("float32", "<f4"): "FloatStorage",
+    ElementType("float64", "<f8"): "DoubleStorage",
+    ElementType("bfloat16", "<u2"): "BFloat16Storage",
+    ElementType("complex64", "<c8"): "ComplexFloatStorage",
+    ElementType("complex128", "<c16"): "ComplexDoubleStorage",
+    ElementType("int8", "<i1"): "CharStorage",
+    ElementType("int16", "<i2"): "ShortStorage",
+    ElementType("int32", "<i4"): "IntStorage",
+    ElementType("int64", "<i8"): "LongStorage",
+    ElementType("uint8", "<u1"): "ByteStorage",
+    ElementType("uint16", "<u2"): None,
+    ElementType("uint32", "<u4"): None,
+    ElementType("uint64", "<u8"): None,
+    ElementType("bool", "<u1"): "BoolStorage",
+    ElementType("untyped", "<u1"): "UntypedStorage",
 }
 _NAMES: dict[tuple[str, str], Value] = {
     ("torch", "Size"): to_tuple,
     ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
+    ("torch.storage", "UntypedStorage"): ElementType("untyped", "<u1"),
     **{("torch._utils", name): call for name, call in _TENSOR_FUNCTIONS.items()},
+    **{("torch", kind.name): kind for kind in _STORAGES},
+    **{("torch", storage): kind for kind, storage in _STORAGES.items() if storage},
+    **{("torch.cuda", storage): kind for kind, storage in _STORAGES.items() if storage},
 }
-for _name, (_stored, _class) in _ELEMENT_TYPES.items():
-    _NAMES["torch", _name] = _kind = ElementType(_name, _stored)
-    if _class is not None:
-        _NAMES |= {(module, _class): _kind for module in ("torch", "torch.cuda")}
-_NAMES["torch.storage", "UntypedStorage"] = _NAMES["torch", "UntypedStorage"]
-
 TORCH: Table = {**PLAIN, **make_table(_NAMES)}

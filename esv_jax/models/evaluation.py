@@ -91,12 +91,10 @@ def evaluate_examples(
     n_max = heads.n_max if isinstance(heads, HeadStack) else 1
     alive = n_subsequences * n_max * n_max * heads.feature_dim
 
-    def one(sequence: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        x, length, sequence_key = sequence
-        return _sampled_logits(heads, x, length, n_subsequences, key=sequence_key)
-
     by_scale, exists = jax.lax.map(  # (m, n_scales, C), (m, n_scales)
-        one, (examples.features, examples.lengths, keys), batch_size=max(1, _MAX_ALIVE // alive)
+        lambda sequence: _sampled_logits(heads, n_subsequences, *sequence),
+        (examples.features, examples.lengths, keys),
+        batch_size=max(1, _MAX_ALIVE // alive),
     )
     counts = exists.sum(axis=1, keepdims=True).astype(by_scale.dtype)
     logits = jnp.where(exists[..., None], by_scale, 0).sum(axis=1) / counts
@@ -115,14 +113,12 @@ _evaluate = partial(jax.jit, static_argnames="n_subsequences")(evaluate_examples
 
 
 def _sampled_logits(
-    heads: HeadStack | TsnHead, x: Array, length: Array, n_subsequences: int, *, key: Array
+    heads: HeadStack | TsnHead, n_subsequences: int, x: Array, length: Array, key: Array
 ) -> tuple[Array, Array]:
-    """Mean logits of each head over sampled subsequences of one padded sequence x (n, D).
+    """Mean logits (n_scales, C) of each head over sampled subsequences of one padded x (n, D).
 
-    Average consensus takes all elements and draws nothing.
-
-    Returns:
-      (n_scales, C), and whether the sequence is long enough for each scale, (n_scales,).
+    Average consensus takes all elements and draws nothing. The second result is whether the
+    sequence is long enough for each scale, (n_scales,).
     """
     n = x.shape[0]
     if isinstance(heads, TsnHead):

@@ -210,12 +210,9 @@ class Tsn(nn.Module):
 
     @nn.compact
     def __call__(self, elements: Array, mask: Array, *, train: bool = False) -> Array:
-        """Logits (1, B, C) of B padded subsequences; arguments as of `MultiScaleHeads`.
+        """Logits (1, B, C) of subsequences (1, B, p, D) with the mask (1, B, p), False for padding.
 
-        Args:
-          elements: (1, B, p, D), elements, then padding.
-          mask: (1, B, p) bool, False for padding.
-          train: drop features; needs the rng "dropout" where dropout > 0.
+        With `train` features are dropped, by the rng "dropout" where dropout > 0.
         """
         dtype = elements.dtype
         shape = (elements.shape[-1], self.n_classes)

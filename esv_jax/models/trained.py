@@ -161,11 +161,10 @@ class TrainedModel:
 
 
 def save_model(path: PathLike, model: TrainedModel) -> Path:
-    """Write a model to one file and return its path; an existing file is replaced atomically.
+    """Write a model to one file, e.g. "model.safetensors", and return its path.
 
-    Args:
-      path: the file, e.g. "model.safetensors"; its folder is made if absent.
-      model: result of training or import.
+    The folder is made if absent; an existing file is replaced atomically.
+
     Raises:
       ValueError, OSError: a path that cannot be written to.
     """
