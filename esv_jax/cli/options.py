@@ -143,7 +143,6 @@ def read_backbone(path: Path, *, pooled: bool = False) -> tuple[str, dict[str, A
 
     With `pooled` the last layer is omitted. ValueError, TypeError: an unknown architecture.
     """
-    backbones = backbones
     if path.suffix.lower() == ".safetensors":
         name, variables = backbones.load_backbone(path)
         if not pooled:
