@@ -114,6 +114,8 @@ def draw_subsets(words: np.ndarray, k: int, m: int) -> np.ndarray:
         if total > m:
             index = index[np.argsort(words.reshape(-1)[:total], kind="stable")[:m]]
     else:
+        if total > m * m:  # next to no draw occurs twice
+            words = words[: m + 64]
         drawn = np.sort(np.argsort(words, axis=1, kind="stable")[:, :k], axis=1)
         _, first = np.unique(drawn, axis=0, return_index=True)
         index = drawn[np.sort(first)[:m]]
@@ -165,7 +167,7 @@ def effect_weights(member: np.ndarray) -> np.ndarray:
         return (m / m.sum(0) - (1 - m) / (1 - m).sum(0)).T
     z = m - m.mean(0)
     gram = z.T @ z + n_rows * (np.ones((n, n)) + 1e-6 * np.eye(n))
-    weights = np.linalg.solve(gram, z.T)
+    weights = np.linalg.inv(gram) @ z.T
     return (weights - weights.mean(0)) * n / (n - 1)
 
 
