@@ -131,17 +131,18 @@ class FrameCNN(nn.Module):
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // _PATCH, w // _PATCH, -1)
         x = nn.relu(self._linear("patch", x, self.widths[0]))  # (B, 16, 16, .)
         for i, (width, stride) in enumerate(zip(self.widths[1:], _STRIDES, strict=True)):
-            kernel, bias = self._weights(f"conv_{i}", (3, 3, x.shape[-1], width), x)
-            layout = ("NHWC", "HWIO", "NHWC")
-            x = jax.lax.conv_general_dilated(
-                x, kernel, (stride,) * 2, "SAME", dimension_numbers=layout
-            )
-            x = nn.relu(x + bias[None, None, None])
+            x = nn.relu(self._convolution(f"conv_{i}", x, width, stride))
         return self._linear("dense", x.reshape(b, -1), self.feature_dim)
 
     def _linear(self, name: str, x: Array, width: int) -> Array:
         w, b = self._weights(name, (x.shape[-1], width), x)
         return x @ w + b.reshape((1,) * (x.ndim - 1) + (width,))
+
+    def _convolution(self, name: str, x: Array, width: int, stride: int) -> Array:
+        w, b = self._weights(name, (3, 3, x.shape[-1], width), x)
+        layout = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(x, w, (stride,) * 2, "SAME", dimension_numbers=layout)
+        return y + b[None, None, None]
 
     def _weights(self, name: str, shape: tuple[int, ...], x: Array) -> tuple[Array, Array]:
         w = self.param(f"{name}_w", nn.initializers.he_normal(), shape, x.dtype)

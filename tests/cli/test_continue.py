@@ -270,16 +270,16 @@ def test_a_file_that_changes_while_it_is_read_is_omitted(tmp_path, capsys, monke
 
     made = ej.data.synthetic_videos(2, seed=5, n_frames=12)
     paths = ej.data.synthetic_video.write_synthetic_videos(tmp_path, made)
-    real = inputs.decode_frames
+    real = inputs.with_reader
 
-    def growing(path, **options):
-        frames = real(path, **options)
+    def growing(path, use):
+        frames = real(path, use)
         if path == paths[0]:
             with path.open("ab") as file:
                 file.write(b"\0")
         return frames
 
-    monkeypatch.setattr(inputs, "decode_frames", growing)
+    monkeypatch.setattr(inputs, "with_reader", growing)
     options = ["--frames", "4", "--figures", "0", "--out", str(tmp_path / "out")]
     assert main(["explain", str(tmp_path), *options]) == 2
     said = capsys.readouterr().err
