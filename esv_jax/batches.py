@@ -130,12 +130,15 @@ def explain_batch(
     if tolerance is None:
         return result
     width = width_function(classes, confidence, prior.shape[0])
-    open_rows = np.flatnonzero(width(result) > tolerance).tolist()
+    widths = width(result)
+    open_rows = np.flatnonzero(widths > tolerance).tolist()
     while open_rows:
         again = []
         for i in open_rows:
             shape = example(int(lengths[i]))
-            larger = larger_estimator(each[i], game, shape, max_evaluations, max_bytes)
+            larger = larger_estimator(
+                each[i], game, shape, max_evaluations, max_bytes, float(widths[i]) / tolerance
+            )
             if larger is not None:
                 each[i] = larger
                 again.append(i)
@@ -149,9 +152,9 @@ def explain_batch(
         grown = finer["n_evaluations"] > fields["n_evaluations"]
         fields, warnings = finer, warnings | dict.fromkeys(texts)
         result = joined()
-        wide = width(result) > tolerance
-        open_rows = [i for i in again if wide[i] and grown[i]]
-    within = width(result) <= tolerance
+        widths = width(result)
+        open_rows = [i for i in again if widths[i] > tolerance and grown[i]]
+    within = widths <= tolerance
     return dataclasses.replace(result, within_tolerance=jnp.asarray(within))
 
 

@@ -75,9 +75,10 @@ def explain(
         one are elements. A group's value is not the sum of its elements' ESVs but that of their
         `owen_values`. No plan then.
       tolerance: half width, in units of the scores, that intervals should not exceed. Sampling
-        starts with the estimator as given and doubles its budget, each time from scratch, until
-        the intervals are narrow enough or the evaluations, the memory or the distinct
-        subsequences are used up; the last result is returned, and
+        starts with the estimator as given and doubles its budget, at once as often as the widest
+        interval suggests, until the intervals are narrow enough or the evaluations, the memory or
+        the distinct subsequences are used up. `SizeRegression` draws what it drew before and more,
+        and a `BlackBox` scores each subsequence once. The last result is returned, and
         `Attribution.within_tolerance` says whether it is within.
       confidence: of those intervals, default 0.95; only with a tolerance.
       classes: classes whose intervals count, default all; only with a tolerance.

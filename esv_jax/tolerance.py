@@ -1,8 +1,9 @@
-"""Rounds of twice the budget, until intervals are within a tolerance."""
+"""Rounds of larger budgets, until intervals are within a tolerance."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -16,6 +17,7 @@ from esv_jax.games.scoring import GameInfo, request_cost
 from esv_jax.inputs import choose_estimator
 
 _MAX_EVALUATIONS = 100_000  # of one round
+_MAX_DOUBLINGS = 4  # from one round to the next
 
 
 def without_tolerance(classes: object, confidence: object) -> ValueError:
@@ -50,14 +52,27 @@ def width_function(
 
 
 def larger_estimator(
-    estimator: Estimator, game: Game, x: Shaped, limit: int | None, max_bytes: float | None
+    estimator: Estimator,
+    game: Game,
+    x: Shaped,
+    limit: int | None,
+    max_bytes: float | None,
+    excess: float,
 ) -> Estimator | None:
-    """The estimator of the next round, or None where evaluations or memory are used up."""
+    """The estimator of the next round, or None where evaluations or memory are used up.
+
+    The budget doubles as often as it has to where errors fall with its inverse, at least once.
+
+    Args:
+      excess: widest half width, in units of the tolerance.
+    """
     info = GameInfo.of(game, x.shape[0])
     limit = _MAX_EVALUATIONS if limit is None else limit
     larger = estimator.doubled(info)
     if larger is None:
         return None
+    for _ in range(int(min(math.log2(max(excess, 2)), _MAX_DOUBLINGS)) - 1):
+        larger = larger.doubled(info) or larger
 
     def evaluations(each: Estimator) -> int:
         return request_cost(game, x, each.request(info)).n_evaluations
@@ -85,7 +100,8 @@ def within_tolerance(
     """Rounds until the widest interval is within the tolerance, or no larger round is possible."""
     result = explained(estimator)
     while width(result) > tolerance:
-        larger = larger_estimator(estimator, game, x, limit, max_bytes)
+        excess = float(width(result)) / tolerance
+        larger = larger_estimator(estimator, game, x, limit, max_bytes, excess)
         if larger is None:
             break
         try:

@@ -99,39 +99,42 @@ def draw_pairs(key: Array, plan: PairPlan) -> Array:
     """Membership (n_pairs, n) of the smaller sides; a uniform draw of distinct pairs per size.
 
     Sizes follow `plan.sizes`. Of a pair of half size the side with element 0 is given. Same key,
-    same pairs on every backend.
+    same pairs on every backend. A plan with more pairs of every size draws those of a smaller plan
+    and others, so that a larger budget needs only the scores that a smaller one has not.
     """
     rank_key, set_key = jax.random.split(key)
-    ranked: list[int] = []
-    drawn: list[int] = []
-    for s, (count, total) in enumerate(zip(plan.counts, plan.totals, strict=True), start=1):
-        by_rank = count == total or total <= max(_MAX_RANKED, 8 * count)
-        (ranked if by_rank else drawn).append(s)
+    counts, totals = np.array(plan.counts, np.int64), np.array(plan.totals, np.int64)
+    sizes = np.arange(1, len(counts) + 1)
+    few, full = totals <= _MAX_RANKED, counts == totals
+    ranked, complete, drawn = sizes[few], sizes[full & ~few], sizes[~full & ~few]
     rows = jnp.concatenate(
         [
-            _by_rank(rank_key, plan, np.array(ranked, int)),
-            _by_set(set_key, plan, np.array(drawn, int)),
+            _by_rank(rank_key, plan, ranked),
+            _enumerated(plan, complete),
+            _by_set(set_key, plan, drawn),
         ]
     )
-    counts = np.array(plan.counts, np.int64)
-    order = np.array([*ranked, *drawn], np.int64)
-    sizes = np.repeat(order, counts[order - 1])
-    return rows[np.argsort(sizes, kind="stable")]
+    order = np.concatenate([ranked, complete, drawn])
+    return rows[np.argsort(np.repeat(order, counts[order - 1]), kind="stable")]
+
+
+def _enumerated(plan: PairPlan, some: np.ndarray) -> Array:
+    """All pairs of some sizes."""
+    totals = np.array(plan.totals, np.int64)[some - 1]
+    return _unranked(jnp.asarray(_within(totals), jnp.int32), np.repeat(some, totals), plan.n)
 
 
 def _by_rank(key: Array, plan: PairPlan, some: np.ndarray) -> Array:
-    """Pairs of some sizes, from a random order of the ranks of all there are."""
+    """Pairs of some sizes: the first of a random order of all."""
     counts, totals = (np.array(k, np.int64)[some - 1] for k in (plan.counts, plan.totals))
-    size = np.repeat(some, totals)
-    starts = np.cumsum(totals) - totals
-    rank = np.arange(len(size)) - np.repeat(starts, totals)
-    chosen = np.repeat(starts, counts) + _within(counts)  # the first of each size
-    if (counts < totals).any():
-        bits = jax.random.bits(key, size.shape, jnp.uint32)
-        sizes = jnp.asarray(size, jnp.int32)
-        shuffled = lax.sort((sizes, bits, jnp.asarray(rank, jnp.int32)), num_keys=2)[2]
-        return _unranked(shuffled[chosen], size[chosen], plan.n)
-    return _unranked(jnp.asarray(rank[chosen], jnp.int32), size[chosen], plan.n)
+    if (counts == totals).all():
+        return _enumerated(plan, some)
+    size, rank = np.repeat(some, totals), _within(totals)
+    chosen = np.repeat(np.cumsum(totals) - totals, counts) + _within(counts)
+    bits = jax.random.bits(key, size.shape, jnp.uint32)
+    columns = jnp.asarray(size, jnp.int32), bits, jnp.asarray(rank, jnp.int32)
+    shuffled = lax.sort(columns, num_keys=2)[2]
+    return _unranked(shuffled[chosen], size[chosen], plan.n)
 
 
 def _unranked(rank: Array, size: np.ndarray, n: int) -> Array:
@@ -170,11 +173,16 @@ def _by_set(key: Array, plan: PairPlan, some: np.ndarray) -> Array:
     if len(some) == 0:
         return jnp.zeros((0, n), bool)
     place_key, word_key = jax.random.split(key)
+
+    def places(size: Array, index: Array) -> Array:  # of one draw, whatever else is drawn
+        own = jax.random.fold_in(jax.random.fold_in(place_key, size), index)
+        return jax.random.uniform(own, (n,))
+
     counts, totals = (np.array([k[s - 1] for s in some], float) for k in (plan.counts, plan.totals))
     mean = -totals * np.log1p(-counts / totals)
     draws = np.ceil(mean + 8 * np.sqrt(mean) + 16).astype(int)
     size = np.repeat(some, draws)
-    place = jax.random.uniform(place_key, (len(size) * n,)).reshape(-1, n)
+    place = jax.vmap(places)(jnp.asarray(size, jnp.int32), jnp.asarray(_within(draws), jnp.int32))
     with_first = jnp.asarray((2 * size == n)[:, None] & (np.arange(n) == 0))
     order = jnp.argsort(jnp.where(with_first, -1.0, place), axis=1)
     ranks = jnp.argsort(order, axis=1)

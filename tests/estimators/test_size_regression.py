@@ -95,6 +95,36 @@ def test_pairs_of_a_size_are_equally_likely(n, budget, s):
 # The estimate
 
 
+@pytest.mark.parametrize(("n", "budgets"), [(10, (20, 120, 1022)), (24, (60, 400, 1600))])
+def test_larger_budgets_draw_the_same_pairs_and_others(n, budgets):
+    """Also where a size becomes complete, and where its subsequences are too many to be ranked."""
+    drawn = [
+        {side.tobytes() for side in np.asarray(draw_pairs(jax.random.key(3), plan))}
+        for plan in (make_pair_plan(n, budget) for budget in budgets)
+    ]
+    assert [len(sides) for sides in drawn] == [budget // 2 for budget in budgets]
+    assert drawn[0] < drawn[1] < drawn[2]
+
+
+def test_rounds_of_a_tolerance_score_each_subsequence_once():
+    scored = []
+
+    def scores(clips):
+        scored.extend(clips.tobytes() for clips in clips)
+        yes = 1 / (1 + np.exp(-(np.tanh(clips.reshape(len(clips), -1)).sum(1) ** 3)))
+        return np.stack([yes, 1 - yes], axis=1)
+
+    x = np.random.default_rng(0).normal(size=(12, 1)).astype(np.float32)
+    game = ej.BlackBox(scores, removal="zeros")
+    options = {"prior": [0.0, 1.0], "estimator": ej.SizeRegression(24), "key": jax.random.key(0)}
+    att = ej.explain(game, x, **options, tolerance=1e-6, max_evaluations=400)
+    assert int(att.n_evaluations) == 399  # pairs and the whole, within 400
+    assert len(set(scored)) == int(att.n_evaluations)
+    assert len(scored) == len(set(scored)) + 1  # the whole is scored twice
+    alone = ej.explain(game, x, **options | {"estimator": ej.SizeRegression(398)})
+    np.testing.assert_allclose(att.values, alone.values, atol=1e-6)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7])
 def test_the_full_budget_is_exact(n):
     table = np.random.default_rng(n).normal(size=(2**n, 3))
