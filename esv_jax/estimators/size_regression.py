@@ -31,6 +31,7 @@ _GROWTHS = (
 _N_TRUSTED = 6
 _LINEAR_GROWTHS = ((0.5, 0.0), (-0.5, 0.0))  # a sum and a mean over elements
 _LINEAR_NOISE = 1e-8
+_FEW = 0.5  # of the variance, times n / P, for a prior that P pairs have to choose
 _OWN = 0.75  # share of a class's own likelihood in its weights; the rest is the classes' mean
 
 
@@ -65,7 +66,10 @@ class SizeRegression(Estimator):
     evaluations.
 
     `std_error` is the root of the posterior's second moment around the estimate, with the
-    differences between priors and the Student factor of the scale in it.
+    differences between priors and the Student factor of the scale in it. Two allowances for what
+    P pairs have not shown are rules of thumb: the variance is raised by the factor 1 + n / (2 P),
+    and the mean square of a class's differences by 1 / P of its mean over classes, as subsequences
+    in which an unlikely class becomes likely may not have been drawn.
 
     Source: per-size means as Price & Damen (2020), Eq. (7); pairs as in Covert & Lee (2021),
     Improving KernelSHAP; posterior and likelihood of a linear model as Rasmussen & Williams
@@ -331,7 +335,10 @@ def summed_effects(plan: PairPlan, side: Array, u: Array) -> tuple[Array, Array]
     moment = moment + (every.mean - best.mean) ** 2
     bad = ~jnp.isfinite(scale) | (best.weight == 0)
     effects, moment = (jnp.where(bad[None], jnp.nan, a) for a in (effects, moment))
-    return _zero_sum(effects), jnp.sqrt(moment) * scale[None]
+    # One more pair may differ as much as those of other classes do, though none seen has.
+    other = jnp.where(jnp.isfinite(scale), scale, 0) ** 2
+    size = jnp.sqrt(scale**2 + other.mean() / plan.n_pairs)
+    return _zero_sum(effects), jnp.sqrt(moment * (1 + _FEW * n / plan.n_pairs)) * size[None]
 
 
 def _fit(

@@ -201,7 +201,8 @@ def plain_estimate(plan, side, u):
     best = weight * np.array([row[3] for row in found])[:, None, None]
     mean = (best * effects).sum(0) / best.sum(0)
     moment = (weight * (variance + (effects - mean) ** 2)).sum(0) / weight.sum(0)
-    return mean * scale + known.T @ u, np.sqrt(moment) * scale
+    size = np.sqrt(scale**2 + (u**2).mean() / p)
+    return mean * scale + known.T @ u, np.sqrt(moment * (1 + n / (2 * p))) * size
 
 
 @pytest.mark.parametrize("budget", [24, 40, 52])
@@ -280,6 +281,20 @@ def test_same_key_same_bits_and_another_key_other_ones():
     first, again, other = (estimate(table, 60, seed).values for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (np.asarray(first) != np.asarray(other)).any()
+
+
+def test_an_unlikely_class_has_wide_intervals():
+    """A class that is likely for a few subsequences alone: a small draw has none of them."""
+    n = 12
+    member = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+    rare = np.where((member[:, :6].sum(1) >= 4) & (member[:, 6:].sum(1) == 0), 10.0, -10.0)
+    logits = np.stack([rare, member @ np.linspace(-1, 1, n), np.zeros(2**n)], axis=1)
+    table = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    exact = plain.shapley_by_weights(table)
+    for seed in range(3):
+        att = estimate(table, 48, seed)
+        z = (np.asarray(att.values) - exact) / np.asarray(att.std_error)
+        assert np.sqrt((z[:, 0] ** 2).mean()) < 3
 
 
 @pytest.mark.parametrize(
