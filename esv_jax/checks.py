@@ -178,7 +178,7 @@ def expect_shape(
     """
     got = tuple(np.shape(value))
     fits = len(got) == len(shape) and all(
-        want in (None, have) for have, want in zip(got, shape, strict=True)
+        expected in (None, size) for size, expected in zip(got, shape, strict=True)
     )
     expect(fits, name, f"shape {letters}", got, way_out)
 

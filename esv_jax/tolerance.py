@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -61,30 +62,30 @@ def larger_estimator(
 ) -> Estimator | None:
     """The estimator of the next round, or None where evaluations or memory are used up.
 
-    The budget doubles as often as it has to where errors fall with its inverse, at least once.
+    The budget doubles as often as it has to where errors fall with its inverse, at least once;
+    less often where memory does not suffice.
 
     Args:
       excess: widest half width, in units of the tolerance.
     """
     info = GameInfo.of(game, x.shape[0])
     limit = _MAX_EVALUATIONS if limit is None else limit
-    larger = estimator.doubled(info)
-    if larger is None:
-        return None
-    for _ in range(int(min(math.log2(max(excess, 2)), _MAX_DOUBLINGS)) - 1):
-        larger = larger.doubled(info) or larger
 
     def evaluations(each: Estimator) -> int:
         return request_cost(game, x, each.request(info)).n_evaluations
 
-    if evaluations(larger) > limit:
-        larger = larger.within(limit, info)
+    doubled: list[Estimator] = []
+    for _ in range(int(min(math.log2(max(excess, 2)), _MAX_DOUBLINGS))):
+        larger = (doubled[-1] if doubled else estimator).doubled(info)
+        if larger is not None and evaluations(larger) > limit:
+            larger = larger.within(limit, info)
         if larger is None or evaluations(larger) <= evaluations(estimator):
-            return None
-    try:
-        return choose_estimator(game, x, larger, None, max_bytes)
-    except ValueError:  # it does not fit the memory
-        return None
+            break
+        doubled.append(larger)
+    for larger in reversed(doubled):
+        with contextlib.suppress(ValueError):  # it does not fit the memory
+            return choose_estimator(game, x, larger, None, max_bytes)
+    return None
 
 
 def within_tolerance(

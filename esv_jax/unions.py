@@ -16,7 +16,13 @@ from esv_jax.attribution import Attribution
 from esv_jax.checks import Link
 from esv_jax.estimators import Estimator, Surrogate
 from esv_jax.estimators.exact import scale_marginals
-from esv_jax.estimators.surrogate_models import Fit, fit_heads, mix_of_scale, polynomial
+from esv_jax.estimators.surrogate_models import (
+    Fit,
+    fit_heads,
+    mix_of_scale,
+    polynomial,
+    through_link,
+)
 from esv_jax.estimators.surrogate_plan import (
     SurrogatePlan,
     draw_subsets,
@@ -206,7 +212,8 @@ def _union_logits(plan: UnionPlan, fit: Fit, found: Array, link: Link) -> tuple[
         share = valid.any(1).astype(dtype)[:, None] / jnp.minimum(size, n_scales).astype(dtype)
         model = polynomial(fit, mix_of_scale(n_scales, size, dtype), member[None, :])[0]
         total = model + (share * mean).sum(0)
-        slope = _through(link, total, (beyond - mean[:, None]) * there)
+        at, change = apply_link(link, total)[None], (beyond - mean[:, None]) * there
+        slope = through_link(link, at, jnp.ones(1, dtype), change)
         open_share = (1 - drawn.astype(dtype))[:, None] / jnp.maximum(rows - 1, 1)
         variance = share**2 * open_share * (slope**2).sum(1) / rows
         return total, variance.sum(0)
@@ -214,14 +221,3 @@ def _union_logits(plan: UnionPlan, fit: Fit, found: Array, link: Link) -> tuple[
     together = max(1, 1024 // plan.parts.shape[2])
     unions = (plan.unions, plan.parts, plan.valid, plan.drawn, found)
     return lax.map(one, unions, batch_size=together)
-
-
-def _through(link: Link, logits: Array, change: Array) -> Array:
-    """First-order changes of scores for changes (..., C) of logits (C,)."""
-    if link == "identity":
-        return change
-    p = apply_link(link, logits)
-    if link == "sigmoid":
-        return change * (p * (1 - p))
-    p = p.reshape((1,) * (change.ndim - 1) + p.shape)
-    return p * (change - (p * change).sum(-1, keepdims=True))

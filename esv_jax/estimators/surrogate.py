@@ -6,7 +6,6 @@ import dataclasses
 import math
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -14,7 +13,14 @@ from jax import Array, lax
 from esv_jax.attribution import Attribution
 from esv_jax.checks import Link, expect, expect_int
 from esv_jax.estimators.protocol import Estimator
-from esv_jax.estimators.surrogate_models import Fit, fit_heads, mix_of_scale, polynomial, residuals
+from esv_jax.estimators.surrogate_models import (
+    Fit,
+    fit_heads,
+    mix_of_scale,
+    polynomial,
+    residuals,
+    through_link,
+)
 from esv_jax.estimators.surrogate_plan import Base, SurrogatePlan, make_plan, words_of
 from esv_jax.games.protocol import ScaleGame
 from esv_jax.games.scoring import GameInfo, Request, apply_link
@@ -45,15 +51,16 @@ class Surrogate(Estimator):
     the error is a fraction of Algorithm 1's. Pool, weights and inverses depend on n, the settings
     and the key alone: they are built once on the host and reused for all sequences and classes.
 
-    `std_error` covers what the pool leaves open (leave-one-out residuals of the fit, through the
-    values' response to them, with the link linearised at a few subsequences of each size) and
-    what the base sample does (the spread around its least squares), averaged half and half with the
-    class's mean over elements. Beyond it there is error that no
-    resampling sees, for it is alike in every draw: what three and more elements do together, and
-    shrinkage where the pool has fewer members than the model coefficients. For these 1.25 % of
-    the class's root mean square value is added, by the share of subsequences that pools leave open
-    and as many times as the pool would have to be larger; the variance is raised by 0.2 for each
-    such time, too. These are rules of thumb, from trained and from random heads.
+    `std_error` has two sources: subsequences that the pool lacks (leave-one-out residuals of the
+    fit, times the derivative of the values, with the link linearised at a few subsequences of each
+    size) and the sampling of the base (the spread around its least squares). Their variance is
+    averaged half and half with the class's mean over elements. Three allowances are rules of thumb
+    from trained and from random heads. The variance of the first source is multiplied by 1.2, for
+    the curvature of the link. Interactions of three and more elements, and shrinkage by a pool
+    smaller than the number p of coefficients, are alike in every draw: for r = max(1, p / m), m
+    the subsequences of a scale's pool, 0.2 (r - 1) is added to that factor, and 0.0125 r times the
+    class's root mean square value, times the share of subsequences that the pool lacks, is added
+    to the standard error, in quadrature.
 
     Attributes:
       pool: most subsequences per scale, >= 16.
@@ -118,8 +125,8 @@ class Surrogate(Estimator):
         if self.order is None or order == self.order:
             return ()
         return (
-            f"Surrogate: a pool of {self.pool} cannot tell pairs and elements apart, more than "
-            f"{_ILL_CONDITIONED} times as many; elements alone were modelled (order 1).",
+            f"Surrogate: pairs of elements have more than {_ILL_CONDITIONED} coefficients for each "
+            f"subsequence of a pool of {self.pool}; elements alone were modelled (order 1).",
         )
 
     def _base(self, n: int) -> int:
@@ -178,13 +185,12 @@ class Surrogate(Estimator):
 
     def request(self, info: GameInfo) -> Request:
         """Head evaluations; memory of the plan and of one sequence."""
-        n, n_scales = info.n, min(info.n_scales, info.n)
         rows = [min(self.pool, total) for total in self._totals(info)]
-        p = n if self._order(n) == 1 else n * (n + 1) // 2
-        base = self._base(n)
+        base, order, n = self._base(info.n), self._order(info.n), self.padded_length(info.n)
+        n_scales, p = min(info.n_scales, n), n if order == 1 else n * (n + 1) // 2
         others = n_scales * (3 * max(rows) * n + p * p) + p * p + 2 * n * base * n
         others += (max(rows) + 3 * base) * p
-        per_class = n_scales * max(rows) + 6 * base + n_scales * max(rows) * bool(self.errors)
+        per_class = n_scales * max(rows) * (1 + self.errors) + 6 * base + 3 * n * n
         return Request("heads", sum(rows), per_class=per_class, others=others)
 
 
@@ -199,26 +205,22 @@ def _std_error(
     """Standard errors (N, C); see `Surrogate`."""
     dtype, (width, c) = beyond.dtype, values.shape
     n, present = plan.n.astype(dtype), plan.present.astype(dtype)[:, None]
-    sizes = jnp.arange(1, width, dtype=plan.n.dtype)
-    share = jax.vmap(lambda s: mix_of_scale(plan.n_scales, s, dtype)[1])(sizes)  # (N - 1, K)
-    share = jnp.where((sizes < plan.n)[:, None], share, 0)
-    share = share / jnp.maximum(share.sum(0, keepdims=True), jnp.finfo(dtype).tiny)
-    share = jnp.repeat(share / _SLOPES, _SLOPES, axis=0)
+    shares = jnp.repeat(plan.size_share / _SLOPES, _SLOPES, axis=1)  # (K, S)
     scores = read.some.reshape(-1, c)
     left_out = beyond / (1 - jnp.minimum(plan.leverage, 0.95))[..., None]
     left_out = left_out * jnp.sqrt(plan.left_open)[:, None, None]
 
     def one_scale(total: Array, scale: tuple[Array, ...]) -> tuple[Array, None]:
         response, error, share = scale  # (N + 1, m), (m, C), (S,)
-        moved = _through(link, scores, share, error)
-        end = _through(link, read.whole[None], jnp.ones(1, dtype), error)
+        moved = through_link(link, scores, share, error)
+        end = through_link(link, read.whole[None], jnp.ones(1, dtype), error)
         own, last = response[:-1], response[-1:]
         square = jnp.matmul(own**2, moved**2, precision="highest")
         square = square + 2 * jnp.matmul(own * last, moved * end, precision="highest")
         return total + square + jnp.matmul(last**2, end**2, precision="highest"), None
 
     start = jnp.zeros((width, c), dtype)
-    moved, _ = lax.scan(one_scale, start, (responses, left_out, share.T))
+    moved, _ = lax.scan(one_scale, start, (responses, left_out, shares))
     moved = jnp.maximum(moved, 0) + _by_slope(responses, left_out, read, link)
     p = n if plan.order == 1 else n * (n + 1) / 2
     times = jnp.maximum(1, p / plan.pool_valid.sum(1).max().astype(dtype))
@@ -246,27 +248,11 @@ def _by_slope(responses: Array, left_out: Array, read: _Effects, link: Link) -> 
     def one(change: Array) -> Array:
         if link == "sigmoid":
             return (effect * ((1 - 2 * scores) * change[None])[:, None]).sum(0)
-        own = change[None] - (scores @ change)[:, None]
-        other = (effect @ change)[..., None] * scores[:, None]
+        own = change[None] - jnp.matmul(scores, change, precision="highest")[:, None]
+        other = jnp.matmul(effect, change, precision="highest")[..., None] * scores[:, None]
         return (effect * own[:, None] - other).sum(0)
 
-    return (jax.vmap(one)(common) ** 2).mean(0)
-
-
-def _through(link: Link, scores: Array, weight: Array, error: Array) -> Array:
-    """Changes (m, C) of scores for changes `error` of logits, to first order at S points.
-
-    Args:
-      scores: (S, C) there. weight: (S,), their shares.
-    """
-    if link == "identity":
-        return error
-    slope = scores if link == "softmax" else scores * (1 - scores)
-    moved = error * jnp.matmul(weight, slope, precision="highest")[None]
-    if link == "softmax":
-        common = jnp.matmul(error, scores.T, precision="highest") * weight[None]
-        moved = moved - jnp.matmul(common, scores, precision="highest")
-    return moved
+    return (lax.map(one, common) ** 2).mean(0)  # one at a time: each has the size of all effects
 
 
 class _Effects(NamedTuple):

@@ -137,6 +137,23 @@ def residuals(plan: SurrogatePlan, fit: Fit, logits: Array) -> Array:
     return jnp.where(plan.pool_valid[..., None], logits - jnp.stack(fitted), 0)
 
 
+def through_link(link: Link, scores: Array, weight: Array, change: Array) -> Array:
+    """Changes (..., C) of scores for changes (..., C) of logits, to first order at S points.
+
+    Args:
+      scores: (S, C), at the points. weight: (S,), of the points in the mean; they sum to 1.
+    """
+    if link == "identity":
+        return change
+    slope = scores if link == "softmax" else scores * (1 - scores)
+    mean = jnp.matmul(weight, slope, precision="highest")
+    moved = change * mean.reshape((1,) * (change.ndim - 1) + mean.shape)
+    if link == "softmax":
+        common = jnp.matmul(change, scores.T, precision="highest")
+        moved = moved - jnp.matmul(common, weight[:, None] * scores, precision="highest")
+    return moved
+
+
 def pair_matrix(fit: Fit, n: int) -> Array:
     """Pair terms as symmetric matrices (K, n, n, C), zero on the diagonal."""
     k, c = fit.constant.shape

@@ -57,6 +57,7 @@ class SurrogatePlan(HeadRows):
       leverage: (K, m), share of a pool member's own logits in its fitted ones.
       response: (K, N + 1, m), change of the effects' sum over sizes per change of a pool member's
         logits, and in the last row that of the whole sequence's logits; None without errors.
+      size_share: (K, N - 1), shares of the sizes in a head's effects summed over sizes.
       enumerated: (K,) bool, whether the pool holds all subsequences of a scale.
       left_open: (K,), the share of a scale's subsequences that the pool does not hold.
       n: int32, elements.
@@ -73,6 +74,7 @@ class SurrogatePlan(HeadRows):
     pool_effect: Array
     leverage: Array
     response: Array | None
+    size_share: Array
     enumerated: Array
     left_open: Array
     n: Array
@@ -226,7 +228,7 @@ def make_plan(
     width = n if width is None else width
     n_heads = min(n_scales, n)
     with jax.ensure_compile_time_eval():  # the plan is cached: it must not belong to a trace
-        pool_key, base_key, _, _ = jax.random.split(key_of(*seed), 4)
+        pool_key, base_key = jax.random.split(key_of(*seed))
     words = random_words(pool_key, n_heads, n_word_rows(pool), n)
     pools = [draw_subsets(words[k - 1], k, pool) for k in range(1, n_heads + 1)]
 
@@ -238,6 +240,9 @@ def make_plan(
     enumerated = np.zeros(n_scales, bool)
     left_open = np.zeros(n_scales, np.float32)
     scale = np.zeros((n_scales, 2), np.float32)
+    size_share = np.zeros((n_scales, width - 1), np.float32)
+    by_size = _size_shares(n, n_heads)
+    size_share[:n_heads, : n - 1] = by_size / np.maximum(by_size.sum(1, keepdims=True), 1e-9)
     n_pairs = max(n * (n - 1) // 2, 1)
     for k, rows in enumerate(pools, start=1):
         member[k - 1, : len(rows), :n] = rows
@@ -285,6 +290,7 @@ def make_plan(
             pool_effect=put(effect),
             leverage=put(leverage),
             response=None if response is None else put(response),
+            size_share=put(size_share),
             enumerated=put(enumerated),
             left_open=put(left_open),
             n=put(np.int32(n)),
@@ -335,7 +341,7 @@ def _ridge(
     i, j = pair_index(n)
     element = np.arange(n)[:, None]
     touches = np.zeros((n, 0)) if order == 1 else ((element == i) | (element == j)).astype(dtype)
-    shares = size_shares(n, n_scales).sum(0)  # (K,)
+    shares = _size_shares(n, n_scales).sum(1)  # (K,)
     solved, direct = [], []
     for k, (rows, z, inverse) in enumerate(zip(pools, tables, own, strict=True), start=1):
         m, (one, two), spread = len(rows), scale[k - 1].astype(dtype), k / n * (1 - k / n)
@@ -378,9 +384,9 @@ def _inverse(a: np.ndarray) -> np.ndarray:
     return np.block([[first + corner @ across.T, -corner], [-corner.T, last]])
 
 
-def size_shares(n: int, n_scales: int) -> np.ndarray:
-    """Weight (n - 1, K) of head k's effects in those of f^ms at size s: k / (s min(s, K))."""
-    s, k = np.arange(1, n)[:, None], np.arange(1, n_scales + 1)
+def _size_shares(n: int, n_scales: int) -> np.ndarray:
+    """Weight (K, n - 1) of head k's effects in those of f^ms at size s: k / (s min(s, K))."""
+    s, k = np.arange(1, n), np.arange(1, n_scales + 1)[:, None]
     return np.where(k <= s, k / (s * np.minimum(s, n_scales)), 0.0)
 
 
