@@ -72,7 +72,7 @@ def explain_batch(
         share one draw from `key` (`Surrogate`).
       uids: stable names of the sequences; default a checksum of their content.
       tolerance, confidence, classes, max_evaluations: as for `explain`, sequence by sequence:
-        those whose intervals are too wide are explained again with twice the budget.
+        those whose intervals are too wide are explained again with a larger budget.
       marginals: whether to return mean marginals by scale, (B, N, N, C).
     Returns:
       `Attribution` with a leading batch axis and `lengths`; zero beyond a sequence's length.
@@ -81,8 +81,9 @@ def explain_batch(
       `within_tolerance` is (B,).
     Raises:
       ValueError, TypeError: as `explain`, naming the sequence; lengths or uids that do not fit.
-    Cost: see `plan_cost`, per sequence. One compilation per length, or per multiple of eight
-      elements where the estimator can pad (`Constructive`).
+    Cost: see `plan_cost`, per sequence. One compilation per length; where the estimator
+      pads, per multiple of eight elements (`Constructive`), or for 8, 12, 20, 32, 50, 77, 115, ...
+      elements (`Surrogate`, whose plan is also built once per length).
     """
     if isinstance(xs, list | tuple):
         expect(lengths is None, "lengths", "None beside a list of sequences", "lengths")

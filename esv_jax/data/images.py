@@ -40,7 +40,7 @@ class ImageFolder:
         return len(self.images)
 
     def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """As `VideoFile.frames`; an OSError or ValueError names the image that cannot be read."""
+        """The frames; an OSError or ValueError names the image that cannot be read."""
         to_rgb = RgbConverter()
         for i in indices:
             yield to_rgb(_decode_image(self.images[i])[0])

@@ -73,7 +73,7 @@ class Game(Protocol):
     auto_exact: ClassVar[int] = 20
     """Most elements for which "auto" is exact."""
     on_host: ClassVar[bool] = False
-    """Whether scores come from a Python function rather than from a JAX program."""
+    """True where scores come from a Python function, False where from a JAX program."""
     removal_name: ClassVar[Any] = None
     """Name of the replacement of absent elements; None where they are left out."""
     owner: ClassVar[Any] = None

@@ -27,7 +27,7 @@ def texts_of(ax) -> str:
 
 
 def is_inside(figure) -> bool:
-    """Whether everything drawn lies on the canvas."""
+    """True where everything drawn lies on the canvas."""
     figure.draw_without_rendering()
     box, page, near = figure.get_tightbbox(), figure.bbox_inches, 0.02
     return box.x0 > -near and box.y0 > -near and box.x1 < page.x1 + near and box.y1 < page.y1 + near

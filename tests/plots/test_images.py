@@ -221,7 +221,7 @@ def lost(expected: np.ndarray, actual: np.ndarray, slack: int = SLACK) -> float:
         return np.inf
     margin = max(map(max, PATCHES))  # a last patch may reach beyond the picture
     ends = ((slack, slack + margin - height), (slack, slack + margin - width), (0, 0))
-    asked = sums(np.pad(expected, ((0, margin), (0, margin), (0, 0)), constant_values=255))
+    expected_sums = sums(np.pad(expected, ((0, margin), (0, margin), (0, 0)), constant_values=255))
     found = sums(np.pad(actual, ends, constant_values=255))
     near = [(i, j) for i in range(2 * slack + 1) for j in range(2 * slack + 1)]
     greatest = 0.0
@@ -229,7 +229,7 @@ def lost(expected: np.ndarray, actual: np.ndarray, slack: int = SLACK) -> float:
         count = [
             (length + margin) // side for length, side in zip(expected.shape, size, strict=False)
         ]
-        wanted = means(asked, size, count, (0, 0))
+        wanted = means(expected_sums, size, count, (0, 0))
         apart = (np.abs(means(found, size, count, at) - wanted).max(-1) for at in near)
         greatest = max(greatest, float(functools.reduce(np.minimum, apart).max()))
     return greatest
